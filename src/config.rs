@@ -1,0 +1,98 @@
+//! Settings of a proplet, loaded by the port.
+
+use crate::time::Duration;
+
+/// What a proplet says of itself in its discovery message; `None` is left out.
+#[derive(Debug, Clone, Copy, Default)]
+#[expect(missing_docs, reason = "the protocol's field names")]
+pub struct Metadata<'a> {
+    pub description: Option<&'a str>,
+    pub tags: &'a [&'a str],
+    pub location: Option<&'a str>,
+    pub ip: Option<&'a str>,
+    pub environment: Option<&'a str>,
+    pub os: Option<&'a str>,
+    pub hostname: Option<&'a str>,
+    pub cpu_arch: Option<&'a str>,
+    pub total_memory_bytes: Option<u64>,
+    pub proplet_version: Option<&'a str>,
+    pub wasm_runtime: Option<&'a str>,
+}
+
+/// Bounds of the device on any task. A task's own, from its environment, must lie within.
+#[derive(Debug, Clone, Copy)]
+pub struct TaskLimits {
+    /// Longest run, and the deadline of a task that names none; `None` is no deadline.
+    pub deadline: Option<Duration>,
+    /// Most work in branches and calls; `None` is no bound.
+    pub work: Option<u64>,
+    /// Operand stack in bytes of a task that asks for none.
+    pub stack: u32,
+    /// Largest operand stack in bytes that a task may ask for.
+    pub stack_max: u32,
+    /// Most bytes of linear memory; `None` leaves only the arena as bound.
+    pub memory: Option<u64>,
+}
+
+/// Settings of the agent.
+#[derive(Debug, Clone, Copy)]
+pub struct Config<'a> {
+    /// The entity's id, 1 to 64 bytes.
+    pub proplet_id: &'a str,
+    /// Tenant of the topics.
+    pub tenant: &'a str,
+    /// Channel of the topics.
+    pub channel: &'a str,
+    /// Namespace named in presence and metrics.
+    pub namespace: &'a str,
+    /// Discovery metadata.
+    pub metadata: Metadata<'a>,
+    /// Time between heartbeats. The manager holds a proplet for dead after 10 s.
+    pub heartbeat: Duration,
+    /// Time between metrics of the proplet; zero turns them off.
+    pub metrics_interval: Duration,
+    /// Least time from a start's receipt to its result. The manager marks a task as running
+    /// after it has sent the start, and a result that it reads before that is overwritten.
+    pub result_delay: Duration,
+    /// How long a start waits for its module from the registry.
+    pub fetch_timeout: Duration,
+    /// How long an incomplete module from the registry is kept.
+    pub assembly_ttl: Duration,
+    /// Bounds on tasks.
+    pub limits: TaskLimits,
+}
+
+impl Config<'_> {
+    /// The defaults that the protocol suggests, without an identity.
+    pub const DEFAULT: Self = Self {
+        proplet_id: "",
+        tenant: "",
+        channel: "",
+        namespace: "default",
+        metadata: Metadata {
+            description: None,
+            tags: &[],
+            location: None,
+            ip: None,
+            environment: None,
+            os: None,
+            hostname: None,
+            cpu_arch: None,
+            total_memory_bytes: None,
+            proplet_version: None,
+            wasm_runtime: None,
+        },
+        heartbeat: Duration::from_secs(4),
+        metrics_interval: Duration::from_secs(10),
+        result_delay: Duration::from_millis(250),
+        fetch_timeout: Duration::from_secs(60),
+        assembly_ttl: Duration::from_secs(300),
+        limits: TaskLimits {
+            deadline: None,
+            work: None,
+            stack: 4096,
+            stack_max: 65536,
+            memory: None,
+        },
+    };
+}
