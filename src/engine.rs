@@ -33,6 +33,15 @@ pub fn text(args: fmt::Arguments<'_>) -> Text {
     cut.0
 }
 
+/// The start of `s`, at most `max` bytes, cut at a character's boundary.
+pub(crate) fn clip(s: &str, max: usize) -> &str {
+    let mut end = max.min(s.len());
+    while !s.is_char_boundary(end) {
+        end -= 1;
+    }
+    &s[..end]
+}
+
 /// An entry of the module table, below the capacity that the agent was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModuleId(pub u8);
@@ -93,13 +102,25 @@ pub struct ArenaUsage {
     pub free: usize,
 }
 
+/// Arena bytes that a module is going to take, beyond the buffer of its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needs {
+    /// Parsing it.
+    pub load: usize,
+    /// One instance: its own state, its linear memory and its operand stack.
+    pub instance: usize,
+}
+
 /// Limits of one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Operand stack in bytes.
     pub stack: u32,
-    /// Most bytes of linear memory, where the task or the device bounds it.
-    pub memory: Option<u64>,
+    /// Most bytes of linear memory that the task asked to have. Below what the module says, its
+    /// memory is made smaller: no longer standard Wasm, so only a task may ask for it.
+    pub memory_cap: Option<u64>,
+    /// Most bytes of linear memory that the device allows; a module that says more is refused.
+    pub memory_max: Option<u64>,
     /// Most work, in branches and calls, where the task or the device bounds it.
     pub work: Option<u64>,
 }
@@ -173,20 +194,20 @@ pub trait Engine {
     /// The buffer of a reserved module that is not loaded yet; empty for any other.
     fn buffer(&mut self, module: ModuleId) -> &mut [u8];
 
-    /// Arena bytes that parsing the first `len` bytes of the buffer and running one instance
-    /// under `limits` would take, beyond the buffer itself; found without allocating.
+    /// What the module in the first `len` bytes of the buffer would take; found without
+    /// allocating.
     ///
     /// # Errors
     /// The reason as text, if they are no Wasm module.
-    fn estimate(&mut self, module: ModuleId, len: usize, limits: &Limits) -> Result<usize, Text>;
+    fn estimate(&mut self, module: ModuleId, len: usize, limits: &Limits) -> Result<Needs, Text>;
 
     /// Parses the first `len` bytes of the buffer.
     ///
     /// # Errors
-    /// The reason as text; the buffer is freed then.
+    /// The reason as text; the module must be unloaded then.
     fn load(&mut self, module: ModuleId, len: usize) -> Result<(), Text>;
 
-    /// Frees a module, loaded or only reserved. No run uses it any more.
+    /// Frees a module, loaded or only reserved; nothing if it is neither. No run uses it any more.
     fn unload(&mut self, module: ModuleId);
 
     /// Arena bytes that one more instance of a loaded module takes under `limits`.

@@ -1,8 +1,23 @@
-//! Placeholder.
+//! The portable core of a proplet: the worker of a Propeller network, which runs WebAssembly
+//! tasks that a manager hands out over MQTT.
+//!
+//! No IO, no clock, no threads, no allocator: a port brings those. From the outside in:
+//!
+//! - [`agent`]: the proplet. Events in, publications out, with the time passed in.
+//! - [`wire`]: topics, commands as they come in, reports as they go out.
+//! - [`module`]: the shared-module instance table, and modules that come in chunks.
+//! - [`task`]: arguments, limits and the monitor of a run.
+//! - [`engine`]: the seam to the Wasm engine of a port.
+//! - [`config`], [`time`]: what a port passes in.
 #![no_std]
 #![forbid(unsafe_code)]
+
 pub mod agent;
 pub mod config;
 pub mod engine;
+pub mod module;
+pub mod task;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod time;
 pub mod wire;

@@ -1,0 +1,267 @@
+//! What must reach the manager, kept until the broker has acknowledged it.
+
+use super::{Delivery, Id, Qos};
+use crate::{
+    engine::Text,
+    task::monitor::Monitor,
+    time::{Duration, Instant},
+};
+
+/// A letter that the broker refuses this often is given up.
+const REFUSALS_MAX: u8 = 3;
+
+/// Time from a refusal to the next attempt.
+const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+
+/// A result's text, or an error's.
+pub(super) type Outcome = Result<Text, Text>;
+
+/// Storage of one letter: a message about a task.
+#[derive(Debug, Clone)]
+pub struct Letter {
+    state: State,
+    /// Order of posting; wraps after 4 billion letters.
+    seq: u32,
+    /// Not to be sent before.
+    due: Instant,
+    refusals: u8,
+    pub(super) task: Id,
+    pub(super) body: Body,
+}
+
+impl Letter {
+    /// A vacant letter.
+    pub const VACANT: Self = Self {
+        state: State::Vacant,
+        seq: 0,
+        due: Instant::BOOT,
+        refusals: 0,
+        task: Id::new(),
+        body: Body::Results(Ok(Text::new())),
+    };
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Vacant,
+    Posted,
+    /// Given to the link, which has not told its fate yet.
+    Sent,
+}
+
+/// What a letter says of its task.
+#[derive(Debug, Clone)]
+pub(super) enum Body {
+    /// The last sample of a run: worth sending once, not worth repeating.
+    Sample(Monitor),
+    Results(Outcome),
+    InvokeResults {
+        invocation: Id,
+        outcome: Outcome,
+    },
+}
+
+impl Body {
+    fn qos(&self) -> Qos {
+        match self {
+            Self::Sample(_) => Qos::AtMostOnce,
+            Self::Results(_) | Self::InvokeResults { .. } => Qos::AtLeastOnce,
+        }
+    }
+}
+
+/// Letters, sent in the order of posting as they fall due.
+#[derive(Debug)]
+pub(super) struct Outbox<'a> {
+    letters: &'a mut [Letter],
+    seq: u32,
+}
+
+impl<'a> Outbox<'a> {
+    pub(super) fn new(letters: &'a mut [Letter]) -> Self {
+        letters.fill(Letter::VACANT);
+        Self { letters, seq: 0 }
+    }
+
+    pub(super) fn get(&self, index: u8) -> &Letter {
+        &self.letters[usize::from(index)]
+    }
+
+    /// Letters that can still be posted.
+    pub(super) fn room(&self) -> usize {
+        let vacant = |l: &&Letter| l.state == State::Vacant;
+        self.letters.iter().filter(vacant).count()
+    }
+
+    /// Drops the samples that were not sent: they'd be served late.
+    pub(super) fn forget_samples(&mut self) {
+        for letter in self.letters.iter_mut() {
+            if letter.state == State::Posted && letter.body.qos() == Qos::AtMostOnce {
+                *letter = Letter::VACANT;
+            }
+        }
+    }
+
+    /// Whether everything posted was delivered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.letters.iter().all(|l| l.state == State::Vacant)
+    }
+
+    /// Keeps a letter until it is delivered; returns false if there is no room.
+    #[must_use]
+    pub(super) fn post(&mut self, task: &Id, body: Body, due: Instant) -> bool {
+        let Some(letter) = self.letters.iter_mut().find(|l| l.state == State::Vacant) else {
+            return false;
+        };
+        *letter = Letter {
+            state: State::Posted,
+            seq: self.seq,
+            due,
+            refusals: 0,
+            task: task.clone(),
+            body,
+        };
+        self.seq = self.seq.wrapping_add(1);
+        true
+    }
+
+    /// Whether results of this task are posted and not yet delivered.
+    pub(super) fn holds_results(&self, task: &str) -> bool {
+        self.letters.iter().any(|l| {
+            l.state != State::Vacant && l.task == task && matches!(l.body, Body::Results(_))
+        })
+    }
+
+    /// Whether results of this invocation are posted and not yet delivered.
+    pub(super) fn holds_invocation(&self, id: &str) -> bool {
+        self.letters.iter().any(|l| {
+            l.state != State::Vacant
+                && matches!(&l.body, Body::InvokeResults { invocation, .. } if invocation == id)
+        })
+    }
+
+    /// Gives out the oldest letter that is due and needs no more than `most`.
+    pub(super) fn take(&mut self, most: Qos, now: Instant) -> Option<(u8, Qos)> {
+        let newest = self.seq;
+        let (index, letter) = (0..=u8::MAX)
+            .zip(self.letters.iter_mut())
+            .filter(|(_, l)| l.state == State::Posted && l.due <= now && l.body.qos() <= most)
+            .max_by_key(|(_, l)| newest.wrapping_sub(l.seq))?;
+        letter.state = State::Sent;
+        Some((index, letter.body.qos()))
+    }
+
+    /// The earliest moment after `now` at which a letter falls due.
+    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
+        self.letters
+            .iter()
+            .filter(|l| l.state == State::Posted && l.due > now)
+            .map(|l| l.due)
+            .min()
+    }
+
+    /// Told of a letter's fate.
+    pub(super) fn delivered(&mut self, index: u8, delivery: Delivery, now: Instant) {
+        let letter = &mut self.letters[usize::from(index)];
+        match delivery {
+            Delivery::Done => *letter = Letter::VACANT,
+            Delivery::Lost if letter.body.qos() == Qos::AtMostOnce => *letter = Letter::VACANT,
+            Delivery::Lost => letter.state = State::Posted,
+            Delivery::Refused => {
+                letter.refusals += 1;
+                if letter.refusals < REFUSALS_MAX {
+                    letter.state = State::Posted;
+                    letter.due = now + REFUSED_PAUSE;
+                } else {
+                    log::error!(
+                        "results of task {} given up: the broker refused them {REFUSALS_MAX} times",
+                        letter.task
+                    );
+                    *letter = Letter::VACANT;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_millis(ms)
+    }
+
+    fn id(s: &str) -> Id {
+        Id::try_from(s).unwrap()
+    }
+
+    fn results() -> Body {
+        Body::Results(Ok(Text::new()))
+    }
+
+    #[test]
+    fn letters_go_in_order_as_they_fall_due() {
+        let mut letters = [const { Letter::VACANT }; 3];
+        let mut outbox = Outbox::new(&mut letters);
+        assert!(outbox.post(&id("a"), results(), at(250)));
+        assert!(outbox.post(&id("b"), results(), at(0)));
+        assert!(outbox.post(&id("c"), results(), at(0)));
+        assert!(!outbox.post(&id("d"), results(), at(0)), "no room");
+
+        let take = |outbox: &mut Outbox<'_>, ms| {
+            outbox
+                .take(Qos::AtLeastOnce, at(ms))
+                .map(|(index, _)| outbox.get(index).task.clone())
+        };
+        assert_eq!(take(&mut outbox, 0), Some(id("b")));
+        assert_eq!(take(&mut outbox, 0), Some(id("c")));
+        assert_eq!(take(&mut outbox, 249), None);
+        assert_eq!(outbox.next(at(0)), Some(at(250)));
+        assert_eq!(take(&mut outbox, 250), Some(id("a")));
+        assert_eq!(outbox.next(at(250)), None);
+    }
+
+    #[test]
+    fn a_lost_letter_is_sent_again_until_it_is_acknowledged() {
+        let mut letters = [const { Letter::VACANT }; 1];
+        let mut outbox = Outbox::new(&mut letters);
+        assert!(outbox.post(&id("a"), results(), at(0)));
+        for _ in 0..10 {
+            let (index, _) = outbox.take(Qos::AtLeastOnce, at(0)).unwrap();
+            assert!(outbox.take(Qos::AtLeastOnce, at(0)).is_none());
+            assert!(outbox.holds_results("a"));
+            outbox.delivered(index, Delivery::Lost, at(0));
+        }
+        let (index, _) = outbox.take(Qos::AtLeastOnce, at(0)).unwrap();
+        outbox.delivered(index, Delivery::Done, at(0));
+        assert!(outbox.is_empty() && !outbox.holds_results("a"));
+    }
+
+    #[test]
+    fn a_refused_letter_is_given_up_after_three_attempts() {
+        let mut letters = [const { Letter::VACANT }; 1];
+        let mut outbox = Outbox::new(&mut letters);
+        assert!(outbox.post(&id("a"), results(), at(0)));
+        for attempt in 0..3 {
+            let now = at(attempt * 5000);
+            let (index, _) = outbox.take(Qos::AtLeastOnce, now).unwrap();
+            outbox.delivered(index, Delivery::Refused, now);
+        }
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn only_what_the_link_has_room_for_is_given_out() {
+        let mut letters = [const { Letter::VACANT }; 2];
+        let mut outbox = Outbox::new(&mut letters);
+        let monitor = Monitor::new(crate::wire::MonitoringProfile::STANDARD, at(0));
+        assert!(outbox.post(&id("a"), results(), at(0)));
+        assert!(outbox.post(&id("a"), Body::Sample(monitor), at(0)));
+        assert_eq!(
+            outbox.take(Qos::AtMostOnce, at(0)),
+            Some((1, Qos::AtMostOnce))
+        );
+        assert_eq!(outbox.take(Qos::AtMostOnce, at(0)), None);
+    }
+}

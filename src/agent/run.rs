@@ -1,0 +1,176 @@
+//! Runs and latent deployments: the records of the agent's two tables.
+
+use super::{Id, Name};
+use crate::{
+    engine::{Exit, Limits, ModuleId, RunUsage, Text, text},
+    task::{budget::Budget, monitor::Monitor},
+    time::{Duration, Instant},
+    wire::{List, MonitoringProfile, Pairs},
+};
+
+/// Inputs and environment of a task, in its share of [`Storage::text`](super::Storage::text):
+/// first the packed inputs, then the packed environment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Packed {
+    inputs: usize,
+    env: usize,
+}
+
+impl Packed {
+    /// Copies inputs, and environments one after the other, so that the last one's values win.
+    pub(super) fn store(
+        share: &mut [u8],
+        inputs: List<'_>,
+        envs: &[Pairs<'_>],
+    ) -> Result<Self, Text> {
+        let env: usize = envs.iter().map(|env| env.as_bytes().len()).sum();
+        let inputs = inputs.as_bytes();
+        let (len, room) = (inputs.len() + env, share.len());
+        if len > room {
+            return Err(text(format_args!(
+                "inputs and env take {len} bytes, this proplet keeps {room} a task"
+            )));
+        }
+        let parts = core::iter::once(inputs).chain(envs.iter().map(|env| env.as_bytes()));
+        let mut at = 0;
+        for part in parts {
+            share[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        Ok(Self {
+            inputs: inputs.len(),
+            env,
+        })
+    }
+
+    pub(super) fn inputs(self, share: &[u8]) -> List<'_> {
+        // What `store` copied was a list.
+        List::from_bytes(&share[..self.inputs]).unwrap_or(List::EMPTY)
+    }
+
+    pub(super) fn env(self, share: &[u8]) -> Pairs<'_> {
+        Pairs::from_bytes(&share[self.inputs..self.inputs + self.env]).unwrap_or(Pairs::EMPTY)
+    }
+}
+
+/// Where a record's module is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The record is free.
+    Vacant,
+    /// Waits for an assembly's chunks, but not for ever.
+    Fetching { assembly: u8, until: Instant },
+    /// Has its module: a run's worker is busy, a deployment can be invoked.
+    Ready { module: ModuleId },
+}
+
+/// Why a run is being ended from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Stopped,
+    Deadline(Duration),
+    Shutdown,
+}
+
+impl Ending {
+    pub(super) fn reason(self) -> Text {
+        match self {
+            Self::Stopped => text(format_args!("task stopped")),
+            Self::Deadline(limit) => text(format_args!(
+                "deadline of {} ms exceeded",
+                limit.as_millis()
+            )),
+            Self::Shutdown => text(format_args!("proplet is shutting down")),
+        }
+    }
+}
+
+/// What a run is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A started task.
+    Task,
+    /// A started task whose results were sent at once.
+    Daemon,
+    /// A call of a latent deployment.
+    Invocation(Id),
+}
+
+/// Storage of one run; its index is the slot of its worker.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub(super) phase: Phase,
+    pub(super) purpose: Purpose,
+    pub(super) id: Id,
+    pub(super) name: Name,
+    pub(super) packed: Packed,
+    pub(super) budget: Budget,
+    pub(super) received: Instant,
+    pub(super) monitor: Monitor,
+    pub(super) expires: Option<Instant>,
+    pub(super) ending: Option<Ending>,
+    /// Its end, while the outbox has no room for the results.
+    pub(super) exit: Option<Exit>,
+}
+
+impl Run {
+    /// A free slot.
+    pub const VACANT: Self = Self {
+        phase: Phase::Vacant,
+        purpose: Purpose::Task,
+        id: Id::new(),
+        name: Name::new(),
+        packed: Packed { inputs: 0, env: 0 },
+        budget: NO_BUDGET,
+        received: Instant::BOOT,
+        monitor: Monitor::OFF,
+        expires: None,
+        ending: None,
+        exit: None,
+    };
+
+    /// Its usage at the end, if it has ended.
+    pub(super) fn usage_at_exit(&self) -> Option<RunUsage> {
+        self.exit.as_ref().map(|exit| exit.usage)
+    }
+}
+
+/// Storage of one latent deployment.
+#[derive(Debug, Clone)]
+pub struct Deployment {
+    pub(super) phase: Phase,
+    pub(super) id: Id,
+    pub(super) name: Name,
+    pub(super) packed: Packed,
+    pub(super) received: Instant,
+    pub(super) profile: MonitoringProfile,
+}
+
+impl Deployment {
+    /// A free record.
+    pub const VACANT: Self = Self {
+        phase: Phase::Vacant,
+        id: Id::new(),
+        name: Name::new(),
+        packed: Packed { inputs: 0, env: 0 },
+        received: Instant::BOOT,
+        profile: MonitoringProfile::STANDARD,
+    };
+}
+
+const NO_BUDGET: Budget = Budget {
+    limits: Limits {
+        stack: 0,
+        memory_cap: None,
+        memory_max: None,
+        work: None,
+    },
+    deadline: None,
+};
+
+/// Index of the first vacant record.
+pub(super) fn vacant(phases: impl Iterator<Item = Phase>) -> Option<u8> {
+    (0..=u8::MAX)
+        .zip(phases)
+        .find_map(|(index, phase)| (phase == Phase::Vacant).then_some(index))
+}

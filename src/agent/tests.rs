@@ -1,0 +1,1013 @@
+//! The agent, to the millisecond: messages in, publications out, runs that end when told.
+
+extern crate std;
+
+use super::*;
+use crate::{engine::Value, testing::*, wire::MonitoringProfile};
+use ::base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde_json::{Value as Json, json};
+use std::{
+    boxed::Box,
+    format,
+    string::{String, ToString},
+    vec,
+    vec::Vec,
+};
+
+const ID: &str = "3fe95a65-74f1-4ede-bf20-ef565f04cecb";
+const ADD: &str = "add(i32 i32)\nmain()";
+
+struct Bench {
+    agent: Agent<'static, FakeEngine>,
+    now: Instant,
+}
+
+fn leak<T: Clone>(value: T, len: usize) -> &'static mut [T] {
+    Box::leak(vec![value; len].into_boxed_slice())
+}
+
+impl Bench {
+    /// Four slots, two deployments, two modules and two assemblies; not connected.
+    fn offline() -> Self {
+        Self::with_config(Config {
+            proplet_id: ID,
+            tenant: "t",
+            channel: "c",
+            ..Config::DEFAULT
+        })
+    }
+
+    fn with_config(config: Config<'static>) -> Self {
+        let storage = Storage {
+            runs: leak(Run::VACANT, 4),
+            deployments: leak(Deployment::VACANT, 2),
+            modules: leak(Entry::VACANT, 2),
+            assemblies: leak(Assembly::VACANT, 2),
+            outbox: leak(Letter::VACANT, 8),
+            text: leak(0, 6 * 256),
+            packed: leak(0, 256),
+            unescaped: leak(0, 256),
+        };
+        Self {
+            agent: Agent::new(config, storage, FakeEngine::new(10_000)).unwrap(),
+            now: Instant::BOOT,
+        }
+    }
+
+    /// Connected, with discovery done and both first heartbeats sent.
+    fn online() -> Self {
+        let mut bench = Self::offline();
+        bench.handle(Event::Connected);
+        bench.at(1000);
+        bench.drain();
+        bench
+    }
+
+    fn handle(&mut self, event: Event<'_>) {
+        self.agent.handle(event, self.now);
+    }
+
+    fn at(&mut self, ms: u64) -> &mut Self {
+        self.now = Instant::from_millis(ms);
+        self.handle(Event::Tick);
+        self
+    }
+
+    /// Lets time pass as the agent asks to be woken, up to `ms`.
+    fn run_until(&mut self, ms: u64) -> Vec<(u64, String, Json)> {
+        let mut out = Vec::new();
+        let end = Instant::from_millis(ms);
+        loop {
+            for (topic, body) in self.drain() {
+                out.push((self.now.as_millis(), topic, body));
+            }
+            match self.agent.next_deadline(self.now) {
+                Some(at) if at <= end => self.at(at.as_millis()),
+                _ => break,
+            };
+        }
+        self.at(ms);
+        out
+    }
+
+    fn poll(&mut self) -> Option<(Publication, String, Json)> {
+        let publication = self.agent.poll_publish(Qos::AtLeastOnce, self.now)?;
+        let topic = self.agent.topic(publication.token);
+        let topic = topic.strip_prefix("m/t/c/c/").unwrap().into();
+        let mut buf = [0; 1024];
+        let len = self
+            .agent
+            .write(publication.token, &mut buf, self.now)
+            .unwrap();
+        let body = serde_json::from_slice(&buf[..len]).unwrap();
+        Some((publication, topic, body))
+    }
+
+    /// All that is to be published now, each acknowledged at once.
+    fn drain(&mut self) -> Vec<(String, Json)> {
+        let mut out = Vec::new();
+        while let Some((publication, topic, body)) = self.poll() {
+            self.handle(Event::Published(publication.token, Delivery::Done));
+            out.push((topic, body));
+        }
+        out
+    }
+
+    fn send(&mut self, topic: &str, body: Json) {
+        let topic = format!("m/t/c/c/{topic}");
+        self.handle(Event::Message {
+            topic: &topic,
+            payload: body.to_string().as_bytes(),
+        });
+    }
+
+    fn start(&mut self, body: Json) {
+        self.send("control/manager/start", body);
+    }
+
+    fn chunk(&mut self, app: &str, index: u32, total: u32, bytes: &[u8]) {
+        let data = BASE64_STANDARD.encode(bytes);
+        self.send(
+            "registry/server",
+            json!({"app_name": app, "chunk_idx": index, "total_chunks": total, "data": data}),
+        );
+    }
+
+    fn exit(&mut self, slot: u8, result: Result<Option<Value>, Failure>) {
+        self.agent.engine_mut().exit(Slot(slot), result);
+        self.handle(Event::Tick);
+    }
+
+    fn exit_interrupted(&mut self) {
+        self.agent.engine_mut().exit_interrupted();
+        self.handle(Event::Tick);
+    }
+
+    /// Messages on the results topic up to `ms`.
+    fn results_until(&mut self, ms: u64) -> Vec<Json> {
+        let out = self.run_until(ms);
+        let results = out.into_iter().filter(|(_, t, _)| t.ends_with("/results"));
+        results.map(|(_, _, body)| body).collect()
+    }
+
+    fn arena_is_free(&self) -> bool {
+        let arena = self.agent.engine.arena();
+        arena.free == arena.total
+    }
+}
+
+fn file(module: &str) -> String {
+    BASE64_STANDARD.encode(module)
+}
+
+fn task(id: &str) -> Json {
+    json!({"id": id, "name": "add", "state": 0, "file": file(ADD), "inputs": ["20", "22"],
+        "cli_args": null, "broadcast": false, "daemon": false, "latent": false,
+        "encrypted": false, "proplet_id": ID})
+}
+
+fn with(mut base: Json, extra: Json) -> Json {
+    for (key, value) in extra.as_object().unwrap() {
+        base[key] = value.clone();
+    }
+    base
+}
+
+fn result(id: &str, results: &str) -> Json {
+    json!({"task_id": id, "proplet_id": ID, "results": results})
+}
+
+fn failure(id: &str, error: &str) -> Json {
+    json!({"task_id": id, "proplet_id": ID, "results": "", "error": error})
+}
+
+#[test]
+fn presence_is_discovery_then_heartbeats_at_once_after_1_s_and_every_4_s() {
+    let mut bench = Bench::offline();
+    assert!(bench.drain().is_empty(), "nothing before it is connected");
+    assert_eq!(bench.agent.next_deadline(bench.now), None);
+    bench.at(5000).handle(Event::Connected);
+    let out = bench.run_until(20_000);
+    let seen: Vec<_> = out.iter().map(|(ms, topic, _)| (*ms, &**topic)).collect();
+    let alive = "control/proplet/alive";
+    assert_eq!(
+        seen,
+        [
+            (5000, "control/proplet/create"),
+            (5000, alive),
+            (6000, alive),
+            (10_000, alive),
+            (14_000, alive),
+            (15_000, "control/proplet/metrics"),
+            (18_000, alive),
+        ]
+    );
+    assert_eq!(
+        out[1].2,
+        json!({"proplet_id": ID, "status": "alive", "namespace": "default"})
+    );
+}
+
+#[test]
+fn no_heartbeat_is_served_late_and_discovery_not_twice() {
+    let mut bench = Bench::online();
+    bench.handle(Event::Disconnected);
+    assert!(bench.run_until(60_000).is_empty());
+    bench.handle(Event::Connected);
+    let seen: Vec<_> = bench
+        .run_until(66_000)
+        .into_iter()
+        .map(|(ms, topic, _)| (ms, topic))
+        .collect();
+    let alive = String::from("control/proplet/alive");
+    assert_eq!(seen, [(60_000, alive.clone()), (64_000, alive)]);
+}
+
+#[test]
+fn discovery_is_repeated_until_it_is_acknowledged() {
+    let mut bench = Bench::offline();
+    bench.handle(Event::Connected);
+    let (create, topic, _) = bench.poll().unwrap();
+    assert_eq!(topic, "control/proplet/create");
+    bench.handle(Event::Disconnected);
+    bench.handle(Event::Published(create.token, Delivery::Lost));
+    bench.handle(Event::Connected);
+    assert_eq!(bench.drain()[0].0, "control/proplet/create");
+}
+
+#[test]
+fn a_task_runs_and_its_result_comes_no_sooner_than_250_ms_after_the_start() {
+    let mut bench = Bench::online();
+    bench.start(task("a"));
+    let run = bench.agent.engine.running[0].clone();
+    assert_eq!(
+        (run.slot, &*run.export, run.args),
+        (Slot(0), "add", vec![Value::I32(20), Value::I32(22)])
+    );
+    bench.at(1010).exit(0, Ok(Some(Value::I32(42))));
+    assert!(bench.arena_is_free(), "the module goes with its last run");
+    let out = bench.run_until(1249);
+    assert_eq!(out.len(), 1, "only the sample: {out:?}");
+    assert_eq!(out[0].1, "control/proplet/task_metrics");
+    assert_eq!(out[0].2["metrics"]["memory_bytes"], INSTANCE);
+    assert_eq!(out[0].2["metrics"]["work"], 7);
+    assert_eq!(out[0].2["aggregated"]["sample_count"], 1);
+    assert_eq!(bench.results_until(1250), [result("a", "42")]);
+    assert!(bench.results_until(100_000).is_empty());
+}
+
+#[test]
+fn starts_for_others_are_ignored_and_those_for_nobody_or_all_accepted() {
+    let mut bench = Bench::online();
+    bench.start(with(task("a"), json!({"proplet_id": "another"})));
+    assert!(bench.agent.engine.running.is_empty());
+    bench.start(with(
+        task("b"),
+        json!({"proplet_id": "another", "broadcast": true}),
+    ));
+    let mut unaddressed = task("c");
+    unaddressed.as_object_mut().unwrap().remove("proplet_id");
+    bench.start(unaddressed);
+    assert_eq!(bench.agent.status().running, 2);
+    assert!(bench.results_until(2000).is_empty());
+}
+
+#[test]
+fn one_parse_serves_all_instances() {
+    let mut bench = Bench::online();
+    for id in ["a", "b", "c", "d"] {
+        bench.start(task(id));
+    }
+    let status = bench.agent.status();
+    assert_eq!((status.running, status.parses, status.modules), (4, 1, 1));
+    assert_eq!(bench.agent.engine.loads, 1);
+    bench.start(task("e"));
+    assert_eq!(
+        bench.results_until(1250),
+        [failure("e", "no free slot: all 4 are taken")]
+    );
+    for slot in [2, 0, 3, 1] {
+        assert!(!bench.arena_is_free());
+        bench.exit(slot, Ok(None));
+    }
+    assert!(bench.arena_is_free());
+    assert_eq!(bench.agent.status().modules, 0);
+    assert_eq!(bench.results_until(2000).len(), 4);
+}
+
+#[test]
+fn admission_refuses_with_the_bytes_needed_and_free() {
+    let mut bench = Bench::online();
+    let long = format!("add(i32 i32)\n{}", "x".repeat(9_900));
+    bench.start(with(task("a"), json!({"file": file(&long)})));
+    bench.start(with(task("b"), json!({"file": file(&"x".repeat(10_001))})));
+    assert_eq!(
+        bench.results_until(1250),
+        [
+            failure(
+                "a",
+                "out of memory: parsing the module and one instance need 110 bytes, 87 are free"
+            ),
+            failure(
+                "b",
+                "out of memory: the module's bytes need 10001 bytes, 10000 are free"
+            ),
+        ]
+    );
+    assert!(bench.arena_is_free());
+}
+
+#[test]
+fn what_can_be_refused_is_told_in_the_results() {
+    let many: Vec<_> = (0..100).map(|n| format!("{n:03}")).collect();
+    let cases = [
+        (json!({"file": "@@@@"}), "base64"),
+        (json!({"file": file("trap")}), "magic header not detected"),
+        (
+            json!({"inputs": ["1"]}),
+            "function 'add': expected 2 arguments but got 1",
+        ),
+        (
+            json!({"inputs": ["1", "x"]}),
+            "function 'add': failed to parse input 1 'x' as i32: expected a decimal or 0x number of 32 bits",
+        ),
+        (
+            json!({"name": "sub", "file": file("add()")}),
+            "function 'sub' not found, and fallbacks main, run and _start neither",
+        ),
+        (json!({"encrypted": true}), "TEE runtime not available"),
+        (
+            json!({"file": null, "image_url": "https://example.org/a.wasm"}),
+            "fetches from the registry only",
+        ),
+        (
+            json!({"env": {"PROPLET_DEADLINE_MS": "soon"}}),
+            "PROPLET_DEADLINE_MS=soon: expected a number from 1",
+        ),
+        (json!({"inputs": many}), "256 bytes"),
+        (json!({"name": ""}), "name"),
+        (json!({"name": 5}), "name"),
+        (json!({"file": null}), "image_url"),
+        (json!({"inputs": "1"}), "inputs"),
+    ];
+    for (extra, reason) in cases {
+        let mut bench = Bench::online();
+        bench.start(with(task("a"), extra.clone()));
+        let results = bench.results_until(1250);
+        assert_eq!(results.len(), 1, "{extra}");
+        let error = results[0]["error"].as_str().unwrap();
+        assert!(error.contains(reason), "{extra}: {error}");
+        assert!(bench.arena_is_free() && bench.agent.engine.running.is_empty());
+        // The slot, the module's entry and the id are free again.
+        bench.start(task("a"));
+        assert_eq!(bench.agent.status().running, 1, "{extra}");
+    }
+}
+
+#[test]
+fn a_default_entry_falls_back_to_main() {
+    let mut bench = Bench::online();
+    bench.start(with(
+        task("a"),
+        json!({"name": "fl-round-1-x", "inputs": null}),
+    ));
+    assert_eq!(bench.agent.engine.running[0].export, "main");
+}
+
+#[test]
+fn what_cannot_be_read_is_logged_and_harms_nobody() {
+    let mut bench = Bench::online();
+    bench.start(task("a"));
+    for topic in ["manager/start", "manager/stop", "manager/invoke"] {
+        for bad in ["", "[]", "nonsense", "{\"id\":", "{\"id\":7}", "{}"] {
+            let topic = format!("m/t/c/c/control/{topic}");
+            let payload = bad.as_bytes();
+            bench.handle(Event::Message {
+                topic: &topic,
+                payload,
+            });
+        }
+    }
+    bench.handle(Event::Message {
+        topic: "m/t/c/c/registry/server",
+        payload: b"{\"app_name\":\"x\"",
+    });
+    bench.handle(Event::Message {
+        topic: "elsewhere",
+        payload: b"",
+    });
+    bench.handle(Event::Oversized {
+        topic: "m/t/c/c/control/manager/start",
+        size: 1 << 30,
+    });
+    assert!(bench.results_until(2000).is_empty());
+    assert_eq!(bench.agent.status().running, 1);
+}
+
+#[test]
+fn a_start_is_idempotent_until_its_results_are_delivered() {
+    let mut bench = Bench::online();
+    bench.start(task("a"));
+    bench.start(task("a"));
+    bench.start(with(task("a"), json!({"file": "@@@@"})));
+    assert_eq!(bench.agent.status().running, 1);
+    bench.exit(0, Ok(Some(Value::I32(42))));
+    bench.start(task("a"));
+    assert_eq!(bench.agent.status().running, 0, "its results are under way");
+    assert_eq!(bench.results_until(2000), [result("a", "42")]);
+    bench.start(task("a"));
+    assert_eq!(bench.agent.status().running, 1, "it may run again");
+}
+
+#[test]
+fn results_wait_for_the_link_and_are_told_once() {
+    let mut bench = Bench::online();
+    bench.start(task("a"));
+    bench.handle(Event::Disconnected);
+    bench.at(5000).exit(0, Ok(Some(Value::I32(42))));
+    assert!(bench.run_until(3_600_000).is_empty());
+    bench.handle(Event::Connected);
+    let (alive, ..) = bench.poll().unwrap();
+    bench.handle(Event::Published(alive.token, Delivery::Done));
+    let (results, topic, body) = bench.poll().unwrap();
+    assert_eq!(
+        (&*topic, body),
+        ("control/proplet/results", result("a", "42"))
+    );
+    bench.handle(Event::Disconnected);
+    assert!(bench.poll().is_none());
+    bench.handle(Event::Published(results.token, Delivery::Lost));
+    bench.handle(Event::Connected);
+    assert_eq!(bench.results_until(3_601_000), [result("a", "42")]);
+    assert!(bench.results_until(3_700_000).is_empty());
+}
+
+#[test]
+fn a_full_outbox_keeps_results_in_their_slots() {
+    let mut bench = Bench::online();
+    bench.handle(Event::Disconnected);
+    for round in 0..3 {
+        for n in 0..4 {
+            bench.start(task(&format!("{round}{n}")));
+        }
+        for slot in 0..4 {
+            if bench
+                .agent
+                .engine
+                .running
+                .iter()
+                .any(|r| r.slot == Slot(slot))
+            {
+                bench.exit(slot, Ok(Some(Value::I32(slot.into()))));
+            }
+        }
+    }
+    assert_eq!(bench.agent.outbox.room(), 0);
+    bench.at(60_000).handle(Event::Connected);
+    let results = bench.results_until(61_000);
+    let mut ids: Vec<_> = results
+        .iter()
+        .map(|r| r["task_id"].as_str().unwrap())
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!((ids.len(), results.len()), (12, 12), "{results:?}");
+    assert!(bench.arena_is_free());
+}
+
+#[test]
+fn a_stop_ends_a_task_with_one_result() {
+    let mut bench = Bench::online();
+    bench.start(task("a"));
+    bench.start(task("b"));
+    for stop in [
+        json!({"id": "a", "proplet_id": "another", "broadcast": false}),
+        json!({"id": "unknown", "broadcast": false, "proplet_id": ID}),
+    ] {
+        bench.send("control/manager/stop", stop);
+    }
+    assert!(bench.agent.engine.interrupted.is_empty());
+    for _ in 0..3 {
+        bench.send("control/manager/stop", json!({"id": "a"}));
+    }
+    assert_eq!(bench.agent.engine.interrupted, [Slot(0)]);
+    bench.exit_interrupted();
+    assert_eq!(bench.results_until(2000), [failure("a", "task stopped")]);
+    assert_eq!(bench.agent.status().running, 1, "its neighbour goes on");
+}
+
+#[test]
+fn a_run_that_completes_before_it_sees_the_stop_has_completed() {
+    let mut bench = Bench::online();
+    bench.start(task("a"));
+    bench.send("control/manager/stop", json!({"id": "a"}));
+    bench.exit(0, Ok(Some(Value::I32(42))));
+    assert_eq!(bench.results_until(2000), [result("a", "42")]);
+}
+
+#[test]
+fn a_deadline_ends_a_task() {
+    let mut bench = Bench::online();
+    bench.start(with(
+        task("a"),
+        json!({"env": {"PROPLET_DEADLINE_MS": "500"}}),
+    ));
+    bench.run_until(1499);
+    assert!(bench.agent.engine.interrupted.is_empty());
+    assert_eq!(
+        bench.agent.next_deadline(bench.now),
+        Some(Instant::from_millis(1500))
+    );
+    bench.at(1500);
+    bench.exit_interrupted();
+    assert_eq!(
+        bench.results_until(1600),
+        [failure("a", "deadline of 500 ms exceeded")]
+    );
+}
+
+#[test]
+fn deadlines_act_without_a_link() {
+    let mut bench = Bench::online();
+    bench.start(with(
+        task("a"),
+        json!({"env": {"PROPLET_DEADLINE_MS": "500"}}),
+    ));
+    bench.handle(Event::Disconnected);
+    assert_eq!(
+        bench.agent.next_deadline(bench.now),
+        Some(Instant::from_millis(1500))
+    );
+    bench.at(1500);
+    assert_eq!(bench.agent.engine.interrupted, [Slot(0)]);
+}
+
+#[test]
+fn limits_reach_the_engine() {
+    let mut bench = Bench::online();
+    let env = json!({"PROPLET_WORK": "1000", "PROPLET_STACK_BYTES": "2048",
+        "PROPLET_MEMORY_BYTES": "65536", "OTHER": "x"});
+    bench.start(with(task("a"), json!({"env": env})));
+    let expected = Limits {
+        stack: 2048,
+        memory_cap: Some(65536),
+        memory_max: None,
+        work: Some(1000),
+    };
+    assert_eq!(bench.agent.engine.running[0].limits, expected);
+}
+
+#[test]
+fn a_trap_is_an_error() {
+    let mut bench = Bench::online();
+    bench.start(task("a"));
+    bench.exit(0, Err(Failure::Trap(text(format_args!("unreachable")))));
+    assert_eq!(bench.results_until(2000), [failure("a", "unreachable")]);
+}
+
+#[test]
+fn a_daemon_succeeds_at_once_and_can_be_stopped() {
+    let mut bench = Bench::online();
+    bench.start(with(task("a"), json!({"daemon": true})));
+    assert_eq!(bench.results_until(1250), [result("a", "")]);
+    bench.start(with(task("a"), json!({"daemon": true})));
+    assert_eq!(bench.agent.status().running, 1, "it runs on");
+    bench.send("control/manager/stop", json!({"id": "a"}));
+    bench.exit_interrupted();
+    assert!(bench.results_until(3000).is_empty(), "one result a start");
+    assert_eq!(bench.agent.status().running, 0);
+}
+
+#[test]
+fn a_daemon_that_cannot_start_fails() {
+    let mut bench = Bench::online();
+    bench.start(with(task("a"), json!({"daemon": true, "inputs": []})));
+    let results = bench.results_until(2000);
+    assert_eq!(results.len(), 1);
+    assert!(results[0]["error"].is_string());
+}
+
+// ---- latent tasks ----
+
+fn invoke(invocation: &str, extra: Json) -> Json {
+    let base = json!({"id": "a", "proplet_id": ID, "invocation_id": invocation, "inputs": null,
+        "broadcast": false});
+    with(base, extra)
+}
+
+impl Bench {
+    fn with_deployment() -> Self {
+        let mut bench = Self::online();
+        bench.start(with(
+            task("a"),
+            json!({"latent": true, "env": {"PROPLET_WORK": "5", "PROPLET_STACK_BYTES": "1024"}}),
+        ));
+        assert_eq!(bench.agent.status().deployed, 1);
+        assert!(
+            bench.results_until(1500).is_empty(),
+            "no message on success"
+        );
+        bench
+    }
+
+    fn invoke(&mut self, invocation: &str, extra: Json) {
+        self.send("control/manager/invoke", invoke(invocation, extra));
+    }
+
+    fn invoke_results(&mut self) -> Vec<Json> {
+        let out = self.drain().into_iter();
+        out.filter(|(topic, _)| topic == "control/proplet/invoke_results")
+            .map(|(_, body)| body)
+            .collect()
+    }
+}
+
+#[test]
+fn a_deployment_is_invoked_any_number_of_times_at_once() {
+    let mut bench = Bench::with_deployment();
+    bench.invoke("1", json!({}));
+    bench.invoke(
+        "2",
+        json!({"inputs": ["1", "2"], "env": {"PROPLET_WORK": "9"}}),
+    );
+    bench.invoke("2", json!({}));
+    let running = bench.agent.engine.running.clone();
+    assert_eq!(running.len(), 2, "a repeated invocation is ignored");
+    assert_eq!(running[0].args, [Value::I32(20), Value::I32(22)]);
+    assert_eq!(
+        (running[0].limits.work, running[0].limits.stack),
+        (Some(5), 1024)
+    );
+    assert_eq!(running[1].args, [Value::I32(1), Value::I32(2)]);
+    assert_eq!(
+        (running[1].limits.work, running[1].limits.stack),
+        (Some(9), 1024)
+    );
+    bench.exit(1, Ok(Some(Value::I32(3))));
+    bench.exit(0, Err(Failure::Trap(text(format_args!("unreachable")))));
+    assert_eq!(
+        bench.invoke_results(),
+        [
+            json!({"task_id": "a", "invocation_id": "2", "proplet_id": ID, "results": "3"}),
+            json!({"task_id": "a", "invocation_id": "1", "proplet_id": ID, "results": "",
+                "error": "unreachable"}),
+        ]
+    );
+    assert_eq!(bench.agent.status().parses, 1);
+}
+
+#[test]
+fn the_words_that_ask_for_a_deployment_are_used_only_when_there_is_none() {
+    let mut bench = Bench::online();
+    bench.invoke("1", json!({}));
+    let error = bench.invoke_results()[0]["error"].clone();
+    assert_eq!(
+        error,
+        "task a has not been precompiled; deploy it as a latent task first"
+    );
+    let mut bench = Bench::with_deployment();
+    for invocation in ["1", "2", "3", "4", "5"] {
+        bench.invoke(invocation, json!({}));
+    }
+    assert_eq!(
+        bench.invoke_results()[0]["error"],
+        "no free slot: all 4 are taken"
+    );
+    bench.invoke("6", json!({"proplet_id": "another"}));
+    assert!(bench.invoke_results().is_empty());
+}
+
+#[test]
+fn deploying_again_is_harmless() {
+    let mut bench = Bench::with_deployment();
+    bench.start(with(task("a"), json!({"latent": true})));
+    bench.start(task("a"));
+    assert_eq!(
+        (bench.agent.status().deployed, bench.agent.status().running),
+        (1, 0)
+    );
+    assert!(bench.results_until(3000).is_empty());
+}
+
+#[test]
+fn stopping_a_deployment_ends_its_invocations() {
+    let mut bench = Bench::with_deployment();
+    bench.invoke("1", json!({}));
+    bench.send("control/manager/stop", json!({"id": "a"}));
+    bench.exit_interrupted();
+    let out = bench.run_until(3000);
+    let errors: Vec<_> = out
+        .iter()
+        .filter(|(_, topic, _)| topic.ends_with("results"))
+        .map(|(_, topic, body)| (&**topic, body["error"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        errors,
+        [
+            ("control/proplet/results", "task stopped"),
+            ("control/proplet/invoke_results", "task stopped"),
+        ]
+    );
+    assert!(bench.arena_is_free());
+    bench.invoke("2", json!({}));
+    let error = bench.invoke_results()[0]["error"].clone();
+    assert!(error.as_str().unwrap().contains("has not been precompiled"));
+}
+
+#[test]
+fn a_deployment_that_fails_says_so() {
+    let mut bench = Bench::online();
+    bench.start(with(
+        task("a"),
+        json!({"latent": true, "file": file("trap")}),
+    ));
+    bench.start(with(
+        task("b"),
+        json!({"latent": true, "name": "x", "file": file("y()")}),
+    ));
+    assert_eq!(bench.results_until(2000).len(), 2);
+    assert!(bench.arena_is_free());
+}
+
+// ---- the registry ----
+
+fn image(id: &str, app: &str) -> Json {
+    with(task(id), json!({"file": null, "image_url": app}))
+}
+
+impl Bench {
+    fn requests(&mut self) -> Vec<Json> {
+        let out = self.drain().into_iter();
+        out.filter(|(topic, _)| topic == "registry/proplet")
+            .map(|(_, body)| body)
+            .collect()
+    }
+}
+
+#[test]
+fn a_module_comes_in_chunks_for_all_who_wait() {
+    let mut bench = Bench::online();
+    bench.start(image("a", "reg/app:v1"));
+    bench.start(image("b", "reg/app:v1"));
+    bench.start(with(image("c", "reg/app:v1"), json!({"latent": true})));
+    bench.start(image("d", "reg/other"));
+    assert_eq!(
+        bench.requests(),
+        [
+            json!({"app_name": "reg/app:v1"}),
+            json!({"app_name": "reg/other"})
+        ]
+    );
+    let (first, last) = ADD.as_bytes().split_at(12);
+    assert!(last.len() <= first.len());
+    bench.chunk("reg/foreign", 0, 1, b"x");
+    bench.chunk("reg/app:v1", 1, 2, last);
+    bench.chunk("reg/other", 0, 1, b"add(i32 i32)");
+    bench.chunk("reg/app:v1", 1, 2, last);
+    bench.chunk("reg/app:v1", 0, 2, first);
+    let status = bench.agent.status();
+    assert_eq!(
+        (status.running, status.deployed, status.fetching),
+        (3, 1, 0)
+    );
+    assert_eq!((status.parses, status.modules), (2, 2));
+    assert!(bench.results_until(2000).is_empty());
+}
+
+#[test]
+fn a_module_that_does_not_come_is_an_error_after_60_s() {
+    let mut bench = Bench::online();
+    bench.start(image("a", "app"));
+    bench.chunk("app", 0, 2, b"xy");
+    assert!(bench.results_until(60_999).is_empty());
+    assert_eq!(
+        bench.results_until(61_000),
+        [failure(
+            "a",
+            "timeout waiting for binary chunks: module app has 1 of 2 after 60 s"
+        )]
+    );
+    assert!(!bench.arena_is_free(), "kept for whoever asks next");
+    bench.run_until(301_000);
+    assert!(bench.arena_is_free(), "but not for ever");
+}
+
+#[test]
+fn an_incomplete_module_is_completed_for_the_next_who_asks() {
+    let mut bench = Bench::online();
+    bench.start(image("a", "app"));
+    bench.chunk("app", 0, 2, &ADD.as_bytes()[..12]);
+    bench.run_until(62_000);
+    bench.start(image("b", "app"));
+    assert_eq!(bench.requests().len(), 1);
+    bench.chunk("app", 1, 2, &ADD.as_bytes()[12..]);
+    assert_eq!(bench.agent.status().running, 1);
+}
+
+#[test]
+fn an_incomplete_module_gives_way_to_others() {
+    let mut bench = Bench::online();
+    for id in ["a", "b"] {
+        bench.start(image(id, id));
+    }
+    bench.start(image("c", "c"));
+    let results = bench.results_until(1250);
+    assert_eq!(
+        results,
+        [failure(
+            "c",
+            "too many modules on their way: all 2 assemblies are taken"
+        )]
+    );
+    bench.run_until(62_000);
+    bench.start(image("d", "d"));
+    bench.start(task("e"));
+    let status = bench.agent.status();
+    assert_eq!((status.fetching, status.running), (1, 1));
+}
+
+#[test]
+fn chunks_that_lie_fail_those_who_wait() {
+    for (index, total, reason) in [
+        (3, 3, "module app: chunk_idx 3 is not below total_chunks 3"),
+        (
+            1,
+            3,
+            "module app: chunk 1 says 3 chunks, earlier ones said 2",
+        ),
+    ] {
+        let mut bench = Bench::online();
+        bench.start(image("a", "app"));
+        bench.start(with(image("b", "app"), json!({"latent": true})));
+        bench.chunk("app", 0, 2, b"xy");
+        bench.chunk("app", index, total, b"z");
+        let results = bench.results_until(1250);
+        assert_eq!(results.len(), 2);
+        for result in results {
+            let error = result["error"].as_str().unwrap();
+            assert!(error.contains(reason), "{error}");
+        }
+        assert!(bench.arena_is_free());
+    }
+}
+
+#[test]
+fn a_module_that_arrives_broken_fails_those_who_wait() {
+    let mut bench = Bench::online();
+    bench.start(image("a", "app"));
+    bench.chunk("app", 0, 1, b"trap");
+    assert_eq!(
+        bench.results_until(1250),
+        [failure("a", "module app: magic header not detected")]
+    );
+    assert!(bench.arena_is_free());
+}
+
+#[test]
+fn the_registry_is_asked_again_after_a_link_loss() {
+    let mut bench = Bench::online();
+    bench.start(image("a", "app"));
+    assert_eq!(bench.requests().len(), 1);
+    bench.handle(Event::Disconnected);
+    bench.handle(Event::Connected);
+    assert_eq!(bench.requests().len(), 1);
+}
+
+#[test]
+fn a_task_can_be_stopped_while_it_waits() {
+    let mut bench = Bench::online();
+    bench.start(image("a", "app"));
+    bench.send("control/manager/stop", json!({"id": "a"}));
+    assert_eq!(bench.results_until(2000), [failure("a", "task stopped")]);
+    bench.chunk("app", 0, 1, ADD.as_bytes());
+    assert_eq!(bench.agent.status().running, 0);
+    assert!(bench.arena_is_free());
+}
+
+#[test]
+fn a_known_module_is_shared_however_it_came() {
+    let mut bench = Bench::online();
+    bench.start(task("a"));
+    bench.start(image("b", "app"));
+    bench.chunk("app", 0, 1, ADD.as_bytes());
+    let status = bench.agent.status();
+    assert_eq!((status.running, status.parses, status.modules), (2, 1, 1));
+}
+
+// ---- the monitor ----
+
+#[test]
+fn samples_follow_the_profile() {
+    let mut bench = Bench::online();
+    let profile = json!({"enabled": true, "interval": 2_000_000_000_u64, "collect_cpu": false,
+        "collect_memory": true, "collect_disk_io": false, "collect_threads": true,
+        "collect_file_descriptors": false, "export_to_mqtt": true, "retain_history": false,
+        "history_size": 0});
+    bench.start(with(task("a"), json!({"monitoring_profile": profile})));
+    bench.agent.engine.usage.memory = 5000;
+    let out = bench.run_until(6000);
+    let samples: Vec<_> = out
+        .iter()
+        .filter(|(_, t, _)| t.ends_with("task_metrics"))
+        .collect();
+    let times: Vec<_> = samples.iter().map(|(ms, ..)| *ms).collect();
+    assert_eq!(times, [1100, 3100, 5100]);
+    assert_eq!(
+        samples[1].2,
+        json!({"task_id": "a", "proplet_id": ID, "metrics": {"memory_bytes": 5000,
+            "memory_percent": 50.0, "uptime_seconds": 2, "thread_count": 1, "work": 0}})
+    );
+    let off = json!({"monitoring_profile": {"enabled": false}});
+    bench.start(with(task("b"), off));
+    bench.exit(1, Ok(None));
+    let out = bench.run_until(6500);
+    assert!(
+        out.iter()
+            .all(|(_, _, body)| body["task_id"] != "b" || body["results"].is_string())
+    );
+}
+
+#[test]
+fn timestamps_need_a_wall_clock() {
+    let mut bench = Bench::online();
+    bench.agent.set_wall_clock(1_767_225_600_000, bench.now);
+    bench.start(task("a"));
+    let out = bench.run_until(1100);
+    assert_eq!(out[0].2["timestamp"], "2026-01-01T00:00:00.1Z");
+}
+
+// ---- the end ----
+
+#[test]
+fn a_shutdown_stops_reports_and_drains() {
+    let mut bench = Bench::with_deployment();
+    bench.start(task("b"));
+    bench.start(image("c", "app"));
+    bench.invoke("1", json!({}));
+    bench.handle(Event::Shutdown);
+    assert!(!bench.agent.is_drained());
+    bench.start(task("d"));
+    bench.exit_interrupted();
+    let out = bench.run_until(3000);
+    let told: Vec<_> = out
+        .iter()
+        .filter(|(_, topic, _)| topic.ends_with("results"))
+        .map(|(_, _, body)| body["error"].as_str().unwrap())
+        .collect();
+    assert_eq!(told, ["proplet is shutting down"; 4]);
+    assert!(bench.agent.is_drained());
+}
+
+#[test]
+fn any_history_leaves_nothing_behind() {
+    use proptest::prelude::*;
+    proptest!(|(steps in proptest::collection::vec((0u8..12, 0u8..6), 0..60))| {
+        let mut bench = Bench::online();
+        for (step, n) in steps {
+            let id = format!("{n}");
+            match step {
+                0 | 1 => bench.start(task(&id)),
+                2 => bench.start(image(&id, if n < 3 { "x" } else { "y" })),
+                3 => bench.start(with(task(&id), json!({"latent": true}))),
+                4 => bench.send("control/manager/invoke",
+                    json!({"id": id, "invocation_id": format!("i{n}")})),
+                5 => bench.send("control/manager/stop", json!({"id": id})),
+                6 => bench.chunk(if n < 3 { "x" } else { "y" }, u32::from(n) % 2, 2, b"main()\n"),
+                7 => {
+                    let slots: Vec<_> =
+                        bench.agent.engine.running.iter().map(|r| r.slot.0).collect();
+                    if let Some(&slot) = slots.get(usize::from(n) % slots.len().max(1)) {
+                        bench.agent.engine.interrupted.retain(|s| s.0 != slot);
+                        bench.exit(slot, Ok(None));
+                    }
+                }
+                8 => { let ms = bench.now.as_millis() + 10_000; bench.at(ms); }
+                9 => bench.handle(Event::Disconnected),
+                10 => bench.handle(Event::Connected),
+                _ => { bench.drain(); }
+            }
+        }
+        bench.handle(Event::Connected);
+        for n in 0..6 {
+            bench.send("control/manager/stop", json!({"id": format!("{n}")}));
+        }
+        bench.handle(Event::Shutdown);
+        bench.exit_interrupted();
+        let end = bench.now.as_millis() + 400_000;
+        bench.run_until(end);
+        prop_assert!(bench.agent.is_drained());
+        prop_assert!(bench.arena_is_free());
+        prop_assert_eq!(bench.agent.status().modules, 0);
+    });
+}
+
+#[test]
+fn the_will_is_an_offline_heartbeat() {
+    let bench = Bench::offline();
+    let mut buf = [0; 256];
+    let (topic, len) = bench.agent.will(&mut buf).unwrap();
+    assert_eq!(topic, "m/t/c/c/control/proplet/alive");
+    let body: Json = serde_json::from_slice(&buf[..len]).unwrap();
+    assert_eq!(body["status"], "offline");
+    let _ = MonitoringProfile::STANDARD;
+}

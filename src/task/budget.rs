@@ -1,0 +1,142 @@
+//! The limits that a task's environment asks for, within the device's.
+
+use crate::{
+    config::TaskLimits,
+    engine::{Limits, Text, clip, text},
+    time::Duration,
+};
+
+/// Milliseconds that a run may take, from the start of its function.
+pub const DEADLINE_MS: &str = "PROPLET_DEADLINE_MS";
+/// Branches and calls that a run may execute.
+pub const WORK: &str = "PROPLET_WORK";
+/// Bytes of a run's operand stack.
+pub const STACK_BYTES: &str = "PROPLET_STACK_BYTES";
+/// Most bytes of a run's linear memory.
+pub const MEMORY_BYTES: &str = "PROPLET_MEMORY_BYTES";
+
+/// Least operand stack in bytes: below it not even a small function's frame fits.
+pub const STACK_MIN: u32 = 512;
+
+/// Bounds of one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// What the engine enforces.
+    pub limits: Limits,
+    /// What the agent enforces.
+    pub deadline: Option<Duration>,
+}
+
+impl Budget {
+    /// Reads a task's environment through `get`; what it doesn't set is the device's.
+    ///
+    /// # Errors
+    /// The variable, its value and its range, if it's not a number within the device's bounds.
+    pub fn from_env<'a>(
+        get: impl Fn(&str) -> Option<&'a str>,
+        device: &TaskLimits,
+    ) -> Result<Self, Text> {
+        let read = |key, min, max| number(key, get(key), min, max);
+        let deadline_max = device
+            .deadline
+            .map_or(u64::MAX, |d| d.as_millis().try_into().unwrap_or(u64::MAX));
+        let stack = read(STACK_BYTES, STACK_MIN.into(), device.stack_max.into())?;
+        Ok(Self {
+            limits: Limits {
+                stack: stack
+                    .map_or(device.stack, |bytes| bytes as u32)
+                    .next_multiple_of(8),
+                memory_cap: read(MEMORY_BYTES, 0, device.memory.unwrap_or(u64::MAX))?,
+                memory_max: device.memory,
+                work: read(WORK, 1, device.work.unwrap_or(u64::MAX))?.or(device.work),
+            },
+            deadline: read(DEADLINE_MS, 1, deadline_max)?
+                .map(Duration::from_millis)
+                .or(device.deadline),
+        })
+    }
+}
+
+fn number(key: &str, value: Option<&str>, min: u64, max: u64) -> Result<Option<u64>, Text> {
+    let Some(value) = value else { return Ok(None) };
+    match value.parse() {
+        Ok(n) if (min..=max).contains(&n) => Ok(Some(n)),
+        _ => {
+            let bound = if max == u64::MAX {
+                text(format_args!("a number from {min}"))
+            } else {
+                text(format_args!("a number from {min} to {max}"))
+            };
+            Err(text(format_args!(
+                "{key}={}: expected {bound}",
+                clip(value, 24)
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    const DEVICE: TaskLimits = TaskLimits {
+        deadline: Some(Duration::from_secs(60)),
+        ..Config::DEFAULT.limits
+    };
+
+    fn with(key: &'static str, value: &'static str) -> Result<Budget, Text> {
+        Budget::from_env(|k| (k == key).then_some(value), &DEVICE)
+    }
+
+    #[test]
+    fn what_is_not_set_is_the_devices() {
+        let budget = Budget::from_env(|_| None, &DEVICE).unwrap();
+        assert_eq!(budget.deadline, Some(Duration::from_secs(60)));
+        assert_eq!(
+            budget.limits,
+            Limits {
+                stack: 4096,
+                memory_cap: None,
+                memory_max: None,
+                work: None
+            }
+        );
+    }
+
+    #[test]
+    fn a_task_may_ask_for_less() {
+        assert_eq!(
+            with(DEADLINE_MS, "500").unwrap().deadline,
+            Some(Duration::from_millis(500))
+        );
+        assert_eq!(with(WORK, "1000").unwrap().limits.work, Some(1000));
+        assert_eq!(with(STACK_BYTES, "1000").unwrap().limits.stack, 1000);
+        assert_eq!(with(STACK_BYTES, "1001").unwrap().limits.stack, 1008);
+        assert_eq!(
+            with(MEMORY_BYTES, "131072").unwrap().limits.memory_cap,
+            Some(131_072)
+        );
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_refused_with_the_range() {
+        assert_eq!(
+            with(DEADLINE_MS, "60001").unwrap_err(),
+            "PROPLET_DEADLINE_MS=60001: expected a number from 1 to 60000"
+        );
+        assert_eq!(
+            with(WORK, "-1").unwrap_err(),
+            "PROPLET_WORK=-1: expected a number from 1"
+        );
+        for (key, value) in [
+            (DEADLINE_MS, "0"),
+            (DEADLINE_MS, "1s"),
+            (STACK_BYTES, "8"),
+            (STACK_BYTES, "1000000"),
+            (MEMORY_BYTES, "99999999999999999999999"),
+        ] {
+            assert!(with(key, value).is_err(), "{key}={value}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Samples and aggregates of a run.
+
+use crate::{
+    engine::RunUsage,
+    time::{Duration, Instant},
+    wire::MonitoringProfile,
+};
+
+/// From the start of a run to its first sample.
+const FIRST: Duration = Duration::from_millis(100);
+
+/// What a run used at one moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// When it was taken.
+    pub at: Instant,
+    /// Processor time since the sample before, in percent of one core.
+    pub cpu_percent: f64,
+    /// Arena bytes held.
+    pub memory_bytes: u64,
+    /// The same in percent of the arena.
+    pub memory_percent: f64,
+    /// Branches and calls since the run's start.
+    pub work: u64,
+    /// Time since the run's start.
+    pub uptime: Duration,
+    /// Aggregates of this run's samples, this one included.
+    pub aggregate: Aggregate,
+}
+
+impl Sample {
+    const NONE: Self = Self {
+        at: Instant::BOOT,
+        cpu_percent: 0.0,
+        memory_bytes: 0,
+        memory_percent: 0.0,
+        work: 0,
+        uptime: Duration::ZERO,
+        aggregate: Aggregate {
+            cpu_sum: 0.0,
+            cpu_max: 0.0,
+            memory_sum: 0.0,
+            memory_max: 0,
+            count: 0,
+        },
+    };
+}
+
+/// Aggregates of a run's samples.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Aggregate {
+    cpu_sum: f64,
+    /// Largest [`Sample::cpu_percent`].
+    pub cpu_max: f64,
+    memory_sum: f64,
+    /// Largest [`Sample::memory_bytes`].
+    pub memory_max: u64,
+    /// Samples taken.
+    pub count: u32,
+}
+
+impl Aggregate {
+    fn add(&mut self, cpu_percent: f64, memory_bytes: u64) {
+        self.cpu_sum += cpu_percent;
+        self.cpu_max = self.cpu_max.max(cpu_percent);
+        self.memory_sum += memory_bytes as f64;
+        self.memory_max = self.memory_max.max(memory_bytes);
+        self.count = self.count.saturating_add(1);
+    }
+
+    /// Mean of [`Sample::cpu_percent`]; 0 without samples.
+    pub fn cpu_mean(&self) -> f64 {
+        self.cpu_sum / f64::from(self.count.max(1))
+    }
+
+    /// Mean of [`Sample::memory_bytes`]; 0 without samples.
+    pub fn memory_mean(&self) -> f64 {
+        self.memory_sum / f64::from(self.count.max(1))
+    }
+}
+
+/// The monitor of one run.
+///
+/// It keeps aggregates, not samples: a profile's history costs no memory, however long.
+#[derive(Debug, Clone, Copy)]
+pub struct Monitor {
+    /// What to collect, and how often.
+    pub profile: MonitoringProfile,
+    started: Instant,
+    next: Instant,
+    before: (Instant, Duration),
+    latest: Sample,
+}
+
+impl Monitor {
+    /// Of a run that takes no samples.
+    pub(crate) const OFF: Self = Self {
+        profile: MonitoringProfile {
+            enabled: false,
+            ..MonitoringProfile::STANDARD
+        },
+        started: Instant::BOOT,
+        next: Instant::BOOT,
+        before: (Instant::BOOT, Duration::ZERO),
+        latest: Sample::NONE,
+    };
+
+    /// Begins with a run.
+    pub fn new(profile: MonitoringProfile, now: Instant) -> Self {
+        Self {
+            profile,
+            started: now,
+            next: now + FIRST.min(profile.interval),
+            before: (now, Duration::ZERO),
+            latest: Sample::NONE,
+        }
+    }
+
+    /// Whether samples are wanted at all.
+    pub fn exports(&self) -> bool {
+        self.profile.enabled && self.profile.export_to_mqtt
+    }
+
+    /// When the next sample is due.
+    pub fn next(&self) -> Option<Instant> {
+        self.exports().then_some(self.next)
+    }
+
+    /// Takes a sample of `usage`, with an arena of `arena` bytes. The next one is due an interval
+    /// later, whenever this one was due: what was missed without a link is not made up for.
+    pub fn sample(&mut self, usage: &RunUsage, arena: usize, now: Instant) -> &Sample {
+        let (at, cpu) = self.before;
+        let wall = now.since(at).as_secs_f64();
+        let busy = usage.cpu.saturating_sub(cpu).as_secs_f64();
+        let cpu_percent = if wall > 0.0 { 100.0 * busy / wall } else { 0.0 };
+        let memory_bytes = usage.memory as u64;
+        let mut aggregate = self.latest.aggregate;
+        aggregate.add(cpu_percent, memory_bytes);
+        self.before = (now, usage.cpu);
+        self.next = now + self.profile.interval;
+        self.latest = Sample {
+            at: now,
+            cpu_percent,
+            memory_bytes,
+            memory_percent: 100.0 * memory_bytes as f64 / arena.max(1) as f64,
+            work: usage.work,
+            uptime: now.since(self.started),
+            aggregate,
+        };
+        &self.latest
+    }
+
+    /// The sample taken last.
+    pub fn latest(&self) -> &Sample {
+        &self.latest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_millis(ms)
+    }
+
+    fn usage(cpu_ms: u64, memory: usize) -> RunUsage {
+        RunUsage {
+            cpu: Duration::from_millis(cpu_ms),
+            memory,
+            work: cpu_ms * 10,
+        }
+    }
+
+    #[test]
+    fn cpu_is_the_share_since_the_sample_before() {
+        let mut monitor = Monitor::new(MonitoringProfile::STANDARD, at(1000));
+        assert_eq!(monitor.next(), Some(at(1100)));
+        let first = *monitor.sample(&usage(50, 1000), 4000, at(1100));
+        assert!((first.cpu_percent - 50.0).abs() < 1e-9);
+        assert!((first.memory_percent - 25.0).abs() < 1e-9);
+        assert_eq!(first.uptime, Duration::from_millis(100));
+        assert_eq!(monitor.next(), Some(at(11_100)));
+
+        let second = *monitor.sample(&usage(1050, 3000), 4000, at(11_100));
+        assert!((second.cpu_percent - 10.0).abs() < 1e-9);
+        assert_eq!(second.aggregate.count, 2);
+        assert!((second.aggregate.cpu_mean() - 30.0).abs() < 1e-9);
+        assert!((second.aggregate.cpu_max - 50.0).abs() < 1e-9);
+        assert!((second.aggregate.memory_mean() - 2000.0).abs() < 1e-9);
+        assert_eq!(second.aggregate.memory_max, 3000);
+    }
+
+    #[test]
+    fn a_run_that_ends_at_once_has_no_share() {
+        let mut monitor = Monitor::new(MonitoringProfile::STANDARD, at(5));
+        let sample = monitor.sample(&usage(1, 10), 100, at(5));
+        assert!(sample.cpu_percent.abs() < f64::EPSILON);
+        assert_eq!(sample.aggregate.count, 1);
+    }
+
+    #[test]
+    fn a_profile_may_turn_samples_off() {
+        for (enabled, export_to_mqtt) in [(false, true), (true, false)] {
+            let profile = MonitoringProfile {
+                enabled,
+                export_to_mqtt,
+                ..MonitoringProfile::STANDARD
+            };
+            assert_eq!(Monitor::new(profile, at(0)).next(), None);
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Strings one after the other in one buffer, each behind its length.
+
+use super::Error;
+
+/// Bytes of a length, little-endian.
+const LEN: usize = 2;
+
+/// Strings, packed: each is a `u16` length, little-endian, and that many bytes of UTF-8.
+///
+/// The bytes may be copied and read back by [`from_bytes`](Self::from_bytes).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct List<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> List<'a> {
+    /// A list of no strings.
+    pub const EMPTY: Self = Self { bytes: &[] };
+
+    /// The list whose [`as_bytes`](Self::as_bytes) these are, or several lists in one, their bytes
+    /// one after the other; `None` for other bytes. Reads them all.
+    pub fn from_bytes(bytes: &'a [u8]) -> Option<Self> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            (_, rest) = split(rest)?;
+        }
+        Some(Self { bytes })
+    }
+
+    /// The packed form.
+    pub const fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Number of strings; counts them.
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The strings in order.
+    pub fn iter(&self) -> impl Iterator<Item = &'a str> + Clone + use<'a> {
+        let mut rest = self.bytes;
+        core::iter::from_fn(move || {
+            let (text, after) = split(rest)?;
+            rest = after;
+            Some(text)
+        })
+    }
+}
+
+/// Strings by name, packed: a [`List`] of key, value, key, value…
+///
+/// A key may come twice; the last one counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pairs<'a> {
+    list: List<'a>,
+}
+
+impl<'a> Pairs<'a> {
+    /// No pairs.
+    pub const EMPTY: Self = Self { list: List::EMPTY };
+
+    /// The pairs whose [`as_bytes`](Self::as_bytes) these are, or several in one, their bytes one
+    /// after the other; `None` for other bytes. Reads them all.
+    pub fn from_bytes(bytes: &'a [u8]) -> Option<Self> {
+        let list = List::from_bytes(bytes)?;
+        list.len().is_multiple_of(2).then_some(Self { list })
+    }
+
+    /// The packed form.
+    pub const fn as_bytes(&self) -> &'a [u8] {
+        self.list.as_bytes()
+    }
+
+    /// Number of pairs, those that a later one overrides included; counts them.
+    pub fn len(&self) -> usize {
+        self.list.len() / 2
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The last value of `key`; looks at each pair.
+    pub fn get(&self, key: &str) -> Option<&'a str> {
+        let same = self.iter().filter(|(name, _)| *name == key);
+        same.last().map(|(_, value)| value)
+    }
+
+    /// Keys and values in order, those that a later pair overrides included.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a str)> + Clone + use<'a> {
+        let mut list = self.list.iter();
+        core::iter::from_fn(move || Some((list.next()?, list.next()?)))
+    }
+}
+
+fn split(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let (len, rest) = bytes.split_first_chunk::<LEN>()?;
+    let (text, rest) = rest.split_at_checked(u16::from_le_bytes(*len).into())?;
+    Some((core::str::from_utf8(text).ok()?, rest))
+}
+
+/// Writes packed strings into a buffer, back to back.
+pub(super) struct Packer<'s> {
+    buf: &'s mut [u8],
+    len: usize,
+}
+
+impl<'s> Packer<'s> {
+    pub(super) fn new(buf: &'s mut [u8]) -> Self {
+        Self { buf, len: 0 }
+    }
+
+    /// Bytes written so far.
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Drops what was written from `len` on.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Appends `text` whole, or nothing.
+    pub(super) fn push(&mut self, text: &str) -> Result<(), Error> {
+        let limit = self.buf.len();
+        self.try_push(text).ok_or(Error::Packed { limit })
+    }
+
+    fn try_push(&mut self, text: &str) -> Option<()> {
+        let head = u16::try_from(text.len()).ok()?.to_le_bytes();
+        let free = self.buf.get_mut(self.len..)?;
+        let (into, _) = free.split_at_mut_checked(LEN + text.len())?;
+        let (len, bytes) = into.split_at_mut_checked(LEN)?;
+        len.copy_from_slice(&head);
+        bytes.copy_from_slice(text.as_bytes());
+        self.len += LEN + text.len();
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use proptest::prelude::*;
+    use std::{string::String, vec, vec::Vec};
+
+    fn packed<'a>(buf: &'a mut [u8], texts: &[&str]) -> &'a [u8] {
+        let mut packer = Packer::new(buf);
+        for text in texts {
+            packer.push(text).unwrap();
+        }
+        let len = packer.len();
+        &buf[..len]
+    }
+
+    #[test]
+    fn the_last_pair_counts() {
+        let mut buf = [0; 64];
+        let bytes = packed(&mut buf, &["a", "1", "b", "2", "a", "3"]);
+        let pairs = Pairs::from_bytes(bytes).unwrap();
+        assert_eq!(pairs.get("a"), Some("3"));
+        assert_eq!(pairs.get("b"), Some("2"));
+        assert_eq!(pairs.get(""), None);
+        assert_eq!(pairs.len(), 3);
+        assert!(pairs.iter().eq([("a", "1"), ("b", "2"), ("a", "3")]));
+    }
+
+    #[test]
+    fn foreign_bytes_are_refused() {
+        for bytes in [&[0][..], &[1, 0], &[2, 0, b'a'], &[1, 0, 0xff], &[0, 0, 0]] {
+            assert_eq!(List::from_bytes(bytes), None);
+        }
+        assert_eq!(List::from_bytes(&[0, 0]).unwrap().len(), 1);
+        assert_eq!(Pairs::from_bytes(&[0, 0]), None);
+        assert!(List::from_bytes(&[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn nothing_is_written_in_part() {
+        let mut buf = [0xaa; 6];
+        let mut packer = Packer::new(&mut buf);
+        assert_eq!(packer.push("12345"), Err(Error::Packed { limit: 6 }));
+        assert_eq!(packer.len(), 0);
+        packer.push("1234").unwrap();
+        assert_eq!(packer.push(""), Err(Error::Packed { limit: 6 }));
+        assert_eq!(packer.len(), 6);
+    }
+
+    #[test]
+    fn a_length_must_fit_u16() {
+        let mut buf = vec![0; 70_000];
+        let mut packer = Packer::new(&mut buf);
+        assert!(packer.push(&"x".repeat(65_536)).is_err());
+        packer.push(&"x".repeat(65_535)).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(texts: Vec<String>) {
+            let mut buf = vec![0; texts.iter().map(|t| t.len() + LEN).sum()];
+            let mut packer = Packer::new(&mut buf);
+            for text in &texts {
+                packer.push(text).unwrap();
+            }
+            let list = List::from_bytes(&buf).unwrap();
+            prop_assert_eq!(list.len(), texts.len());
+            prop_assert!(list.iter().eq(texts.iter()));
+        }
+
+        #[test]
+        fn any_bytes(bytes: Vec<u8>) {
+            if let Some(pairs) = Pairs::from_bytes(&bytes) {
+                let used: usize = pairs.iter().map(|(k, v)| k.len() + v.len() + 2 * LEN).sum();
+                prop_assert_eq!(used, bytes.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Topics of a channel.
+
+use core::fmt;
+use heapless::String;
+
+/// Most bytes of a topic.
+pub const TOPIC_MAX: usize = 192;
+
+/// A topic, complete with its prefix.
+pub type TopicName = String<TOPIC_MAX>;
+
+/// What the manager or the registry sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inbound {
+    /// A task to start.
+    Start,
+    /// A task to stop.
+    Stop,
+    /// A latent task to run.
+    Invoke,
+    /// A piece of a module.
+    Chunk,
+}
+
+impl Inbound {
+    const ALL: [Self; 4] = [Self::Start, Self::Stop, Self::Invoke, Self::Chunk];
+
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Start => "control/manager/start",
+            Self::Stop => "control/manager/stop",
+            Self::Invoke => "control/manager/invoke",
+            Self::Chunk => "registry/server",
+        }
+    }
+}
+
+/// What the proplet sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outbound {
+    /// Discovery.
+    Create,
+    /// Heartbeat.
+    Alive,
+    /// End of a task.
+    Results,
+    /// End of an invocation.
+    InvokeResults,
+    /// Use of resources by the proplet.
+    Metrics,
+    /// Use of resources by a task.
+    TaskMetrics,
+    /// A module wanted from the registry.
+    ModuleRequest,
+}
+
+impl Outbound {
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Create => "control/proplet/create",
+            Self::Alive => "control/proplet/alive",
+            Self::Results => "control/proplet/results",
+            Self::InvokeResults => "control/proplet/invoke_results",
+            Self::Metrics => "control/proplet/metrics",
+            Self::TaskMetrics => "control/proplet/task_metrics",
+            Self::ModuleRequest => "registry/proplet",
+        }
+    }
+}
+
+/// The longest of all suffixes.
+const LONGEST: Outbound = Outbound::InvokeResults;
+
+/// Why a tenant and a channel make no topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TopicError {
+    /// A part is empty.
+    Empty {
+        /// `tenant` or `channel`.
+        part: &'static str,
+    },
+    /// A part has a character that means something else in a topic.
+    Character {
+        /// `tenant` or `channel`.
+        part: &'static str,
+        /// The character.
+        found: char,
+    },
+    /// The longest topic would exceed [`TOPIC_MAX`].
+    TooLong {
+        /// Its length in bytes.
+        len: usize,
+    },
+}
+
+impl fmt::Display for TopicError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Empty { part } => write!(f, "{part} is empty"),
+            Self::Character { part, found } => {
+                write!(f, "{part} has {found:?}, which a topic's level can't hold")
+            }
+            Self::TooLong { len } => write!(
+                f,
+                "tenant and channel make a topic of {len} bytes, more than {TOPIC_MAX}"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for TopicError {}
+
+/// The topics of one channel: `m/<tenant>/c/<channel>/…`.
+#[derive(Debug, Clone)]
+pub struct Topics {
+    /// With the slash at its end. Any suffix fits behind it.
+    prefix: TopicName,
+}
+
+impl Topics {
+    /// Topics of `channel` of `tenant`.
+    ///
+    /// # Errors
+    /// A part is empty or has `+`, `#`, `/` or NUL, or the longest topic exceeds [`TOPIC_MAX`].
+    pub fn new(tenant: &str, channel: &str) -> Result<Self, TopicError> {
+        check("tenant", tenant)?;
+        check("channel", channel)?;
+        let len = "m//c//".len() + tenant.len() + channel.len() + LONGEST.suffix().len();
+        let too_long = TopicError::TooLong { len };
+        if len > TOPIC_MAX {
+            return Err(too_long);
+        }
+        let prefix = concat(&["m/", tenant, "/c/", channel, "/"]).ok_or(too_long)?;
+        Ok(Self { prefix })
+    }
+
+    /// What a message on `topic` is; `None` for a topic of no concern.
+    pub fn classify(&self, topic: &str) -> Option<Inbound> {
+        let suffix = topic.strip_prefix(self.prefix.as_str())?;
+        Inbound::ALL
+            .into_iter()
+            .find(|inbound| inbound.suffix() == suffix)
+    }
+
+    /// Where to publish.
+    pub fn name(&self, outbound: Outbound) -> TopicName {
+        self.with(outbound.suffix())
+    }
+
+    /// What to subscribe to.
+    pub fn subscriptions(&self) -> [TopicName; 4] {
+        Inbound::ALL.map(|inbound| self.with(inbound.suffix()))
+    }
+
+    fn with(&self, suffix: &str) -> TopicName {
+        // `new` has checked the longest one.
+        concat(&[&self.prefix, suffix]).unwrap_or_default()
+    }
+}
+
+fn check(part: &'static str, text: &str) -> Result<(), TopicError> {
+    if text.is_empty() {
+        return Err(TopicError::Empty { part });
+    }
+    match text.chars().find(|c| matches!(c, '+' | '#' | '/' | '\0')) {
+        Some(found) => Err(TopicError::Character { part, found }),
+        None => Ok(()),
+    }
+}
+
+fn concat(parts: &[&str]) -> Option<TopicName> {
+    let mut name = TopicName::new();
+    for part in parts {
+        name.push_str(part).ok()?;
+    }
+    Some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use std::string::ToString;
+
+    const OUTBOUND: [Outbound; 7] = [
+        Outbound::Create,
+        Outbound::Alive,
+        Outbound::Results,
+        Outbound::InvokeResults,
+        Outbound::Metrics,
+        Outbound::TaskMetrics,
+        Outbound::ModuleRequest,
+    ];
+
+    #[test]
+    fn inbound_is_matched_by_equality() {
+        let topics = Topics::new("t", "c").unwrap();
+        for (topic, inbound) in topics.subscriptions().iter().zip(Inbound::ALL) {
+            assert_eq!(topics.classify(topic), Some(inbound));
+        }
+        for topic in [
+            "",
+            "m/t/c/c/",
+            "m/t/c/c/control/manager/start/",
+            "m/t/c/c/control/manager/startx",
+            "x/m/t/c/c/control/manager/start",
+            "m/t/c/d/control/manager/start",
+            "control/manager/start",
+            "m/t/c/c/control/proplet/results",
+            "m/t/c/c/fl/rounds/start",
+        ] {
+            assert_eq!(topics.classify(topic), None, "{topic}");
+        }
+    }
+
+    #[test]
+    fn outbound_names() {
+        let topics = Topics::new("t", "c").unwrap();
+        assert_eq!(
+            topics.name(Outbound::InvokeResults),
+            "m/t/c/c/control/proplet/invoke_results"
+        );
+        assert_eq!(
+            topics.name(Outbound::ModuleRequest),
+            "m/t/c/c/registry/proplet"
+        );
+        for outbound in OUTBOUND {
+            assert_eq!(topics.classify(&topics.name(outbound)), None);
+        }
+    }
+
+    #[test]
+    fn the_longest_suffix_bounds_the_others() {
+        let inbound = Inbound::ALL.map(Inbound::suffix);
+        let outbound = OUTBOUND.map(Outbound::suffix);
+        for suffix in inbound.iter().chain(&outbound) {
+            assert!(suffix.len() <= LONGEST.suffix().len());
+        }
+    }
+
+    #[test]
+    fn parts_are_bounded() {
+        let room = TOPIC_MAX - "m//c//".len() - LONGEST.suffix().len();
+        let tenant = "t".repeat(room - 1);
+        let topics = Topics::new(&tenant, "c").unwrap();
+        assert_eq!(topics.name(LONGEST).len(), TOPIC_MAX);
+        assert_eq!(
+            Topics::new(&tenant, "cc").unwrap_err().to_string(),
+            "tenant and channel make a topic of 193 bytes, more than 192"
+        );
+    }
+
+    #[test]
+    fn parts_are_one_level() {
+        assert_eq!(
+            Topics::new("", "c").unwrap_err().to_string(),
+            "tenant is empty"
+        );
+        assert_eq!(
+            Topics::new("t", "").unwrap_err().to_string(),
+            "channel is empty"
+        );
+        for found in ['+', '#', '/', '\0'] {
+            let channel = std::format!("a{found}b");
+            assert_eq!(
+                Topics::new("t", &channel).unwrap_err(),
+                TopicError::Character {
+                    part: "channel",
+                    found
+                }
+            );
+        }
+    }
+}
