@@ -1,1 +1,10 @@
-//! Placeholder.
+//! The proplet as a Linux process: sockets, threads, a clock and a command line for the core.
+
+pub mod clock;
+pub mod cli;
+pub mod demo;
+pub mod net;
+pub mod platform;
+pub mod proplet;
+pub mod run;
+pub mod turns;

@@ -1,0 +1,30 @@
+/*
+ * Copyright (c) Abstract Machines
+ * SPDX-License-Identifier: Apache-2.0
+ */
+
+#ifndef PROPLET_WAMR_ARENA_H
+#define PROPLET_WAMR_ARENA_H
+
+#include "shim.h"
+
+/* False where the arena is too small to hold anything. */
+bool
+wamr_arena_init(void *start, uint32_t len);
+
+/* Arena bytes for a block of `len` bytes; 0 for none. */
+uint32_t
+wamr_bytes_for(uint32_t len);
+
+/* WAMR's allocator, as WASM_MEM_ALLOC_WITH_USAGE shapes it. Linear memories are zeroed. */
+void *
+wamr_arena_malloc(mem_alloc_usage_t usage, unsigned int len);
+
+void *
+wamr_arena_realloc(mem_alloc_usage_t usage, bool full_size_mmaped, void *payload,
+                   unsigned int len);
+
+void
+wamr_arena_free(mem_alloc_usage_t usage, void *payload);
+
+#endif

@@ -1,0 +1,451 @@
+/*
+ * Copyright (c) Abstract Machines
+ * SPDX-License-Identifier: Apache-2.0
+ */
+
+#include "shim.h"
+#include "arena.h"
+
+#include "bh_log.h"
+#include "wasm_runtime.h"
+#include "wasm_runtime_common.h"
+
+/* Linear memories come in whole units of this many bytes. */
+#define MEMORY_UNIT 4096
+
+static bool started;
+static wamr_slice_fn on_slice;
+
+/* While one instantiates, a shared module's memory is what that instance may have. */
+#if defined(OS_THREAD_MUTEX_INITIALIZER)
+static korp_mutex instantiate_lock = OS_THREAD_MUTEX_INITIALIZER;
+#else
+static K_MUTEX_DEFINE(instantiate_lock);
+#endif
+
+void
+wamr_discard_log(uint32 level, const char *file, int line, const char *fmt, ...)
+{
+    (void)level;
+    (void)file;
+    (void)line;
+    (void)fmt;
+}
+
+/*
+ * What WAMR refers to for host functions that take native arguments, and for those of its C API.
+ * All of ours take the raw array, so that no architecture's assembly and no C API is needed.
+ */
+void
+invokeNative(void);
+
+void
+invokeNative(void)
+{
+    abort();
+}
+
+struct wasm_trap_t;
+void
+wasm_trap_delete(struct wasm_trap_t *trap);
+
+void
+wasm_trap_delete(struct wasm_trap_t *trap)
+{
+    (void)trap;
+    abort();
+}
+
+static uint32_t
+start(void *arena, uint32_t arena_len, wamr_slice_fn slice_fn)
+{
+    RuntimeInitArgs args;
+
+    if (!wamr_arena_init(arena, arena_len))
+        return WAMR_INIT_NO_ROOM;
+    memset(&args, 0, sizeof(args));
+    args.mem_alloc_type = Alloc_With_Allocator;
+    args.mem_alloc_option.allocator.malloc_func = (void *)wamr_arena_malloc;
+    args.mem_alloc_option.allocator.realloc_func = (void *)wamr_arena_realloc;
+    args.mem_alloc_option.allocator.free_func = (void *)wamr_arena_free;
+    args.running_mode = Mode_Interp;
+    on_slice = slice_fn;
+    started = wasm_runtime_full_init(&args);
+    return started ? WAMR_INIT_OK : WAMR_INIT_NO_ROOM;
+}
+
+uint32_t
+wamr_init(void *arena, uint32_t arena_len, wamr_slice_fn slice_fn)
+{
+    uint32_t result;
+
+    os_mutex_lock(&instantiate_lock);
+    result = started ? WAMR_INIT_AGAIN : start(arena, arena_len, slice_fn);
+    os_mutex_unlock(&instantiate_lock);
+    return result;
+}
+
+bool
+wamr_register(const char *module_name, NativeSymbol *symbols, uint32_t count)
+{
+    return wasm_runtime_register_natives_raw(module_name, symbols, count);
+}
+
+static bool
+unknown_import(char *error, uint32_t error_len, const char *kind, const WASMImport *import)
+{
+    snprintf(error, error_len, "unknown import %s.%s (%s)", import->u.names.module_name,
+             import->u.names.field_name, kind);
+    return false;
+}
+
+/*
+ * WAMR's check of a signature stops after the first result, and its raw call writes only one: a
+ * function imported with more would read past its operands.
+ */
+static bool
+function_import_fits(const WASMFunctionImport *import)
+{
+    return import->func_ptr_linked && import->func_type->result_count <= 1;
+}
+
+static bool
+imports_known(const WASMModule *module, char *error, uint32_t error_len)
+{
+    uint32 i;
+
+    for (i = 0; i < module->import_function_count; i++) {
+        const WASMFunctionImport *import = &module->import_functions[i].u.function;
+
+        if (function_import_fits(import))
+            continue;
+        if (!wasm_native_resolve_symbol(import->module_name, import->field_name, NULL, NULL, NULL,
+                                        NULL))
+            return unknown_import(error, error_len, "function", &module->import_functions[i]);
+        snprintf(error, error_len, "import %s.%s (function) has another type than the host's",
+                 import->module_name, import->field_name);
+        return false;
+    }
+    if (module->import_memory_count)
+        return unknown_import(error, error_len, "memory", &module->import_memories[0]);
+    if (module->import_table_count)
+        return unknown_import(error, error_len, "table", &module->import_tables[0]);
+    if (module->import_global_count)
+        return unknown_import(error, error_len, "global", &module->import_globals[0]);
+    return true;
+}
+
+static const WASMFuncType *
+type_of(const WASMModule *module, uint32 index)
+{
+    return index < module->import_function_count
+               ? module->import_functions[index].u.function.func_type
+               : module->functions[index - module->import_function_count]->func_type;
+}
+
+static WASMExport *
+find_export(const WASMModule *module, const char *name, uint32 name_len)
+{
+    uint32 i;
+
+    for (i = 0; i < module->export_count; i++) {
+        WASMExport *export = &module->exports[i];
+
+        if (export->kind == EXPORT_KIND_FUNC && strlen(export->name) == name_len
+            && !memcmp(export->name, name, name_len))
+            return export;
+    }
+    return NULL;
+}
+
+/* A function without parameters and results, exported by this name. */
+static WASMExport *
+find_initialiser(const WASMModule *module, const char *name)
+{
+    WASMExport *export = find_export(module, name, (uint32)strlen(name));
+    const WASMFuncType *type = export ? type_of(module, export->index) : NULL;
+
+    return type && !type->param_count && !type->result_count ? export : NULL;
+}
+
+/*
+ * Instantiation calls the start function and two exports that it knows by name, where the slice
+ * hook has no run to ask for. They are noted and hidden, for the crate to call.
+ */
+static void
+take_initialisers(WASMModule *module, wamr_module_info *info)
+{
+    WASMExport *initialize = find_initialiser(module, "_initialize");
+    WASMExport *ctors = find_initialiser(module, "__wasm_call_ctors");
+    WASMExport *post = find_initialiser(module, "__post_instantiate");
+
+    info->start = module->start_function;
+    module->start_function = (uint32)-1;
+    info->constructors = WAMR_NO_FUNCTION;
+    if (ctors) {
+        info->constructors = ctors->index;
+        ctors->name = "";
+    }
+    if (initialize)
+        info->constructors = initialize->index;
+    info->post_instantiate = WAMR_NO_FUNCTION;
+    if (post) {
+        info->post_instantiate = post->index;
+        post->name = "";
+    }
+}
+
+struct WASMModule *
+wamr_load(uint8_t *wasm, uint32_t wasm_len, wamr_module_info *info, char *error,
+          uint32_t error_len)
+{
+    WASMModule *module;
+
+    memset(info, 0, sizeof(*info));
+    module = (WASMModule *)wasm_runtime_load(wasm, wasm_len, error, error_len);
+    if (!module)
+        return NULL;
+    if (!imports_known(module, error, error_len)) {
+        wamr_unload(module);
+        return NULL;
+    }
+    take_initialisers(module, info);
+    if (module->memory_count) {
+        info->page_bytes = module->memories[0].num_bytes_per_page;
+        info->initial_pages = module->memories[0].init_page_count;
+        info->maximum_pages = module->memories[0].max_page_count;
+    }
+    return module;
+}
+
+void
+wamr_unload(struct WASMModule *module)
+{
+    wasm_runtime_unload((WASMModuleCommon *)module);
+}
+
+uint32_t
+wamr_find_function(const struct WASMModule *module, const char *name, uint32_t name_len,
+                   wamr_function_type *type)
+{
+    const WASMExport *export = find_export(module, name, name_len);
+    const WASMFuncType *func_type;
+
+    if (!export)
+        return WAMR_NO_FUNCTION;
+    func_type = type_of(module, export->index);
+    type->types = func_type->types;
+    type->params = func_type->param_count;
+    type->results = func_type->result_count;
+    return export->index;
+}
+
+void
+wamr_get_sizes(wamr_sizes *sizes)
+{
+    *sizes = (wamr_sizes){
+        .pointer = sizeof(void *),
+        .module = sizeof(WASMModule),
+        .type = offsetof(WASMFuncType, types),
+        .import = sizeof(WASMImport),
+        .function = sizeof(WASMFunction),
+        .table = sizeof(WASMTable),
+        .memory = sizeof(WASMMemory),
+        .global = sizeof(WASMGlobal),
+        .export_ = sizeof(WASMExport),
+        .element_segment = sizeof(WASMTableSeg),
+        .element = sizeof(InitializerExpression),
+        .data_segment = sizeof(WASMDataSeg),
+        .instance = offsetof(WASMModuleInstance, global_table_data.bytes),
+        .instance_extra = sizeof(WASMModuleInstanceExtra),
+        .memory_instance = sizeof(WASMMemoryInstance),
+        .table_instance = offsetof(WASMTableInstance, elems),
+        .table_slot = sizeof(table_elem_type_t),
+        .table_slots_default = WASM_TABLE_MAX_SIZE,
+        .bitmap = offsetof(bh_bitmap, map),
+        .global_instance = sizeof(WASMGlobalInstance),
+        .function_instance = sizeof(WASMFunctionInstance),
+        .export_function = sizeof(WASMExportFuncInstance),
+        .exec_env = offsetof(WASMExecEnv, wasm_stack_u.bottom),
+        .memory_unit = (uint32_t)os_getpagesize(),
+    };
+}
+
+static uint32
+tables_len(const WASMModule *module)
+{
+    uint32 i, len = 0;
+
+    for (i = 0; i < module->table_count; i++) {
+        const WASMTableType *type = &module->tables[i].table_type;
+        uint32 slots = type->possible_grow ? type->max_size : type->init_size;
+
+        len += (uint32)(offsetof(WASMTableInstance, elems) + slots * sizeof(table_elem_type_t));
+    }
+    return len;
+}
+
+static uint32
+bitmap_bytes(uint32 bits)
+{
+    return bits ? wamr_bytes_for((uint32)offsetof(bh_bitmap, map) + (bits + 7) / 8) : 0;
+}
+
+/* Follows wasm_instantiate, allocation by allocation. */
+uint32_t
+wamr_instance_needs(const struct WASMModule *module)
+{
+    uint32 functions = module->import_function_count + module->function_count;
+    uint32 exports = 0, body, i;
+
+    for (i = 0; i < module->export_count; i++)
+        exports += module->exports[i].kind == EXPORT_KIND_FUNC;
+    body = (uint32)offsetof(WASMModuleInstance, global_table_data.bytes)
+           + (uint32)sizeof(WASMMemoryInstance) * module->memory_count + module->global_data_size
+           + tables_len(module);
+    body = ((body + 7) & ~7u) + (uint32)sizeof(WASMModuleInstanceExtra);
+    return wamr_bytes_for(body) + bitmap_bytes(module->data_seg_count)
+           + bitmap_bytes(module->table_seg_count)
+           + wamr_bytes_for(module->global_count * (uint32)sizeof(WASMGlobalInstance))
+           + wamr_bytes_for(module->memory_count * (uint32)sizeof(void *))
+           + wamr_bytes_for(module->table_count * (uint32)sizeof(void *))
+           + wamr_bytes_for(functions * (uint32)sizeof(WASMFunctionInstance))
+           + wamr_bytes_for(module->import_function_count * (uint32)sizeof(void *))
+           + wamr_bytes_for(exports * (uint32)sizeof(WASMExportFuncInstance));
+}
+
+/* The memory's declaration, bounded to `max` bytes. */
+static WASMMemory
+bounded_memory(WASMMemory memory, uint64 max)
+{
+    uint64 pages;
+
+    if (max < (uint64)memory.num_bytes_per_page * memory.init_page_count) {
+        memory.num_bytes_per_page = (uint32)(max / MEMORY_UNIT * MEMORY_UNIT);
+        memory.init_page_count = memory.num_bytes_per_page ? 1 : 0;
+        memory.max_page_count = memory.init_page_count;
+    }
+    else if ((pages = max / memory.num_bytes_per_page) < memory.max_page_count) {
+        memory.max_page_count = (uint32)pages;
+    }
+    return memory;
+}
+
+struct WASMModuleInstance *
+wamr_instantiate(struct WASMModule *module, uint64_t memory_max, char *error,
+                 uint32_t error_len)
+{
+    InstantiationArgs args;
+    WASMModuleInstanceCommon *instance;
+    WASMMemory declared;
+
+    memset(&args, 0, sizeof(args));
+    memset(&declared, 0, sizeof(declared));
+    os_mutex_lock(&instantiate_lock);
+    if (module->memory_count && module->memories[0].num_bytes_per_page) {
+        declared = module->memories[0];
+        module->memories[0] = bounded_memory(declared, memory_max);
+    }
+    instance = wasm_runtime_instantiate_ex((WASMModuleCommon *)module, &args, error, error_len);
+    if (declared.num_bytes_per_page)
+        module->memories[0] = declared;
+    os_mutex_unlock(&instantiate_lock);
+    return (WASMModuleInstance *)instance;
+}
+
+void
+wamr_deinstantiate(struct WASMModuleInstance *instance)
+{
+    wasm_runtime_deinstantiate((WASMModuleInstanceCommon *)instance);
+}
+
+struct WASMExecEnv *
+wamr_exec_env_new(struct WASMModuleInstance *instance, uint32_t stack_len)
+{
+    return wasm_runtime_create_exec_env((WASMModuleInstanceCommon *)instance, stack_len);
+}
+
+void
+wamr_exec_env_delete(struct WASMExecEnv *exec_env)
+{
+    wasm_runtime_destroy_exec_env(exec_env);
+}
+
+bool
+wamr_slice_ended(struct WASMExecEnv *exec_env)
+{
+    uint32_t next = exec_env->user_data ? on_slice(exec_env->user_data) : 0;
+
+    /* The unit at which the slice ended was its last: the next slice starts whole. */
+    exec_env->suspend_flags.flags = next ? next - 1 : 0;
+    if (!next)
+        wasm_runtime_set_exception(exec_env->module_inst, "interrupted");
+    return next != 0;
+}
+
+bool
+wamr_call(struct WASMExecEnv *exec_env, uint32_t index, uint32_t argc, uint32_t *argv,
+          uint32_t slice, void *run)
+{
+    WASMModuleInstance *instance = (WASMModuleInstance *)exec_env->module_inst;
+    bool ok;
+
+    wasm_runtime_clear_exception(exec_env->module_inst);
+    exec_env->suspend_flags.flags = slice - 1;
+    exec_env->user_data = run;
+    ok = wasm_runtime_call_wasm(exec_env, instance->e->functions + index, argc, argv);
+    exec_env->user_data = NULL;
+    /* One path on which a call is refused for lack of stack leaves its frame behind. */
+    exec_env->wasm_stack.top = exec_env->wasm_stack.bottom;
+    exec_env->cur_frame = NULL;
+    return ok;
+}
+
+uint32_t
+wamr_slice_left(const struct WASMExecEnv *exec_env)
+{
+    return exec_env->suspend_flags.flags;
+}
+
+const char *
+wamr_exception(struct WASMModuleInstance *instance)
+{
+    return wasm_runtime_get_exception((WASMModuleInstanceCommon *)instance);
+}
+
+void
+wamr_throw(struct WASMModuleInstance *instance, const char *text)
+{
+    wasm_runtime_set_exception((WASMModuleInstanceCommon *)instance, text);
+}
+
+struct WASMModuleInstance *
+wamr_instance_of(struct WASMExecEnv *exec_env)
+{
+    return (WASMModuleInstance *)exec_env->module_inst;
+}
+
+uint8_t *
+wamr_guest_bytes(struct WASMModuleInstance *instance, uint64_t offset, uint64_t len)
+{
+    WASMModuleInstanceCommon *common = (WASMModuleInstanceCommon *)instance;
+
+    if (!wasm_runtime_validate_app_addr(common, offset, len))
+        return NULL;
+    return wasm_runtime_addr_app_to_native(common, offset);
+}
+
+uint32_t
+wamr_guest_malloc(struct WASMExecEnv *exec_env, uint32_t len)
+{
+    return (uint32_t)wasm_runtime_module_malloc_internal(exec_env->module_inst, exec_env, len,
+                                                         NULL);
+}
+
+uint64_t
+wamr_guest_memory_len(struct WASMModuleInstance *instance)
+{
+    WASMMemoryInstance *memory = wasm_get_default_memory(instance);
+
+    return memory ? memory->memory_data_size : 0;
+}

@@ -1,0 +1,216 @@
+//! What can go wrong, in words for the person who reads them.
+
+use core::fmt::{self, Write};
+
+/// Bytes of text that an error carries; longer texts are cut.
+const TEXT_MAX: usize = 96;
+
+/// A bounded text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Text {
+    len: u8,
+    bytes: [u8; TEXT_MAX],
+}
+
+impl Text {
+    pub(crate) fn new(args: fmt::Arguments<'_>) -> Self {
+        let mut text = Self {
+            len: 0,
+            bytes: [0; TEXT_MAX],
+        };
+        // The writer below cuts, and never fails.
+        let _ = text.write_fmt(args);
+        text
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        let bytes = self.bytes.get(..usize::from(self.len)).unwrap_or_default();
+        core::str::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
+impl Write for Text {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        for c in more.chars() {
+            let end = usize::from(self.len) + c.len_utf8();
+            let Some(room) = self.bytes.get_mut(usize::from(self.len)..end) else {
+                break;
+            };
+            c.encode_utf8(room);
+            // At most TEXT_MAX, which fits.
+            self.len = end as u8;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+/// Why nothing was loaded, made or started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Error {
+    kind: ErrorKind,
+    text: Text,
+}
+
+/// What an [`Error`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// [`Runtime::init`](crate::Runtime::init) was called before.
+    AlreadyStarted,
+    /// The arena has no room left for it.
+    OutOfMemory,
+    /// The bytes are no valid WebAssembly module, or use a feature that is not built in.
+    BadModule,
+    /// The module imports what the host doesn't offer, or with another type.
+    UnknownImport,
+    /// The module exports no function of that name.
+    NoSuchFunction,
+    /// The function has more or other parameters or results than a host call can pass.
+    UnsupportedSignature,
+    /// The module can't be instantiated: a segment lies outside its memory or table.
+    BadInstance,
+    /// The thread can't be prepared for running guests.
+    Thread,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, args: fmt::Arguments<'_>) -> Self {
+        Self {
+            kind,
+            text: Text::new(args),
+        }
+    }
+
+    /// An error whose text is WAMR's, of `kind` unless the text says that memory ran out.
+    pub(crate) fn from_wamr(kind: ErrorKind, text: &str) -> Self {
+        const PREFIXES: [&str; 3] = [
+            "WASM module load failed: ",
+            "WASM module instantiate failed: ",
+            "Exception: ",
+        ];
+        let text = PREFIXES
+            .iter()
+            .fold(text, |t, p| t.strip_prefix(p).unwrap_or(t));
+        let kind = match text {
+            "allocate memory failed" | "allocate linear memory failed" => ErrorKind::OutOfMemory,
+            t if t.starts_with("unknown import") || t.starts_with("import ") => {
+                ErrorKind::UnknownImport
+            }
+            _ => kind,
+        };
+        Self::new(kind, format_args!("{text}"))
+    }
+
+    /// What it is about.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text.as_str())
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// Why a call did not return.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trap {
+    kind: TrapKind,
+    text: Text,
+}
+
+/// What a [`Trap`] was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TrapKind {
+    /// `unreachable` was executed.
+    Unreachable,
+    /// An access outside the linear memory, by the guest or by a host function on its behalf.
+    MemoryOutOfBounds,
+    /// An access outside a table.
+    TableOutOfBounds,
+    /// An indirect call of a function with another type.
+    IndirectCallMismatch,
+    /// An indirect call of an empty or absent table element.
+    UndefinedElement,
+    /// Integer division by zero.
+    IntegerDivideByZero,
+    /// An integer result that its type can't hold.
+    IntegerOverflow,
+    /// A conversion of a float that is not a number.
+    InvalidConversion,
+    /// The operand stack or the native stack is used up.
+    StackOverflow,
+    /// The supervisor or an interrupt handle stopped the guest.
+    Interrupted,
+    /// The arena ran out during the call.
+    OutOfMemory,
+    /// A host function refused.
+    Host,
+    /// The call was refused; no guest code ran: no such function, or other arguments than it takes.
+    BadCall,
+    /// Anything else; the text says what.
+    Other,
+}
+
+impl Trap {
+    pub(crate) fn new(kind: TrapKind, args: fmt::Arguments<'_>) -> Self {
+        Self {
+            kind,
+            text: Text::new(args),
+        }
+    }
+
+    /// The trap that WAMR's exception text names; `fallback` where it names none that is known.
+    pub(crate) fn from_exception(text: &str, fallback: TrapKind) -> Self {
+        let text = text.strip_prefix("Exception: ").unwrap_or(text);
+        let kind = match text {
+            "unreachable" => TrapKind::Unreachable,
+            "out of bounds memory access" => TrapKind::MemoryOutOfBounds,
+            "out of bounds table access" => TrapKind::TableOutOfBounds,
+            "indirect call type mismatch" => TrapKind::IndirectCallMismatch,
+            "undefined element" | "uninitialized element" => TrapKind::UndefinedElement,
+            "integer divide by zero" => TrapKind::IntegerDivideByZero,
+            "integer overflow" => TrapKind::IntegerOverflow,
+            "invalid conversion to integer" => TrapKind::InvalidConversion,
+            "wasm operand stack overflow" | "native stack overflow" => TrapKind::StackOverflow,
+            "allocate memory failed" => TrapKind::OutOfMemory,
+            _ => fallback,
+        };
+        Self::new(kind, format_args!("{text}"))
+    }
+
+    /// What it was.
+    #[must_use]
+    pub fn kind(&self) -> TrapKind {
+        self.kind
+    }
+}
+
+impl From<Error> for Trap {
+    /// The call that `error` prevented.
+    fn from(error: Error) -> Self {
+        Self {
+            kind: TrapKind::BadCall,
+            text: error.text,
+        }
+    }
+}
+
+impl fmt::Display for Trap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text.as_str())
+    }
+}
+
+impl core::error::Error for Trap {}

@@ -1,0 +1,207 @@
+//! Functions that the host offers to guests.
+
+use core::any::Any;
+use core::ffi::{CStr, c_char, c_void};
+use core::mem::size_of;
+use core::ptr::NonNull;
+
+use wamr_sys as sys;
+
+use crate::arena;
+use crate::error::Error;
+use crate::instance::Run;
+use crate::runtime::Runtime;
+use crate::supervisor::Supervisor;
+
+/// A function that guests can import.
+#[derive(Debug)]
+pub struct HostFunction {
+    /// The module that guests name in the import, such as `env`.
+    pub module: &'static CStr,
+    /// The name.
+    pub name: &'static CStr,
+    /// Parameters in parentheses and at most one result after: `i` is i32, `I` i64, `f` f32, `F`
+    /// f64, as in `(iI)i`. Guest pointers are `i`.
+    pub signature: &'static CStr,
+    /// Gets one `u64` for each parameter, and at least one; 32-bit values are in its low half,
+    /// above which the bits are 0. A result goes into the first.
+    pub call: fn(&mut Caller<'_>, &mut [u64]) -> Result<(), HostError>,
+}
+
+/// Why a host function refused; the guest traps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostError {
+    text: &'static CStr,
+}
+
+impl HostError {
+    /// With a text for the trap.
+    #[must_use]
+    pub const fn new(text: &'static CStr) -> Self {
+        Self { text }
+    }
+}
+
+/// The text of what WAMR has already raised: raising it again changes nothing.
+const PENDING: HostError = HostError::new(c"");
+
+/// The guest that called a host function.
+pub struct Caller<'a> {
+    exec_env: NonNull<sys::ExecEnv>,
+    run: &'a Run<'a>,
+}
+
+impl Caller<'_> {
+    /// The supervisor of the call that is running.
+    #[must_use]
+    pub fn supervisor(&self) -> &dyn Supervisor {
+        self.run.supervisor()
+    }
+
+    /// The supervisor, if it is a `T`.
+    #[must_use]
+    pub fn context<T: Supervisor>(&self) -> Option<&T> {
+        let any: &dyn Any = self.supervisor();
+        any.downcast_ref()
+    }
+
+    /// Copies guest memory at `offset` into `to`.
+    ///
+    /// # Errors
+    /// When a byte of it lies outside the guest's memory.
+    pub fn read(&self, offset: u32, to: &mut [u8]) -> Result<(), HostError> {
+        let Some(from) = self.guest_bytes(offset, to.len())? else {
+            return Ok(());
+        };
+        // SAFETY: the guest's memory has that many bytes there, nobody writes them meanwhile (the
+        // guest waits for this function), and `to` is the host's, so the two don't overlap.
+        unsafe {
+            from.as_ptr()
+                .copy_to_nonoverlapping(to.as_mut_ptr(), to.len())
+        };
+        Ok(())
+    }
+
+    /// Copies `from` into guest memory at `offset`.
+    ///
+    /// # Errors
+    /// When a byte of it lies outside the guest's memory; then nothing is written.
+    pub fn write(&mut self, offset: u32, from: &[u8]) -> Result<(), HostError> {
+        let Some(to) = self.guest_bytes(offset, from.len())? else {
+            return Ok(());
+        };
+        // SAFETY: as in `read`, with the directions exchanged.
+        unsafe {
+            to.as_ptr()
+                .copy_from_nonoverlapping(from.as_ptr(), from.len())
+        };
+        Ok(())
+    }
+
+    /// Allocates by the guest's own exported `malloc` (with `free` exported too), and gives the
+    /// offset. It runs guest code, in the slices of the call that is running.
+    ///
+    /// # Errors
+    /// When the guest exports none, has no room, traps or is interrupted.
+    pub fn alloc_in_guest(&mut self, len: u32) -> Result<u32, HostError> {
+        // SAFETY: the execution environment is the one that called this host function.
+        let offset = unsafe { sys::wamr_guest_malloc(self.exec_env.as_ptr(), len) };
+        if offset == 0 {
+            return Err(HostError::new(c"the guest's malloc failed"));
+        }
+        Ok(offset)
+    }
+
+    /// Where the guest's bytes are; `None` for no bytes at all.
+    fn guest_bytes(&self, offset: u32, len: usize) -> Result<Option<NonNull<u8>>, HostError> {
+        if len == 0 {
+            return Ok(None);
+        }
+        // SAFETY: the execution environment is the one that called this host function; the shim
+        // checks offset and length, and takes any.
+        let start = unsafe {
+            let instance = sys::wamr_instance_of(self.exec_env.as_ptr());
+            sys::wamr_guest_bytes(instance, u64::from(offset), len as u64)
+        };
+        NonNull::new(start).map(Some).ok_or(PENDING)
+    }
+}
+
+/// Registers the functions, in as many groups as they have modules next to each other.
+pub(crate) fn register(_: Runtime, functions: &'static [HostFunction]) -> Result<(), Error> {
+    for group in functions.chunk_by(|a, b| a.module == b.module) {
+        let symbols = arena::allocate(size_of::<sys::NativeSymbol>() * group.len())?.cast();
+        for (i, function) in group.iter().enumerate() {
+            let symbol = sys::NativeSymbol {
+                symbol: function.name.as_ptr(),
+                function: trampoline as *const c_void,
+                signature: function.signature.as_ptr(),
+                attachment: (&raw const *function).cast(),
+            };
+            // SAFETY: the block is new and has room for the group; its alignment of 8 is enough.
+            unsafe { symbols.add(i).write(symbol) };
+        }
+        let Some(first) = group.first() else { continue };
+        // SAFETY: the array has `group.len()` symbols, whose texts and attachments are static, and
+        // is never given back. The function is a `RawFunction`, as this way of registering asks.
+        let ok = unsafe {
+            sys::wamr_register(first.module.as_ptr(), symbols.as_ptr(), group.len() as u32)
+        };
+        if !ok {
+            return Err(Error::from_wamr(
+                crate::ErrorKind::OutOfMemory,
+                "allocate memory failed",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What WAMR calls for every host function.
+unsafe extern "C" fn trampoline(exec_env: *mut sys::ExecEnv, args: *mut u64) {
+    // SAFETY: WAMR passes the guest's execution environment, inside `Instance::call`, which set a
+    // run as user data and keeps it until the call returns; and the attachment is one that
+    // `register` gave, a static `HostFunction`.
+    let (function, run) = unsafe {
+        let function = sys::wasm_runtime_get_function_attachment(exec_env);
+        let run = sys::wasm_runtime_get_user_data(exec_env);
+        (
+            function.cast::<HostFunction>().as_ref(),
+            run.cast::<Run<'_>>().as_ref(),
+        )
+    };
+    let (Some(function), Some(run), Some(exec_env)) = (function, run, NonNull::new(exec_env))
+    else {
+        return;
+    };
+    let count = params(function.signature).max(1);
+    // SAFETY: WAMR passes an array with room for 16 arguments, or for all where they are more; the
+    // import has as many parameters as the signature says: loading refuses any other.
+    let args = unsafe { core::slice::from_raw_parts_mut(args, count) };
+    let mut caller = Caller { exec_env, run };
+    if let Err(error) = (function.call)(&mut caller, args) {
+        raise(exec_env, run, error);
+    }
+}
+
+fn raise(exec_env: NonNull<sys::ExecEnv>, run: &Run<'_>, error: HostError) {
+    // SAFETY: the execution environment is the running guest's, and the text is NUL-terminated.
+    unsafe {
+        let instance = sys::wamr_instance_of(exec_env.as_ptr());
+        // What WAMR raised inside the host function, such as a bad pointer, is the better text.
+        if sys::wamr_exception(instance).is_null() {
+            run.host_refused();
+            sys::wamr_throw(instance, error.text.as_ptr().cast::<c_char>());
+        }
+    }
+}
+
+/// The parameters in a signature.
+fn params(signature: &CStr) -> usize {
+    signature
+        .to_bytes()
+        .iter()
+        .skip(1)
+        .take_while(|&&c| c != b')')
+        .count()
+}

@@ -1,0 +1,203 @@
+//! Loaded modules.
+
+use core::ffi::c_char;
+
+use wamr_sys as sys;
+
+use crate::arena::{Booking, Shared};
+use crate::error::{Error, ErrorKind};
+use crate::estimate::{self, Needs};
+use crate::runtime::Buffer;
+use crate::value::Signature;
+
+/// A module, loaded once and shared by all its instances. Clones share; with the last one, and the
+/// last instance, the module and its buffer go.
+#[derive(Clone)]
+pub struct Module {
+    inner: Shared<Inner>,
+}
+
+/// The linear memory that a module declares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes in a page: 65,536, or fewer where the module never grows its memory and says, by
+    /// exporting `__heap_base`, that it uses less.
+    pub page_bytes: u32,
+    /// Pages at the start.
+    pub initial_pages: u32,
+    /// Pages that it can grow to.
+    pub maximum_pages: u32,
+}
+
+pub(crate) struct Inner {
+    handle: *mut sys::Module,
+    info: sys::ModuleInfo,
+    /// What WAMR rewrote and reads while the module lives.
+    buffer: Buffer,
+    /// What loading allocated, the buffer and this not counted.
+    load_bytes: u64,
+}
+
+// SAFETY: after loading, WAMR only reads the module; the one exception, the memory's declaration
+// during instantiation, is under the shim's lock. Unloading, on any thread, is by the last owner.
+unsafe impl Send for Inner {}
+// SAFETY: as above.
+unsafe impl Sync for Inner {}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // SAFETY: the handle came from wamr_load. Every instance holds a `Module`, so none is
+        // left. The buffer is dropped after this.
+        unsafe { sys::wamr_unload(self.handle) };
+    }
+}
+
+impl Module {
+    /// Loads the module that `buffer` holds, from its first byte to its last. Runs none of its
+    /// code.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BadModule`] with WAMR's text, [`ErrorKind::UnknownImport`] with the import's
+    /// name, [`ErrorKind::OutOfMemory`]. The buffer is given back to the arena.
+    pub fn load(buffer: Buffer) -> Result<Self, Error> {
+        let mut account = sys::Account::default();
+        let mut info = sys::ModuleInfo::default();
+        // SAFETY: `account` outlives the booking, and is read only after it.
+        let booking = unsafe { Booking::to(&raw mut account) };
+        let handle = load(&buffer, &mut info);
+        drop(booking);
+        let load_bytes = account.held.unsigned_abs() as u64;
+        let inner = Inner {
+            handle: handle?,
+            info,
+            buffer,
+            load_bytes,
+        };
+        Ok(Self {
+            inner: Shared::new(inner)?,
+        })
+    }
+
+    /// Arena bytes that the module takes, its buffer included.
+    #[must_use]
+    pub fn load_bytes(&self) -> u64 {
+        let Inner {
+            buffer, load_bytes, ..
+        } = &*self.inner;
+        load_bytes + u64::from(buffer.block_bytes()) + inner_bytes()
+    }
+
+    /// What the module takes, and an instance of it with an operand stack of `stack_bytes`, before
+    /// it runs: exactly.
+    #[must_use]
+    pub fn needs(&self, stack_bytes: u32) -> Needs {
+        let sizes = estimate::sizes();
+        let sys::ModuleInfo {
+            page_bytes,
+            initial_pages,
+            ..
+        } = self.inner.info;
+        let memory = u64::from(page_bytes) * u64::from(initial_pages);
+        // SAFETY: the handle is a loaded module.
+        let instance = unsafe { sys::wamr_instance_needs(self.inner.handle) };
+        Needs {
+            load: self.load_bytes(),
+            instance: u64::from(instance),
+            exec_env: estimate::exec_env(&sizes, stack_bytes),
+            linear_memory: estimate::linear_memory(&sizes, memory),
+        }
+    }
+
+    /// The linear memory, if the module has one.
+    #[must_use]
+    pub fn memory(&self) -> Option<Memory> {
+        let sys::ModuleInfo {
+            page_bytes,
+            initial_pages,
+            maximum_pages,
+            ..
+        } = self.inner.info;
+        (page_bytes > 0).then_some(Memory {
+            page_bytes,
+            initial_pages,
+            maximum_pages,
+        })
+    }
+
+    /// The type of an exported function.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSuchFunction`], or [`ErrorKind::UnsupportedSignature`].
+    pub fn function(&self, name: &str) -> Result<Signature, Error> {
+        self.find(name).map(|(_, signature)| signature)
+    }
+
+    /// Bytes of the module's code and data as loaded.
+    #[must_use]
+    pub fn wasm_len(&self) -> usize {
+        self.inner.buffer.len()
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Result<(u32, Signature), Error> {
+        let mut ty = sys::FunctionType {
+            types: core::ptr::null(),
+            params: 0,
+            results: 0,
+        };
+        let len = u32::try_from(name.len()).unwrap_or(u32::MAX);
+        let start = name.as_ptr().cast::<c_char>();
+        // SAFETY: the handle is a loaded module, the name is valid for `len` bytes, `ty` for
+        // writing.
+        let index = unsafe { sys::wamr_find_function(self.inner.handle, start, len, &raw mut ty) };
+        if index == sys::NO_FUNCTION {
+            let text = format_args!("no exported function `{name}`");
+            return Err(Error::new(ErrorKind::NoSuchFunction, text));
+        }
+        let (params, results) = (ty.params as usize, ty.results as usize);
+        // SAFETY: the shim gave the type bytes of `params` and `results`, which the module owns
+        // and never changes.
+        let bytes = unsafe { core::slice::from_raw_parts(ty.types, params + results) };
+        Ok((index, Signature::new(bytes, params, results)?))
+    }
+
+    pub(crate) fn handle(&self) -> *mut sys::Module {
+        self.inner.handle
+    }
+
+    pub(crate) fn info(&self) -> &sys::ModuleInfo {
+        &self.inner.info
+    }
+}
+
+impl core::fmt::Debug for Module {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Module")
+            .field("load_bytes", &self.load_bytes())
+            .field("memory", &self.memory())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What sharing a module takes beside the module.
+pub(crate) const fn inner_bytes() -> u64 {
+    estimate::block(Shared::<Inner>::SIZE)
+}
+
+fn load(buffer: &Buffer, info: &mut sys::ModuleInfo) -> Result<*mut sys::Module, Error> {
+    let mut text = [0u8; 128];
+    let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+    // SAFETY: the buffer's bytes are valid for writing and stay so, unread by Rust, until
+    // wamr_unload: `Inner` keeps the buffer, and gives out only its length. `info` and `text` are
+    // valid for writing.
+    let handle = unsafe {
+        let error = text.as_mut_ptr().cast::<c_char>();
+        sys::wamr_load(buffer.start().as_ptr(), len, info, error, text.len() as u32)
+    };
+    if handle.is_null() {
+        return Err(Error::from_wamr(
+            ErrorKind::BadModule,
+            sys::error_text(&text),
+        ));
+    }
+    Ok(handle)
+}

@@ -1,0 +1,180 @@
+//! The runtime and its arena.
+
+use core::ffi::c_void;
+use core::marker::PhantomData;
+use core::mem::MaybeUninit;
+use core::ops::{Deref, DerefMut};
+use core::ptr::NonNull;
+use core::slice;
+
+use wamr_sys as sys;
+
+use crate::arena::{self, Booking};
+use crate::error::{Error, ErrorKind};
+use crate::host::{self, HostFunction};
+use crate::instance;
+
+/// Proof that the runtime is started. It never stops.
+#[derive(Clone, Copy, Debug)]
+pub struct Runtime(());
+
+/// The arena, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryInfo {
+    /// Size.
+    pub total: u32,
+    /// Not allocated; not all of it need be in one piece.
+    pub free: u32,
+    /// The least that was ever free.
+    pub min_free: u32,
+    /// The largest piece that is free: a linear memory takes one piece.
+    pub largest_free: u32,
+}
+
+impl Runtime {
+    /// Starts the runtime. Everything that it allocates from then on, linear memories included,
+    /// comes from `arena`: a few hundred bytes at once, and about 40 bytes for each host function.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyStarted`] after the first time; [`ErrorKind::OutOfMemory`] when the
+    /// arena is too small to start in.
+    pub fn init(
+        arena: &'static mut [MaybeUninit<u8>],
+        host_functions: &'static [HostFunction],
+    ) -> Result<Self, Error> {
+        let len = u32::try_from(arena.len()).unwrap_or(u32::MAX);
+        let start: *mut c_void = arena.as_mut_ptr().cast();
+        // SAFETY: the arena is valid for `len` bytes, for ever, and nobody else's: it is moved in.
+        // `on_slice` honours the contract of `SliceFn` for what `Instance` passes as run.
+        match unsafe { sys::wamr_init(start, len, instance::on_slice) } {
+            sys::INIT_OK => {}
+            sys::INIT_AGAIN => {
+                let text = format_args!("the runtime was started before");
+                return Err(Error::new(ErrorKind::AlreadyStarted, text));
+            }
+            _ => {
+                let text = format_args!("the runtime does not start in {len} bytes");
+                return Err(Error::new(ErrorKind::OutOfMemory, text));
+            }
+        }
+        let runtime = Self(());
+        host::register(runtime, host_functions)?;
+        Ok(runtime)
+    }
+
+    /// How full the arena is.
+    #[must_use]
+    pub fn memory(&self) -> MemoryInfo {
+        let sys::MemoryInfo {
+            total,
+            free,
+            min_free,
+            largest_free,
+        } = arena::memory();
+        MemoryInfo {
+            total,
+            free,
+            min_free,
+            largest_free,
+        }
+    }
+
+    /// A block of `len` bytes in the arena, 8-aligned and zeroed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`] when no piece of the arena is large enough.
+    pub fn buffer(&self, len: usize) -> Result<Buffer, Error> {
+        let _none = Booking::to_none();
+        // An empty buffer has a block too: so that there is one case, not two.
+        let start = arena::allocate(len.max(1))?;
+        // SAFETY: the block is new and has at least `len` bytes.
+        unsafe { start.write_bytes(0, len) };
+        Ok(Buffer { start, len })
+    }
+}
+
+/// A writable block of the arena, given back when it is dropped.
+#[derive(Debug)]
+pub struct Buffer {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a buffer owns its block alone, and the arena takes and gives blocks on any thread.
+unsafe impl Send for Buffer {}
+// SAFETY: a shared buffer is only read.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// Where it starts. Writing through it, as WAMR does, is the owner's right alone.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Cuts the buffer to `len` bytes, if it is longer. Its block stays as it is.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Arena bytes that it takes.
+    pub(crate) fn block_bytes(&self) -> u32 {
+        // SAFETY: the block came from the arena and is still held.
+        unsafe { sys::wamr_block_bytes(self.start.as_ptr().cast()) }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the block has `len` bytes, zeroed by `Runtime::buffer`, and lives while `self`.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `self` is borrowed mutably.
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let _none = Booking::to_none();
+        // SAFETY: the block came from the arena and this is its only owner.
+        unsafe { sys::wamr_free(self.start.as_ptr().cast()) };
+    }
+}
+
+/// A thread's permission to run guests. Instances borrow it, so it outlives them.
+#[derive(Debug)]
+pub struct ThreadEnv {
+    /// Neither `Send` nor `Sync`.
+    _here: PhantomData<*const ()>,
+}
+
+impl ThreadEnv {
+    /// Prepares the calling thread. A thread that enters twice must leave in the reverse order.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Thread`] where the platform refuses.
+    pub fn enter(_: Runtime) -> Result<Self, Error> {
+        // SAFETY: the runtime is started; `Runtime` proves it.
+        if unsafe { sys::wasm_runtime_init_thread_env() } {
+            Ok(Self { _here: PhantomData })
+        } else {
+            Err(Error::new(
+                ErrorKind::Thread,
+                format_args!("the thread can't run guests"),
+            ))
+        }
+    }
+}
+
+impl Drop for ThreadEnv {
+    fn drop(&mut self) {
+        // SAFETY: `enter` succeeded on this thread, which this value has not left.
+        unsafe { sys::wasm_runtime_destroy_thread_env() };
+    }
+}

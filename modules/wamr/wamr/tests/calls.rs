@@ -1,0 +1,705 @@
+//! Values in and out, traps, start functions, metering and stopping.
+
+mod common;
+
+use common::{Budget, alone, budget, load, run, runtime};
+use wamr::{
+    Caller, ErrorKind, HostError, HostFunction, Instance, InstanceConfig, Runtime, Supervisor,
+    ThreadEnv, TrapKind, ValType, Value,
+};
+
+static HOST: [HostFunction; 7] = [
+    HostFunction {
+        module: c"env",
+        name: c"add",
+        signature: c"(ii)i",
+        call: add,
+    },
+    HostFunction {
+        module: c"env",
+        name: c"mix",
+        signature: c"(IfF)F",
+        call: mix,
+    },
+    HostFunction {
+        module: c"env",
+        name: c"refuse",
+        signature: c"()",
+        call: refuse,
+    },
+    HostFunction {
+        module: c"env",
+        name: c"put",
+        signature: c"(ii)",
+        call: put,
+    },
+    HostFunction {
+        module: c"env",
+        name: c"sum",
+        signature: c"(ii)i",
+        call: sum,
+    },
+    HostFunction {
+        module: c"env",
+        name: c"give",
+        signature: c"(i)i",
+        call: give,
+    },
+    HostFunction {
+        module: c"other",
+        name: c"asked",
+        signature: c"()I",
+        call: asked,
+    },
+];
+
+fn add(_: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+    args[0] = u64::from((args[0] as u32).wrapping_add(args[1] as u32));
+    Ok(())
+}
+
+fn mix(_: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+    let sum =
+        args[0] as i64 as f64 + f64::from(f32::from_bits(args[1] as u32)) + f64::from_bits(args[2]);
+    args[0] = sum.to_bits();
+    Ok(())
+}
+
+fn refuse(_: &mut Caller<'_>, _: &mut [u64]) -> Result<(), HostError> {
+    Err(HostError::new(c"not today"))
+}
+
+/// Writes eight known bytes at an offset, as often as asked.
+fn put(caller: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+    let text = b"8 bytes!";
+    caller.write(args[0] as u32, &text[..args[1] as usize])
+}
+
+fn sum(caller: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+    let mut bytes = vec![0; args[1] as usize];
+    caller.read(args[0] as u32, &mut bytes)?;
+    args[0] = bytes.iter().map(|&b| u64::from(b)).sum();
+    Ok(())
+}
+
+/// Allocates in the guest, writes there and gives the offset.
+fn give(caller: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+    let offset = caller.alloc_in_guest(args[0] as u32)?;
+    caller.write(offset, b"given")?;
+    args[0] = u64::from(offset);
+    Ok(())
+}
+
+fn asked(caller: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+    let budget = caller
+        .context::<Budget>()
+        .ok_or(HostError::new(c"another supervisor"))?;
+    args[0] = budget.asked();
+    Ok(())
+}
+
+fn rt() -> Runtime {
+    runtime(&HOST)
+}
+
+fn trap_of(wat: &str) -> TrapKind {
+    run(rt(), wat, &[], &mut []).expect_err("it traps").kind()
+}
+
+#[test]
+fn adds() {
+    let _one = alone();
+    let wat = r#"(module (func (export "run") (param i32 i32) (result i32)
+        (i32.add (local.get 0) (local.get 1))))"#;
+    let mut out = [Value::I32(0)];
+    let n = run(rt(), wat, &[Value::I32(40), Value::I32(2)], &mut out);
+    assert_eq!((n, out), (Ok(1), [Value::I32(42)]));
+}
+
+#[test]
+fn wide_and_float_values_keep_every_bit() {
+    let _one = alone();
+    let wat = r#"(module (func (export "run") (param i64 f32 f64 i32) (result i32 f64 i64 f32)
+        (local.get 3) (local.get 2) (local.get 0) (local.get 1)))"#;
+    let args = [
+        Value::I64(-0x0123_4567_89ab_cdef),
+        Value::F32(-0.1),
+        Value::F64(core::f64::consts::PI),
+        Value::I32(i32::MIN),
+    ];
+    let mut out = [Value::I32(0); 4];
+    assert_eq!(run(rt(), wat, &args, &mut out), Ok(4));
+    assert_eq!(out, [args[3], args[2], args[0], args[1]]);
+}
+
+#[test]
+fn sixteen_parameters_pass_and_seventeen_are_refused() {
+    let _one = alone();
+    let wat = |n| {
+        let params = "i64 ".repeat(n);
+        format!(
+            r#"(module (func (export "run") (param {params}) (result i64) (local.get {})))"#,
+            n - 1
+        )
+    };
+    let args: Vec<_> = (0..16).map(Value::I64).collect();
+    let mut out = [Value::I64(0)];
+    assert_eq!(run(rt(), &wat(16), &args, &mut out), Ok(1));
+    assert_eq!(out, [Value::I64(15)]);
+    let module = load(rt(), &wat(17)).unwrap();
+    let error = module.function("run").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnsupportedSignature);
+    assert_eq!(error.to_string(), "17 parameters; at most 16 can be passed");
+}
+
+#[test]
+fn signatures_are_known() {
+    let _one = alone();
+    let module = load(
+        rt(),
+        r#"(module (func (export "f") (param i32 f64) (result f32 i64)
+        (f32.const 0) (i64.const 0)))"#,
+    )
+    .unwrap();
+    let signature = module.function("f").unwrap();
+    assert_eq!(signature.params(), [ValType::I32, ValType::F64]);
+    assert_eq!(signature.results(), [ValType::F32, ValType::I64]);
+    assert_eq!(
+        module.function("g").unwrap_err().kind(),
+        ErrorKind::NoSuchFunction
+    );
+    assert_eq!(module.memory(), None);
+}
+
+#[test]
+fn wrong_calls_run_nothing() {
+    let _one = alone();
+    let wat = r#"(module (func (export "run") (param i32) unreachable))"#;
+    for (args, text) in [
+        (&[][..], "`run` takes 1 arguments, 0 given"),
+        (&[Value::I64(1)], "argument 1 of `run` is I32, I64 given"),
+    ] {
+        let trap = run(rt(), wat, args, &mut []).unwrap_err();
+        assert_eq!(
+            (trap.kind(), trap.to_string().as_str()),
+            (TrapKind::BadCall, text)
+        );
+    }
+    let trap = run(rt(), "(module)", &[], &mut []).unwrap_err();
+    assert_eq!(trap.kind(), TrapKind::BadCall);
+    assert_eq!(trap.to_string(), "no exported function `run`");
+}
+
+#[test]
+fn traps_of_every_kind() {
+    let _one = alone();
+    let body = |code: &str| {
+        format!(
+            r#"(module (type $v (func)) (memory 1 1) (table 2 funcref) (elem (i32.const 0) $i)
+            (func $i (result i32) (i32.const 0)) (func (export "run") {code}))"#
+        )
+    };
+    for (code, kind) in [
+        ("unreachable", TrapKind::Unreachable),
+        (
+            "(drop (i32.load (i32.const 65533)))",
+            TrapKind::MemoryOutOfBounds,
+        ),
+        (
+            "(drop (i32.load offset=0xffffffff (i32.const -1)))",
+            TrapKind::MemoryOutOfBounds,
+        ),
+        (
+            "(memory.fill (i32.const 1) (i32.const 0) (i32.const 65536))",
+            TrapKind::MemoryOutOfBounds,
+        ),
+        (
+            "(memory.copy (i32.const 0) (i32.const 1) (i32.const 65536))",
+            TrapKind::MemoryOutOfBounds,
+        ),
+        (
+            "(drop (table.get 0 (i32.const 2)))",
+            TrapKind::TableOutOfBounds,
+        ),
+        (
+            "(call_indirect (type $v) (i32.const 0))",
+            TrapKind::IndirectCallMismatch,
+        ),
+        (
+            "(call_indirect (type $v) (i32.const 1))",
+            TrapKind::UndefinedElement,
+        ),
+        (
+            "(call_indirect (type $v) (i32.const 2))",
+            TrapKind::UndefinedElement,
+        ),
+        (
+            "(drop (i32.div_s (i32.const 1) (i32.const 0)))",
+            TrapKind::IntegerDivideByZero,
+        ),
+        (
+            "(drop (i64.rem_u (i64.const 1) (i64.const 0)))",
+            TrapKind::IntegerDivideByZero,
+        ),
+        (
+            "(drop (i32.div_s (i32.const 0x80000000) (i32.const -1)))",
+            TrapKind::IntegerOverflow,
+        ),
+        (
+            "(drop (i32.trunc_f64_s (f64.const 1e10)))",
+            TrapKind::IntegerOverflow,
+        ),
+        (
+            "(drop (i32.trunc_f32_s (f32.const nan)))",
+            TrapKind::InvalidConversion,
+        ),
+        ("(loop (br 0))", TrapKind::Interrupted),
+    ] {
+        assert_eq!(trap_of(&body(code)), kind, "{code}");
+    }
+}
+
+#[test]
+fn a_trapped_instance_can_be_called_again() {
+    let _one = alone();
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let module = load(
+        rt(),
+        r#"(module (func (export "f") (param i32) (result i32)
+        (i32.div_u (i32.const 12) (local.get 0))))"#,
+    )
+    .unwrap();
+    let mut instance = Instance::new(&env, &module, &InstanceConfig::default()).unwrap();
+    let mut out = [Value::I32(0)];
+    for _ in 0..1000 {
+        let trap = instance
+            .call("f", &[Value::I32(0)], &mut out, &budget())
+            .unwrap_err();
+        assert_eq!(trap.kind(), TrapKind::IntegerDivideByZero);
+        assert_eq!(trap.to_string(), "integer divide by zero");
+        assert_eq!(
+            instance.call("f", &[Value::I32(4)], &mut out, &budget()),
+            Ok(1)
+        );
+        assert_eq!(out, [Value::I32(3)]);
+    }
+}
+
+#[test]
+fn host_functions() {
+    let _one = alone();
+    let wat = r#"(module
+        (import "env" "add" (func $add (param i32 i32) (result i32)))
+        (import "env" "mix" (func $mix (param i64 f32 f64) (result f64)))
+        (func (export "run") (result i32 f64)
+            (call $add (i32.const -1) (i32.const 43))
+            (call $mix (i64.const -10) (f32.const 0.5) (f64.const 0.25))))"#;
+    let mut out = [Value::I32(0); 2];
+    assert_eq!(run(rt(), wat, &[], &mut out), Ok(2));
+    assert_eq!(out, [Value::I32(42), Value::F64(-9.25)]);
+}
+
+#[test]
+fn a_host_function_that_refuses_traps() {
+    let _one = alone();
+    let wat = r#"(module (import "env" "refuse" (func $f)) (func (export "run") (call $f)))"#;
+    let trap = run(rt(), wat, &[], &mut []).unwrap_err();
+    assert_eq!(
+        (trap.kind(), trap.to_string().as_str()),
+        (TrapKind::Host, "not today")
+    );
+}
+
+#[test]
+fn guest_pointers_are_checked_to_the_byte() {
+    let _one = alone();
+    let wat = r#"(module
+        (import "env" "put" (func $put (param i32 i32)))
+        (import "env" "sum" (func $sum (param i32 i32) (result i32)))
+        (memory 1 1)
+        (func (export "run") (param i32 i32) (result i32)
+            (call $put (local.get 0) (local.get 1)) (call $sum (local.get 0) (local.get 1))))"#;
+    let call = |offset: i32, len| {
+        let mut out = [Value::I32(0)];
+        run(rt(), wat, &[Value::I32(offset), Value::I32(len)], &mut out).map(|_| out[0])
+    };
+    assert_eq!(
+        call(65528, 8),
+        Ok(Value::I32(b"8 bytes!".iter().map(|&b| i32::from(b)).sum()))
+    );
+    assert_eq!(call(65536, 0), Ok(Value::I32(0)));
+    for (offset, len) in [
+        (65529, 8),
+        (65533, 4),
+        (65536, 1),
+        (-1, 1),
+        (-4, 8),
+        (i32::MIN, 8),
+    ] {
+        let trap = call(offset, len).unwrap_err();
+        assert_eq!(trap.kind(), TrapKind::MemoryOutOfBounds, "{offset}+{len}");
+    }
+}
+
+#[test]
+fn a_guest_without_memory_has_no_pointers() {
+    let _one = alone();
+    let wat = r#"(module (import "env" "put" (func $put (param i32 i32)))
+        (func (export "run") (call $put (i32.const 0) (i32.const 1))))"#;
+    assert_eq!(trap_of(wat), TrapKind::MemoryOutOfBounds);
+}
+
+#[test]
+fn a_host_function_finds_its_run() {
+    let _one = alone();
+    let wat = r#"(module (import "other" "asked" (func $asked (result i64)))
+        (func (export "run") (result i64) (call $asked)))"#;
+    let mut out = [Value::I64(0)];
+    assert_eq!(run(rt(), wat, &[], &mut out), Ok(1));
+    assert_eq!(out, [Value::I64(1)]);
+}
+
+const MALLOC: &str = r#"(module
+    (import "env" "give" (func $give (param i32) (result i32)))
+    (memory (export "memory") 1 1)
+    (func (export "malloc") (param i32) (result i32) BODY)
+    (func (export "free") (param i32))
+    (func (export "run") (result i32) (i32.load (call $give (i32.const 5)))))"#;
+
+#[test]
+fn a_host_function_allocates_in_the_guest() {
+    let _one = alone();
+    let mut out = [Value::I32(0)];
+    let wat = MALLOC.replace("BODY", "(i32.const 1000)");
+    assert_eq!(run(rt(), &wat, &[], &mut out), Ok(1));
+    assert_eq!(out, [Value::I32(i32::from_le_bytes(*b"give"))]);
+}
+
+#[test]
+fn a_guest_malloc_is_on_the_leash_too() {
+    let _one = alone();
+    for (body, kind) in [
+        ("(loop (br 0)) (i32.const 8)", TrapKind::Interrupted),
+        ("(unreachable)", TrapKind::Unreachable),
+        ("(i32.const 0)", TrapKind::Host),
+        ("(i32.const 65532)", TrapKind::MemoryOutOfBounds),
+        ("(i32.const -16)", TrapKind::MemoryOutOfBounds),
+        ("(call $give (local.get 0))", TrapKind::StackOverflow),
+    ] {
+        assert_eq!(trap_of(&MALLOC.replace("BODY", body)), kind, "{body}");
+    }
+}
+
+#[test]
+fn no_malloc_no_allocation() {
+    let _one = alone();
+    let wat = r#"(module (import "env" "give" (func $give (param i32) (result i32))) (memory 1 1)
+        (func (export "run") (drop (call $give (i32.const 5)))))"#;
+    assert_eq!(trap_of(wat), TrapKind::Host);
+}
+
+#[test]
+fn initialisers_run_once_in_order_and_on_the_leash() {
+    let _one = alone();
+    let wat = r#"(module (global $g (mut i32) (i32.const 1)) (start $start)
+        (func $push (param i32)
+            (global.set $g (i32.add (i32.mul (global.get $g) (i32.const 10)) (local.get 0))))
+        (func $start (call $push (i32.const 2)))
+        (func (export "_initialize") (call $push (i32.const 3)))
+        (func (export "__wasm_call_ctors") (call $push (i32.const 9)))
+        (func (export "__post_instantiate") (call $push (i32.const 4)))
+        (func (export "run") (result i32) (global.get $g)))"#;
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let module = load(rt(), wat).unwrap();
+    let mut instance = Instance::new(&env, &module, &InstanceConfig::default()).unwrap();
+    let mut out = [Value::I32(0)];
+    for _ in 0..2 {
+        assert_eq!(instance.call("run", &[], &mut out, &budget()), Ok(1));
+        assert_eq!(out, [Value::I32(1234)]);
+    }
+}
+
+#[test]
+fn endless_initialisers_are_stopped() {
+    let _one = alone();
+    let endless = "(loop (br 0))";
+    for wat in [
+        format!(r#"(module (start 0) (func {endless}) (func (export "run")))"#),
+        format!(r#"(module (func (export "_initialize") {endless}) (func (export "run")))"#),
+        format!(r#"(module (func (export "__wasm_call_ctors") {endless}) (func (export "run")))"#),
+        format!(r#"(module (func (export "__post_instantiate") {endless}) (func (export "run")))"#),
+    ] {
+        let env = ThreadEnv::enter(rt()).unwrap();
+        let module = load(rt(), &wat).unwrap();
+        let mut instance = Instance::new(&env, &module, &InstanceConfig::default()).unwrap();
+        let supervisor = Budget::new(100, 1000);
+        let trap = instance.start(&supervisor).unwrap_err();
+        assert_eq!(trap.kind(), TrapKind::Interrupted, "{wat}");
+        assert_eq!((supervisor.done(), instance.work()), (1000, 1000));
+        let trap = instance.call("run", &[], &mut [], &budget()).unwrap_err();
+        assert_eq!(trap.kind(), TrapKind::BadCall);
+    }
+}
+
+#[test]
+fn a_start_function_may_be_imported() {
+    let _one = alone();
+    let wat = r#"(module (import "env" "refuse" (func $f)) (start $f) (func (export "run")))"#;
+    assert_eq!(trap_of(wat), TrapKind::Host);
+}
+
+/// Imports exported under the names that WAMR looks for: it would read them as functions.
+#[test]
+fn an_import_is_no_initialiser_by_mistake() {
+    let _one = alone();
+    let wat = r#"(module (import "env" "add" (func $f (param i32 i32) (result i32)))
+        (export "__post_instantiate" (func $f)) (export "__wasm_call_ctors" (func $f))
+        (func (export "run")))"#;
+    assert_eq!(run(rt(), wat, &[], &mut []), Ok(0));
+}
+
+#[test]
+fn every_way_to_repeat_is_stopped() {
+    let _one = alone();
+    for code in [
+        "(loop (br 0))",
+        "(loop (br_if 0 (i32.const 1)))",
+        "(loop (br_table 0 0 (i32.const 7)))",
+        "(block (loop (br 0) (br 1)))",
+        "(loop (if (i32.const 1) (then (br 1))))",
+        "(loop (if (i32.const 0) (then) (else (br 1))))",
+        "(loop (call $nothing) (br 0))",
+        "(loop (call_indirect (type $v) (i32.const 0)) (br 0))",
+        "(loop (memory.fill (i32.const 0) (i32.const 1) (i32.const 64)) (br 0))",
+        "(loop (loop (br 1)))",
+    ] {
+        let wat = format!(
+            r#"(module (type $v (func)) (memory 1 1) (table 1 funcref) (elem (i32.const 0) $nothing)
+            (func $nothing) (func (export "run") {code}))"#
+        );
+        assert_eq!(trap_of(&wat), TrapKind::Interrupted, "{code}");
+    }
+    // A br_table of more than 255 labels, or of a label above 255, has its own opcode.
+    let wide = "(loop (br_table LABELS (i32.const 300)))".replace("LABELS", &"0 ".repeat(400));
+    assert_eq!(
+        trap_of(&format!(r#"(module (func (export "run") {wide}))"#)),
+        TrapKind::Interrupted
+    );
+    let deep = format!(
+        "(loop {} (br_table 299 300 (i32.const 9)) {})",
+        "(block ".repeat(300),
+        ")".repeat(300)
+    );
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let module = load(rt(), &format!(r#"(module (func (export "run") {deep}))"#)).unwrap();
+    // Every block that is open takes a frame on the operand stack.
+    let config = InstanceConfig {
+        stack_bytes: 64 * 1024,
+        memory_bytes_max: None,
+    };
+    let mut instance = Instance::new(&env, &module, &config).unwrap();
+    let trap = instance.call("run", &[], &mut [], &budget()).unwrap_err();
+    assert_eq!(trap.kind(), TrapKind::Interrupted);
+}
+
+#[test]
+fn unbounded_recursion_is_a_stack_overflow() {
+    let _one = alone();
+    let wats = [
+        r#"(module (func $f (export "run") (call $f)))"#,
+        r#"(module (func $f (param i64 i64) (local i64 i64 i64)
+            (call $f (local.get 1) (local.get 0)))
+            (func (export "run") (call $f (i64.const 1) (i64.const 2))))"#,
+        r#"(module (table 1 funcref) (elem (i32.const 0) $f)
+            (func $f (export "run") (call_indirect (i32.const 0))))"#,
+    ];
+    for stack_bytes in [0, 64, 256, 512, 1024, 4096, 65536] {
+        for wat in wats {
+            let module = load(rt(), wat).unwrap();
+            let go = move || {
+                let env = ThreadEnv::enter(rt()).unwrap();
+                let config = InstanceConfig {
+                    stack_bytes,
+                    ..Default::default()
+                };
+                let mut instance = Instance::new(&env, &module, &config).unwrap();
+                instance
+                    .call("run", &[], &mut [], &budget())
+                    .unwrap_err()
+                    .kind()
+            };
+            let small = std::thread::Builder::new().stack_size(64 * 1024);
+            let kind = small.spawn(go).unwrap().join().unwrap();
+            assert_eq!(kind, TrapKind::StackOverflow, "{stack_bytes} {wat}");
+        }
+    }
+}
+
+/// Host functions that call the guest's malloc nest native frames, not operand frames alone.
+#[test]
+fn recursion_through_the_host_is_a_stack_overflow() {
+    let _one = alone();
+    let wat = MALLOC.replace("BODY", "(call $give (local.get 0))");
+    let module = load(rt(), &wat).unwrap();
+    let go = move || {
+        let env = ThreadEnv::enter(rt()).unwrap();
+        let config = InstanceConfig {
+            stack_bytes: 100_000,
+            memory_bytes_max: Some(4096),
+        };
+        let mut instance = Instance::new(&env, &module, &config).unwrap();
+        instance.call("run", &[], &mut [], &budget()).unwrap_err()
+    };
+    let small = std::thread::Builder::new().stack_size(64 * 1024);
+    let trap = small.spawn(go).unwrap().join().unwrap();
+    assert_eq!(trap.kind(), TrapKind::StackOverflow);
+    assert_eq!(trap.to_string(), "native stack overflow");
+}
+
+#[test]
+fn work_is_counted_to_the_unit() {
+    let _one = alone();
+    let wat = r#"(module (func (export "run") (param i32)
+        (loop (br_if 0 (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))))"#;
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let module = load(rt(), wat).unwrap();
+    for slice in [1, 2, 3, 7, 1000] {
+        let mut instance = Instance::new(&env, &module, &InstanceConfig::default()).unwrap();
+        let supervisor = Budget::new(slice, u64::MAX);
+        instance
+            .call("run", &[Value::I32(999)], &mut [], &supervisor)
+            .unwrap();
+        // 999 branches, and the entry.
+        assert_eq!(instance.work(), 1000, "slice {slice}");
+        let whole = 1000 / u64::from(slice);
+        assert_eq!(
+            (supervisor.asked(), supervisor.done()),
+            (1 + whole, whole * u64::from(slice))
+        );
+    }
+}
+
+#[test]
+fn a_budget_is_kept_to_the_slice() {
+    let _one = alone();
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let module = load(rt(), r#"(module (func (export "run") (loop (br 0))))"#).unwrap();
+    let mut instance = Instance::new(&env, &module, &InstanceConfig::default()).unwrap();
+    let trap = instance
+        .call("run", &[], &mut [], &Budget::new(64, 1000))
+        .unwrap_err();
+    assert_eq!(trap.kind(), TrapKind::Interrupted);
+    assert_eq!(instance.work(), 1024);
+    // Refused before the first instruction: no work at all.
+    instance
+        .call("run", &[], &mut [], &Budget::new(64, 0))
+        .unwrap_err();
+    assert_eq!(instance.work(), 1024);
+}
+
+#[test]
+fn an_interrupt_handle_stops_one_call() {
+    let _one = alone();
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let module = load(
+        rt(),
+        r#"(module (func (export "endless") (loop (br 0)))
+        (func (export "run") (result i32) (i32.const 1)))"#,
+    )
+    .unwrap();
+    let mut instance = Instance::new(&env, &module, &InstanceConfig::default()).unwrap();
+    let handle = instance.interrupt_handle().unwrap();
+    let other = handle.clone();
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        other.interrupt();
+    });
+    let free = Budget::new(1000, u64::MAX);
+    let trap = instance.call("endless", &[], &mut [], &free).unwrap_err();
+    assert_eq!(
+        (trap.kind(), trap.to_string().as_str()),
+        (TrapKind::Interrupted, "interrupted")
+    );
+    thread.join().unwrap();
+    instance.call("run", &[], &mut [], &free).unwrap();
+    handle.interrupt();
+    assert_eq!(
+        instance
+            .call("run", &[], &mut [], &free)
+            .unwrap_err()
+            .kind(),
+        TrapKind::Interrupted
+    );
+    instance.call("run", &[], &mut [], &free).unwrap();
+    drop(instance);
+    handle.interrupt();
+}
+
+#[test]
+fn what_the_host_lacks_is_named() {
+    let _one = alone();
+    for (import, text) in [
+        (
+            r#"(import "env" "foo" (func))"#,
+            "unknown import env.foo (function)",
+        ),
+        (
+            r#"(import "env" "memory" (memory 1))"#,
+            "unknown import env.memory (memory)",
+        ),
+        (
+            r#"(import "env" "t" (table 1 funcref))"#,
+            "unknown import env.t (table)",
+        ),
+        (
+            r#"(import "env" "g" (global i32))"#,
+            "unknown import env.g (global)",
+        ),
+        (
+            r#"(import "env" "add" (func (param i32 i32)))"#,
+            "import env.add (function) has another type than the host's",
+        ),
+        (
+            r#"(import "env" "add" (func (param i32 i64) (result i32)))"#,
+            "import env.add (function) has another type than the host's",
+        ),
+        // WAMR's own check stops after the first result.
+        (
+            r#"(import "env" "add" (func (param i32 i32) (result i32 i32 i32)))"#,
+            "import env.add (function) has another type than the host's",
+        ),
+    ] {
+        let error = load(rt(), &format!("(module {import})")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnknownImport, "{error}");
+        assert_eq!(error.to_string(), text);
+    }
+}
+
+#[test]
+fn a_second_start_is_refused() {
+    let _one = alone();
+    let _ = rt();
+    let arena = Box::leak(Box::new_uninit_slice(4096));
+    assert_eq!(
+        Runtime::init(arena, &[]).unwrap_err().kind(),
+        ErrorKind::AlreadyStarted
+    );
+}
+
+#[test]
+fn supervisors_are_found_by_type() {
+    struct Other;
+    impl Supervisor for Other {
+        fn slice(&self, _: u32) -> wamr::Verdict {
+            wamr::Verdict::Continue(0)
+        }
+    }
+    let _one = alone();
+    let wat = r#"(module (import "other" "asked" (func $asked (result i64)))
+        (func (export "run") (result i64) (call $asked)))"#;
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let module = load(rt(), wat).unwrap();
+    let mut instance = Instance::new(&env, &module, &InstanceConfig::default()).unwrap();
+    let trap = instance.call("run", &[], &mut [], &Other).unwrap_err();
+    assert_eq!(trap.to_string(), "another supervisor");
+}

@@ -1,0 +1,226 @@
+//! Estimates against the truth.
+
+mod common;
+
+use common::{alone, budget, load_bytes, runtime};
+use wamr::{
+    Caller, ErrorKind, HostError, HostFunction, Instance, InstanceConfig, Module, Needs, Runtime,
+    ThreadEnv, estimate,
+};
+
+static HOST: [HostFunction; 1] = [HostFunction {
+    module: c"env",
+    name: c"f",
+    signature: c"(i)i",
+    call: nothing,
+}];
+
+fn nothing(_: &mut Caller<'_>, _: &mut [u64]) -> Result<(), HostError> {
+    Ok(())
+}
+
+fn rt() -> Runtime {
+    runtime(&HOST)
+}
+
+/// Modules of every shape that the estimate looks at.
+fn modules() -> Vec<(String, Vec<u8>)> {
+    let many = |n: usize, text: &str| (0..n).map(|i| text.replace('#', &i.to_string())).collect();
+    let wats: [(&str, String); 15] = [
+        ("empty", "(module)".into()),
+        ("fib", include_str!("../../wat/fib.wat").into()),
+        ("dot", include_str!("../../wat/dot.wat").into()),
+        ("matmul", include_str!("../../wat/matmul.wat").into()),
+        ("branchy", include_str!("../../wat/branchy.wat").into()),
+        (
+            "add",
+            r#"(module (func (export "run") (param i32 i32) (result i32) (i32.const 1)))"#.into(),
+        ),
+        (
+            "import",
+            r#"(module (import "env" "f" (func (param i32) (result i32))))"#.into(),
+        ),
+        (
+            "locals",
+            r#"(module (func (local i32 i64 f32 f64) (local i64)) (func (local i32)))"#.into(),
+        ),
+        ("functions", {
+            let functions: String = many(60, r#"(func (export "f#") (param i64) (local i32))"#);
+            format!("(module {functions})")
+        }),
+        ("types", {
+            let types: String = many(40, "(type (func (param i32 i64 f32) (result f64)))");
+            format!("(module {types} (func (type 39) (f64.const 0)))")
+        }),
+        ("globals", {
+            let globals: String = many(
+                33,
+                "(global (mut i64) (i64.const -#)) (global f32 (f32.const 1))",
+            );
+            format!("(module {globals} (global funcref (ref.null func)))")
+        }),
+        ("table", {
+            let functions: String = many(20, "(func $f#)");
+            format!(
+                "(module (table 30 funcref) (elem (i32.const 3) $f1 $f2 $f3) (elem func $f4)
+                (elem funcref (ref.func $f5) (ref.null func)) {functions})"
+            )
+        }),
+        (
+            "growing table",
+            r#"(module (table 3 50 funcref) (func (result i32)
+            (table.grow 0 (ref.null func) (i32.const 1))))"#
+                .into(),
+        ),
+        ("data", {
+            let data: String = many(19, r#"(data (i32.const #) "a few bytes")"#);
+            format!("(module (memory 1) {data} (func (drop (memory.grow (i32.const 0)))))")
+        }),
+        (
+            "all",
+            r#"(module (import "env" "f" (func $f (param i32) (result i32)))
+            (memory (export "memory") 1) (global $sp (mut i32) (i32.const 1024)) (table 1 1 funcref)
+            (data (i32.const 16) "hello") (data "passive") (elem (i32.const 0) $f)
+            (func (export "run") (param i32) (result i32) (local i64)
+                (drop (memory.grow (i32.const 0))) (call $f (local.get 0))))"#
+                .into(),
+        ),
+    ];
+    wats.map(|(name, wat)| (name.into(), wat::parse_str(&wat).expect(name)))
+        .into()
+}
+
+/// What is really taken, and the most at any time while loading.
+fn truth(wasm: &[u8], stack_bytes: u32) -> (Needs, Needs) {
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let free = || u64::from(rt().memory().free);
+    let start = free();
+    let module = load_bytes(rt(), wasm).unwrap();
+    let loaded = free();
+    let config = InstanceConfig {
+        stack_bytes,
+        memory_bytes_max: None,
+    };
+    let instance = Instance::new(&env, &module, &config).unwrap();
+    let made = free();
+    let exact = module.needs(stack_bytes);
+    let taken = Needs {
+        load: start - loaded,
+        instance: loaded - made - exact.exec_env - exact.linear_memory,
+        ..exact
+    };
+    assert_eq!(u64::from(instance.usage().held), loaded - made);
+    (taken, exact)
+}
+
+#[test]
+fn never_under_and_little_over() {
+    let _one = alone();
+    for (name, wasm) in modules() {
+        for stack_bytes in [0, 1024, 4096, 10_001] {
+            let (taken, exact) = truth(&wasm, stack_bytes);
+            assert_eq!(exact, taken, "{name}: what Module::needs says");
+            let guess = estimate(&wasm, stack_bytes).unwrap();
+            println!("{name} {stack_bytes}\n  guess {guess:?}\n  taken {taken:?}");
+            assert!(guess.load >= taken.load, "{name}: {guess:?} {taken:?}");
+            assert!(
+                guess.instance >= taken.instance,
+                "{name}: {guess:?} {taken:?}"
+            );
+            assert_eq!(guess.exec_env, taken.exec_env);
+            assert_eq!(guess.linear_memory, taken.linear_memory, "{name}");
+            assert!(
+                guess.load <= taken.load * 3 / 2 + 512,
+                "{name}: {guess:?} {taken:?}"
+            );
+            assert!(
+                guess.instance <= taken.instance * 3 / 2 + 512,
+                "{name}: {guess:?} {taken:?}"
+            );
+        }
+    }
+}
+
+/// Loads, instantiates and starts in one piece of the arena of `size` bytes, the rest being taken.
+fn fits(wasm: &[u8], size: u64) -> bool {
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let hole = rt().buffer(usize::try_from(size).unwrap() - 4).unwrap();
+    let mut rest = Vec::new();
+    for size in [4096, 256, 16, 4] {
+        while let Ok(buffer) = rt().buffer(size) {
+            rest.push(buffer);
+        }
+    }
+    drop(hole);
+    let Ok(module) = load_bytes(rt(), wasm) else {
+        return false;
+    };
+    let Ok(mut instance) = Instance::new(&env, &module, &InstanceConfig::default()) else {
+        return false;
+    };
+    instance.start(&budget()).unwrap();
+    true
+}
+
+/// Even where the arena is one piece no larger than the estimate, and loading's temporary blocks
+/// leave holes between those that stay.
+#[test]
+fn what_is_estimated_suffices_but_for_holes() {
+    let _one = alone();
+    for (name, wasm) in modules() {
+        let needs = estimate(&wasm, 4096).unwrap().total();
+        let holes = (0..)
+            .step_by(8)
+            .find(|more| fits(&wasm, needs + more))
+            .unwrap();
+        println!("{name}: {holes} more than {needs}");
+        assert!(holes <= 256, "{name}: {holes}");
+    }
+}
+
+#[test]
+fn a_shrunk_memory_is_known_after_loading() {
+    let _one = alone();
+    let wasm = wat::parse_str(
+        r#"(module (memory 1) (global (mut i32) (i32.const 1024))
+        (global (export "__data_end") i32 (i32.const 1024))
+        (global (export "__heap_base") i32 (i32.const 1280)))"#,
+    )
+    .unwrap();
+    assert_eq!(estimate(&wasm, 1024).unwrap().linear_memory, 65_536 + 8);
+    let module: Module = load_bytes(rt(), &wasm).unwrap();
+    assert_eq!(module.needs(1024).linear_memory, 4096 + 8);
+}
+
+#[test]
+fn what_is_no_module_is_refused() {
+    let (_, whole) = modules().pop().unwrap();
+    for len in 0..8 {
+        assert_eq!(
+            estimate(&whole[..len], 0).unwrap_err().kind(),
+            ErrorKind::BadModule
+        );
+    }
+    let mut refused = 0;
+    for len in 8..whole.len() {
+        refused += usize::from(estimate(&whole[..len], 0).is_err());
+    }
+    assert!(
+        refused > whole.len() * 3 / 4,
+        "{refused} of {}",
+        whole.len()
+    );
+    // Counts that the bytes don't bear out end the walk, not the patience.
+    let section = [
+        b"\0asm\x01\0\0\0".as_slice(),
+        &[7, 5, 0xff, 0xff, 0xff, 0xff, 0x0f],
+    ]
+    .concat();
+    assert!(estimate(&section, 0).is_err());
+    let functions = [
+        b"\0asm\x01\0\0\0".as_slice(),
+        &[3, 5, 0xff, 0xff, 0xff, 0xff, 0x0f],
+    ]
+    .concat();
+    assert!(estimate(&functions, 0).unwrap().total() > 1 << 32);
+}

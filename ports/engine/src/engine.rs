@@ -1,0 +1,191 @@
+//! The agent's engine.
+
+use crate::worker::{Platform, Workers};
+use proplet::engine::{
+    ArenaUsage, Call, Engine, Exit, Limits, ModuleId, Needs, Params, ProcessUsage, RunUsage, Slot,
+    Text, ValType, Value, text,
+};
+use wamr::{Buffer, ErrorKind, Module, Runtime};
+
+/// Memory of one entry of the module table.
+#[derive(Debug, Default)]
+pub struct ModuleState(State);
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Vacant,
+    Arriving(Buffer),
+    Loaded(Module),
+}
+
+/// WAMR as the agent's engine; it belongs to the control thread.
+#[derive(Debug)]
+pub struct WamrEngine<P: 'static> {
+    runtime: Runtime,
+    workers: &'static Workers<P>,
+    modules: &'static mut [ModuleState],
+}
+
+impl<P: Platform> WamrEngine<P> {
+    /// `modules` is as long as the agent's module table.
+    pub const fn new(
+        runtime: Runtime,
+        workers: &'static Workers<P>,
+        modules: &'static mut [ModuleState],
+    ) -> Self {
+        Self {
+            runtime,
+            workers,
+            modules,
+        }
+    }
+
+    /// The least bytes of the arena that were ever free.
+    pub fn min_free(&self) -> usize {
+        self.runtime.memory().min_free as usize
+    }
+
+    fn state(&mut self, module: ModuleId) -> &mut State {
+        &mut self.modules[usize::from(module.0)].0
+    }
+
+    fn module(&self, module: ModuleId) -> Result<&Module, Text> {
+        match &self.modules[usize::from(module.0)].0 {
+            State::Loaded(module) => Ok(module),
+            _ => Err(text(format_args!("module {} is not loaded", module.0))),
+        }
+    }
+}
+
+fn words(error: wamr::Error) -> Text {
+    text(format_args!("{error}"))
+}
+
+pub(crate) fn to_wamr(value: Value) -> wamr::Value {
+    match value {
+        Value::I32(v) => wamr::Value::I32(v),
+        Value::I64(v) => wamr::Value::I64(v),
+        Value::F32(v) => wamr::Value::F32(v),
+        Value::F64(v) => wamr::Value::F64(v),
+    }
+}
+
+pub(crate) fn from_wamr(value: wamr::Value) -> Value {
+    match value {
+        wamr::Value::I32(v) => Value::I32(v),
+        wamr::Value::I64(v) => Value::I64(v),
+        wamr::Value::F32(v) => Value::F32(v),
+        wamr::Value::F64(v) => Value::F64(v),
+    }
+}
+
+impl<P: Platform> Engine for WamrEngine<P> {
+    fn arena(&self) -> ArenaUsage {
+        let memory = self.runtime.memory();
+        ArenaUsage {
+            total: memory.total as usize,
+            free: (memory.free as usize).saturating_sub(self.workers.promised()),
+        }
+    }
+
+    fn reserve(&mut self, module: ModuleId, len: usize) -> Result<(), Text> {
+        let mut buffer = self.runtime.buffer(len).map_err(words)?;
+        let state = self.state(module);
+        if let State::Arriving(old) = state {
+            buffer[..old.len()].copy_from_slice(old);
+        }
+        *state = State::Arriving(buffer);
+        Ok(())
+    }
+
+    fn buffer(&mut self, module: ModuleId) -> &mut [u8] {
+        match self.state(module) {
+            State::Arriving(buffer) => buffer,
+            _ => &mut [],
+        }
+    }
+
+    fn estimate(&mut self, module: ModuleId, len: usize, limits: &Limits) -> Result<Needs, Text> {
+        let needs = wamr::estimate(&self.buffer(module)[..len], limits.stack).map_err(words)?;
+        let instance = needs.instance + needs.exec_env;
+        Ok(Needs {
+            load: needs.load as usize,
+            instance: instance as usize + memory_bytes(needs.linear_memory.into(), limits)?,
+        })
+    }
+
+    fn load(&mut self, module: ModuleId, len: usize) -> Result<(), Text> {
+        let state = self.state(module);
+        let State::Arriving(mut buffer) = core::mem::take(state) else {
+            return Err(text(format_args!("module {} has no bytes", module.0)));
+        };
+        buffer.truncate(len);
+        *state = State::Loaded(Module::load(buffer).map_err(words)?);
+        Ok(())
+    }
+
+    fn unload(&mut self, module: ModuleId) {
+        *self.state(module) = State::Vacant;
+    }
+
+    fn instance_bytes(&self, module: ModuleId, limits: &Limits) -> Result<usize, Text> {
+        let needs = self.module(module)?.needs(limits.stack);
+        let instance = needs.instance + needs.exec_env;
+        Ok(instance as usize + memory_bytes(needs.linear_memory.into(), limits)?)
+    }
+
+    fn params(&self, module: ModuleId, export: &str) -> Result<Option<Params>, Text> {
+        let signature = match self.module(module)?.function(export) {
+            Ok(signature) => signature,
+            Err(e) if e.kind() == ErrorKind::NoSuchFunction => return Ok(None),
+            Err(e) => return Err(words(e)),
+        };
+        let params = signature.params().iter().map(|ty| match ty {
+            wamr::ValType::I32 => ValType::I32,
+            wamr::ValType::I64 => ValType::I64,
+            wamr::ValType::F32 => ValType::F32,
+            wamr::ValType::F64 => ValType::F64,
+        });
+        Ok(Some(params.collect()))
+    }
+
+    fn spawn(&mut self, slot: Slot, call: &Call<'_>) {
+        let bytes = self.instance_bytes(call.module, &call.limits).unwrap_or(0);
+        if let State::Loaded(module) = &self.modules[usize::from(call.module.0)].0 {
+            self.workers.spawn(slot, module.clone(), call, bytes);
+        } else {
+            debug_assert!(false, "module {} is not loaded", call.module.0);
+        }
+    }
+
+    fn interrupt(&mut self, slot: Slot) {
+        self.workers.interrupt(slot);
+    }
+
+    fn usage(&self, slot: Slot) -> RunUsage {
+        self.workers.usage(slot)
+    }
+
+    fn process(&self) -> ProcessUsage {
+        self.workers.platform().process()
+    }
+
+    fn poll_exit(&mut self) -> Option<Exit> {
+        self.workers.poll_exit()
+    }
+}
+
+/// Bytes of linear memory that a module with `initial` bytes gets.
+fn memory_bytes(initial: u64, limits: &Limits) -> Result<usize, Text> {
+    let bytes = match (limits.memory_cap, limits.memory_max) {
+        (Some(cap), _) => initial.min(cap),
+        (None, Some(max)) if initial > max => {
+            return Err(text(format_args!(
+                "the module needs {initial} bytes of memory, this proplet allows {max}"
+            )));
+        }
+        _ => initial,
+    };
+    usize::try_from(bytes).map_err(|_| text(format_args!("memory of {bytes} bytes")))
+}

@@ -1,0 +1,312 @@
+//! Workers: a slot's thread, and what it shares with the control thread.
+
+use core::cell::{Cell, RefCell};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use critical_section::Mutex;
+use proplet::{
+    agent::Name,
+    engine::{Call, Exit, Failure, Limits, ProcessUsage, RunUsage, Slot, Value, Values, text},
+    time::Duration,
+};
+use wamr::{Instance, InstanceConfig, Module, Runtime, Supervisor, ThreadEnv, TrapKind, Verdict};
+
+/// What a port gives its workers.
+pub trait Platform: Sync + 'static {
+    /// Waits until [`wake`](Self::wake) was called for this slot since the last time, or longer
+    /// than needed. Called on the slot's own thread.
+    fn wait(&self, slot: Slot);
+
+    /// Lets the slot's thread return from [`wait`](Self::wait).
+    fn wake(&self, slot: Slot);
+
+    /// Waits for the guest's turn to run. Called before a guest's first slice and after each, on
+    /// its own thread. `interrupted` asks for the next turn that there is.
+    fn take_turn(&self, slot: Slot, interrupted: bool);
+
+    /// Gives the turn up, at the end of a run.
+    fn end_turn(&self, slot: Slot);
+
+    /// A run was interrupted: it should have its turn soon.
+    fn hurry(&self, slot: Slot);
+
+    /// Tells the control thread that a run has ended.
+    fn exited(&self);
+
+    /// Processor time of the calling thread.
+    fn thread_time(&self) -> Duration;
+
+    /// What the proplet has used.
+    fn process(&self) -> ProcessUsage;
+}
+
+/// What to run in a slot.
+#[derive(Debug)]
+struct Job {
+    module: Module,
+    export: Name,
+    args: Values,
+    limits: Limits,
+}
+
+/// Memory of one slot.
+#[derive(Debug)]
+pub struct SlotState {
+    job: Mutex<RefCell<Option<Job>>>,
+    exit: Mutex<RefCell<Option<Exit>>>,
+    progress: Mutex<Cell<Progress>>,
+    interrupted: AtomicBool,
+    /// Arena bytes promised to a run that has not taken them yet.
+    promised: AtomicUsize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Progress {
+    usage: RunUsage,
+    work_limit: Option<u64>,
+    /// Processor time of the thread when the run began.
+    cpu_before: Duration,
+}
+
+impl SlotState {
+    /// A slot without work.
+    pub const IDLE: Self = Self {
+        job: Mutex::new(RefCell::new(None)),
+        exit: Mutex::new(RefCell::new(None)),
+        progress: Mutex::new(Cell::new(Progress::NONE)),
+        interrupted: AtomicBool::new(false),
+        promised: AtomicUsize::new(0),
+    };
+
+    fn update(&self, change: impl FnOnce(&mut Progress)) -> Progress {
+        critical_section::with(|cs| {
+            let cell = self.progress.borrow(cs);
+            let mut progress = cell.get();
+            change(&mut progress);
+            cell.set(progress);
+            progress
+        })
+    }
+}
+
+impl Progress {
+    const NONE: Self = Self {
+        usage: RunUsage {
+            cpu: Duration::ZERO,
+            memory: 0,
+            work: 0,
+        },
+        work_limit: None,
+        cpu_before: Duration::ZERO,
+    };
+}
+
+/// A pool of slots. It lives for ever: worker threads borrow it.
+#[derive(Debug)]
+pub struct Workers<P: 'static> {
+    platform: P,
+    slots: &'static [SlotState],
+    /// Branches and calls between two looks at the clock, the interrupt and the other guests.
+    slice: AtomicU32,
+    proplet_id: &'static str,
+}
+
+impl<P: Platform> Workers<P> {
+    /// At most 256 slots are used. `slice` is the work between two turns, in branches and calls,
+    /// at least 1.
+    pub const fn new(
+        platform: P,
+        slots: &'static [SlotState],
+        slice: u32,
+        proplet_id: &'static str,
+    ) -> Self {
+        Self {
+            platform,
+            slots,
+            slice: AtomicU32::new(slice),
+            proplet_id,
+        }
+    }
+
+    /// What the port gave.
+    pub const fn platform(&self) -> &P {
+        &self.platform
+    }
+
+    /// Changes the length of a slice; guests that run take it over at their next one.
+    pub fn set_slice(&self, slice: u32) {
+        self.slice.store(slice.max(1), Ordering::Relaxed);
+    }
+
+    /// Number of slots.
+    pub const fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are no slots.
+    pub const fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    fn slot(&self, slot: Slot) -> &SlotState {
+        &self.slots[usize::from(slot.0)]
+    }
+
+    pub(crate) fn promised(&self) -> usize {
+        let promised = |slot: &SlotState| slot.promised.load(Ordering::Acquire);
+        self.slots.iter().map(promised).sum()
+    }
+
+    pub(crate) fn spawn(&self, slot: Slot, module: Module, call: &Call<'_>, bytes: usize) {
+        let state = self.slot(slot);
+        let job = Job {
+            module,
+            export: Name::try_from(call.export).unwrap_or_default(),
+            args: Values::from_slice(call.args).unwrap_or_default(),
+            limits: call.limits,
+        };
+        state.promised.store(bytes, Ordering::Release);
+        state.interrupted.store(false, Ordering::Release);
+        state.update(|progress| {
+            *progress = Progress {
+                work_limit: call.limits.work,
+                ..Progress::NONE
+            };
+        });
+        critical_section::with(|cs| state.job.borrow_ref_mut(cs).replace(job));
+        self.platform.wake(slot);
+    }
+
+    pub(crate) fn interrupt(&self, slot: Slot) {
+        self.slot(slot).interrupted.store(true, Ordering::Release);
+        self.platform.hurry(slot);
+    }
+
+    pub(crate) fn usage(&self, slot: Slot) -> RunUsage {
+        self.slot(slot).update(|_| {}).usage
+    }
+
+    pub(crate) fn poll_exit(&self) -> Option<Exit> {
+        self.slots
+            .iter()
+            .find_map(|slot| critical_section::with(|cs| slot.exit.borrow_ref_mut(cs).take()))
+    }
+
+    /// The life of a slot's thread.
+    ///
+    /// # Panics
+    /// If the thread can't be prepared to run guests.
+    pub fn run(&'static self, slot: Slot, runtime: Runtime) -> ! {
+        let env = ThreadEnv::enter(runtime).unwrap_or_else(|e| panic!("worker {}: {e}", slot.0));
+        let state = self.slot(slot);
+        loop {
+            let job = critical_section::with(|cs| state.job.borrow_ref_mut(cs).take());
+            match job {
+                Some(job) => self.serve(slot, &env, job),
+                None => self.platform.wait(slot),
+            }
+        }
+    }
+
+    fn serve(&'static self, slot: Slot, env: &ThreadEnv, job: Job) {
+        let state = self.slot(slot);
+        let cpu = self.platform.thread_time();
+        state.update(|progress| progress.cpu_before = cpu);
+        let result = self.call(slot, env, job);
+        // All arena bytes of the run are free by now: whoever reads the exit may rely on it.
+        self.platform.end_turn(slot);
+        state.promised.store(0, Ordering::Release);
+        let usage = self.usage(slot);
+        critical_section::with(|cs| {
+            state.exit.borrow_ref_mut(cs).replace(Exit {
+                slot,
+                result,
+                usage,
+            });
+        });
+        self.platform.exited();
+    }
+
+    fn call(
+        &'static self,
+        slot: Slot,
+        env: &ThreadEnv,
+        job: Job,
+    ) -> Result<Option<Value>, Failure> {
+        let state = self.slot(slot);
+        let config = InstanceConfig {
+            stack_bytes: job.limits.stack,
+            memory_bytes_max: job.limits.memory_cap.or(job.limits.memory_max),
+        };
+        let mut instance = Instance::new(env, &job.module, &config).map_err(trap)?;
+        state.promised.store(0, Ordering::Release);
+        let held = instance.usage().held as usize;
+        state.update(|progress| progress.usage.memory = held);
+        let supervisor = Turns {
+            workers: self,
+            slot,
+        };
+        let args: heapless::Vec<wamr::Value, { proplet::engine::PARAMS_MAX }> =
+            job.args.iter().map(|v| crate::engine::to_wamr(*v)).collect();
+        let mut result = [wamr::Value::I32(0)];
+        let called = instance.call(&job.export, &args, &mut result, &supervisor);
+        let peak = instance.usage().peak as usize;
+        state.update(|progress| progress.usage.memory = peak);
+        match called {
+            Ok(0) => Ok(None),
+            Ok(_) => Ok(Some(crate::engine::from_wamr(result[0]))),
+            Err(e) if e.kind() == TrapKind::Interrupted => Err(self.interruption(slot, &job)),
+            Err(e) => Err(trap(e)),
+        }
+    }
+
+    /// Why a run that the supervisor ended was ended.
+    fn interruption(&self, slot: Slot, job: &Job) -> Failure {
+        match job.limits.work {
+            Some(limit) if self.usage(slot).work >= limit => Failure::Trap(text(format_args!(
+                "work budget of {limit} branches and calls exhausted"
+            ))),
+            _ => Failure::Interrupted,
+        }
+    }
+}
+
+fn trap(error: impl core::fmt::Display) -> Failure {
+    Failure::Trap(text(format_args!("{error}")))
+}
+
+/// The supervisor of one run.
+pub(crate) struct Turns<P: 'static> {
+    workers: &'static Workers<P>,
+    slot: Slot,
+}
+
+impl<P: Platform> Turns<P> {
+    pub(crate) fn proplet_id(&self) -> &'static str {
+        self.workers.proplet_id
+    }
+}
+
+impl<P: Platform> Supervisor for Turns<P> {
+    fn slice(&self, work: u32) -> Verdict {
+        let (workers, slot) = (self.workers, self.slot);
+        let state = workers.slot(slot);
+        let now = workers.platform.thread_time();
+        let progress = state.update(|progress| {
+            progress.usage.work += u64::from(work);
+            progress.usage.cpu = now.saturating_sub(progress.cpu_before);
+        });
+        let work = progress.usage.work;
+        let left = progress.work_limit.map(|limit| limit.saturating_sub(work));
+        if left == Some(0) {
+            return Verdict::Interrupt;
+        }
+        let interrupted = state.interrupted.load(Ordering::Acquire);
+        workers.platform.take_turn(slot, interrupted);
+        if state.interrupted.load(Ordering::Acquire) {
+            return Verdict::Interrupt;
+        }
+        let slice = workers.slice.load(Ordering::Relaxed);
+        let left = left.map_or(u32::MAX, |left| u32::try_from(left).unwrap_or(u32::MAX));
+        Verdict::Continue(slice.min(left))
+    }
+}

@@ -1,0 +1,228 @@
+//! The command line and its environment.
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use std::{path::PathBuf, time::Duration};
+
+/// A Propeller proplet: runs WebAssembly tasks that a manager hands out over MQTT.
+///
+/// Without a command it shows the main job: a broker, a proplet and a small manager in this
+/// process, for a few seconds.
+#[derive(Debug, Parser)]
+#[command(version, name = "proplet")]
+pub struct Cli {
+    #[command(subcommand)]
+    /// What to do.
+    pub command: Option<Command>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Shows the main job, without a network (the default).
+    Demo,
+    /// Joins a Propeller network and works until Ctrl-C.
+    Join(Join),
+    /// Runs one module, without a broker, and prints its result.
+    Run(Run),
+}
+
+/// Capacities and limits.
+#[derive(Debug, Clone, Args)]
+pub struct Limits {
+    /// Guests that run at once, 1 to 256.
+    #[arg(long, env = "PROPLET_INSTANCES", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub instances: u16,
+    /// Latent deployments, 1 to 256.
+    #[arg(long, env = "PROPLET_DEPLOYMENTS", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub deployments: u16,
+    /// Bytes of the arena in which modules, instances and their memories lie.
+    #[arg(long, env = "PROPLET_ARENA_BYTES", default_value_t = 192 * 1024, value_parser = clap::value_parser!(u32).range(16 * 1024..=1 << 30))]
+    pub arena_bytes: u32,
+    /// Operand stack in bytes of a task that asks for none.
+    #[arg(long, env = "PROPLET_STACK_DEFAULT_BYTES", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(512..=1 << 24))]
+    pub stack_bytes: u32,
+    /// Largest operand stack in bytes that a task may ask for.
+    #[arg(long, env = "PROPLET_STACK_MAX_BYTES", default_value_t = 65536, value_parser = clap::value_parser!(u32).range(512..=1 << 24))]
+    pub stack_max_bytes: u32,
+    /// Most bytes of a task's linear memory; only the arena bounds it if not given.
+    #[arg(long, env = "PROPLET_MEMORY_MAX_BYTES")]
+    pub memory_max_bytes: Option<u64>,
+    /// Longest run in milliseconds; none if not given: a task may run for days.
+    #[arg(long, env = "PROPLET_DEADLINE_MAX_MS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub deadline_max_ms: Option<u64>,
+    /// Most work of a task, in branches and calls; none if not given.
+    #[arg(long, env = "PROPLET_WORK_MAX", value_parser = clap::value_parser!(u64).range(1..))]
+    pub work_max: Option<u64>,
+    /// Branches and calls that a guest executes before it's the next one's turn.
+    #[arg(long, env = "PROPLET_SLICE", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub slice: u32,
+    /// Cores that guests share; all that there are if not given.
+    #[arg(long, env = "PROPLET_GUEST_CORES", value_parser = clap::value_parser!(u16).range(1..))]
+    pub guest_cores: Option<u16>,
+}
+
+/// Settings of `proplet join`. Their variables are named as the Linux proplet names them, where
+/// it has them.
+#[derive(Debug, Clone, Args)]
+pub struct Join {
+    /// The broker's listener for MQTT 5: mqtt://HOST[:PORT].
+    #[arg(long, env = "PROPLET_MQTT_ADDRESS", default_value = "mqtt://localhost:1883", value_name = "URL")]
+    pub broker: String,
+    /// The tenant's id.
+    #[arg(long, env = "PROPLET_TENANT_ID", value_name = "ID")]
+    pub tenant: String,
+    /// The channel's id.
+    #[arg(long, env = "PROPLET_CHANNEL_ID", value_name = "ID")]
+    pub channel: String,
+    /// This proplet's entity id.
+    #[arg(long, env = "PROPLET_ENTITY_ID", value_name = "ID")]
+    pub id: String,
+    /// The entity's key; no user name and password are sent if empty.
+    #[arg(long, env = "PROPLET_API_KEY", default_value = "", hide_env_values = true)]
+    pub key: String,
+    /// Seconds of MQTT keep-alive.
+    #[arg(long, env = "PROPLET_MQTT_KEEP_ALIVE", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub keep_alive: u16,
+    /// Seconds to wait for each of: the address, the connection, the broker's answers.
+    #[arg(long, env = "PROPLET_MQTT_TIMEOUT", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub timeout: u16,
+    /// Seconds for which the broker keeps commands while the connection is lost.
+    #[arg(long, env = "PROPLET_MQTT_SESSION_EXPIRY", default_value_t = 300, value_name = "SECONDS")]
+    pub session_expiry: u32,
+    /// Bytes of the receive buffer: the largest message, and so the largest module in one.
+    #[arg(long, env = "PROPLET_MQTT_MAX_PACKET_SIZE", default_value_t = 1 << 20, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1024..=1 << 28))]
+    pub receive_buffer: u32,
+    /// Leave no last will. The manager takes the will, "offline", for a heartbeat.
+    #[arg(long, env = "PROPLET_NO_WILL")]
+    pub no_will: bool,
+    /// Seconds between heartbeats. The manager holds a proplet for dead after 10.
+    #[arg(long, env = "PROPLET_LIVELINESS_INTERVAL", default_value_t = 4, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=5))]
+    pub heartbeat: u64,
+    /// Seconds between the proplet's own metrics; 0 turns them off.
+    #[arg(long, env = "PROPLET_METRICS_INTERVAL", default_value_t = 10, value_name = "SECONDS")]
+    pub metrics_interval: u64,
+    /// Least milliseconds from a start to its result. The manager overwrites a result that it
+    /// gets before it has noted that the task runs.
+    #[arg(long, env = "PROPLET_RESULT_DELAY_MS", default_value_t = 250, value_name = "MS")]
+    pub result_delay_ms: u64,
+    /// What the manager is told of this proplet.
+    #[arg(long, env = "PROPLET_DESCRIPTION")]
+    pub description: Option<String>,
+    /// Tags of this proplet, separated by commas.
+    #[arg(long, env = "PROPLET_TAGS", value_delimiter = ',')]
+    pub tags: Vec<String>,
+    /// Where this proplet is.
+    #[arg(long, env = "PROPLET_LOCATION")]
+    pub location: Option<String>,
+    /// Capacities and limits.
+    #[command(flatten)]
+    pub limits: Limits,
+}
+
+impl Join {
+    /// Host and port of the broker.
+    ///
+    /// # Errors
+    /// If the URL is none, or of a scheme that the host port doesn't speak.
+    pub fn address(&self) -> Result<(String, u16)> {
+        address(&self.broker)
+    }
+
+    /// The heartbeat's interval.
+    pub const fn heartbeat(&self) -> Duration {
+        Duration::from_secs(self.heartbeat)
+    }
+}
+
+fn address(url: &str) -> Result<(String, u16)> {
+    let rest = match url.split_once("://") {
+        None | Some(("mqtt" | "tcp", _)) => url.rsplit_once("://").map_or(url, |(_, rest)| rest),
+        Some(("mqtts" | "ssl" | "tls", _)) => bail!(
+            "broker {url}: this port speaks plain MQTT only; put a TLS proxy such as stunnel before the broker"
+        ),
+        Some((scheme, _)) => bail!("broker {url}: expected mqtt://HOST[:PORT], not {scheme}://"),
+    };
+    let rest = rest.trim_end_matches('/');
+    let (host, port) = match rest.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest
+                .split_once(']')
+                .with_context(|| format!("broker {url}: the bracket is not closed"))?;
+            (host, port.strip_prefix(':'))
+        }
+        None => match rest.split_once(':') {
+            // More than one colon, and no brackets: an IPv6 address without a port.
+            Some((_, port)) if port.contains(':') => (rest, None),
+            Some((host, port)) => (host, Some(port)),
+            None => (rest, None),
+        },
+    };
+    if host.is_empty() {
+        bail!("broker {url}: the host is missing, expected mqtt://HOST[:PORT]");
+    }
+    let port = port.map_or(Ok(1883), |port| {
+        port.parse::<u16>()
+            .with_context(|| format!("broker {url}: port '{port}' is none, expected 1 to 65535"))
+    })?;
+    Ok((host.into(), port))
+}
+
+/// Settings of `proplet run`.
+#[derive(Debug, Clone, Args)]
+pub struct Run {
+    /// A module, as text (.wat) or binary (.wasm).
+    pub file: PathBuf,
+    /// Arguments of the function.
+    #[arg(allow_hyphen_values = true)]
+    pub inputs: Vec<String>,
+    /// The exported function to call. If there is none of that name: main, run or _start.
+    #[arg(long, default_value = "main")]
+    pub export: String,
+    /// Environment of the task, such as PROPLET_DEADLINE_MS=500.
+    #[arg(long, short, value_name = "KEY=VALUE", value_parser = pair)]
+    pub env: Vec<(String, String)>,
+    /// Also print what the task used, on stderr.
+    #[arg(long)]
+    pub stats: bool,
+    /// Capacities and limits.
+    #[command(flatten)]
+    pub limits: Limits,
+}
+
+fn pair(text: &str) -> Result<(String, String)> {
+    let (key, value) = text.split_once('=').context("expected KEY=VALUE")?;
+    Ok((key.into(), value.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn brokers_are_urls_or_hosts() {
+        for (url, host, port) in [
+            ("mqtt://broker:1884", "broker", 1884),
+            ("tcp://10.0.0.1", "10.0.0.1", 1883),
+            ("broker", "broker", 1883),
+            ("mqtt://broker/", "broker", 1883),
+            ("[::1]:1884", "::1", 1884),
+            ("mqtt://[fe80::1]", "fe80::1", 1883),
+            ("::1", "::1", 1883),
+        ] {
+            assert_eq!(address(url).unwrap(), (host.into(), port), "{url}");
+        }
+        for bad in [
+            "mqtts://broker", "http://broker", "mqtt://", "broker:x", "broker:70000", "[::1",
+        ] {
+            let error = address(bad).unwrap_err().to_string();
+            assert!(error.contains(bad), "{error}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Sockets and names for the link, and the one `poll` in which its thread waits.
+
+use crate::{clock::ALARM, platform::WakeFd};
+use embassy_time::Instant;
+use embedded_io_async::{ErrorType, Read, Write};
+use embedded_nal_async::{AddrType, Dns, TcpConnect};
+use proplet_link::reactor::block_on;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt},
+};
+use std::{
+    cell::{Cell, RefCell},
+    future::{Future, poll_fn},
+    io::{self, ErrorKind},
+    net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _},
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Poll, Wake, Waker},
+    thread,
+    time::Duration,
+};
+
+thread_local! {
+    /// What the pending futures of this thread's task wait for; forgotten at each wake-up.
+    static WAITS: RefCell<Vec<(Rc<TcpStream>, PollFlags)>> = const { RefCell::new(Vec::new()) };
+    /// Whether the wake-up descriptor was set since [`woken`] was last ready.
+    static WOKEN: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Waking(&'static WakeFd);
+
+impl Wake for Waking {
+    fn wake(self: Arc<Self>) {
+        self.0.set();
+    }
+}
+
+/// Runs `future` on this thread, which sleeps until a socket, a timer or `wake` has something.
+pub fn run<F: Future>(future: F, wake: &'static WakeFd) -> F::Output {
+    let waker = Waker::from(Arc::new(Waking(wake)));
+    block_on(&ALARM, &waker, future, |deadline| park(wake, deadline))
+}
+
+fn park(wake: &WakeFd, deadline: Option<Instant>) {
+    let waits = WAITS.take();
+    let mut fds = vec![PollFd::new(wake, PollFlags::IN)];
+    fds.extend(waits.iter().map(|(stream, events)| PollFd::new(stream, *events)));
+    let timeout = deadline.map(|at| {
+        let left = at.as_micros().saturating_sub(Instant::now().as_micros());
+        Timespec::try_from(Duration::from_micros(left)).unwrap_or(Timespec {
+            tv_sec: i64::from(i32::MAX),
+            tv_nsec: 0,
+        })
+    });
+    // EINTR is a wake-up like any other; nothing else can fail with valid descriptors.
+    let _ = poll(&mut fds, timeout.as_ref());
+    if wake.clear() {
+        WOKEN.set(true);
+    }
+}
+
+/// Ready when the wake-up descriptor was set since it was last ready.
+pub async fn woken() {
+    poll_fn(|_| match WOKEN.take() {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
+}
+
+/// Tries `operation` whenever `stream` may be ready for `events`.
+async fn ready<T>(
+    stream: &Rc<TcpStream>,
+    events: PollFlags,
+    mut operation: impl FnMut(&TcpStream) -> io::Result<T>,
+) -> io::Result<T> {
+    poll_fn(|_| loop {
+        match operation(stream) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                WAITS.with_borrow_mut(|waits| waits.push((Rc::clone(stream), events)));
+                return Poll::Pending;
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            done => return Poll::Ready(done),
+        }
+    })
+    .await
+}
+
+/// The process's network.
+#[derive(Debug)]
+pub struct Network {
+    wake: &'static WakeFd,
+    lookup: Mutex<Option<Arc<Lookup>>>,
+}
+
+/// A name that a thread looks up, because `getaddrinfo` blocks.
+#[derive(Debug)]
+struct Lookup {
+    host: String,
+    found: Mutex<Option<io::Result<Vec<IpAddr>>>>,
+}
+
+impl Network {
+    /// The network, whose look-ups end with `wake`.
+    pub const fn new(wake: &'static WakeFd) -> Self {
+        Self {
+            wake,
+            lookup: Mutex::new(None),
+        }
+    }
+
+    /// The look-up of `host`: the one under way, so that a resolver that hangs holds one thread.
+    fn lookup(&self, host: &str) -> io::Result<Arc<Lookup>> {
+        let mut current = self.lookup.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lookup) = current.as_ref().filter(|lookup| lookup.host == host) {
+            return Ok(Arc::clone(lookup));
+        }
+        let lookup = Arc::new(Lookup {
+            host: host.into(),
+            found: Mutex::new(None),
+        });
+        let (worker, wake) = (Arc::clone(&lookup), self.wake);
+        thread::Builder::new()
+            .name("resolver".into())
+            .spawn(move || {
+                let found = (worker.host.as_str(), 0)
+                    .to_socket_addrs()
+                    .map(|all| all.map(|a| a.ip()).collect());
+                *worker.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+                wake.set();
+            })?;
+        *current = Some(Arc::clone(&lookup));
+        Ok(lookup)
+    }
+
+    fn forget_lookup(&self) {
+        *self.lookup.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl Dns for Network {
+    type Error = io::Error;
+
+    async fn get_host_by_name(&self, host: &str, addr_type: AddrType) -> io::Result<IpAddr> {
+        let lookup = self.lookup(host)?;
+        let found = poll_fn(|_| {
+            let found = lookup.found.lock().unwrap_or_else(PoisonError::into_inner).take();
+            found.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await;
+        self.forget_lookup();
+        found?
+            .into_iter()
+            .find(|ip| match addr_type {
+                AddrType::IPv4 => ip.is_ipv4(),
+                AddrType::IPv6 => ip.is_ipv6(),
+                AddrType::Either => true,
+            })
+            .ok_or_else(|| io::Error::new(ErrorKind::NotFound, "the name has no such address"))
+    }
+
+    async fn get_host_by_address(&self, _: IpAddr, _: &mut [u8]) -> io::Result<usize> {
+        Err(ErrorKind::Unsupported.into())
+    }
+}
+
+/// A TCP connection; it closes when dropped.
+#[derive(Debug)]
+pub struct Connection(Rc<TcpStream>);
+
+impl TcpConnect for Network {
+    type Error = io::Error;
+    type Connection<'a> = Connection;
+
+    async fn connect(&self, remote: SocketAddr) -> io::Result<Connection> {
+        let family = match remote {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let stream = TcpStream::from(socket_with(family, SocketType::STREAM, flags, None)?);
+        match connect(&stream, &remote) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let stream = Rc::new(stream);
+        ready(&stream, PollFlags::OUT, |stream| {
+            sockopt::socket_error(stream)??;
+            // Without an error and without a peer, the connection is still being made.
+            match stream.peer_addr() {
+                Err(e) if e.kind() == ErrorKind::NotConnected => Err(ErrorKind::WouldBlock.into()),
+                other => other.map(drop),
+            }
+        })
+        .await?;
+        stream.set_nodelay(true)?;
+        Ok(Connection(stream))
+    }
+}
+
+impl ErrorType for Connection {
+    type Error = io::Error;
+}
+
+impl Read for Connection {
+    async fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        ready(&self.0, PollFlags::IN, |mut stream| io::Read::read(&mut stream, buf)).await
+    }
+}
+
+impl Write for Connection {
+    async fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        ready(&self.0, PollFlags::OUT, |mut stream| io::Write::write(&mut stream, buf)).await
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn wake() -> &'static WakeFd {
+        Box::leak(Box::new(WakeFd::new().expect("descriptors are left")))
+    }
+
+    #[test]
+    fn bytes_go_both_ways() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let remote = listener.local_addr().unwrap();
+        let peer = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut copy = stream.try_clone().unwrap();
+            io::copy(&mut copy, &mut stream).unwrap();
+        });
+        let wake = wake();
+        let sent: Vec<u8> = (0..100_000_u32).map(|n| n as u8).collect();
+        let got = run(
+            async {
+                let network = Network::new(wake);
+                let mut connection = network.connect(remote).await.unwrap();
+                let mut got = vec![0; sent.len()];
+                let (mut out, mut back) = (0, 0);
+                while back < got.len() {
+                    out += connection.write(&sent[out..(out + 1000).min(sent.len())]).await.unwrap();
+                    back += connection.read(&mut got[back..]).await.unwrap();
+                }
+                got
+            },
+            wake,
+        );
+        assert_eq!(got, sent);
+        peer.join().unwrap();
+    }
+
+    #[test]
+    fn names_are_looked_up_and_refusals_are_errors() {
+        let wake = wake();
+        run(
+            async {
+                let network = Network::new(wake);
+                let ip = network.get_host_by_name("localhost", AddrType::IPv4).await;
+                assert!(ip.unwrap().is_loopback());
+                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                let remote = listener.local_addr().unwrap();
+                drop(listener);
+                let refused = network.connect(remote).await.unwrap_err();
+                assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+            },
+            wake,
+        );
+    }
+}

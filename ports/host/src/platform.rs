@@ -1,0 +1,177 @@
+//! What the process gives its workers.
+
+use crate::turns::Turns;
+use proplet::{
+    engine::{ProcessUsage, Slot},
+    time::Duration,
+};
+use proplet_engine::Platform;
+use rustix::{
+    event::{EventfdFlags, eventfd},
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    time::{ClockId, clock_gettime},
+};
+use std::{
+    fs, io,
+    sync::{Condvar, Mutex, PoisonError},
+};
+
+/// A wake-up descriptor: readable from the first [`set`](Self::set) to the next
+/// [`clear`](Self::clear).
+#[derive(Debug)]
+pub struct WakeFd(OwnedFd);
+
+impl WakeFd {
+    /// A descriptor that is not set.
+    ///
+    /// # Errors
+    /// If the process has no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Self(eventfd(0, flags)?))
+    }
+
+    /// Makes it readable.
+    pub fn set(&self) {
+        // Fails only if it has been set 2^64 times, and then it is readable.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    /// Makes it unreadable; returns whether it was readable.
+    pub fn clear(&self) -> bool {
+        rustix::io::read(&self.0, &mut [0; 8]).is_ok()
+    }
+}
+
+impl AsFd for WakeFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The process.
+#[derive(Debug)]
+pub struct Linux {
+    doors: Box<[Door]>,
+    turns: Turns,
+    /// Told when a run has ended.
+    exits: WakeFd,
+}
+
+/// Where a worker waits for work.
+#[derive(Debug, Default)]
+struct Door {
+    open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Linux {
+    /// For `slots` workers whose guests share `cores` cores.
+    ///
+    /// # Errors
+    /// If the process has no descriptors left.
+    pub fn new(slots: usize, cores: usize) -> io::Result<Self> {
+        Ok(Self {
+            doors: (0..slots).map(|_| Door::default()).collect(),
+            turns: Turns::new(slots, cores),
+            exits: WakeFd::new()?,
+        })
+    }
+
+    /// Readable when a run has ended.
+    pub fn exits(&self) -> &WakeFd {
+        &self.exits
+    }
+}
+
+impl Platform for Linux {
+    fn wait(&self, slot: Slot) {
+        let door = &self.doors[usize::from(slot.0)];
+        let mut open = door.open.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*open {
+            open = door
+                .opened
+                .wait(open)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        *open = false;
+    }
+
+    fn wake(&self, slot: Slot) {
+        let door = &self.doors[usize::from(slot.0)];
+        *door.open.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        door.opened.notify_one();
+    }
+
+    fn take_turn(&self, slot: Slot, interrupted: bool) {
+        self.turns.take(slot, interrupted);
+    }
+
+    fn end_turn(&self, slot: Slot) {
+        self.turns.end(slot);
+    }
+
+    fn hurry(&self, slot: Slot) {
+        self.turns.hurry(slot);
+    }
+
+    fn exited(&self) {
+        self.exits.set();
+    }
+
+    fn thread_time(&self) -> Duration {
+        duration(clock_gettime(ClockId::ThreadCPUTime))
+    }
+
+    fn process(&self) -> ProcessUsage {
+        process_usage().unwrap_or_else(|| ProcessUsage {
+            user: duration(clock_gettime(ClockId::ProcessCPUTime)),
+            ..ProcessUsage::default()
+        })
+    }
+}
+
+fn duration(time: rustix::time::Timespec) -> Duration {
+    Duration::try_from(time).unwrap_or_default()
+}
+
+/// From `/proc/self/stat`, as proc(5) describes it.
+fn process_usage() -> Option<ProcessUsage> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is the command in parentheses, with any characters in it.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let field = |number: usize| fields.split(' ').nth(number - 3)?.parse::<u64>().ok();
+    let ticks = rustix::param::clock_ticks_per_second();
+    let time = |ticks_used: u64| Duration::from_millis(ticks_used * 1000 / ticks.max(1));
+    Some(ProcessUsage {
+        user: time(field(14)?),
+        system: time(field(15)?),
+        rss: field(24)? * rustix::param::page_size() as u64,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_uses_time_and_memory() {
+        let before = process_usage().expect("Linux has /proc/self/stat");
+        assert!(before.rss > 100_000);
+        let mut n = 0_u64;
+        while process_usage().is_some_and(|now| now.user + now.system == before.user + before.system)
+        {
+            n = std::hint::black_box(n.wrapping_add(1));
+        }
+    }
+
+    #[test]
+    fn a_wake_up_stays_until_it_is_cleared() {
+        let wake = WakeFd::new().expect("descriptors are left");
+        assert!(!wake.clear());
+        wake.set();
+        wake.set();
+        assert!(wake.clear());
+        assert!(!wake.clear());
+    }
+}

@@ -1,0 +1,252 @@
+//! Puts a proplet together: arena, workers, agent, and the link that drives it.
+
+use crate::{
+    cli::{Join, Limits},
+    clock,
+    net::{self, Network},
+    platform::Linux,
+};
+use anyhow::{Context as _, Result};
+use proplet::{
+    agent::{Agent, Deployment, Letter, Run, Storage},
+    config::{Config, Metadata, TaskLimits},
+    engine::Slot,
+    module::{assembly::Assembly, table::Entry},
+};
+use proplet_engine::{ModuleState, SlotState, WamrEngine, Workers, host_functions};
+use proplet_link::{Application, Buffers, Settings, Signal, Status};
+use std::{
+    hash::{BuildHasher, RandomState},
+    mem::MaybeUninit,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+use wamr::Runtime;
+
+/// The agent of this port.
+pub type HostAgent = Agent<'static, WamrEngine<Linux>>;
+
+/// Bytes of inputs and environment that are kept for a task.
+const TEXT_BYTES: usize = 4096;
+
+/// Bytes of strings with escapes in one message.
+const UNESCAPED_BYTES: usize = 64 * 1024;
+
+/// Results that await their acknowledgement.
+const OUTBOX: usize = 128;
+
+/// Bytes of messages on their way to the broker.
+const SEND_BYTES: usize = 16 * 1024;
+
+/// Native stack of a worker: the interpreter needs some 1 KiB, a host function little more.
+const WORKER_STACK: usize = 256 * 1024;
+
+/// Workers run at a lower priority than the control thread, as on the device.
+const WORKER_NICE: i32 = 5;
+
+/// A proplet that is not connected to anything.
+#[derive(Debug)]
+pub struct Proplet {
+    /// Its agent.
+    pub agent: HostAgent,
+    /// Its workers.
+    pub workers: &'static Workers<Linux>,
+}
+
+/// Memory for the life of the process.
+fn forever<T>(value: T) -> &'static mut T {
+    Box::leak(Box::new(value))
+}
+
+fn array<T>(len: usize, value: impl FnMut() -> T) -> &'static mut [T] {
+    Box::leak(std::iter::repeat_with(value).take(len).collect())
+}
+
+impl Proplet {
+    /// Starts the runtime and the workers. Only one proplet fits a process: WAMR is one.
+    ///
+    /// # Errors
+    /// If the runtime is started already or the system lacks memory, threads or descriptors; or if
+    /// tenant and channel make no topics.
+    pub fn new(limits: &Limits, config: Config<'static>) -> Result<Self> {
+        let slots = usize::from(limits.instances);
+        let deployments = usize::from(limits.deployments);
+        let modules = (slots + deployments).min(256);
+        let cores = limits.guest_cores.map(usize::from);
+        let cores = cores.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
+        let arena = array(limits.arena_bytes as usize, MaybeUninit::uninit);
+        let natives = forever(host_functions::<Linux>());
+        let runtime = Runtime::init(arena, natives).context("WAMR")?;
+        let platform = Linux::new(slots, cores).context("eventfd")?;
+        let states = array(slots, || SlotState::IDLE);
+        let workers = forever(Workers::new(
+            platform,
+            states,
+            limits.slice,
+            config.proplet_id,
+        ));
+        for slot in (0..=u8::MAX).take(slots).map(Slot) {
+            spawn_worker(workers, slot, runtime).with_context(|| format!("worker {}", slot.0))?;
+        }
+        let engine = WamrEngine::new(runtime, workers, array(modules, ModuleState::default));
+        let storage = Storage {
+            runs: array(slots, || Run::VACANT),
+            deployments: array(deployments, || Deployment::VACANT),
+            modules: array(modules, || Entry::VACANT),
+            assemblies: array(8, || Assembly::VACANT),
+            outbox: array(OUTBOX, || Letter::VACANT),
+            text: array((slots + deployments) * TEXT_BYTES, || 0),
+            packed: array(TEXT_BYTES, || 0),
+            unescaped: array(UNESCAPED_BYTES, || 0),
+        };
+        let config = Config {
+            limits: task_limits(limits),
+            ..config
+        };
+        let mut agent = Agent::new(config, storage, engine)?;
+        agent.set_wall_clock(clock::unix_ms(), clock::now());
+        Ok(Self { agent, workers })
+    }
+}
+
+fn spawn_worker(workers: &'static Workers<Linux>, slot: Slot, runtime: Runtime) -> Result<()> {
+    thread::Builder::new()
+        .name(format!("worker-{}", slot.0))
+        .stack_size(WORKER_STACK)
+        .spawn(move || {
+            // Where this is forbidden, guests compete with the control thread on equal terms.
+            let thread = rustix::thread::gettid();
+            let _ = rustix::process::setpriority_process(Some(thread), WORKER_NICE);
+            workers.run(slot, runtime)
+        })?;
+    Ok(())
+}
+
+fn task_limits(limits: &Limits) -> TaskLimits {
+    TaskLimits {
+        deadline: limits.deadline_max_ms.map(Duration::from_millis),
+        work: limits.work_max,
+        stack: limits.stack_bytes,
+        stack_max: limits.stack_max_bytes.max(limits.stack_bytes),
+        memory: limits.memory_max_bytes,
+    }
+}
+
+/// The agent's settings from the command line's.
+pub fn config(join: &Join) -> Config<'static> {
+    let leak = |text: &String| -> &'static str { Box::leak(text.clone().into_boxed_str()) };
+    let tags: Vec<&'static str> = join.tags.iter().map(leak).collect();
+    Config {
+        proplet_id: leak(&join.id),
+        tenant: leak(&join.tenant),
+        channel: leak(&join.channel),
+        heartbeat: join.heartbeat(),
+        metrics_interval: Duration::from_secs(join.metrics_interval),
+        result_delay: Duration::from_millis(join.result_delay_ms),
+        metadata: Metadata {
+            description: join.description.as_ref().map(leak),
+            tags: Vec::leak(tags),
+            location: join.location.as_ref().map(leak),
+            environment: Some("binary"),
+            os: Some(std::env::consts::OS),
+            hostname: hostname().map(|name| leak(&name)),
+            cpu_arch: Some(std::env::consts::ARCH),
+            total_memory_bytes: Some(join.limits.arena_bytes.into()),
+            proplet_version: Some(env!("CARGO_PKG_VERSION")),
+            wasm_runtime: Some("wamr"),
+            ip: None,
+        },
+        ..Config::DEFAULT
+    }
+}
+
+fn hostname() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned())
+}
+
+/// Asked for by a signal handler or another thread.
+#[derive(Debug, Default)]
+pub struct Stop(AtomicBool);
+
+impl Stop {
+    /// Not asked for.
+    pub const fn new() -> Self {
+        Self(AtomicBool::new(false))
+    }
+
+    /// Asks the link on its own thread to shut down; asked twice, it leaves at once.
+    pub fn ask(&self, workers: &Workers<Linux>) {
+        self.0.store(true, Ordering::Release);
+        workers.platform().exits().set();
+    }
+
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// Connects `app` to the broker and works until it is asked to stop.
+///
+/// # Errors
+/// Settings with which no link can run.
+pub fn work(
+    join: &Join,
+    app: &mut impl Application,
+    workers: &'static Workers<Linux>,
+    stop: &Stop,
+    status: &Status,
+) -> Result<()> {
+    let (host, port) = join.address()?;
+    let wake = workers.platform().exits();
+    let timeout = Duration::from_secs(join.timeout.into());
+    let settings = Settings {
+        host: &host,
+        port,
+        proplet_id: &join.id,
+        api_key: &join.key,
+        keep_alive: join.keep_alive,
+        session_expiry: join.session_expiry,
+        will: !join.no_will,
+        timeout,
+        write_timeout: timeout,
+        seed: RandomState::new().hash_one(clock::unix_ms()),
+        ..Settings::DEFAULT
+    };
+    let buffers = Buffers {
+        rx: &mut vec![0; join.receive_buffer as usize],
+        tx: &mut vec![0; SEND_BYTES],
+        will: &mut [0; 256],
+    };
+    let signal = async || {
+        net::woken().await;
+        if stop.take() {
+            Signal::Shutdown
+        } else {
+            Signal::Work
+        }
+    };
+    let network = Network::new(wake);
+    let link = proplet_link::run(&network, app, &settings, buffers, signal, status);
+    net::run(link, wake)?;
+    Ok(())
+}
+
+/// `proplet join`.
+///
+/// # Errors
+/// As [`Proplet::new`] and [`work`].
+pub fn join(join: &Join) -> Result<()> {
+    static STOP: Stop = Stop::new();
+    join.address()?;
+    let Proplet { mut agent, workers } = Proplet::new(&join.limits, config(join))?;
+    ctrlc::set_handler(|| STOP.ask(workers)).context("signal handler")?;
+    log::info!(
+        "proplet {} joins channel {} at {}",
+        join.id,
+        join.channel,
+        join.broker
+    );
+    work(join, &mut agent, workers, &STOP, &Status::new())
+}

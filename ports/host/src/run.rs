@@ -1,0 +1,79 @@
+//! `proplet run`: one module, without a broker.
+
+use crate::{cli, clock, proplet::Proplet};
+use anyhow::{Context as _, Result, anyhow};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use proplet::{
+    agent::{Delivery, Event, Qos},
+    config::Config,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+const TASK: &str = "run";
+
+/// Runs the module as a task that an agent gets by message, and returns its result.
+///
+/// # Errors
+/// The file can't be read or assembled, or the task failed.
+pub fn run(options: &cli::Run) -> Result<String> {
+    let file = options.file.display();
+    let module = std::fs::read(&options.file).with_context(|| format!("{file} can't be read"))?;
+    let module = wat::parse_bytes(&module).with_context(|| format!("{file} is no module"))?;
+    let config = Config {
+        proplet_id: "local",
+        tenant: "local",
+        channel: "local",
+        result_delay: Duration::ZERO,
+        metrics_interval: Duration::ZERO,
+        heartbeat: Duration::from_secs(3600),
+        ..Config::DEFAULT
+    };
+    let Proplet { mut agent, workers } = Proplet::new(&options.limits, config)?;
+    let env: Map<String, Value> = options
+        .env
+        .iter()
+        .map(|(key, value)| (key.clone(), json!(value)))
+        .collect();
+    let start = json!({"id": TASK, "name": options.export, "inputs": options.inputs, "env": env,
+        "file": BASE64_STANDARD.encode(&module)});
+    agent.handle(Event::Connected, clock::now());
+    agent.handle(
+        Event::Message {
+            topic: "m/local/c/local/control/manager/start",
+            payload: start.to_string().as_bytes(),
+        },
+        clock::now(),
+    );
+    let mut buf = vec![0; 4096];
+    loop {
+        while let Some(publication) = agent.poll_publish(Qos::AtLeastOnce, clock::now()) {
+            let topic = agent.topic(publication.token);
+            let len = agent.write(publication.token, &mut buf, clock::now())?;
+            let message: Value = serde_json::from_slice(&buf[..len])?;
+            agent.handle(
+                Event::Published(publication.token, Delivery::Done),
+                clock::now(),
+            );
+            if topic.ends_with("/task_metrics") && options.stats {
+                eprintln!("{}", message["metrics"]);
+            }
+            if topic.ends_with("/control/proplet/results") {
+                return match message["error"].as_str() {
+                    Some(error) => Err(anyhow!("{error}")),
+                    None => Ok(message["results"].as_str().unwrap_or_default().into()),
+                };
+            }
+        }
+        let left = agent
+            .next_deadline(clock::now())
+            .map_or(Duration::MAX, |at| at.since(clock::now()));
+        let timeout = Timespec::try_from(left.min(Duration::from_secs(3600))).ok();
+        let exits = workers.platform().exits();
+        // An early return is as good as any.
+        let _ = poll(&mut [PollFd::new(exits, PollFlags::IN)], timeout.as_ref());
+        exits.clear();
+        agent.handle(Event::Tick, clock::now());
+    }
+}

@@ -1,0 +1,161 @@
+//! Guests take turns on as many cores as a setting says.
+//!
+//! The kernel would share the cores out as well, but in slices of several milliseconds: with two
+//! dozen loops, one that is to stop would see its flag only after all the others' slices. Here at
+//! most `cores` guests are runnable, the others wait in line, and one that is to stop goes first.
+
+use proplet::engine::Slot;
+use std::{
+    collections::VecDeque,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+};
+
+/// Turns of the guests.
+#[derive(Debug)]
+pub struct Turns {
+    cores: usize,
+    state: Mutex<State>,
+    /// A slot's guest waits here for its turn.
+    granted: Box<[Condvar]>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Guests that have a turn; more than `cores` while one that is to stop has one out of line.
+    running: usize,
+    line: VecDeque<Slot>,
+    has_turn: Box<[bool]>,
+}
+
+impl Turns {
+    /// Turns for `slots` guests on `cores` cores, at least one.
+    pub fn new(slots: usize, cores: usize) -> Self {
+        Self {
+            cores: cores.max(1),
+            state: Mutex::new(State {
+                running: 0,
+                line: VecDeque::with_capacity(slots),
+                has_turn: vec![false; slots].into(),
+            }),
+            granted: (0..slots).map(|_| Condvar::new()).collect(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic of another thread leaves the state as consistent as it was.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn grant(&self, state: &mut State, slot: Slot) {
+        state.running += 1;
+        state.has_turn[usize::from(slot.0)] = true;
+        self.granted[usize::from(slot.0)].notify_one();
+    }
+
+    fn give_up(&self, state: &mut State, slot: Slot) {
+        state.has_turn[usize::from(slot.0)] = false;
+        state.running -= 1;
+        if state.running < self.cores
+            && let Some(next) = state.line.pop_front()
+        {
+            self.grant(state, next);
+        }
+    }
+
+    /// Waits for the turn of `slot`; who has one and is alone in line keeps it. An interrupted
+    /// guest has no need to wait: it only ends.
+    pub fn take(&self, slot: Slot, interrupted: bool) {
+        let index = usize::from(slot.0);
+        let mut state = self.lock();
+        if state.has_turn[index] {
+            if interrupted || state.line.is_empty() {
+                return;
+            }
+            state.line.push_back(slot);
+            self.give_up(&mut state, slot);
+        } else if interrupted || state.running < self.cores {
+            self.grant(&mut state, slot);
+        } else {
+            state.line.push_back(slot);
+        }
+        while !state.has_turn[index] {
+            state = self.granted[index]
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Gives up the turn of `slot`, if it has one.
+    pub fn end(&self, slot: Slot) {
+        let mut state = self.lock();
+        if state.has_turn[usize::from(slot.0)] {
+            self.give_up(&mut state, slot);
+        }
+    }
+
+    /// Takes `slot` out of the line and lets it run at once, beside the others.
+    pub fn hurry(&self, slot: Slot) {
+        let mut state = self.lock();
+        if let Some(at) = state.line.iter().position(|waiting| *waiting == slot) {
+            state.line.remove(at);
+            self.grant(&mut state, slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        sync::atomic::{AtomicU32, AtomicUsize, Ordering},
+        thread,
+    };
+
+    #[test]
+    fn never_more_than_the_cores_and_all_alike() {
+        const SLOTS: u8 = 8;
+        let turns = Turns::new(SLOTS.into(), 2);
+        let running = AtomicUsize::new(0);
+        let rounds: Vec<AtomicU32> = (0..SLOTS).map(|_| AtomicU32::new(0)).collect();
+        let total = AtomicU32::new(0);
+        thread::scope(|scope| {
+            for slot in 0..SLOTS {
+                let (turns, running, rounds, total) = (&turns, &running, &rounds, &total);
+                scope.spawn(move || {
+                    while total.fetch_add(1, Ordering::Relaxed) < 8_000 {
+                        turns.take(Slot(slot), false);
+                        assert!(running.fetch_add(1, Ordering::SeqCst) < 2);
+                        rounds[usize::from(slot)].fetch_add(1, Ordering::Relaxed);
+                        running.fetch_sub(1, Ordering::SeqCst);
+                    }
+                    turns.end(Slot(slot));
+                });
+            }
+        });
+        let state = turns.lock();
+        assert_eq!((state.running, state.line.len()), (0, 0));
+        // Before all threads are up and after the first are done some have more turns.
+        let rounds: Vec<u32> = rounds.iter().map(|r| r.load(Ordering::Relaxed)).collect();
+        assert!(rounds.iter().all(|r| *r > 100), "{rounds:?}");
+    }
+
+    #[test]
+    fn who_is_to_stop_need_not_wait() {
+        let turns = Turns::new(3, 1);
+        turns.take(Slot(0), false);
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                turns.take(Slot(1), false);
+                turns.end(Slot(1));
+            });
+            while turns.lock().line.is_empty() {
+                thread::yield_now();
+            }
+            turns.hurry(Slot(1));
+            waiting.join().expect("it has had its turn");
+        });
+        turns.take(Slot(2), true);
+        turns.end(Slot(2));
+        assert_eq!(turns.lock().running, 1, "slot 0 has kept its turn");
+    }
+}

@@ -1,0 +1,111 @@
+//! Settings of a link.
+
+use core::{fmt, time::Duration};
+
+/// How to reach the broker, and how patient to be.
+#[derive(Clone, Copy)]
+pub struct Settings<'a> {
+    /// Name or address, IPv4 or IPv6, of the broker.
+    pub host: &'a str,
+    /// Its TCP port for MQTT 5.
+    pub port: u16,
+    /// The proplet's id: MQTT client id and user name. 1 to 64 bytes.
+    pub proplet_id: &'a str,
+    /// The password. Without one, no user name is sent either.
+    pub api_key: &'a str,
+    /// MQTT keep-alive in seconds.
+    pub keep_alive: u16,
+    /// How long, in seconds, the broker keeps the session of a lost connection and commands for
+    /// it. Zero turns that off.
+    pub session_expiry: u32,
+    /// Whether to leave a last will: "offline", on the alive topic.
+    pub will: bool,
+    /// Longest wait for each of: the broker's address, the TCP connection, the CONNACK, all
+    /// SUBACKs.
+    pub timeout: Duration,
+    /// Longest wait for the broker to read anything of what is sent.
+    pub write_timeout: Duration,
+    /// Delay after the first failure, doubled for each further one.
+    pub retry_first: Duration,
+    /// Most that the delay grows to.
+    pub retry_most: Duration,
+    /// How long a shutdown waits for the application to be drained.
+    pub grace: Duration,
+    /// Seed of the delays' jitter; different on each device.
+    pub seed: u64,
+}
+
+impl Settings<'_> {
+    /// The defaults, without an identity and a broker.
+    pub const DEFAULT: Self = Self {
+        host: "",
+        port: minimq::MQTT_INSECURE_DEFAULT_PORT,
+        proplet_id: "",
+        api_key: "",
+        keep_alive: 30,
+        session_expiry: 300,
+        will: true,
+        timeout: Duration::from_secs(10),
+        write_timeout: Duration::from_secs(10),
+        retry_first: Duration::from_secs(1),
+        retry_most: Duration::from_secs(60),
+        grace: Duration::from_secs(2),
+        seed: 0,
+    };
+}
+
+impl fmt::Debug for Settings<'_> {
+    /// Everything but the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("proplet_id", &self.proplet_id)
+            .field("keep_alive", &self.keep_alive)
+            .field("session_expiry", &self.session_expiry)
+            .field("will", &self.will)
+            .field("timeout", &self.timeout)
+            .field("write_timeout", &self.write_timeout)
+            .field("retry_first", &self.retry_first)
+            .field("retry_most", &self.retry_most)
+            .field("grace", &self.grace)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Memory of a link.
+#[derive(Debug)]
+pub struct Buffers<'b> {
+    /// One inbound packet: the largest that the application is to see, with its topic. Larger
+    /// ones are skipped.
+    pub rx: &'b mut [u8],
+    /// Outbound packets: up to eight that wait for their acknowledgement, and at any time the
+    /// CONNECT (some 100 bytes, the ids, the secret, the will). At least 2 KiB; 4 KiB hold eight
+    /// results.
+    pub tx: &'b mut [u8],
+    /// The last will's payload. 128 bytes and the proplet id, or none if there is no will.
+    pub will: &'b mut [u8],
+}
+
+/// Settings or buffers with which no link can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetupError {
+    /// There is no host.
+    Host,
+    /// The proplet id is empty or longer than 64 bytes.
+    PropletId,
+    /// The will does not fit its buffer, or its topic is longer than 128 bytes.
+    Will,
+}
+
+impl fmt::Display for SetupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Host => "no broker is set",
+            Self::PropletId => "the proplet id must have 1 to 64 bytes",
+            Self::Will => "the last will is too long: its topic may have 128 bytes",
+        })
+    }
+}
+
+impl core::error::Error for SetupError {}

@@ -1,0 +1,4 @@
+;; main(): runs until it is stopped.
+(module
+  (func (export "main")
+    (loop (br 0))))
