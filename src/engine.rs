@@ -107,7 +107,7 @@ pub struct ArenaUsage {
 pub struct Needs {
     /// Parsing it.
     pub load: usize,
-    /// One instance: its own state, its linear memory and its operand stack.
+    /// One instance: its own state and its operand stack, but not its linear memory.
     pub instance: usize,
 }
 

@@ -933,7 +933,7 @@ fn timestamps_need_a_wall_clock() {
     bench.agent.set_wall_clock(1_767_225_600_000, bench.now);
     bench.start(task("a"));
     let out = bench.run_until(1100);
-    assert_eq!(out[0].2["timestamp"], "2026-01-01T00:00:00.1Z");
+    assert_eq!(out[0].2["timestamp"], "2026-01-01T00:00:00.100Z");
 }
 
 // ---- the end ----

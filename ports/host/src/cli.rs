@@ -174,7 +174,7 @@ pub struct Run {
     /// A module, as text (.wat) or binary (.wasm).
     pub file: PathBuf,
     /// Arguments of the function.
-    #[arg(allow_hyphen_values = true)]
+    #[arg(allow_negative_numbers = true)]
     pub inputs: Vec<String>,
     /// The exported function to call. If there is none of that name: main, run or _start.
     #[arg(long, default_value = "main")]

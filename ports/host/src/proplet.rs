@@ -79,7 +79,7 @@ impl Proplet {
         let natives = forever(host_functions::<Linux>());
         let runtime = Runtime::init(arena, natives).context("WAMR")?;
         let platform = Linux::new(slots, cores).context("eventfd")?;
-        let states = array(slots, || SlotState::IDLE);
+        let states = array(slots, SlotState::new);
         let workers = forever(Workers::new(
             platform,
             states,

@@ -253,8 +253,7 @@ fn an_hour_of_the_agent_with_losses() {
 
     // Heartbeats: at once on each connection, then every four seconds; on the first, one more
     // after the first second.
-    let alive: Vec<_> = net.published(&topic("control/proplet/alive"));
-    let alive: Vec<u64> = alive.into_iter().map(|(at, _)| at).collect();
+    let alive = net.sent(&topic("control/proplet/alive"));
     let connects = net.times(|s| matches!(s, Seen::Connect { .. }));
     let losses = net.times(|s| matches!(s, Seen::Closed));
     let gaps: Vec<_> = alive.windows(2).map(|w| (w[0], w[1] - w[0])).collect();

@@ -21,22 +21,22 @@ struct Workload {
 const WORKLOADS: [Workload; 4] = [
     Workload {
         name: "fib",
-        wat: include_str!("../../wat/fib.wat"),
+        wat: include_str!("../../../../wat/fib.wat"),
         n: 27,
     },
     Workload {
         name: "dot",
-        wat: include_str!("../../wat/dot.wat"),
+        wat: include_str!("../../../../wat/dot.wat"),
         n: 1000,
     },
     Workload {
         name: "matmul",
-        wat: include_str!("../../wat/matmul.wat"),
+        wat: include_str!("../../../../wat/matmul.wat"),
         n: 5,
     },
     Workload {
         name: "branchy",
-        wat: include_str!("../../wat/branchy.wat"),
+        wat: include_str!("../../../../wat/branchy.wat"),
         n: 1_000_000,
     },
 ];

@@ -182,8 +182,10 @@ impl<'t> Instance<'t> {
         cells: &mut [u32; MAX_CELLS],
         supervisor: &dyn Supervisor,
     ) -> Result<(), Trap> {
+        let account = &raw mut self.account;
         let run = Run {
             supervisor,
+            account,
             interrupt: self.interrupt.as_ref(),
             slice: Cell::new(0),
             work: Cell::new(0),
@@ -196,8 +198,9 @@ impl<'t> Instance<'t> {
                 format_args!("interrupted"),
             ));
         }
-        // SAFETY: nobody reads the account while the guest runs: `self` is borrowed mutably.
-        let booking = unsafe { Booking::to(&raw mut self.account) };
+        // SAFETY: while the guest runs, only this thread reads the account, and not while it is
+        // being written: `self` is borrowed mutably, and `run` stays here.
+        let booking = unsafe { Booking::to(account) };
         // SAFETY: the execution environment belongs to `self.handle`, on this thread, and runs
         // nothing now, since `self` is borrowed mutably. `index` is a function of the module.
         // `cells` has room for MAX_PARAMS wide arguments and MAX_RESULTS wide results, which
@@ -321,6 +324,8 @@ fn lay_out(
 /// A call in progress. WAMR's user data points to it.
 pub(crate) struct Run<'a> {
     supervisor: &'a dyn Supervisor,
+    /// The instance's account, which outlives the call.
+    account: *const sys::Account,
     interrupt: Option<&'a InterruptHandle>,
     /// The length of the slice that is running; 0 before the first and after the last.
     slice: Cell<u32>,
@@ -350,7 +355,11 @@ impl Run<'_> {
     fn next_slice(&self) -> u32 {
         let done = self.slice.get();
         self.work.set(self.work.get() + u64::from(done));
-        let verdict = self.supervisor.slice(done);
+        // SAFETY: the account outlives the call. The arena writes it on this thread alone, and
+        // doesn't call back while it does.
+        let held = unsafe { (*self.account).held };
+        let held = u32::try_from(held).unwrap_or(0);
+        let verdict = self.supervisor.slice(done, held);
         let next = match verdict {
             _ if self.interrupt.is_some_and(InterruptHandle::take) => 0,
             Verdict::Continue(units) => units.max(1),

@@ -11,9 +11,9 @@ use crate::error::Error;
 /// It may block or yield there: the guest waits meanwhile. It must not panic: guests are called
 /// through C, across which nothing unwinds, so a panic aborts.
 pub trait Supervisor: Any + Sync {
-    /// The guest did `work` units since the last time. The first time in each call `work` is 0,
-    /// and no guest code has run yet.
-    fn slice(&self, work: u32) -> Verdict;
+    /// The guest did `work` units since the last time, and its instance holds `held` bytes of the
+    /// arena. The first time in each call `work` is 0, and no guest code has run yet.
+    fn slice(&self, work: u32, held: u32) -> Verdict;
 }
 
 /// What happens at the end of a slice.

@@ -690,7 +690,7 @@ fn a_second_start_is_refused() {
 fn supervisors_are_found_by_type() {
     struct Other;
     impl Supervisor for Other {
-        fn slice(&self, _: u32) -> wamr::Verdict {
+        fn slice(&self, _: u32, _: u32) -> wamr::Verdict {
             wamr::Verdict::Continue(0)
         }
     }

@@ -28,10 +28,10 @@ fn modules() -> Vec<(String, Vec<u8>)> {
     let many = |n: usize, text: &str| (0..n).map(|i| text.replace('#', &i.to_string())).collect();
     let wats: [(&str, String); 15] = [
         ("empty", "(module)".into()),
-        ("fib", include_str!("../../wat/fib.wat").into()),
-        ("dot", include_str!("../../wat/dot.wat").into()),
-        ("matmul", include_str!("../../wat/matmul.wat").into()),
-        ("branchy", include_str!("../../wat/branchy.wat").into()),
+        ("fib", include_str!("../../../../wat/fib.wat").into()),
+        ("dot", include_str!("../../../../wat/dot.wat").into()),
+        ("matmul", include_str!("../../../../wat/matmul.wat").into()),
+        ("branchy", include_str!("../../../../wat/branchy.wat").into()),
         (
             "add",
             r#"(module (func (export "run") (param i32 i32) (result i32) (i32.const 1)))"#.into(),

@@ -46,10 +46,10 @@ fn rt() -> Runtime {
 }
 
 const BASES: [&str; 7] = [
-    include_str!("../../wat/fib.wat"),
-    include_str!("../../wat/dot.wat"),
-    include_str!("../../wat/matmul.wat"),
-    include_str!("../../wat/branchy.wat"),
+    include_str!("../../../../wat/fib.wat"),
+    include_str!("../../../../wat/dot.wat"),
+    include_str!("../../../../wat/matmul.wat"),
+    include_str!("../../../../wat/branchy.wat"),
     r#"(module (import "env" "give" (func $give (param i32) (result i32)))
         (memory (export "memory") 1) (global $at (mut i32) (i32.const 64))
         (func (export "malloc") (param i32) (result i32) (global.get $at)

@@ -125,6 +125,8 @@ pub enum Seen {
         payload: String,
         qos: u8,
         dup: bool,
+        /// Packet identifier; 0 at QoS 0.
+        id: u16,
     },
     /// The acknowledgement of a message of the broker's.
     Acked,
@@ -214,6 +216,8 @@ pub struct World {
     /// The broker's Maximum QoS, if it says one.
     pub maximum_qos: Option<u8>,
     pub resolves: bool,
+    /// When connections have gone mute.
+    pub mutes: Vec<u64>,
     pub login: Option<Login>,
     pipe: Option<Pipe>,
     session: Option<Session>,
@@ -237,6 +241,7 @@ impl Net {
             refuse_subscribe: None,
             maximum_qos: None,
             resolves: true,
+            mutes: Vec::new(),
             login: None,
             pipe: None,
             session: None,
@@ -266,7 +271,12 @@ impl Net {
 
     /// The link goes dead without anyone being told.
     pub fn mute(&self) {
-        self.with(|w| w.pipe.as_mut().unwrap().mute = true);
+        self.with(|w| {
+            w.mutes.push(now());
+            let pipe = w.pipe.as_mut().unwrap();
+            pipe.mute = true;
+            pipe.to_client.clear();
+        });
     }
 
     /// The broker stops reading.
@@ -316,22 +326,32 @@ impl Net {
         })
     }
 
-    /// Times and contents of the broker's publications to a topic, without repetitions.
+    /// Times and contents of publications to a topic. What was sent again for the same packet
+    /// identifier is left out.
     pub fn published(&self, topic: &str) -> Vec<(u64, String)> {
+        let mut known = Vec::new();
         self.with(|w| {
-            w.seen
-                .iter()
-                .filter_map(|(at, seen)| match seen {
-                    Seen::Publish {
-                        topic: t,
-                        payload,
-                        dup: false,
-                        ..
-                    } if t == topic => Some((*at, payload.clone())),
-                    _ => None,
-                })
-                .collect()
+            let seen = w.seen.iter().filter_map(|(at, seen)| match seen {
+                Seen::Publish {
+                    topic: t,
+                    payload,
+                    id,
+                    ..
+                } if t == topic => {
+                    let key = (payload.clone(), *id);
+                    let new = *id == 0 || !known.contains(&key);
+                    known.push(key);
+                    new.then(|| (*at, payload.clone()))
+                }
+                _ => None,
+            });
+            seen.collect()
         })
+    }
+
+    /// Times of publications to a topic that came as they were first sent.
+    pub fn sent(&self, topic: &str) -> Vec<u64> {
+        self.times(|seen| matches!(seen, Seen::Publish { topic: t, dup: false, .. } if t == topic))
     }
 
     pub fn times(&self, what: impl Fn(&Seen) -> bool) -> Vec<u64> {
@@ -521,6 +541,7 @@ impl World {
                     payload,
                     qos,
                     dup: first & 8 != 0,
+                    id: id.unwrap_or(0),
                 });
                 if let Some(id) = id
                     && !self.hold_acks
@@ -664,6 +685,7 @@ impl World {
         let ack = packet(0x20, &ack);
         self.send(&ack);
         if dial == Dial::MuteAfterConnack {
+            self.mutes.push(now());
             self.pipe.as_mut().unwrap().mute = true;
         }
         self.deliver();
@@ -729,7 +751,7 @@ impl Read for Stream {
         self.with(|w| {
             let most = w.read_most.min(buf.len());
             let pipe = w.pipe.as_mut()?;
-            if pipe.to_client.is_empty() || pipe.mute {
+            if pipe.to_client.is_empty() {
                 return match pipe.cut? {
                     Cut::Eof => Some(Ok(0)),
                     Cut::Reset => Some(Err(Fault(ErrorKind::ConnectionReset))),

@@ -71,7 +71,7 @@ impl Budget {
 }
 
 impl Supervisor for Budget {
-    fn slice(&self, work: u32) -> Verdict {
+    fn slice(&self, work: u32, _: u32) -> Verdict {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let done = self.done.fetch_add(u64::from(work), Ordering::Relaxed) + u64::from(work);
         if done >= self.budget {
