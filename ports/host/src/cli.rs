@@ -4,6 +4,9 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use std::{path::PathBuf, time::Duration};
 
+/// Most seconds between two heartbeats.
+const HEARTBEAT_MAX: u64 = 5;
+
 /// A Propeller proplet: runs WebAssembly tasks that a manager hands out over MQTT.
 ///
 /// Without a command it shows the main job: a broker, a proplet and a small manager in this
@@ -96,8 +99,8 @@ pub struct Join {
     /// Leave no last will. The manager takes the will, "offline", for a heartbeat.
     #[arg(long, env = "PROPLET_NO_WILL")]
     pub no_will: bool,
-    /// Seconds between heartbeats. The manager holds a proplet for dead after 10.
-    #[arg(long, env = "PROPLET_LIVELINESS_INTERVAL", default_value_t = 4, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=5))]
+    /// Seconds between heartbeats, at most 5: the manager holds a proplet for dead after 10.
+    #[arg(long, env = "PROPLET_LIVELINESS_INTERVAL", default_value_t = 4, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub heartbeat: u64,
     /// Seconds between the proplet's own metrics; 0 turns them off.
     #[arg(long, env = "PROPLET_METRICS_INTERVAL", default_value_t = 10, value_name = "SECONDS")]
@@ -129,9 +132,16 @@ impl Join {
         address(&self.broker)
     }
 
-    /// The heartbeat's interval.
-    pub const fn heartbeat(&self) -> Duration {
-        Duration::from_secs(self.heartbeat)
+    /// The heartbeat's interval. The Linux proplet's default of 10 s, as its environment files
+    /// have it, would let the manager take a live proplet for dead.
+    pub fn heartbeat(&self) -> Duration {
+        if self.heartbeat > HEARTBEAT_MAX {
+            log::warn!(
+                "heartbeats every {} s are too rare for the manager: sending them every {HEARTBEAT_MAX} s",
+                self.heartbeat
+            );
+        }
+        Duration::from_secs(self.heartbeat.min(HEARTBEAT_MAX))
     }
 }
 

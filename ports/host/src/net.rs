@@ -15,6 +15,7 @@ use std::{
     future::{Future, poll_fn},
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _},
+    ops::Range,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     task::{Poll, Wake, Waker},
@@ -169,7 +170,13 @@ impl Dns for Network {
 
 /// A TCP connection; it closes when dropped.
 #[derive(Debug)]
-pub struct Connection(Rc<TcpStream>);
+pub struct Connection {
+    stream: Rc<TcpStream>,
+    /// What was read ahead: MQTT headers are asked for byte by byte.
+    ahead: Box<[u8; 4096]>,
+    /// What of it is still to be given out.
+    unread: Range<usize>,
+}
 
 impl TcpConnect for Network {
     type Error = io::Error;
@@ -197,7 +204,11 @@ impl TcpConnect for Network {
         })
         .await?;
         stream.set_nodelay(true)?;
-        Ok(Connection(stream))
+        Ok(Connection {
+            stream,
+            ahead: Box::new([0; 4096]),
+            unread: 0..0,
+        })
     }
 }
 
@@ -207,13 +218,29 @@ impl ErrorType for Connection {
 
 impl Read for Connection {
     async fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        ready(&self.0, PollFlags::IN, |mut stream| io::Read::read(&mut stream, buf)).await
+        if self.unread.is_empty() {
+            if buf.len() >= self.ahead.len() {
+                return receive(&self.stream, buf).await;
+            }
+            self.unread = 0..receive(&self.stream, &mut self.ahead[..]).await?;
+        }
+        let len = buf.len().min(self.unread.len());
+        buf[..len].copy_from_slice(&self.ahead[self.unread.start..][..len]);
+        self.unread.start += len;
+        Ok(len)
     }
+}
+
+async fn receive(stream: &Rc<TcpStream>, buf: &mut [u8]) -> io::Result<usize> {
+    ready(stream, PollFlags::IN, |mut stream| {
+        io::Read::read(&mut stream, buf)
+    })
+    .await
 }
 
 impl Write for Connection {
     async fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        ready(&self.0, PollFlags::OUT, |mut stream| io::Write::write(&mut stream, buf)).await
+        ready(&self.stream, PollFlags::OUT, |mut stream| io::Write::write(&mut stream, buf)).await
     }
 
     async fn flush(&mut self) -> io::Result<()> {

@@ -2,10 +2,10 @@
 
 use anyhow::{Result, bail};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
+use rumqttc::{Client, Event, MqttOptions, NetworkOptions, Packet, QoS};
 use serde_json::{Value, json};
 use std::{
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    sync::mpsc::{Receiver, channel},
     thread,
     time::{Duration, Instant},
 };
@@ -40,6 +40,9 @@ impl Manager {
         let mut options = MqttOptions::new("manager", "127.0.0.1", port);
         options.set_max_packet_size(16 << 20, 16 << 20);
         let (client, mut connection) = Client::new(options, 1000);
+        let mut network = NetworkOptions::new();
+        network.set_tcp_nodelay(true);
+        connection.eventloop.set_network_options(network);
         let prefix = format!("m/{tenant}/c/{channel_id}/");
         client.subscribe(format!("{prefix}#"), QoS::ExactlyOnce)?;
         let (sender, inbox) = channel();
@@ -124,9 +127,6 @@ impl Manager {
 
     /// The next message on the channel, its own included; `None` after `timeout`.
     pub fn next(&self, timeout: Duration) -> Option<Message> {
-        match self.inbox.recv_timeout(timeout) {
-            Ok(message) => Some(message),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.inbox.recv_timeout(timeout).ok()
     }
 }
