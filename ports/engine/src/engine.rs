@@ -132,8 +132,13 @@ impl<P: Platform> Engine for WamrEngine<P> {
     }
 
     fn instance_bytes(&self, module: ModuleId, limits: &Limits) -> Result<usize, Text> {
-        let needs = self.module(module)?.needs(limits.stack);
-        let memory = memory_bytes(needs.linear_memory, limits)?;
+        let module = self.module(module)?;
+        let needs = module.needs(limits.stack);
+        let memory = module.memory().map_or(0, |memory| {
+            u64::from(memory.page_bytes) * u64::from(memory.initial_pages)
+        });
+        let saved = memory - initial_memory(memory, limits)?;
+        let memory = needs.linear_memory.saturating_sub(saved);
         Ok(bytes(needs.instance + needs.exec_env + memory))
     }
 
@@ -183,10 +188,12 @@ fn bytes(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }
 
-/// Bytes of linear memory that a module with `initial` bytes gets.
-fn memory_bytes(initial: u64, limits: &Limits) -> Result<u64, Text> {
+/// Bytes of linear memory that a module which says `initial` bytes begins with.
+fn initial_memory(initial: u64, limits: &Limits) -> Result<u64, Text> {
+    /// What WAMR cuts a memory to a multiple of.
+    const GRAIN: u64 = 4096;
     match (limits.memory_cap, limits.memory_max) {
-        (Some(cap), _) => Ok(initial.min(cap)),
+        (Some(cap), _) if cap < initial => Ok(cap / GRAIN * GRAIN),
         (None, Some(max)) if initial > max => Err(text(format_args!(
             "the module needs {initial} bytes of memory, this proplet allows {max}"
         ))),

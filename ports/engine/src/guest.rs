@@ -15,10 +15,7 @@ pub const fn host_functions<P: Platform>() -> [HostFunction; 1] {
     }]
 }
 
-fn get_proplet_id<P: Platform>(
-    caller: &mut Caller<'_>,
-    args: &mut [u64],
-) -> Result<(), HostError> {
+fn get_proplet_id<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
     let id = caller.context::<Turns<P>>().map_or("", Turns::proplet_id);
     let (offset, len) = (args[0] as u32, args[1] as u32);
     // The C proplet ends the string with a zero; the length does not count it.

@@ -253,8 +253,11 @@ impl<P: Platform> Workers<P> {
             workers: self,
             slot,
         };
-        let args: heapless::Vec<wamr::Value, { proplet::engine::PARAMS_MAX }> =
-            job.args.iter().map(|v| crate::engine::to_wamr(*v)).collect();
+        let args: heapless::Vec<wamr::Value, { proplet::engine::PARAMS_MAX }> = job
+            .args
+            .iter()
+            .map(|v| crate::engine::to_wamr(*v))
+            .collect();
         let mut result = [wamr::Value::I32(0)];
         let called = instance.call(&job.export, &args, &mut result, &supervisor);
         let (now, peak) = (self.platform.thread_time(), instance.usage().peak as usize);
