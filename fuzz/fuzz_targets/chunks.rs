@@ -2,7 +2,10 @@
 #![no_main]
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use libfuzzer_sys::{arbitrary::Arbitrary, fuzz_target};
+use libfuzzer_sys::{
+    arbitrary::{self, Arbitrary},
+    fuzz_target,
+};
 use proplet::{
     engine::{
         ArenaUsage, Call, Engine, Exit, Limits, ModuleId, Needs, Params, ProcessUsage, RunUsage,
