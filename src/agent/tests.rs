@@ -3,7 +3,10 @@
 extern crate std;
 
 use super::*;
-use crate::{engine::Value, testing::*, wire::MonitoringProfile};
+use crate::{
+    engine::{Failure, Limits, Value},
+    testing::*,
+};
 use ::base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value as Json, json};
 use std::{
@@ -1009,5 +1012,4 @@ fn the_will_is_an_offline_heartbeat() {
     assert_eq!(topic, "m/t/c/c/control/proplet/alive");
     let body: Json = serde_json::from_slice(&buf[..len]).unwrap();
     assert_eq!(body["status"], "offline");
-    let _ = MonitoringProfile::STANDARD;
 }

@@ -1,5 +1,4 @@
 /*
- * Copyright (c) Abstract Machines
  * SPDX-License-Identifier: Apache-2.0
  *
  * The settings of WAMR, force-included into every file that sources.list names, by the host

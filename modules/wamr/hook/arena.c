@@ -1,5 +1,4 @@
 /*
- * Copyright (c) Abstract Machines
  * SPDX-License-Identifier: Apache-2.0
  *
  * The one arena that all of WAMR's memory comes from, linear memories included.

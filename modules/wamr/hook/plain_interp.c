@@ -1,5 +1,4 @@
 /*
- * Copyright (c) Abstract Machines
  * SPDX-License-Identifier: Apache-2.0
  *
  * The classic interpreter without the hook, beside the hooked one, for the benchmark alone:

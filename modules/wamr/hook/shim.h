@@ -1,5 +1,4 @@
 /*
- * Copyright (c) Abstract Machines
  * SPDX-License-Identifier: Apache-2.0
  *
  * What the crate wamr-sys declares. Where a function fills `error`, the text is NUL-terminated

@@ -1,5 +1,4 @@
 /*
- * Copyright (c) Abstract Machines
  * SPDX-License-Identifier: Apache-2.0
  *
  * WAMR's classic interpreter with the slice hook, compiled in place of wasm_interp_classic.c.

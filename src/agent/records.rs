@@ -64,6 +64,13 @@ pub(super) enum Phase {
     Ready { module: ModuleId },
 }
 
+impl Phase {
+    /// Whether it waits for this assembly.
+    pub(super) fn waits_for(self, index: usize) -> bool {
+        matches!(self, Self::Fetching { assembly, .. } if usize::from(assembly) == index)
+    }
+}
+
 /// Why a run is being ended from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {

@@ -1,0 +1,252 @@
+//! What the agent has to say, and how it is written.
+
+use super::{
+    Agent, Discovery, Publication, Qos, SECOND_HEARTBEAT, Subject, Token, is_running,
+    outbox::{Body, Letter, Outcome},
+};
+use crate::{
+    engine::{Engine, Slot},
+    task::monitor::Monitor,
+    time::Instant,
+    wire::{
+        Outbound, TopicName,
+        report::{self, BufferTooSmall},
+    },
+};
+
+impl<E: Engine> Agent<'_, E> {
+    /// The next message to publish, of quality `most` or less; `None` without a connection.
+    ///
+    /// It is given out once, and its fate must be told by [`Event::Published`].
+    pub fn poll_publish(&mut self, most: Qos, now: Instant) -> Option<Publication> {
+        if !self.connected {
+            return None;
+        }
+        let (subject, qos) = self.next_subject(most, now)?;
+        Some(Publication {
+            token: Token(subject),
+            qos,
+        })
+    }
+
+    pub(super) fn next_subject(&mut self, most: Qos, now: Instant) -> Option<(Subject, Qos)> {
+        let acknowledged = most >= Qos::AtLeastOnce;
+        if self.discovery == Discovery::Due && acknowledged {
+            self.discovery = Discovery::Sent;
+            return Some((Subject::Create, Qos::AtLeastOnce));
+        }
+        let (due, again) = self.heartbeat;
+        if due <= now && self.discovery != Discovery::Due {
+            let pause = if again {
+                SECOND_HEARTBEAT.min(self.config.heartbeat)
+            } else {
+                self.config.heartbeat
+            };
+            self.heartbeat = (now + pause, false);
+            return Some((Subject::Alive, Qos::AtMostOnce));
+        }
+        if let Some((index, qos)) = self.outbox.take(most, now) {
+            return Some((Subject::Letter(index), qos));
+        }
+        if acknowledged && let Some(index) = self.next_request() {
+            return Some((Subject::Request(index), Qos::AtLeastOnce));
+        }
+        if self.metrics <= now && !self.config.metrics_interval.is_zero() {
+            self.metrics = now + self.config.metrics_interval;
+            self.measure(now);
+            return Some((Subject::Metrics, Qos::AtMostOnce));
+        }
+        let slot = self.next_sample(now)?;
+        Some((Subject::Sample(slot), Qos::AtMostOnce))
+    }
+
+    pub(super) fn next_request(&mut self) -> Option<u8> {
+        let index = (0..=u8::MAX)
+            .zip(self.fetches.iter())
+            .find_map(|(index, f)| (f.request_due).then_some(index))?;
+        self.fetches[usize::from(index)].request_due = false;
+        Some(index)
+    }
+
+    pub(super) fn next_sample(&mut self, now: Instant) -> Option<Slot> {
+        let slot = self.slots().find(|slot| {
+            let run = self.run(*slot);
+            is_running(run) && run.monitor.next().is_some_and(|at| at <= now)
+        })?;
+        let (usage, arena) = (self.engine.usage(slot), self.engine.arena().total);
+        self.runs[usize::from(slot.0)]
+            .monitor
+            .sample(&usage, arena, now);
+        Some(slot)
+    }
+
+    /// Topic of a publication.
+    pub fn topic(&self, token: Token) -> TopicName {
+        self.topics.name(match token.0 {
+            Subject::Create => Outbound::Create,
+            Subject::Alive => Outbound::Alive,
+            Subject::Metrics => Outbound::Metrics,
+            Subject::Sample(_) => Outbound::TaskMetrics,
+            Subject::Request(_) => Outbound::ModuleRequest,
+            Subject::Letter(index) => match self.outbox.get(index).body {
+                Body::Sample(_) => Outbound::TaskMetrics,
+                Body::Results(_) => Outbound::Results,
+                Body::InvokeResults { .. } => Outbound::InvokeResults,
+            },
+        })
+    }
+
+    /// Serialises a publication's payload, JSON, into `buf` and returns its length.
+    ///
+    /// # Errors
+    /// `buf` is too small.
+    pub fn write(
+        &self,
+        token: Token,
+        buf: &mut [u8],
+        now: Instant,
+    ) -> Result<usize, BufferTooSmall> {
+        let proplet_id = self.config.proplet_id;
+        match token.0 {
+            Subject::Create => {
+                let discovery = report::Discovery {
+                    proplet_id,
+                    namespace: self.config.namespace,
+                    metadata: self.config.metadata,
+                };
+                report::write(&discovery, buf)
+            }
+            Subject::Alive => report::write(&self.alive(report::Status::Alive), buf),
+            Subject::Metrics => report::write(&self.metrics(now), buf),
+            Subject::Sample(slot) => {
+                let run = self.run(slot);
+                report::write(&self.sample(&run.id, &run.monitor), buf)
+            }
+            Subject::Request(index) => {
+                let app_name = self.fetches[usize::from(index)].app();
+                report::write(&report::ModuleRequest { app_name }, buf)
+            }
+            Subject::Letter(index) => self.write_letter(self.outbox.get(index), buf),
+        }
+    }
+
+    pub(super) fn write_letter(
+        &self,
+        letter: &Letter,
+        buf: &mut [u8],
+    ) -> Result<usize, BufferTooSmall> {
+        let (task_id, proplet_id) = (&*letter.task, self.config.proplet_id);
+        match &letter.body {
+            Body::Sample(monitor) => report::write(&self.sample(task_id, monitor), buf),
+            Body::Results(outcome) => {
+                let (results, error) = parts(outcome);
+                let results = report::Results {
+                    task_id,
+                    proplet_id,
+                    results,
+                    error,
+                };
+                report::write(&results, buf)
+            }
+            Body::InvokeResults {
+                invocation: invocation_id,
+                outcome,
+            } => {
+                let (results, error) = parts(outcome);
+                let results = report::InvokeResults {
+                    task_id,
+                    invocation_id,
+                    proplet_id,
+                    results,
+                    error,
+                };
+                report::write(&results, buf)
+            }
+        }
+    }
+
+    pub(super) fn alive(&self, status: report::Status) -> report::Alive<'_> {
+        report::Alive {
+            proplet_id: self.config.proplet_id,
+            status,
+            namespace: self.config.namespace,
+        }
+    }
+
+    /// `at` on the wall clock, if that is known.
+    pub(super) fn timestamp(&self, at: Instant) -> Option<report::Timestamp> {
+        report::Timestamp::from_unix_millis(self.boot?.checked_add(at.as_millis())?)
+    }
+
+    pub(super) fn metrics(&self, now: Instant) -> report::Metrics<'_> {
+        let (process, arena) = (self.engine.process(), self.engine.arena());
+        let in_use = (arena.total - arena.free) as u64;
+        report::Metrics {
+            proplet_id: self.config.proplet_id,
+            namespace: self.config.namespace,
+            timestamp: self.timestamp(now),
+            cpu_metrics: report::CpuMetrics {
+                user_seconds: process.user.as_secs_f64(),
+                system_seconds: process.system.as_secs_f64(),
+                percent: self.cpu_percent,
+            },
+            memory_metrics: report::MemoryMetrics {
+                rss_bytes: process.rss,
+                heap_alloc_bytes: in_use,
+                heap_sys_bytes: arena.total as u64,
+                heap_inuse_bytes: in_use,
+                container_usage_bytes: None,
+                container_limit_bytes: None,
+            },
+        }
+    }
+
+    /// Takes the processor's share since the metrics before.
+    pub(super) fn measure(&mut self, now: Instant) {
+        let process = self.engine.process();
+        let (cpu, (before, at)) = (process.user + process.system, self.cpu_before);
+        let wall = now.since(at).as_secs_f64();
+        let busy = cpu.saturating_sub(before).as_secs_f64();
+        self.cpu_percent = if wall > 0.0 { 100.0 * busy / wall } else { 0.0 };
+        self.cpu_before = (cpu, now);
+    }
+
+    pub(super) fn sample<'s>(
+        &'s self,
+        task_id: &'s str,
+        monitor: &Monitor,
+    ) -> report::TaskMetrics<'s> {
+        let (sample, profile) = (monitor.latest(), &monitor.profile);
+        let (cpu, memory) = (profile.collect_cpu, profile.collect_memory);
+        let aggregate = &sample.aggregate;
+        report::TaskMetrics {
+            task_id,
+            proplet_id: self.config.proplet_id,
+            timestamp: self.timestamp(sample.at),
+            metrics: report::Sample {
+                cpu_percent: cpu.then_some(sample.cpu_percent),
+                memory_bytes: memory.then_some(sample.memory_bytes),
+                memory_percent: memory.then_some(sample.memory_percent),
+                uptime_seconds: Some(sample.uptime.as_secs()),
+                thread_count: profile.collect_threads.then_some(1),
+                work: Some(sample.work),
+                ..report::Sample::default()
+            },
+            aggregated: profile.retain_history.then(|| report::Aggregate {
+                avg_cpu_usage: cpu.then(|| aggregate.cpu_mean()),
+                max_cpu_usage: cpu.then_some(aggregate.cpu_max),
+                avg_memory_usage: memory.then(|| aggregate.memory_mean() as u64),
+                max_memory_usage: memory.then_some(aggregate.memory_max),
+                sample_count: aggregate.count,
+                ..report::Aggregate::default()
+            }),
+        }
+    }
+}
+
+fn parts(outcome: &Outcome) -> (&str, Option<&str>) {
+    match outcome {
+        Ok(results) => (results, None),
+        Err(error) => ("", Some(error)),
+    }
+}
