@@ -17,7 +17,8 @@ use crate::{
 impl<E: Engine> Agent<'_, E> {
     /// The next message to publish, of quality `most` or less; `None` without a connection.
     ///
-    /// It is given out once, and its fate must be told by [`Event::Published`].
+    /// It is given out once, and its fate must be told by
+    /// [`Event::Published`](super::Event::Published).
     pub fn poll_publish(&mut self, most: Qos, now: Instant) -> Option<Publication> {
         if !self.connected {
             return None;
