@@ -86,7 +86,7 @@ enum Subject {
     Metrics,
     Sample(Slot),
     Request(u8),
-    Letter(u8),
+    Letter(u16),
 }
 
 /// Fate of a publication.
@@ -129,7 +129,8 @@ pub struct Storage<'a> {
     pub modules: &'a mut [Entry],
     /// Modules that may be on their way from the registry at once, at most 256.
     pub assemblies: &'a mut [Assembly],
-    /// Results that await their acknowledgement, at most 256.
+    /// Messages about tasks that await their acknowledgement, at most 65,536. A task whose results
+    /// find no room keeps its slot until there is some; a refusal is lost then.
     pub outbox: &'a mut [Letter],
     /// Inputs and environments, shared evenly by all runs and deployments.
     pub text: &'a mut [u8],

@@ -74,46 +74,66 @@ impl Body {
 #[derive(Debug)]
 pub(super) struct Outbox<'a> {
     letters: &'a mut [Letter],
+    /// All letters from here on are vacant: a large outbox costs no time while it is not full.
+    top: usize,
     seq: u32,
 }
 
 impl<'a> Outbox<'a> {
     pub(super) fn new(letters: &'a mut [Letter]) -> Self {
         letters.fill(Letter::VACANT);
-        Self { letters, seq: 0 }
+        Self {
+            letters,
+            top: 0,
+            seq: 0,
+        }
     }
 
-    pub(super) fn get(&self, index: u8) -> &Letter {
+    fn posted(&self) -> impl Iterator<Item = &Letter> {
+        let letters = self.letters[..self.top].iter();
+        letters.filter(|l| l.state != State::Vacant)
+    }
+
+    fn free(&mut self, index: usize) {
+        self.letters[index] = Letter::VACANT;
+        while self.top > 0 && self.letters[self.top - 1].state == State::Vacant {
+            self.top -= 1;
+        }
+    }
+
+    pub(super) fn get(&self, index: u16) -> &Letter {
         &self.letters[usize::from(index)]
     }
 
     /// Letters that can still be posted.
     pub(super) fn room(&self) -> usize {
-        let vacant = |l: &&Letter| l.state == State::Vacant;
-        self.letters.iter().filter(vacant).count()
+        self.letters.len() - self.posted().count()
     }
 
     /// Drops the samples that were not sent: they'd be served late.
     pub(super) fn forget_samples(&mut self) {
-        for letter in self.letters.iter_mut() {
+        for index in 0..self.top {
+            let letter = &self.letters[index];
             if letter.state == State::Posted && letter.body.qos() == Qos::AtMostOnce {
-                *letter = Letter::VACANT;
+                self.free(index);
             }
         }
     }
 
     /// Whether everything posted was delivered.
     pub(super) fn is_empty(&self) -> bool {
-        self.letters.iter().all(|l| l.state == State::Vacant)
+        self.top == 0
     }
 
     /// Keeps a letter until it is delivered; returns false if there is no room.
     #[must_use]
     pub(super) fn post(&mut self, task: &Id, body: Body, due: Instant) -> bool {
-        let Some(letter) = self.letters.iter_mut().find(|l| l.state == State::Vacant) else {
+        let vacant = |l: &Letter| l.state == State::Vacant;
+        let Some(index) = self.letters.iter().position(vacant) else {
             return false;
         };
-        *letter = Letter {
+        self.top = self.top.max(index + 1);
+        self.letters[index] = Letter {
             state: State::Posted,
             seq: self.seq,
             due,
@@ -127,24 +147,21 @@ impl<'a> Outbox<'a> {
 
     /// Whether results of this task are posted and not yet delivered.
     pub(super) fn holds_results(&self, task: &str) -> bool {
-        self.letters.iter().any(|l| {
-            l.state != State::Vacant && l.task == task && matches!(l.body, Body::Results(_))
-        })
+        self.posted()
+            .any(|l| l.task == task && matches!(l.body, Body::Results(_)))
     }
 
     /// Whether results of this invocation are posted and not yet delivered.
     pub(super) fn holds_invocation(&self, id: &str) -> bool {
-        self.letters.iter().any(|l| {
-            l.state != State::Vacant
-                && matches!(&l.body, Body::InvokeResults { invocation, .. } if invocation == id)
-        })
+        self.posted()
+            .any(|l| matches!(&l.body, Body::InvokeResults { invocation, .. } if invocation == id))
     }
 
     /// Gives out the oldest letter that is due and needs no more than `most`.
-    pub(super) fn take(&mut self, most: Qos, now: Instant) -> Option<(u8, Qos)> {
+    pub(super) fn take(&mut self, most: Qos, now: Instant) -> Option<(u16, Qos)> {
         let newest = self.seq;
-        let (index, letter) = (0..=u8::MAX)
-            .zip(self.letters.iter_mut())
+        let (index, letter) = (0..=u16::MAX)
+            .zip(self.letters[..self.top].iter_mut())
             .filter(|(_, l)| l.state == State::Posted && l.due <= now && l.body.qos() <= most)
             .max_by_key(|(_, l)| newest.wrapping_sub(l.seq))?;
         letter.state = State::Sent;
@@ -153,19 +170,19 @@ impl<'a> Outbox<'a> {
 
     /// The earliest moment after `now` at which a letter falls due.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        self.letters
-            .iter()
+        self.posted()
             .filter(|l| l.state == State::Posted && l.due > now)
             .map(|l| l.due)
             .min()
     }
 
     /// Told of a letter's fate.
-    pub(super) fn delivered(&mut self, index: u8, delivery: Delivery, now: Instant) {
-        let letter = &mut self.letters[usize::from(index)];
+    pub(super) fn delivered(&mut self, index: u16, delivery: Delivery, now: Instant) {
+        let index = usize::from(index);
+        let letter = &mut self.letters[index];
         match delivery {
-            Delivery::Done => *letter = Letter::VACANT,
-            Delivery::Lost if letter.body.qos() == Qos::AtMostOnce => *letter = Letter::VACANT,
+            Delivery::Done => self.free(index),
+            Delivery::Lost if letter.body.qos() == Qos::AtMostOnce => self.free(index),
             Delivery::Lost => letter.state = State::Posted,
             Delivery::Refused => {
                 letter.refusals += 1;
@@ -177,7 +194,7 @@ impl<'a> Outbox<'a> {
                         "results of task {} given up: the broker refused them {REFUSALS_MAX} times",
                         letter.task
                     );
-                    *letter = Letter::VACANT;
+                    self.free(index);
                 }
             }
         }

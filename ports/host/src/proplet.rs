@@ -33,8 +33,9 @@ const TEXT_BYTES: usize = 4096;
 /// Bytes of strings with escapes in one message.
 const UNESCAPED_BYTES: usize = 64 * 1024;
 
-/// Results that await their acknowledgement.
-const OUTBOX: usize = 128;
+/// Results that await their acknowledgement: as many as starts may come in a burst, since one that
+/// is refused has its answer kept for a moment, too.
+const OUTBOX: usize = 4096;
 
 /// Bytes of messages on their way to the broker.
 const SEND_BYTES: usize = 16 * 1024;
