@@ -8,12 +8,12 @@ use proplet::{
     config::Config,
     engine::Engine as _,
 };
+use proplet_engine::Workers;
 use proplet_host::{
     cli::{Cli, Command, Limits},
     clock,
     proplet::{HostAgent, Proplet},
 };
-use proplet_engine::Workers;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -107,7 +107,9 @@ fn bytes(bench: &mut Bench, stack: u32) {
         "Arena bytes, {}-bit, operand stack {stack} bytes:\n",
         usize::BITS
     );
-    println!("| module | bytes of Wasm | load (buffer included) | instance | exec env | linear memory | a run, measured |");
+    println!(
+        "| module | bytes of Wasm | load (buffer included) | instance | exec env | linear memory | a run, measured |"
+    );
     println!("|---|---|---|---|---|---|---|");
     let memory = r#"(module (memory 1 1) (func (export "main") (loop (br 0))))"#;
     let addition = format!(
@@ -115,7 +117,10 @@ fn bytes(bench: &mut Bench, stack: u32) {
         r#"(func (export "main") (loop (br 0))))"#
     );
     for (name, wat) in [
-        ("endless loop", r#"(module (func (export "main") (loop (br 0))))"#),
+        (
+            "endless loop",
+            r#"(module (func (export "main") (loop (br 0))))"#,
+        ),
         ("addition and a loop", &addition),
         ("loop with (memory 1 1)", memory),
     ] {
@@ -166,8 +171,15 @@ fn stops(bench: &mut Bench) {
     }
     times.sort_unstable();
     let at = |percent: usize| times[(STOPS * percent / 100).min(STOPS - 1)].as_secs_f64() * 1e3;
-    println!("\nFrom a stop command to the run's death, {LOOPS} endless loops running, {STOPS} stops:\n");
+    println!(
+        "\nFrom a stop command to the run's death, {LOOPS} endless loops running, {STOPS} stops:\n"
+    );
     println!("| p50 | p99 | most |");
     println!("|---|---|---|");
-    println!("| {:.3} ms | {:.3} ms | {:.3} ms |", at(50), at(99), at(100));
+    println!(
+        "| {:.3} ms | {:.3} ms | {:.3} ms |",
+        at(50),
+        at(99),
+        at(100)
+    );
 }

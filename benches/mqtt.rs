@@ -37,7 +37,9 @@ fn broker() -> (u16, u16, &'static str, Option<Process>) {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
     let port = port.expect("a free port").port();
     let config = std::env::temp_dir().join(format!("proplet-bench-{port}.conf"));
-    let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\nmax_inflight_messages 0\n");
+    let text = format!(
+        "listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\nmax_inflight_messages 0\n"
+    );
     std::fs::write(&config, text).expect("a file in the temporary folder");
     let child = Command::new("mosquitto")
         .arg("-c")
@@ -54,14 +56,21 @@ fn broker() -> (u16, u16, &'static str, Option<Process>) {
         }
         Err(_) => {
             let ports = broker::start().expect("a broker");
-            (ports.v4, ports.v5, "rumqttd (mosquitto is not installed)", None)
+            (
+                ports.v4,
+                ports.v5,
+                "rumqttd (mosquitto is not installed)",
+                None,
+            )
         }
     }
 }
 
 fn client(name: &str, port: u16, topic: &str) -> (Client, Receiver<(Instant, String, Value)>) {
     let mut options = MqttOptions::new(name, "127.0.0.1", port);
-    options.set_inflight(200).set_keep_alive(Duration::from_secs(30));
+    options
+        .set_inflight(200)
+        .set_keep_alive(Duration::from_secs(30));
     let (client, mut connection) = Client::new(options, 1000);
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
@@ -85,7 +94,9 @@ fn client(name: &str, port: u16, topic: &str) -> (Client, Receiver<(Instant, Str
         }
     });
     let timeout = Duration::from_secs(10);
-    subscribed.recv_timeout(timeout).expect("the broker answers");
+    subscribed
+        .recv_timeout(timeout)
+        .expect("the broker answers");
     (client, inbox)
 }
 
@@ -112,7 +123,12 @@ struct Driver {
 impl Driver {
     fn publish(&self, topic: &str, body: &Value) {
         self.client
-            .publish(format!("{PREFIX}/{topic}"), QoS::AtLeastOnce, false, body.to_string())
+            .publish(
+                format!("{PREFIX}/{topic}"),
+                QoS::AtLeastOnce,
+                false,
+                body.to_string(),
+            )
             .expect("a client");
     }
 
@@ -230,7 +246,10 @@ fn main() {
         let (echo, call) = (quantiles(echoes.0), quantiles(calls.0));
         println!("| echo | {at_once} | {echo} | {:.0} | 1 |", echoes.1);
         let ratio = calls.1 / echoes.1;
-        println!("| latent invocation | {at_once} | {call} | {:.0} | {ratio:.2} |", calls.1);
+        println!(
+            "| latent invocation | {at_once} | {call} | {:.0} | {ratio:.2} |",
+            calls.1
+        );
     }
     for (rounds, at_once) in [(1000, 1), (100, 24)] {
         let times = quantiles(driver.starts(rounds, at_once));

@@ -6,8 +6,8 @@ fn main() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wat");
     let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     println!("cargo::rerun-if-changed={}", source.display());
-    let files = fs::read_dir(&source)
-        .unwrap_or_else(|e| panic!("{} can't be read: {e}", source.display()));
+    let files =
+        fs::read_dir(&source).unwrap_or_else(|e| panic!("{} can't be read: {e}", source.display()));
     for file in files {
         let path = file.expect("an entry of wat/").path();
         if path.extension().is_none_or(|extension| extension != "wat") {

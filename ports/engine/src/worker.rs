@@ -53,6 +53,8 @@ struct Job {
 pub struct SlotState {
     job: Mutex<RefCell<Option<Job>>>,
     exit: Mutex<RefCell<Option<Exit>>>,
+    /// Whether there is an exit: spares the control thread a lock for each slot.
+    exited: AtomicBool,
     progress: Mutex<Cell<Progress>>,
     interrupted: AtomicBool,
     /// Arena bytes promised to a run that has not taken them yet.
@@ -79,6 +81,7 @@ impl SlotState {
         Self {
             job: Mutex::new(RefCell::new(None)),
             exit: Mutex::new(RefCell::new(None)),
+            exited: AtomicBool::new(false),
             progress: Mutex::new(Cell::new(Progress::NONE)),
             interrupted: AtomicBool::new(false),
             promised: AtomicUsize::new(0),
@@ -194,9 +197,10 @@ impl<P: Platform> Workers<P> {
     }
 
     pub(crate) fn poll_exit(&self) -> Option<Exit> {
-        self.slots
-            .iter()
-            .find_map(|slot| critical_section::with(|cs| slot.exit.borrow_ref_mut(cs).take()))
+        let exited = |slot: &&SlotState| slot.exited.load(Ordering::Acquire);
+        let slot = self.slots.iter().find(exited)?;
+        slot.exited.store(false, Ordering::Relaxed);
+        critical_section::with(|cs| slot.exit.borrow_ref_mut(cs).take())
     }
 
     /// The life of a slot's thread.
@@ -231,6 +235,7 @@ impl<P: Platform> Workers<P> {
                 usage,
             });
         });
+        state.exited.store(true, Ordering::Release);
         self.platform.exited();
     }
 

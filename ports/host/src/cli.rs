@@ -70,7 +70,12 @@ pub struct Limits {
 #[derive(Debug, Clone, Args)]
 pub struct Join {
     /// The broker's listener for MQTT 5: mqtt://HOST[:PORT].
-    #[arg(long, env = "PROPLET_MQTT_ADDRESS", default_value = "mqtt://localhost:1883", value_name = "URL")]
+    #[arg(
+        long,
+        env = "PROPLET_MQTT_ADDRESS",
+        default_value = "mqtt://localhost:1883",
+        value_name = "URL"
+    )]
     pub broker: String,
     /// The tenant's id.
     #[arg(long, env = "PROPLET_TENANT_ID", value_name = "ID")]
@@ -82,7 +87,12 @@ pub struct Join {
     #[arg(long, env = "PROPLET_ENTITY_ID", value_name = "ID")]
     pub id: String,
     /// The entity's key; no user name and password are sent if empty.
-    #[arg(long, env = "PROPLET_API_KEY", default_value = "", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "PROPLET_API_KEY",
+        default_value = "",
+        hide_env_values = true
+    )]
     pub key: String,
     /// Seconds of MQTT keep-alive.
     #[arg(long, env = "PROPLET_MQTT_KEEP_ALIVE", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..))]
@@ -91,7 +101,12 @@ pub struct Join {
     #[arg(long, env = "PROPLET_MQTT_TIMEOUT", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..))]
     pub timeout: u16,
     /// Seconds for which the broker keeps commands while the connection is lost.
-    #[arg(long, env = "PROPLET_MQTT_SESSION_EXPIRY", default_value_t = 300, value_name = "SECONDS")]
+    #[arg(
+        long,
+        env = "PROPLET_MQTT_SESSION_EXPIRY",
+        default_value_t = 300,
+        value_name = "SECONDS"
+    )]
     pub session_expiry: u32,
     /// Bytes of the receive buffer: the largest message, and so the largest module in one.
     #[arg(long, env = "PROPLET_MQTT_MAX_PACKET_SIZE", default_value_t = 1 << 20, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1024..=1 << 28))]
@@ -103,11 +118,21 @@ pub struct Join {
     #[arg(long, env = "PROPLET_LIVELINESS_INTERVAL", default_value_t = 4, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub heartbeat: u64,
     /// Seconds between the proplet's own metrics; 0 turns them off.
-    #[arg(long, env = "PROPLET_METRICS_INTERVAL", default_value_t = 10, value_name = "SECONDS")]
+    #[arg(
+        long,
+        env = "PROPLET_METRICS_INTERVAL",
+        default_value_t = 10,
+        value_name = "SECONDS"
+    )]
     pub metrics_interval: u64,
     /// Least milliseconds from a start to its result. The manager overwrites a result that it
     /// gets before it has noted that the task runs.
-    #[arg(long, env = "PROPLET_RESULT_DELAY_MS", default_value_t = 250, value_name = "MS")]
+    #[arg(
+        long,
+        env = "PROPLET_RESULT_DELAY_MS",
+        default_value_t = 250,
+        value_name = "MS"
+    )]
     pub result_delay_ms: u64,
     /// What the manager is told of this proplet.
     #[arg(long, env = "PROPLET_DESCRIPTION")]
@@ -229,7 +254,12 @@ mod tests {
             assert_eq!(address(url).unwrap(), (host.into(), port), "{url}");
         }
         for bad in [
-            "mqtts://broker", "http://broker", "mqtt://", "broker:x", "broker:70000", "[::1",
+            "mqtts://broker",
+            "http://broker",
+            "mqtt://",
+            "broker:x",
+            "broker:70000",
+            "[::1",
         ] {
             let error = address(bad).unwrap_err().to_string();
             assert!(error.contains(bad), "{error}");

@@ -1,7 +1,7 @@
 //! The proplet as a Linux process: sockets, threads, a clock and a command line for the core.
 
-pub mod clock;
 pub mod cli;
+pub mod clock;
 pub mod demo;
 pub mod net;
 pub mod platform;

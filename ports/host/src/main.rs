@@ -23,7 +23,9 @@ fn main() -> ExitCode {
 /// Logs on stderr by RUST_LOG, or else at the Linux proplet's PROPLET_LOG_LEVEL.
 fn start_log(joins: bool) {
     let level = std::env::var("PROPLET_LOG_LEVEL");
-    let level = level.as_deref().unwrap_or(if joins { "info" } else { "error" });
+    let level = level
+        .as_deref()
+        .unwrap_or(if joins { "info" } else { "error" });
     // The demo's broker logs its spans, all as errors.
     let filter = format!("{level},rumqttd=off,tracing=off");
     let env = env_logger::Env::default().default_filter_or(filter);

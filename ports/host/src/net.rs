@@ -47,7 +47,11 @@ pub fn run<F: Future>(future: F, wake: &'static WakeFd) -> F::Output {
 fn park(wake: &WakeFd, deadline: Option<Instant>) {
     let waits = WAITS.take();
     let mut fds = vec![PollFd::new(wake, PollFlags::IN)];
-    fds.extend(waits.iter().map(|(stream, events)| PollFd::new(stream, *events)));
+    fds.extend(
+        waits
+            .iter()
+            .map(|(stream, events)| PollFd::new(stream, *events)),
+    );
     let timeout = deadline.map(|at| {
         let left = at.as_micros().saturating_sub(Instant::now().as_micros());
         Timespec::try_from(Duration::from_micros(left)).unwrap_or(Timespec {
@@ -57,7 +61,7 @@ fn park(wake: &WakeFd, deadline: Option<Instant>) {
     });
     // EINTR is a wake-up like any other; nothing else can fail with valid descriptors.
     let _ = poll(&mut fds, timeout.as_ref());
-    if wake.clear() {
+    if !fds[0].revents().is_empty() && wake.clear() {
         WOKEN.set(true);
     }
 }
@@ -77,14 +81,16 @@ async fn ready<T>(
     events: PollFlags,
     mut operation: impl FnMut(&TcpStream) -> io::Result<T>,
 ) -> io::Result<T> {
-    poll_fn(|_| loop {
-        match operation(stream) {
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                WAITS.with_borrow_mut(|waits| waits.push((Rc::clone(stream), events)));
-                return Poll::Pending;
+    poll_fn(|_| {
+        loop {
+            match operation(stream) {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    WAITS.with_borrow_mut(|waits| waits.push((Rc::clone(stream), events)));
+                    return Poll::Pending;
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                done => return Poll::Ready(done),
             }
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            done => return Poll::Ready(done),
         }
     })
     .await
@@ -148,7 +154,11 @@ impl Dns for Network {
     async fn get_host_by_name(&self, host: &str, addr_type: AddrType) -> io::Result<IpAddr> {
         let lookup = self.lookup(host)?;
         let found = poll_fn(|_| {
-            let found = lookup.found.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let found = lookup
+                .found
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
             found.map_or(Poll::Pending, Poll::Ready)
         })
         .await;
@@ -240,7 +250,10 @@ async fn receive(stream: &Rc<TcpStream>, buf: &mut [u8]) -> io::Result<usize> {
 
 impl Write for Connection {
     async fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        ready(&self.stream, PollFlags::OUT, |mut stream| io::Write::write(&mut stream, buf)).await
+        ready(&self.stream, PollFlags::OUT, |mut stream| {
+            io::Write::write(&mut stream, buf)
+        })
+        .await
     }
 
     async fn flush(&mut self) -> io::Result<()> {
@@ -275,7 +288,10 @@ mod tests {
                 let mut got = vec![0; sent.len()];
                 let (mut out, mut back) = (0, 0);
                 while back < got.len() {
-                    out += connection.write(&sent[out..(out + 1000).min(sent.len())]).await.unwrap();
+                    out += connection
+                        .write(&sent[out..(out + 1000).min(sent.len())])
+                        .await
+                        .unwrap();
                     back += connection.read(&mut got[back..]).await.unwrap();
                 }
                 got

@@ -159,7 +159,8 @@ mod tests {
         let before = process_usage().expect("Linux has /proc/self/stat");
         assert!(before.rss > 100_000);
         let mut n = 0_u64;
-        while process_usage().is_some_and(|now| now.user + now.system == before.user + before.system)
+        while process_usage()
+            .is_some_and(|now| now.user + now.system == before.user + before.system)
         {
             n = std::hint::black_box(n.wrapping_add(1));
         }

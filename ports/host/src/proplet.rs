@@ -43,9 +43,6 @@ const SEND_BYTES: usize = 16 * 1024;
 /// Native stack of a worker: the interpreter needs some 1 KiB, a host function little more.
 const WORKER_STACK: usize = 256 * 1024;
 
-/// Workers run at a lower priority than the control thread, as on the device.
-const WORKER_NICE: i32 = 5;
-
 /// A proplet that is not connected to anything.
 #[derive(Debug)]
 pub struct Proplet {
@@ -115,12 +112,7 @@ fn spawn_worker(workers: &'static Workers<Linux>, slot: Slot, runtime: Runtime) 
     thread::Builder::new()
         .name(format!("worker-{}", slot.0))
         .stack_size(WORKER_STACK)
-        .spawn(move || {
-            // Where this is forbidden, guests compete with the control thread on equal terms.
-            let thread = rustix::thread::gettid();
-            let _ = rustix::process::setpriority_process(Some(thread), WORKER_NICE);
-            workers.run(slot, runtime)
-        })?;
+        .spawn(move || workers.run(slot, runtime))?;
     Ok(())
 }
 

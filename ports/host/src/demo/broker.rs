@@ -36,11 +36,13 @@ pub fn start() -> Result<Ports> {
         v5: Some(HashMap::from([("v5".into(), server("v5", v5))])),
         ..Config::default()
     };
-    thread::Builder::new().name("broker".into()).spawn(move || {
-        if let Err(error) = Broker::new(config).start() {
-            eprintln!("error: broker: {error}");
-        }
-    })?;
+    thread::Builder::new()
+        .name("broker".into())
+        .spawn(move || {
+            if let Err(error) = Broker::new(config).start() {
+                eprintln!("error: broker: {error}");
+            }
+        })?;
     let deadline = Instant::now() + Duration::from_secs(5);
     for port in [v4, v5] {
         while let Err(error) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {

@@ -48,28 +48,30 @@ impl Manager {
         let (sender, inbox) = channel();
         let (ready, subscribed) = channel();
         let start = prefix.clone();
-        thread::Builder::new().name("manager".into()).spawn(move || {
-            for event in connection.iter() {
-                match event {
-                    Ok(Event::Incoming(Packet::SubAck(_))) => {
-                        // Nobody waits the second time.
-                        let _ = ready.send(());
-                    }
-                    Ok(Event::Incoming(Packet::Publish(publish))) => {
-                        let message = Message {
-                            at: Instant::now(),
-                            topic: publish.topic.trim_start_matches(&start).into(),
-                            body: serde_json::from_slice(&publish.payload).unwrap_or_default(),
-                        };
-                        if sender.send(message).is_err() {
-                            return;
+        thread::Builder::new()
+            .name("manager".into())
+            .spawn(move || {
+                for event in connection.iter() {
+                    match event {
+                        Ok(Event::Incoming(Packet::SubAck(_))) => {
+                            // Nobody waits the second time.
+                            let _ = ready.send(());
                         }
+                        Ok(Event::Incoming(Packet::Publish(publish))) => {
+                            let message = Message {
+                                at: Instant::now(),
+                                topic: publish.topic.trim_start_matches(&start).into(),
+                                body: serde_json::from_slice(&publish.payload).unwrap_or_default(),
+                            };
+                            if sender.send(message).is_err() {
+                                return;
+                            }
+                        }
+                        Ok(_) => {}
+                        Err(_) => thread::sleep(Duration::from_millis(100)),
                     }
-                    Ok(_) => {}
-                    Err(_) => thread::sleep(Duration::from_millis(100)),
                 }
-            }
-        })?;
+            })?;
         if subscribed.recv_timeout(Duration::from_secs(5)).is_err() {
             bail!("the broker on port {port} does not answer");
         }

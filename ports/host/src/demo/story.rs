@@ -75,13 +75,19 @@ impl Story<'_> {
         let parses = (self.status)().parses;
         let ids: Vec<String> = (1..=INSTANCES).map(|n| format!("fnv1a-{n}")).collect();
         let extra = json!({"inputs": [ROUNDS.to_string()]});
-        self.announce(&format!("fnv1a-1 … fnv1a-{INSTANCES}"), "main", FNV1A, &extra);
+        self.announce(
+            &format!("fnv1a-1 … fnv1a-{INSTANCES}"),
+            "main",
+            FNV1A,
+            &extra,
+        );
         for id in &ids {
             self.manager.start(id, "main", FNV1A, extra.clone())?;
         }
         let mut results = BTreeMap::new();
         while results.len() < ids.len() {
-            let message = self.expect("24 results", |m| is_results(m) && m.body["task_id"] != "")?;
+            let message =
+                self.expect("24 results", |m| is_results(m) && m.body["task_id"] != "")?;
             let id = message.body["task_id"].as_str().unwrap_or_default();
             results.insert(id.to_owned(), message.body["results"].clone());
         }
@@ -161,7 +167,9 @@ impl Story<'_> {
     fn expect(&mut self, what: &str, wanted: impl Fn(&Message) -> bool) -> Result<Message> {
         let deadline = Instant::now() + PATIENCE;
         while let Some(left) = deadline.checked_duration_since(Instant::now()) {
-            let Some(message) = self.manager.next(left) else { break };
+            let Some(message) = self.manager.next(left) else {
+                break;
+            };
             if message.topic.starts_with("control/manager/") {
                 continue;
             }
@@ -185,7 +193,12 @@ impl Story<'_> {
 
     fn received(&self, message: &Message) {
         let topic = message.topic.trim_start_matches("control/proplet/");
-        line(message.at - self.began, "◀──", topic, &gist(topic, &message.body));
+        line(
+            message.at - self.began,
+            "◀──",
+            topic,
+            &gist(topic, &message.body),
+        );
     }
 
     fn check(&mut self, what: &'static str, expected: impl Shown, found: impl Shown) {
@@ -201,7 +214,11 @@ impl Story<'_> {
         println!();
         println!("{:<40} {:<29} {:<29}", "check", "expected", "found");
         for check in &self.checks {
-            let verdict = if check.expected == check.found { "ok" } else { "DIFFERS" };
+            let verdict = if check.expected == check.found {
+                "ok"
+            } else {
+                "DIFFERS"
+            };
             println!(
                 "{:<40} {:<29} {:<29} {verdict}",
                 check.what, check.expected, check.found
