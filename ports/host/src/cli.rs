@@ -69,7 +69,7 @@ pub struct Limits {
 /// it has them.
 #[derive(Debug, Clone, Args)]
 pub struct Join {
-    /// The broker's listener for MQTT 5: mqtt://HOST[:PORT].
+    /// The broker's listener for MQTT 5, as `mqtt://HOST[:PORT]`.
     #[arg(
         long,
         env = "PROPLET_MQTT_ADDRESS",

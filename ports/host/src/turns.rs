@@ -107,7 +107,10 @@ impl Turns {
 mod tests {
     use super::*;
     use std::{
-        sync::atomic::{AtomicU32, AtomicUsize, Ordering},
+        sync::{
+            Barrier,
+            atomic::{AtomicU32, AtomicUsize, Ordering},
+        },
         thread,
     };
 
@@ -118,10 +121,13 @@ mod tests {
         let running = AtomicUsize::new(0);
         let rounds: Vec<AtomicU32> = (0..SLOTS).map(|_| AtomicU32::new(0)).collect();
         let total = AtomicU32::new(0);
+        let all_are_up = Barrier::new(SLOTS.into());
         thread::scope(|scope| {
             for slot in 0..SLOTS {
                 let (turns, running, rounds, total) = (&turns, &running, &rounds, &total);
+                let all_are_up = &all_are_up;
                 scope.spawn(move || {
+                    all_are_up.wait();
                     while total.fetch_add(1, Ordering::Relaxed) < 8_000 {
                         turns.take(Slot(slot), false);
                         assert!(running.fetch_add(1, Ordering::SeqCst) < 2);
@@ -134,7 +140,7 @@ mod tests {
         });
         let state = turns.lock();
         assert_eq!((state.running, state.line.len()), (0, 0));
-        // Before all threads are up and after the first are done some have more turns.
+        // While the last are ending, some have more turns.
         let rounds: Vec<u32> = rounds.iter().map(|r| r.load(Ordering::Relaxed)).collect();
         assert!(rounds.iter().all(|r| *r > 100), "{rounds:?}");
     }

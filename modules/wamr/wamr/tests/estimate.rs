@@ -31,7 +31,10 @@ fn modules() -> Vec<(String, Vec<u8>)> {
         ("fib", include_str!("../../../../wat/fib.wat").into()),
         ("dot", include_str!("../../../../wat/dot.wat").into()),
         ("matmul", include_str!("../../../../wat/matmul.wat").into()),
-        ("branchy", include_str!("../../../../wat/branchy.wat").into()),
+        (
+            "branchy",
+            include_str!("../../../../wat/branchy.wat").into(),
+        ),
         (
             "add",
             r#"(module (func (export "run") (param i32 i32) (result i32) (i32.const 1)))"#.into(),

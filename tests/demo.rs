@@ -1,0 +1,233 @@
+//! The binary as a user meets it: the demo, `run`, and the help.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Kills what has not ended in time.
+struct Guard(Option<Child>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // It may have ended by itself; either way it's gone after this.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Runs the binary to its end, at most `limit` long.
+fn proplet(args: &[&str], limit: Duration) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_proplet"));
+    for (key, _) in std::env::vars_os() {
+        let name = key.to_string_lossy();
+        if name == "RUST_LOG" || name.starts_with("PROPLET_") {
+            command.env_remove(&key);
+        }
+    }
+    let child = command
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut guard = Guard(Some(child));
+    let deadline = Instant::now() + limit;
+    // What it prints fits a pipe's buffer.
+    while let Some(child) = &mut guard.0 {
+        if child.try_wait().expect("its state").is_some() {
+            break;
+        }
+        let late = Instant::now() >= deadline;
+        assert!(!late, "proplet {args:?} has not ended after {limit:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let child = guard.0.take().expect("it was put there");
+    child.wait_with_output().expect("its output")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("the output is UTF-8")
+}
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+#[test]
+fn without_arguments_it_shows_the_main_job() {
+    let output = proplet(&[], LIMIT);
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{stdout}\n{stderr}");
+    for words in [
+        "expected",
+        "found",
+        "addition: 20 + 22",
+        "24 instances: at once",
+        "latent deployment, invoked five times",
+        "endless loop, ended by a stop",
+        "10 of 10 as expected",
+    ] {
+        assert!(stdout.contains(words), "no '{words}' in:\n{stdout}");
+    }
+    assert!(!stdout.contains("DIFFERS"), "{stdout}");
+    assert!(stderr.is_empty(), "{stderr}");
+}
+
+/// A file that goes with its owner.
+struct Module(PathBuf);
+
+impl Module {
+    fn new(content: &[u8]) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("demo-{}-{number}.wat", std::process::id());
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::write(&path, content).expect("the target directory can be written");
+        Self(path)
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let path = self.0.to_str().expect("the path is UTF-8");
+        let mut all = vec!["run", path];
+        all.extend(args);
+        proplet(&all, LIMIT)
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // What is left lies in Cargo's own directory.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+const ADD: &str = r#"(module (func (export "add") (param i32 i32) (result i32)
+    (i32.add (local.get 0) (local.get 1))))"#;
+
+fn assert_result(output: &Output, expected: &str) {
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert_eq!(text(&output.stdout), format!("{expected}\n"), "{stderr}");
+}
+
+fn assert_error(output: &Output, words: &str) {
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with("error: "), "{stderr}");
+    assert!(stderr.contains(words), "no '{words}' in: {stderr}");
+    assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
+}
+
+#[test]
+fn run_prints_the_result() {
+    let module = Module::new(ADD.as_bytes());
+    assert_result(&module.run(&["--export", "add", "20", "22"]), "42");
+    assert_result(
+        &module.run(&["--export", "add", "--", "-20", "-0x16"]),
+        "-42",
+    );
+    assert_result(&module.run(&["--export", "add", "-20", "-22"]), "-42");
+    // Binary, and of a function without a result.
+    let wasm = wat::parse_str(r#"(module (func (export "main")))"#).expect("a module");
+    assert_result(&Module::new(&wasm).run(&[]), "");
+}
+
+#[test]
+fn run_tells_failures() {
+    let module = Module::new(ADD.as_bytes());
+    assert_error(
+        &module.run(&["--export", "add", "1"]),
+        "expected 2 arguments but got 1",
+    );
+    assert_error(&module.run(&["1", "2"]), "function 'main' not found");
+    let trap = Module::new(br#"(module (func (export "main") unreachable))"#);
+    assert_error(&trap.run(&[]), "unreachable");
+    let endless = Module::new(br#"(module (func (export "main") (loop $l (br $l))))"#);
+    assert_error(
+        &endless.run(&["--env", "PROPLET_DEADLINE_MS=300"]),
+        "deadline of 300 ms exceeded",
+    );
+    assert_error(
+        &endless.run(&["--deadline-max-ms", "300"]),
+        "deadline of 300 ms exceeded",
+    );
+    assert_error(&endless.run(&["--work-max", "5000"]), "work budget of 5000");
+    assert_error(&Module::new(b"nonsense").run(&[]), "is no module");
+    assert_error(&Module::new(b"\0asm\x01\0\0\0garbage").run(&[]), "");
+    assert_error(
+        &proplet(&["run", "no-such-file.wasm"], LIMIT),
+        "no-such-file.wasm",
+    );
+}
+
+#[test]
+fn run_shows_what_was_used_if_asked() {
+    let module = Module::new(ADD.as_bytes());
+    let output = module.run(&["--stats", "--export", "add", "20", "22"]);
+    assert_result(&output, "42");
+    assert!(
+        text(&output.stderr).contains("memory_bytes"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn help_names_the_commands_and_bad_arguments_are_refused() {
+    for (args, words) in [
+        (&["--help"][..], &["demo", "join", "run"][..]),
+        (
+            &["join", "--help"],
+            &["--broker", "--tenant", "PROPLET_API_KEY"],
+        ),
+        (&["run", "--help"], &["--export", "--env", "--arena-bytes"]),
+        (&["--version"], &[env!("CARGO_PKG_VERSION")]),
+    ] {
+        let output = proplet(args, LIMIT);
+        let stdout = text(&output.stdout);
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{args:?}: {}",
+            text(&output.stderr)
+        );
+        for word in words {
+            assert!(stdout.contains(word), "{args:?}: no '{word}' in:\n{stdout}");
+        }
+    }
+    for (args, words) in [
+        (&["join"][..], "--tenant"),
+        (&["fly"], "fly"),
+        (&["run", "x.wasm", "--instances", "0"], "--instances"),
+        (&["run", "x.wasm", "--env", "novalue"], "KEY=VALUE"),
+    ] {
+        let output = proplet(args, LIMIT);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(
+            stderr.contains(words),
+            "{args:?}: no '{words}' in: {stderr}"
+        );
+    }
+    let join = [
+        "join",
+        "--tenant",
+        "t",
+        "--channel",
+        "c",
+        "--id",
+        "i",
+        "--broker",
+    ];
+    for (broker, words) in [("mqtts://h", "plain MQTT only"), ("http://h", "http://h")] {
+        let args: Vec<&str> = join.iter().copied().chain([broker]).collect();
+        let output = proplet(&args, LIMIT);
+        assert_error(&output, words);
+    }
+}

@@ -1,0 +1,189 @@
+//! Limits that a task's environment sets, and those of the device.
+
+use crate::support::{LOOP, SOON, Stage};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+const IN_START: &str = r#"(module (func $f (loop $l (br $l))) (start $f) (func (export "main")))"#;
+const IN_INITIALIZE: &str = r#"(module
+    (func (export "_initialize") (loop $l (br $l))) (func (export "main")))"#;
+
+/// Calls itself as deep as it is told, and returns that depth.
+const DEEP: &str = r#"(module (func $deep (export "main") (param i32) (result i32)
+    (if (result i32) (local.get 0)
+        (then (i32.add (i32.const 1) (call $deep (i32.sub (local.get 0) (i32.const 1)))))
+        (else (i32.const 0)))))"#;
+
+fn env(key: &str, value: impl ToString) -> Value {
+    json!({"env": {key: value.to_string()}})
+}
+
+#[test]
+fn a_deadline_ends_a_loop_wherever_it_is() {
+    let Some(stage) = Stage::new(&[]) else { return };
+    for (id, text) in [
+        ("main", LOOP),
+        ("start", IN_START),
+        ("initialize", IN_INITIALIZE),
+    ] {
+        let sent = Instant::now();
+        stage.start(id, "main", text, &env("PROPLET_DEADLINE_MS", 600));
+        let took = stage.peer.results(id).at - sent;
+        stage.assert_error(id, "deadline of 600 ms exceeded");
+        let near = Duration::from_millis(600)..Duration::from_millis(2000);
+        assert!(
+            near.contains(&took),
+            "{id}: ended after {took:?}, not 600 ms"
+        );
+    }
+}
+
+#[test]
+fn a_stop_ends_a_loop_wherever_it_is() {
+    let Some(stage) = Stage::new(&[]) else { return };
+    for (id, text) in [
+        ("main", LOOP),
+        ("start", IN_START),
+        ("initialize", IN_INITIALIZE),
+    ] {
+        stage.start(id, "main", text, &json!({}));
+        stage.runs(id);
+        stage.stop(id);
+        stage.assert_error(id, "task stopped");
+    }
+}
+
+#[test]
+fn a_work_budget_ends_a_loop_wherever_it_is() {
+    let Some(stage) = Stage::new(&[]) else { return };
+    for (id, text) in [
+        ("main", LOOP),
+        ("start", IN_START),
+        ("initialize", IN_INITIALIZE),
+    ] {
+        stage.start(id, "main", text, &env("PROPLET_WORK", 30000));
+        stage.assert_error(id, "work budget of 30000 branches and calls exhausted");
+    }
+    let deep = |id: &str, work| {
+        let env = json!({"inputs": ["20"], "env": {"PROPLET_WORK": work}});
+        stage.run(id, DEEP, &env)
+    };
+    assert_eq!(deep("enough", "10000")["results"], "20");
+    let body = deep("calls-count-too", "5");
+    assert_eq!(
+        body["error"], "work budget of 5 branches and calls exhausted",
+        "{body}"
+    );
+}
+
+#[test]
+fn the_stack_is_as_large_as_asked_for() {
+    let Some(stage) = Stage::new(&[]) else { return };
+    let deep = |id: &str, depth: u32, bytes: u32| {
+        let env = json!({"inputs": [depth.to_string()],
+            "env": {"PROPLET_STACK_BYTES": bytes.to_string()}});
+        stage.run(id, DEEP, &env)
+    };
+    assert_eq!(deep("fits", 20, 4096)["results"], "20");
+    let body = deep("small", 20, 512);
+    assert_eq!(body["error"], "wasm operand stack overflow", "{body}");
+    let body = deep("deep", 400, 4096);
+    assert_eq!(body["error"], "wasm operand stack overflow", "{body}");
+    assert_eq!(deep("large", 400, 65536)["results"], "400");
+}
+
+#[test]
+fn memory_is_as_large_as_asked_for() {
+    let Some(stage) = Stage::new(&["--arena-bytes", "1048576"]) else {
+        return;
+    };
+    // Grows by one page, or touches the address that it is given.
+    let text = r#"(module (memory 1 4)
+        (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
+        (func (export "touch") (param i32) (result i32)
+            (i32.store8 (local.get 0) (i32.const 7)) (i32.load8_u (local.get 0))))"#;
+    let call = |id: &str, name: &str, input: u32, bytes: Option<u32>| {
+        let env = bytes.map_or(json!({}), |b| env("PROPLET_MEMORY_BYTES", b)["env"].clone());
+        let extra = json!({"inputs": [input.to_string()], "env": env});
+        stage.start(id, name, text, &extra);
+        stage.peer.results(id).body
+    };
+    assert_eq!(
+        call("grows", "grow", 1, None)["results"],
+        "1",
+        "pages before"
+    );
+    assert_eq!(
+        call("capped", "grow", 1, Some(65536))["results"],
+        "-1",
+        "it can't"
+    );
+    assert_eq!(call("room", "grow", 1, Some(131_072))["results"], "1");
+    assert_eq!(call("within", "touch", 4095, Some(4096))["results"], "7");
+    let body = call("beyond", "touch", 4096, Some(4096));
+    assert_eq!(body["error"], "out of bounds memory access", "{body}");
+    assert_eq!(call("whole", "touch", 65535, None)["results"], "7");
+}
+
+#[test]
+fn limits_out_of_range_are_refused_with_the_range() {
+    let Some(stage) = Stage::new(&["--stack-max-bytes", "8192"]) else {
+        return;
+    };
+    for (n, (key, value, words)) in [
+        ("PROPLET_DEADLINE_MS", "0", "expected a number from 1"),
+        ("PROPLET_DEADLINE_MS", "1s", "expected a number from 1"),
+        ("PROPLET_WORK", "-1", "expected a number from 1"),
+        (
+            "PROPLET_STACK_BYTES",
+            "100",
+            "expected a number from 512 to 8192",
+        ),
+        (
+            "PROPLET_STACK_BYTES",
+            "8193",
+            "expected a number from 512 to 8192",
+        ),
+        ("PROPLET_MEMORY_BYTES", "much", "expected a number from 0"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = format!("refused-{n}");
+        stage.start(&id, "main", LOOP, &env(key, value));
+        stage.assert_error(&id, &format!("{key}={value}: {words}"));
+    }
+}
+
+#[test]
+fn the_devices_limits_hold_for_tasks_that_name_none() {
+    let args = ["--deadline-max-ms", "700", "--memory-max-bytes", "65536"];
+    let Some(stage) = Stage::new(&args) else {
+        return;
+    };
+    stage.start("late", "main", LOOP, &json!({}));
+    stage.assert_error("late", "deadline of 700 ms exceeded");
+    stage.start("more", "main", LOOP, &env("PROPLET_DEADLINE_MS", 701));
+    stage.assert_error("more", "expected a number from 1 to 700");
+    let two_pages = r#"(module (memory 2) (func (export "main")))"#;
+    stage.start("two-pages", "main", two_pages, &json!({}));
+    stage.assert_error("two-pages", "the module needs");
+    stage.assert_error("two-pages", "bytes of memory, this proplet allows 65536");
+    let one_page = r#"(module (memory 1) (func (export "main") (result i32) (memory.size)))"#;
+    assert_eq!(stage.run("one-page", one_page, &json!({}))["results"], "1");
+    drop(stage);
+    let Some(stage) = Stage::new(&["--work-max", "50000"]) else {
+        return;
+    };
+    stage.start("worn-out", "main", LOOP, &json!({}));
+    stage.assert_error(
+        "worn-out",
+        "work budget of 50000 branches and calls exhausted",
+    );
+    assert!(
+        stage
+            .peer
+            .find(SOON, |m| m.topic.ends_with("/task_metrics"))
+            .is_some()
+    );
+}

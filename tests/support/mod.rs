@@ -1,0 +1,194 @@
+//! Peers for the integration tests: a broker, a proplet, a stand-in for the manager.
+//!
+//! Everything listens on loopback, on ports that were free, and ends with its owner.
+
+#![allow(dead_code, unused_imports, reason = "each test uses its share")]
+
+mod broker;
+mod peer;
+mod proplet;
+mod proxy;
+
+pub(crate) use broker::{Broker, Dir, free_port};
+pub(crate) use peer::{Message, Peer, is_alive, is_results};
+pub(crate) use proplet::Proplet;
+pub(crate) use proxy::Proxy;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// The proplet under test.
+pub(crate) const ID: &str = "1b0f1a3c-7d24-4a8e-9f53-2f6f0f7a9a01";
+pub(crate) const TENANT: &str = "tests";
+pub(crate) const CHANNEL: &str = "embedded";
+
+/// How long a message may take that is expected soon. The machine may be busy.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+/// How long the tests listen for what should not come.
+pub(crate) const QUIET: Duration = Duration::from_millis(800);
+
+/// An endless loop.
+pub(crate) const LOOP: &str = r#"(module (func (export "main") (loop $l (br $l))))"#;
+
+/// `main` and `add` add two numbers.
+pub(crate) const ADD: &str = r#"(module
+    (func $add (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1)))
+    (export "add" (func $add)) (export "main" (func $add)))"#;
+
+/// Assembles a module.
+pub(crate) fn wasm(text: &str) -> Vec<u8> {
+    wat::parse_str(text).unwrap_or_else(|e| panic!("the test's module is wrong: {e}\n{text}"))
+}
+
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    BASE64_STANDARD.encode(bytes)
+}
+
+/// Adds the fields of `extra` to those of `base`, or replaces them; null removes one.
+pub(crate) fn with(mut base: Value, extra: &Value) -> Value {
+    let (Some(fields), Some(extra)) = (base.as_object_mut(), extra.as_object()) else {
+        panic!("expected two objects: {base}, {extra}");
+    };
+    for (key, value) in extra {
+        if value.is_null() {
+            fields.remove(key);
+        } else {
+            fields.insert(key.clone(), value.clone());
+        }
+    }
+    base
+}
+
+/// A start of the module `text`, as the manager sends it: what it omits is absent, what it leaves
+/// unset is null.
+pub(crate) fn start(id: &str, name: &str, text: &str, extra: &Value) -> Value {
+    start_bytes(id, name, &wasm(text), extra)
+}
+
+pub(crate) fn start_bytes(id: &str, name: &str, module: &[u8], extra: &Value) -> Value {
+    with(
+        start_bare(id, name),
+        &with(json!({"file": base64(module)}), extra),
+    )
+}
+
+/// A start of an image from the registry.
+pub(crate) fn start_image(id: &str, image: &str, extra: &Value) -> Value {
+    with(
+        start_bare(id, "main"),
+        &with(json!({"image_url": image}), extra),
+    )
+}
+
+fn start_bare(id: &str, name: &str) -> Value {
+    json!({"id": id, "name": name, "state": 0, "cli_args": null, "broadcast": false,
+        "daemon": false, "latent": false, "encrypted": false, "proplet_id": ID})
+}
+
+pub(crate) fn stop(id: &str) -> Value {
+    json!({"id": id, "broadcast": false, "proplet_id": ID})
+}
+
+/// An invocation; without inputs they are null, as in the manager's.
+pub(crate) fn invoke(id: &str, invocation: &str, extra: &Value) -> Value {
+    let base = json!({"id": id, "proplet_id": ID, "invocation_id": invocation, "inputs": null,
+        "broadcast": false});
+    with(base, extra)
+}
+
+/// All chunks of an image, as the proxy sends them.
+pub(crate) fn chunks(app: &str, module: &[u8], size: usize) -> Vec<Value> {
+    let total = module.len().div_ceil(size);
+    let chunk = |(index, data): (usize, &[u8])| json!({"app_name": app, "chunk_idx": index, "total_chunks": total, "data": base64(data)});
+    module.chunks(size).enumerate().map(chunk).collect()
+}
+
+/// Whether a test that needs `peer` is to be skipped; says so, or fails where none may be.
+pub(crate) fn is_missing(found: bool, peer: &str, remedy: &str) -> bool {
+    if !found {
+        assert!(
+            std::env::var_os("PROPLET_REQUIRE_PEERS").is_none_or(|v| v != "1"),
+            "no {peer}, and PROPLET_REQUIRE_PEERS=1 forbids to skip: {remedy}"
+        );
+        println!("skipped: no {peer} ({remedy})");
+    }
+    !found
+}
+
+/// A broker, a proplet that has joined, and a stand-in for the manager.
+pub(crate) struct Stage {
+    // Dropped in this order: the proplet goes first.
+    pub(crate) proplet: Proplet,
+    pub(crate) peer: Peer,
+    pub(crate) broker: Broker,
+}
+
+impl Stage {
+    /// With further arguments for the proplet; `None` where there is no mosquitto.
+    pub(crate) fn new(args: &[&str]) -> Option<Self> {
+        let broker = Broker::start(None)?;
+        let peer = Peer::connect(broker.port, "manager", None);
+        let proplet = Proplet::join(broker.port, args);
+        peer.expect(SOON, "the first heartbeat", is_alive);
+        Some(Self {
+            proplet,
+            peer,
+            broker,
+        })
+    }
+
+    /// Starts the module `text`.
+    pub(crate) fn start(&self, id: &str, name: &str, text: &str, extra: &Value) {
+        self.peer
+            .publish("control/manager/start", &start(id, name, text, extra));
+    }
+
+    pub(crate) fn stop(&self, id: &str) {
+        self.peer.publish("control/manager/stop", &stop(id));
+    }
+
+    /// The results of `main` with these fields in the start.
+    pub(crate) fn run(&self, id: &str, text: &str, extra: &Value) -> Value {
+        self.start(id, "main", text, extra);
+        self.peer.results(id).body
+    }
+
+    /// Waits until a task runs.
+    pub(crate) fn runs(&self, id: &str) {
+        self.proplet.expect_log(&format!("task {id} runs in slot"));
+    }
+
+    /// Fails if `id`'s start has not ended in one results message, with this error.
+    pub(crate) fn assert_error(&self, id: &str, words: &str) {
+        let body = self.peer.results(id).body;
+        let error = body["error"].as_str().unwrap_or_default();
+        assert!(
+            error.contains(words),
+            "task {id}: expected an error with '{words}', found {body}"
+        );
+        assert_eq!(body["results"], "", "task {id}: results beside an error");
+    }
+}
+
+/// Fails if more than `most` passed between two heartbeats, or since the last one.
+pub(crate) fn assert_heartbeats(peer: &Peer, since: Instant, most: Duration) {
+    let beats: Vec<Instant> = peer
+        .all(|m| is_alive(m) && m.body["status"] == "alive")
+        .iter()
+        .map(|m| m.at)
+        .filter(|at| *at >= since)
+        .collect();
+    let ends = beats.iter().copied().chain([Instant::now()]);
+    let mut before = since;
+    for at in ends {
+        let gap = at - before;
+        assert!(
+            gap <= most,
+            "no heartbeat for {gap:?}, at most {most:?} expected; {} in all",
+            beats.len()
+        );
+        before = at;
+    }
+}
