@@ -150,8 +150,11 @@ impl<E: Engine> Agent<'_, E> {
             Some(Body::Results(_)) => (run.received + self.config.result_delay).max(now),
             _ => now,
         };
+        // A short invocation would double its messages by a sample.
+        let invoked = matches!(run.purpose, Purpose::Invocation(_));
+        let worth = !invoked || run.monitor.latest().aggregate.count > 1;
         // A sample is worth sending, but not worth a place that results need.
-        if run.monitor.exports() && self.connected && self.outbox.room() > 1 {
+        if worth && run.monitor.exports() && self.connected && self.outbox.room() > 1 {
             self.post(&run.id, Body::Sample(run.monitor), now);
         }
         if let Some(body) = body {

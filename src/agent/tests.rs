@@ -660,6 +660,22 @@ fn a_deployment_is_invoked_any_number_of_times_at_once() {
 }
 
 #[test]
+fn only_a_long_invocation_has_samples() {
+    let mut bench = Bench::with_deployment();
+    let samples = |out: Vec<(u64, String, Json)>| {
+        let samples = out.iter().filter(|(_, t, _)| t.ends_with("task_metrics"));
+        samples.count()
+    };
+    bench.invoke("1", json!({}));
+    bench.exit(0, Ok(None));
+    assert_eq!(samples(bench.run_until(1600)), 0);
+    bench.invoke("2", json!({}));
+    let while_it_runs = samples(bench.run_until(1800));
+    bench.exit(0, Ok(None));
+    assert_eq!((while_it_runs, samples(bench.run_until(1900))), (1, 1));
+}
+
+#[test]
 fn the_words_that_ask_for_a_deployment_are_used_only_when_there_is_none() {
     let mut bench = Bench::online();
     bench.invoke("1", json!({}));

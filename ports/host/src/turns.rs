@@ -1,8 +1,9 @@
 //! Guests take turns on as many cores as a setting says.
 //!
 //! The kernel would share the cores out as well, but in slices of several milliseconds: with two
-//! dozen loops, one that is to stop would see its flag only after all the others' slices. Here at
-//! most `cores` guests are runnable, the others wait in line, and one that is to stop goes first.
+//! dozen loops, one that is to stop would see its flag only after all the others' slices. Here
+//! `cores` guests run, the others wait in line, and one that is to stop goes first. A guest's first
+//! slice is free, beside the others: most invocations end within it and never wait.
 
 use proplet::engine::Slot;
 use std::{
@@ -21,7 +22,7 @@ pub struct Turns {
 
 #[derive(Debug)]
 struct State {
-    /// Guests that have a turn; more than `cores` while one that is to stop has one out of line.
+    /// Guests that have a turn; more than `cores` while some have one out of line.
     running: usize,
     line: VecDeque<Slot>,
     has_turn: Box<[bool]>,
@@ -62,22 +63,20 @@ impl Turns {
         }
     }
 
-    /// Waits for the turn of `slot`; who has one and is alone in line keeps it. An interrupted
-    /// guest has no need to wait: it only ends.
+    /// Waits for the turn of `slot`, which ends if it has one and others wait. The first comes at
+    /// once, and an interrupted guest keeps the one it has: it only ends.
     pub fn take(&self, slot: Slot, interrupted: bool) {
         let index = usize::from(slot.0);
         let mut state = self.lock();
-        if state.has_turn[index] {
-            if interrupted || state.line.is_empty() {
-                return;
-            }
-            state.line.push_back(slot);
-            self.give_up(&mut state, slot);
-        } else if interrupted || state.running < self.cores {
-            self.grant(&mut state, slot);
-        } else {
-            state.line.push_back(slot);
+        if !state.has_turn[index] {
+            return self.grant(&mut state, slot);
         }
+        let alone = state.line.is_empty() && state.running <= self.cores;
+        if interrupted || alone {
+            return;
+        }
+        state.line.push_back(slot);
+        self.give_up(&mut state, slot);
         while !state.has_turn[index] {
             state = self.granted[index]
                 .wait(state)
@@ -127,6 +126,7 @@ mod tests {
                 let (turns, running, rounds, total) = (&turns, &running, &rounds, &total);
                 let all_are_up = &all_are_up;
                 scope.spawn(move || {
+                    turns.take(Slot(slot), false);
                     all_are_up.wait();
                     while total.fetch_add(1, Ordering::Relaxed) < 8_000 {
                         turns.take(Slot(slot), false);
@@ -151,6 +151,7 @@ mod tests {
         turns.take(Slot(0), false);
         thread::scope(|scope| {
             let waiting = scope.spawn(|| {
+                turns.take(Slot(1), false);
                 turns.take(Slot(1), false);
                 turns.end(Slot(1));
             });
