@@ -13,6 +13,7 @@ use core::{
 };
 use embassy_futures::select::{Either3, select3};
 use embassy_time::{Duration, Instant, Timer, with_deadline, with_timeout};
+use embedded_io_async::Error as _;
 use embedded_nal_async::{AddrType, Dns, TcpConnect};
 use log::{debug, error, info, warn};
 use minimq::{
@@ -358,7 +359,7 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
                 match self.desk.attend(with_timeout(timeout, lookup)).await? {
                     Ok(Ok(ip)) => ip,
                     Ok(Err(err)) => {
-                        debug!("{host}: {err:?}");
+                        warn!("{host}: {err:?}");
                         return Err(Trouble::Resolve.into());
                     }
                     Err(_) => return Err(Trouble::Resolve.into()),
@@ -372,10 +373,13 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
         let io = match self.desk.attend(with_timeout(timeout, dial)).await? {
             Ok(Ok(io)) => io,
             Ok(Err(err)) => {
-                debug!("{address}: {err:?}");
+                warn!("{address}: {:?}", err.kind());
                 return Err(Trouble::Dial.into());
             }
-            Err(_) => return Err(Trouble::Dial.into()),
+            Err(_) => {
+                warn!("{address}: no answer within {} s", timeout.as_secs());
+                return Err(Trouble::Dial.into());
+            }
         };
 
         self.watch.reset();

@@ -69,8 +69,12 @@ fn reason(code: u8) -> &'static str {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Resolve => f.write_str("the broker's name can't be resolved"),
-            Self::Dial => f.write_str("no TCP connection to the broker"),
+            Self::Resolve => {
+                f.write_str("the broker's name can't be resolved: check it and the name server")
+            }
+            Self::Dial => {
+                f.write_str("no TCP connection to the broker: check its address and port")
+            }
             Self::Timeout => f.write_str("the broker does not answer"),
             Self::Refused(code) => {
                 write!(f, "the broker refuses us: {} ({code:#04x})", reason(code))
