@@ -489,7 +489,7 @@ fn a_latent_task_is_invoked_over_http() {
             !required,
             "this manager has no invoke route: {status} {answer}"
         );
-        println!("skipped: this manager has no invoke route");
+        support::say_skipped("this manager has no invoke route");
         return;
     }
     stage.start(&id);

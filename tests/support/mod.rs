@@ -16,7 +16,10 @@ pub(crate) use proxy::Proxy;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::{
+    io::Write as _,
+    time::{Duration, Instant},
+};
 
 /// The proplet under test.
 pub(crate) const ID: &str = "1b0f1a3c-7d24-4a8e-9f53-2f6f0f7a9a01";
@@ -112,9 +115,17 @@ pub(crate) fn is_missing(found: bool, peer: &str, remedy: &str) -> bool {
             std::env::var_os("PROPLET_REQUIRE_PEERS").is_none_or(|v| v != "1"),
             "no {peer}, and PROPLET_REQUIRE_PEERS=1 forbids to skip: {remedy}"
         );
-        println!("skipped: no {peer} ({remedy})");
+        say_skipped(&format!("no {peer} ({remedy})"));
     }
     !found
+}
+
+/// Says so plainly: what a test that passes prints is not shown, what it writes is.
+pub(crate) fn say_skipped(why: &str) {
+    let line = format!("\nskipped: {why}\n");
+    std::io::stderr()
+        .write_all(line.as_bytes())
+        .expect("stderr can be written");
 }
 
 /// A broker, a proplet that has joined, and a stand-in for the manager.
