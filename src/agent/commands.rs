@@ -87,7 +87,8 @@ impl<E: Engine> Agent<'_, E> {
         }
     }
 
-    /// Whether a start of this id has been taken and its results, if any, are not delivered yet.
+    /// Whether a start of this id has been taken and its results, if any, are not delivered yet:
+    /// another one is the same start again. After a stop it is a new one, however soon it comes.
     pub(super) fn is_known(&self, id: &str) -> bool {
         self.find_task(id).is_some()
             || self.find_deployment(id).is_some()
@@ -99,6 +100,7 @@ impl<E: Engine> Agent<'_, E> {
             let run = self.run(*slot);
             run.phase != Phase::Vacant
                 && run.id == id
+                && run.ending != Some(Ending::Stopped)
                 && !matches!(run.purpose, Purpose::Invocation(_))
         })
     }
@@ -193,7 +195,7 @@ impl<E: Engine> Agent<'_, E> {
             self.undeploy(index, now);
         } else if let Some(slot) = self.find_task(stop.id) {
             self.end(slot, Ending::Stopped, now);
-        } else {
+        } else if !self.outbox.stop(stop.id) {
             log::info!("stop of {} ignored: no such task", stop.id);
         }
     }
@@ -216,7 +218,10 @@ impl<E: Engine> Agent<'_, E> {
         let due = (deployment.received + self.config.result_delay).max(now);
         self.post(
             &deployment.id,
-            Body::Results(Err(Ending::Stopped.reason())),
+            Body::Results {
+                outcome: Err(Ending::Stopped.reason()),
+                stopped: true,
+            },
             due,
         );
     }
@@ -226,7 +231,10 @@ impl<E: Engine> Agent<'_, E> {
         let run = &mut self.runs[usize::from(slot.0)];
         match run.phase {
             Phase::Vacant => {}
-            Phase::Fetching { .. } => self.fail(slot, ending.reason(), now),
+            Phase::Fetching { .. } => {
+                run.ending = Some(ending);
+                self.fail(slot, ending.reason(), now);
+            }
             Phase::Ready { .. } => {
                 // The first reason is the one that is told.
                 if run.ending.is_none() && run.exit.is_none() {

@@ -37,7 +37,10 @@ impl Letter {
         due: Instant::BOOT,
         refusals: 0,
         task: Id::new(),
-        body: Body::Results(Ok(Text::new())),
+        body: Body::Results {
+            outcome: Ok(Text::new()),
+            stopped: false,
+        },
     };
 }
 
@@ -54,7 +57,11 @@ enum State {
 pub(super) enum Body {
     /// The last sample of a run: worth sending once, not worth repeating.
     Sample(Monitor),
-    Results(Outcome),
+    Results {
+        outcome: Outcome,
+        /// Whether a stop command came since the start: the task may be started anew at once.
+        stopped: bool,
+    },
     InvokeResults {
         invocation: Id,
         outcome: Outcome,
@@ -65,7 +72,7 @@ impl Body {
     fn qos(&self) -> Qos {
         match self {
             Self::Sample(_) => Qos::AtMostOnce,
-            Self::Results(_) | Self::InvokeResults { .. } => Qos::AtLeastOnce,
+            Self::Results { .. } | Self::InvokeResults { .. } => Qos::AtLeastOnce,
         }
     }
 }
@@ -145,10 +152,26 @@ impl<'a> Outbox<'a> {
         true
     }
 
-    /// Whether results of this task are posted and not yet delivered.
+    /// Whether results of this task are posted and not yet delivered, and no stop has come since.
     pub(super) fn holds_results(&self, task: &str) -> bool {
         self.posted()
-            .any(|l| l.task == task && matches!(l.body, Body::Results(_)))
+            .any(|l| l.task == task && matches!(l.body, Body::Results { stopped: false, .. }))
+    }
+
+    /// Notes that the manager has stopped a task whose results are still to be delivered; returns
+    /// false if there are none.
+    pub(super) fn stop(&mut self, task: &str) -> bool {
+        let mut found = false;
+        for letter in &mut self.letters[..self.top] {
+            if letter.state != State::Vacant
+                && letter.task == task
+                && let Body::Results { stopped, .. } = &mut letter.body
+            {
+                *stopped = true;
+                found = true;
+            }
+        }
+        found
     }
 
     /// Whether results of this invocation are posted and not yet delivered.
@@ -214,7 +237,10 @@ mod tests {
     }
 
     fn results() -> Body {
-        Body::Results(Ok(Text::new()))
+        Body::Results {
+            outcome: Ok(Text::new()),
+            stopped: false,
+        }
     }
 
     #[test]

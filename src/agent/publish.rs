@@ -91,7 +91,7 @@ impl<E: Engine> Agent<'_, E> {
             Subject::Request(_) => Outbound::ModuleRequest,
             Subject::Letter(index) => match self.outbox.get(index).body {
                 Body::Sample(_) => Outbound::TaskMetrics,
-                Body::Results(_) => Outbound::Results,
+                Body::Results { .. } => Outbound::Results,
                 Body::InvokeResults { .. } => Outbound::InvokeResults,
             },
         })
@@ -139,7 +139,7 @@ impl<E: Engine> Agent<'_, E> {
         let (task_id, proplet_id) = (&*letter.task, self.config.proplet_id);
         match &letter.body {
             Body::Sample(monitor) => report::write(&self.sample(task_id, monitor), buf),
-            Body::Results(outcome) => {
+            Body::Results { outcome, .. } => {
                 let (results, error) = parts(outcome);
                 let results = report::Results {
                     task_id,

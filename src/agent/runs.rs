@@ -31,7 +31,7 @@ impl<E: Engine> Agent<'_, E> {
         run.monitor = Monitor::new(run.monitor.profile, now);
         if run.purpose == Purpose::Daemon {
             let (id, due) = (run.id.clone(), run.received + self.config.result_delay);
-            self.post(&id, Body::Results(Ok(Text::new())), due.max(now));
+            self.post(&id, results(Ok(Text::new())), due.max(now));
         }
         Ok(())
     }
@@ -130,7 +130,7 @@ impl<E: Engine> Agent<'_, E> {
         let deployment = core::mem::replace(&mut self.deployments[index], Deployment::VACANT);
         let due = (deployment.received + self.config.result_delay).max(now);
         log::warn!("latent task {} failed: {reason}", deployment.id);
-        self.post(&deployment.id, Body::Results(Err(reason)), due);
+        self.post(&deployment.id, results(Err(reason)), due);
     }
 
     pub(super) fn report(&mut self, run: &Run, outcome: Outcome, now: Instant) {
@@ -139,7 +139,10 @@ impl<E: Engine> Agent<'_, E> {
             Err(reason) => log::warn!("task {} failed: {reason}", run.id),
         }
         let body = match &run.purpose {
-            Purpose::Task => Some(Body::Results(outcome)),
+            Purpose::Task => Some(Body::Results {
+                outcome,
+                stopped: run.ending == Some(Ending::Stopped),
+            }),
             Purpose::Daemon => None,
             Purpose::Invocation(id) => Some(Body::InvokeResults {
                 invocation: id.clone(),
@@ -147,7 +150,7 @@ impl<E: Engine> Agent<'_, E> {
             }),
         };
         let due = match body {
-            Some(Body::Results(_)) => (run.received + self.config.result_delay).max(now),
+            Some(Body::Results { .. }) => (run.received + self.config.result_delay).max(now),
             _ => now,
         };
         // A short invocation would double its messages by a sample.
@@ -169,11 +172,7 @@ impl<E: Engine> Agent<'_, E> {
         }
         log::warn!("start of {id} refused: {reason}");
         match Id::try_from(id) {
-            Ok(id) => self.post(
-                &id,
-                Body::Results(Err(reason)),
-                now + self.config.result_delay,
-            ),
+            Ok(id) => self.post(&id, results(Err(reason)), now + self.config.result_delay),
             Err(_) => debug_assert!(false, "ids are bounded when they are read"),
         }
     }
@@ -266,4 +265,12 @@ fn entry<'n, E: Engine>(
     Err(text(format_args!(
         "function '{name}' not found, and fallbacks main, run and _start neither"
     )))
+}
+
+/// Results that no stop command brought about.
+fn results(outcome: Outcome) -> Body {
+    Body::Results {
+        outcome,
+        stopped: false,
+    }
 }

@@ -500,6 +500,40 @@ fn a_stop_ends_a_task_with_one_result() {
 }
 
 #[test]
+fn a_task_that_was_stopped_may_be_started_at_once() {
+    let stop = json!({"id": "a"});
+    // While it is still ending, and while its results are held back.
+    for soon in [true, false] {
+        let mut bench = Bench::online();
+        bench.start(task("a"));
+        bench.send("control/manager/stop", stop.clone());
+        if !soon {
+            bench.exit_interrupted();
+        }
+        bench.start(task("a"));
+        bench.start(task("a"));
+        bench.exit_interrupted();
+        assert_eq!(bench.agent.status().running, 1, "the new one, once");
+        let slot = bench.agent.engine.running[0].slot.0;
+        bench.exit(slot, Ok(Some(Value::I32(42))));
+        let results = bench.results_until(2000);
+        assert_eq!(results, [failure("a", "task stopped"), result("a", "42")]);
+    }
+    let mut bench = Bench::with_deployment();
+    bench.send("control/manager/stop", stop.clone());
+    bench.start(with(task("a"), json!({"latent": true})));
+    assert_eq!(bench.agent.status().deployed, 1);
+    // It had completed, but nobody knew yet.
+    let mut bench = Bench::online();
+    bench.start(task("a"));
+    bench.exit(0, Ok(Some(Value::I32(42))));
+    bench.send("control/manager/stop", stop);
+    bench.start(task("a"));
+    assert_eq!(bench.agent.status().running, 1);
+    assert_eq!(bench.results_until(2000), [result("a", "42")]);
+}
+
+#[test]
 fn a_run_that_completes_before_it_sees_the_stop_has_completed() {
     let mut bench = Bench::online();
     bench.start(task("a"));
