@@ -157,8 +157,8 @@ impl Join {
         address(&self.broker)
     }
 
-    /// The heartbeat's interval. The Linux proplet's default of 10 s, as its environment files
-    /// have it, would let the manager take a live proplet for dead.
+    /// The heartbeat's interval. With the Linux proplet's default of 10 s, the manager takes a live
+    /// proplet for dead now and then.
     pub fn heartbeat(&self) -> Duration {
         if self.heartbeat > HEARTBEAT_MAX {
             log::warn!(
