@@ -45,16 +45,19 @@ impl<E: Engine> Agent<'_, E> {
         (self.packed, self.unescaped) = (packed, unescaped);
     }
 
-    pub(super) fn rejected_start(&mut self, rejected: &Rejected<'_>, now: Instant) {
+    fn rejected_start(&mut self, rejected: &Rejected<'_>, now: Instant) {
         match rejected.id {
             Some(id) if rejected.is_for(self.config.proplet_id) => {
+                if self.ignores(id) {
+                    return;
+                }
                 self.refuse(id, text(format_args!("{}", rejected.error)), now);
             }
             _ => log::warn!("start refused: {}", rejected.error),
         }
     }
 
-    pub(super) fn rejected_invoke(&mut self, rejected: &Rejected<'_>, now: Instant) {
+    fn rejected_invoke(&mut self, rejected: &Rejected<'_>, now: Instant) {
         match (rejected.id, rejected.invocation_id) {
             (Some(id), Some(invocation)) if rejected.is_for(self.config.proplet_id) => {
                 self.refuse_invocation(
@@ -68,13 +71,12 @@ impl<E: Engine> Agent<'_, E> {
         }
     }
 
-    pub(super) fn start(&mut self, start: &Start<'_>, now: Instant) {
+    fn start(&mut self, start: &Start<'_>, now: Instant) {
         if !start.is_for(self.config.proplet_id) {
             log::debug!("start of {} is for another proplet", start.id);
             return;
         }
-        if self.is_known(start.id) {
-            log::info!("start of {} ignored: it has been started already", start.id);
+        if self.ignores(start.id) {
             return;
         }
         let accepted = if start.latent {
@@ -89,13 +91,17 @@ impl<E: Engine> Agent<'_, E> {
 
     /// Whether a start of this id has been taken and its results, if any, are not delivered yet:
     /// another one is the same start again. After a stop it is a new one, however soon it comes.
-    pub(super) fn is_known(&self, id: &str) -> bool {
-        self.find_task(id).is_some()
+    fn ignores(&self, id: &str) -> bool {
+        let known = self.find_task(id).is_some()
             || self.find_deployment(id).is_some()
-            || self.outbox.holds_results(id)
+            || self.outbox.holds_results(id);
+        if known {
+            log::info!("start of {id} ignored: it has been started already");
+        }
+        known
     }
 
-    pub(super) fn find_task(&self, id: &str) -> Option<Slot> {
+    fn find_task(&self, id: &str) -> Option<Slot> {
         self.slots().find(|slot| {
             let run = self.run(*slot);
             run.phase != Phase::Vacant
@@ -105,13 +111,13 @@ impl<E: Engine> Agent<'_, E> {
         })
     }
 
-    pub(super) fn find_deployment(&self, id: &str) -> Option<u8> {
+    fn find_deployment(&self, id: &str) -> Option<u8> {
         (0..=u8::MAX)
             .zip(self.deployments.iter())
             .find_map(|(index, d)| (d.phase != Phase::Vacant && d.id == id).then_some(index))
     }
 
-    pub(super) fn start_run(&mut self, start: &Start<'_>, now: Instant) -> Result<(), Text> {
+    fn start_run(&mut self, start: &Start<'_>, now: Instant) -> Result<(), Text> {
         self.accepts(start.encrypted)?;
         let slot = self.vacant_slot()?;
         let budget = Budget::from_env(|key| start.env.get(key), &self.config.limits)?;
@@ -139,7 +145,7 @@ impl<E: Engine> Agent<'_, E> {
         }
     }
 
-    pub(super) fn deploy(&mut self, start: &Start<'_>, now: Instant) -> Result<(), Text> {
+    fn deploy(&mut self, start: &Start<'_>, now: Instant) -> Result<(), Text> {
         self.accepts(start.encrypted)?;
         let index = vacant(self.deployments.iter().map(|d| d.phase)).ok_or_else(|| {
             text(format_args!(
@@ -166,7 +172,7 @@ impl<E: Engine> Agent<'_, E> {
         }
     }
 
-    pub(super) fn accepts(&self, encrypted: bool) -> Result<(), Text> {
+    fn accepts(&self, encrypted: bool) -> Result<(), Text> {
         if self.shutting_down {
             return Err(Ending::Shutdown.reason());
         }
@@ -176,7 +182,7 @@ impl<E: Engine> Agent<'_, E> {
         Ok(())
     }
 
-    pub(super) fn vacant_slot(&self) -> Result<Slot, Text> {
+    fn vacant_slot(&self) -> Result<Slot, Text> {
         vacant(self.runs.iter().map(|run| run.phase))
             .map(Slot)
             .ok_or_else(|| {
@@ -187,7 +193,7 @@ impl<E: Engine> Agent<'_, E> {
             })
     }
 
-    pub(super) fn stop(&mut self, stop: &Stop<'_>, now: Instant) {
+    fn stop(&mut self, stop: &Stop<'_>, now: Instant) {
         if !stop.is_for(self.config.proplet_id) {
             return;
         }
@@ -200,7 +206,7 @@ impl<E: Engine> Agent<'_, E> {
         }
     }
 
-    pub(super) fn undeploy(&mut self, index: u8, now: Instant) {
+    fn undeploy(&mut self, index: u8, now: Instant) {
         let deployment = core::mem::replace(
             &mut self.deployments[usize::from(index)],
             Deployment::VACANT,
@@ -215,7 +221,7 @@ impl<E: Engine> Agent<'_, E> {
         if let Phase::Ready { module } = deployment.phase {
             self.release(module);
         }
-        let due = (deployment.received + self.config.result_delay).max(now);
+        let due = self.due(deployment.received, now);
         self.post(
             &deployment.id,
             Body::Results {
@@ -246,7 +252,7 @@ impl<E: Engine> Agent<'_, E> {
         }
     }
 
-    pub(super) fn invoke(&mut self, invoke: &Invoke<'_>, now: Instant) {
+    fn invoke(&mut self, invoke: &Invoke<'_>, now: Instant) {
         if !invoke.is_for(self.config.proplet_id) {
             return;
         }
@@ -260,7 +266,7 @@ impl<E: Engine> Agent<'_, E> {
         }
     }
 
-    pub(super) fn is_invoked(&self, invocation: &str) -> bool {
+    fn is_invoked(&self, invocation: &str) -> bool {
         !invocation.is_empty()
             && (self.outbox.holds_invocation(invocation)
                 || self.runs.iter().any(|run| {
@@ -269,7 +275,7 @@ impl<E: Engine> Agent<'_, E> {
                 }))
     }
 
-    pub(super) fn start_invocation(
+    fn start_invocation(
         &mut self,
         invoke: &Invoke<'_>,
         invocation: &str,

@@ -316,13 +316,9 @@ impl<'a, E: Engine> Agent<'a, E> {
                 self.outbox.forget_samples();
             }
             Event::Message { topic, payload } => self.message(topic, payload, now),
-            Event::Oversized { topic, size } => {
-                log::warn!(
-                    "skipped a message of {size} bytes on {topic}: larger than the receive buffer"
-                );
-            }
+            // The link has said so, with its limit; nothing of it can be answered.
+            Event::Oversized { .. } | Event::Tick => {}
             Event::Published(token, delivery) => self.published(token, delivery, now),
-            Event::Tick => {}
             Event::Shutdown => self.shut_down(now),
         }
         self.collect(now);
@@ -428,7 +424,7 @@ impl<'a, E: Engine> Agent<'a, E> {
 }
 
 fn is_running(run: &Run) -> bool {
-    matches!(run.phase, Phase::Ready { .. }) && run.usage_at_exit().is_none()
+    matches!(run.phase, Phase::Ready { .. }) && run.exit.is_none()
 }
 
 /// A string of the wire in the core's storage; the wire has the same bounds.

@@ -5,7 +5,7 @@ use crate::{
     engine::{Engine, Limits, ModuleId, Text, clip, text},
     module::{
         assembly::Assembly,
-        table::{digest, digest_base64},
+        table::{Digest, digest, digest_base64},
     },
     task::budget::Budget,
     time::Instant,
@@ -39,11 +39,7 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     /// The module whose bytes are `file` in base64: a known one, or this one, newly parsed.
-    pub(super) fn inline_module(
-        &mut self,
-        file: &str,
-        budget: Option<&Budget>,
-    ) -> Result<ModuleId, Text> {
+    fn inline_module(&mut self, file: &str, budget: Option<&Budget>) -> Result<ModuleId, Text> {
         let bad = |e| text(format_args!("field \"file\": {e}"));
         let digest = digest_base64(file).map_err(bad)?;
         if let Some(known) = self.table.find(&digest) {
@@ -60,10 +56,10 @@ impl<E: Engine> Agent<'_, E> {
             self.abandon(module);
             return Err(reason);
         }
-        self.load(module, len, budget)
+        self.parse(module, len, digest, budget)
     }
 
-    pub(super) fn reserve(&mut self) -> Result<ModuleId, Text> {
+    fn reserve(&mut self) -> Result<ModuleId, Text> {
         if let Some(module) = self.table.reserve() {
             return Ok(module);
         }
@@ -76,14 +72,13 @@ impl<E: Engine> Agent<'_, E> {
         })
     }
 
-    pub(super) fn abandon(&mut self, module: ModuleId) {
+    fn abandon(&mut self, module: ModuleId) {
         self.engine.unload(module);
         self.table.cancel(module);
     }
 
     /// Makes a module of the bytes in a reserved buffer, or finds that it is loaded already.
-    /// `budget` is that of a run that follows at once.
-    pub(super) fn load(
+    fn load(
         &mut self,
         module: ModuleId,
         len: usize,
@@ -94,7 +89,19 @@ impl<E: Engine> Agent<'_, E> {
             self.abandon(module);
             return Ok(known);
         }
-        if let Err(reason) = self.parse(module, len, budget) {
+        self.parse(module, len, digest, budget)
+    }
+
+    /// Parses the bytes in a reserved buffer, which no loaded module has. `budget` is that of a run
+    /// that follows at once.
+    fn parse(
+        &mut self,
+        module: ModuleId,
+        len: usize,
+        digest: Digest,
+        budget: Option<&Budget>,
+    ) -> Result<ModuleId, Text> {
+        if let Err(reason) = self.admit(module, len, budget) {
             self.abandon(module);
             return Err(reason);
         }
@@ -102,12 +109,7 @@ impl<E: Engine> Agent<'_, E> {
         Ok(module)
     }
 
-    pub(super) fn parse(
-        &mut self,
-        module: ModuleId,
-        len: usize,
-        budget: Option<&Budget>,
-    ) -> Result<(), Text> {
+    fn admit(&mut self, module: ModuleId, len: usize, budget: Option<&Budget>) -> Result<(), Text> {
         let limits = budget.map_or(self.device_limits(), |budget| budget.limits);
         let needs = self.engine.estimate(module, len, &limits)?;
         if budget.is_some() {
@@ -119,7 +121,7 @@ impl<E: Engine> Agent<'_, E> {
         self.engine.load(module, len)
     }
 
-    pub(super) fn device_limits(&self) -> Limits {
+    fn device_limits(&self) -> Limits {
         let device = &self.config.limits;
         Limits {
             stack: device.stack,
@@ -130,7 +132,7 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     /// Refuses what does not fit the arena, even without the modules that nobody waits for.
-    pub(super) fn make_room(&mut self, need: usize, what: &str) -> Result<(), Text> {
+    fn make_room(&mut self, need: usize, what: &str) -> Result<(), Text> {
         while need > self.engine.arena().free && self.evict_idle_fetch() {}
         fits(need, self.engine.arena().free, what)
     }
@@ -142,12 +144,8 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     /// Waits for `image` together with whoever does already, or asks the registry for it.
-    pub(super) fn fetch(&mut self, image: &str, now: Instant) -> Result<u8, Text> {
-        let known = self
-            .fetches
-            .iter()
-            .position(|f| f.module().is_some() && f.app() == image);
-        if let Some(index) = known {
+    fn fetch(&mut self, image: &str, now: Instant) -> Result<u8, Text> {
+        if let Some(index) = self.fetch_of(image) {
             // Idle ones are asked for again: what is missing may never have been sent.
             self.fetches[index].request_due |= !self.has_waiters(index);
             return Ok(index as u8);
@@ -184,7 +182,7 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     /// Frees the assembly that nobody waits for and that began first; false if there is none.
-    pub(super) fn evict_idle_fetch(&mut self) -> bool {
+    fn evict_idle_fetch(&mut self) -> bool {
         let idle = (0..self.fetches.len())
             .filter(|&i| self.fetches[i].module().is_some() && !self.has_waiters(i))
             .min_by_key(|&i| self.fetches[i].began());
@@ -224,13 +222,13 @@ impl<E: Engine> Agent<'_, E> {
         }
     }
 
-    pub(super) fn fetch_of(&self, app: &str) -> Option<usize> {
+    fn fetch_of(&self, app: &str) -> Option<usize> {
         self.fetches
             .iter()
             .position(|f| f.module().is_some() && f.app() == app)
     }
 
-    pub(super) fn chunk(&mut self, index: usize, chunk: &Chunk<'_>, now: Instant) {
+    fn chunk(&mut self, index: usize, chunk: &Chunk<'_>, now: Instant) {
         match self.fetches[index].accept(chunk, &mut self.engine) {
             Ok(None) => {}
             Ok(Some(len)) => self.fetched(index, len, now),
@@ -239,7 +237,7 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     /// Serves everybody who waits for an assembly that is complete.
-    pub(super) fn fetched(&mut self, index: usize, len: usize, now: Instant) {
+    fn fetched(&mut self, index: usize, len: usize, now: Instant) {
         let fetch = core::mem::replace(&mut self.fetches[index], Assembly::VACANT);
         let Some(module) = fetch.module() else { return };
         let mut runs = self.runs.iter().filter(|run| run.phase.waits_for(index));
@@ -255,7 +253,7 @@ impl<E: Engine> Agent<'_, E> {
         }
     }
 
-    pub(super) fn serve(&mut self, index: usize, module: ModuleId, now: Instant) {
+    fn serve(&mut self, index: usize, module: ModuleId, now: Instant) {
         for slot in self.slots() {
             if self.run(slot).phase.waits_for(index)
                 && let Err(reason) = self.launch(slot, module, now)
@@ -272,14 +270,14 @@ impl<E: Engine> Agent<'_, E> {
         }
     }
 
-    pub(super) fn fetch_failed(&mut self, index: usize, reason: Text, now: Instant) {
+    fn fetch_failed(&mut self, index: usize, reason: Text, now: Instant) {
         let app: heapless::String<64> =
             bounded(clip(self.fetches[index].app(), 64)).unwrap_or_default();
         self.drop_fetch(index);
         self.fail_waiters(index, &app, &reason, now);
     }
 
-    pub(super) fn fail_waiters(&mut self, index: usize, app: &str, reason: &Text, now: Instant) {
+    fn fail_waiters(&mut self, index: usize, app: &str, reason: &Text, now: Instant) {
         let reason = text(format_args!("module {}: {reason}", clip(app, 64)));
         for slot in self.slots() {
             if self.run(slot).phase.waits_for(index) {

@@ -30,7 +30,7 @@ impl<E: Engine> Agent<'_, E> {
         })
     }
 
-    pub(super) fn next_subject(&mut self, most: Qos, now: Instant) -> Option<(Subject, Qos)> {
+    fn next_subject(&mut self, most: Qos, now: Instant) -> Option<(Subject, Qos)> {
         let acknowledged = most >= Qos::AtLeastOnce;
         if self.discovery == Discovery::Due && acknowledged {
             self.discovery = Discovery::Sent;
@@ -61,7 +61,7 @@ impl<E: Engine> Agent<'_, E> {
         Some((Subject::Sample(slot), Qos::AtMostOnce))
     }
 
-    pub(super) fn next_request(&mut self) -> Option<u8> {
+    fn next_request(&mut self) -> Option<u8> {
         let index = (0..=u8::MAX)
             .zip(self.fetches.iter())
             .find_map(|(index, f)| (f.request_due).then_some(index))?;
@@ -69,7 +69,7 @@ impl<E: Engine> Agent<'_, E> {
         Some(index)
     }
 
-    pub(super) fn next_sample(&mut self, now: Instant) -> Option<Slot> {
+    fn next_sample(&mut self, now: Instant) -> Option<Slot> {
         let slot = self.slots().find(|slot| {
             let run = self.run(*slot);
             is_running(run) && run.monitor.next().is_some_and(|at| at <= now)
@@ -131,11 +131,7 @@ impl<E: Engine> Agent<'_, E> {
         }
     }
 
-    pub(super) fn write_letter(
-        &self,
-        letter: &Letter,
-        buf: &mut [u8],
-    ) -> Result<usize, BufferTooSmall> {
+    fn write_letter(&self, letter: &Letter, buf: &mut [u8]) -> Result<usize, BufferTooSmall> {
         let (task_id, proplet_id) = (&*letter.task, self.config.proplet_id);
         match &letter.body {
             Body::Sample(monitor) => report::write(&self.sample(task_id, monitor), buf),
@@ -175,11 +171,11 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     /// `at` on the wall clock, if that is known.
-    pub(super) fn timestamp(&self, at: Instant) -> Option<report::Timestamp> {
+    fn timestamp(&self, at: Instant) -> Option<report::Timestamp> {
         report::Timestamp::from_unix_millis(self.boot?.checked_add(at.as_millis())?)
     }
 
-    pub(super) fn metrics(&self, now: Instant) -> report::Metrics<'_> {
+    fn metrics(&self, now: Instant) -> report::Metrics<'_> {
         let (process, arena) = (self.engine.process(), self.engine.arena());
         let in_use = (arena.total - arena.free) as u64;
         report::Metrics {
@@ -212,11 +208,7 @@ impl<E: Engine> Agent<'_, E> {
         self.cpu_before = (cpu, now);
     }
 
-    pub(super) fn sample<'s>(
-        &'s self,
-        task_id: &'s str,
-        monitor: &Monitor,
-    ) -> report::TaskMetrics<'s> {
+    fn sample<'s>(&'s self, task_id: &'s str, monitor: &Monitor) -> report::TaskMetrics<'s> {
         let (sample, profile) = (monitor.latest(), &monitor.profile);
         let (cpu, memory) = (profile.collect_cpu, profile.collect_memory);
         let aggregate = &sample.aggregate;

@@ -2,7 +2,7 @@
 
 use super::{Id, Name};
 use crate::{
-    engine::{Exit, Limits, ModuleId, RunUsage, Text, text},
+    engine::{Exit, Limits, ModuleId, Text, text},
     task::{budget::Budget, monitor::Monitor},
     time::{Duration, Instant},
     wire::{List, MonitoringProfile, Pairs},
@@ -135,11 +135,6 @@ impl Run {
         ending: None,
         exit: None,
     };
-
-    /// Its usage at the end, if it has ended.
-    pub(super) fn usage_at_exit(&self) -> Option<RunUsage> {
-        self.exit.as_ref().map(|exit| exit.usage)
-    }
 }
 
 /// Storage of one latent deployment.

@@ -30,13 +30,13 @@ impl<E: Engine> Agent<'_, E> {
         run.expires = run.budget.deadline.map(|limit| now + limit);
         run.monitor = Monitor::new(run.monitor.profile, now);
         if run.purpose == Purpose::Daemon {
-            let (id, due) = (run.id.clone(), run.received + self.config.result_delay);
-            self.post(&id, results(Ok(Text::new())), due.max(now));
+            let (id, received) = (run.id.clone(), run.received);
+            self.post(&id, results(Ok(Text::new())), self.due(received, now));
         }
         Ok(())
     }
 
-    pub(super) fn spawn(&mut self, slot: Slot, module: ModuleId) -> Result<(), Text> {
+    fn spawn(&mut self, slot: Slot, module: ModuleId) -> Result<(), Text> {
         let at = usize::from(slot.0);
         let run = &self.runs[at];
         let (export, params) = entry(&self.engine, module, &run.name)?;
@@ -83,7 +83,7 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     /// Reports a run that has ended and frees its slot; later, if the outbox is full.
-    pub(super) fn finish(&mut self, slot: Slot, now: Instant) {
+    fn finish(&mut self, slot: Slot, now: Instant) {
         let run = self.run(slot);
         let Phase::Ready { module } = run.phase else {
             debug_assert!(false, "slot {} exited without having run", slot.0);
@@ -128,12 +128,12 @@ impl<E: Engine> Agent<'_, E> {
 
     pub(super) fn fail_deployment(&mut self, index: usize, reason: Text, now: Instant) {
         let deployment = core::mem::replace(&mut self.deployments[index], Deployment::VACANT);
-        let due = (deployment.received + self.config.result_delay).max(now);
+        let due = self.due(deployment.received, now);
         log::warn!("latent task {} failed: {reason}", deployment.id);
         self.post(&deployment.id, results(Err(reason)), due);
     }
 
-    pub(super) fn report(&mut self, run: &Run, outcome: Outcome, now: Instant) {
+    fn report(&mut self, run: &Run, outcome: Outcome, now: Instant) {
         match &outcome {
             Ok(result) => log::info!("task {} completed: '{result}'", run.id),
             Err(reason) => log::warn!("task {} failed: {reason}", run.id),
@@ -150,7 +150,7 @@ impl<E: Engine> Agent<'_, E> {
             }),
         };
         let due = match body {
-            Some(Body::Results { .. }) => (run.received + self.config.result_delay).max(now),
+            Some(Body::Results { .. }) => self.due(run.received, now),
             _ => now,
         };
         // A short invocation would double its messages by a sample.
@@ -166,13 +166,9 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     pub(super) fn refuse(&mut self, id: &str, reason: Text, now: Instant) {
-        if self.is_known(id) {
-            log::info!("start of {id} ignored: it has been started already");
-            return;
-        }
         log::warn!("start of {id} refused: {reason}");
         match Id::try_from(id) {
-            Ok(id) => self.post(&id, results(Err(reason)), now + self.config.result_delay),
+            Ok(id) => self.post(&id, results(Err(reason)), self.due(now, now)),
             Err(_) => debug_assert!(false, "ids are bounded when they are read"),
         }
     }
@@ -198,6 +194,12 @@ impl<E: Engine> Agent<'_, E> {
             },
             now,
         );
+    }
+
+    /// When the results of a start are due that came at `received`: not so soon that the manager
+    /// would overwrite them.
+    pub(super) fn due(&self, received: Instant, now: Instant) -> Instant {
+        (received + self.config.result_delay).max(now)
     }
 
     pub(super) fn post(&mut self, id: &Id, body: Body, due: Instant) {
@@ -240,7 +242,7 @@ impl<E: Engine> Agent<'_, E> {
         }
     }
 
-    pub(super) fn late(&self, assembly: u8) -> Text {
+    fn late(&self, assembly: u8) -> Text {
         let fetch = &self.fetches[usize::from(assembly)];
         let (count, total) = fetch.progress();
         let seconds = self.config.fetch_timeout.as_secs();

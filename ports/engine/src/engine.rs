@@ -41,11 +41,6 @@ impl<P: Platform> WamrEngine<P> {
         }
     }
 
-    /// The least bytes of the arena that were ever free.
-    pub fn min_free(&self) -> usize {
-        self.runtime.memory().min_free as usize
-    }
-
     fn state(&mut self, module: ModuleId) -> &mut State {
         &mut self.modules[usize::from(module.0)].0
     }

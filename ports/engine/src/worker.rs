@@ -20,7 +20,7 @@ pub trait Platform: Sync + 'static {
     fn wake(&self, slot: Slot);
 
     /// Waits for the guest's turn to run. Called before a guest's first slice and after each, on
-    /// its own thread. `interrupted` asks for the next turn that there is.
+    /// its own thread. A guest that is `interrupted` only ends: it need not wait.
     fn take_turn(&self, slot: Slot, interrupted: bool);
 
     /// Gives the turn up, at the end of a run.
@@ -146,16 +146,6 @@ impl<P: Platform> Workers<P> {
     /// Changes the length of a slice; guests that run take it over at their next one.
     pub fn set_slice(&self, slice: u32) {
         self.slice.store(slice.max(1), Ordering::Relaxed);
-    }
-
-    /// Number of slots.
-    pub const fn len(&self) -> usize {
-        self.slots.len()
-    }
-
-    /// Whether there are no slots.
-    pub const fn is_empty(&self) -> bool {
-        self.slots.is_empty()
     }
 
     fn slot(&self, slot: Slot) -> &SlotState {

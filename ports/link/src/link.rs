@@ -515,7 +515,7 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
         let topic = message.topic();
         match self.watch.skipped.take() {
             Some(size) if message.payload().is_empty() => {
-                info!(
+                warn!(
                     "{topic}: skipped a message of {size} bytes, the limit is {}",
                     self.limit
                 );
