@@ -8,7 +8,9 @@
 //! - [`module`]: the shared-module instance table, and modules that come in chunks.
 //! - [`task`]: arguments, limits and the monitor of a run.
 //! - [`engine`]: the seam to the Wasm engine of a port.
-//! - [`config`], [`time`]: what a port passes in.
+//! - [`wifi`]: bring-up of the network, where that is the port's to do.
+//! - [`retry`]: how long to wait between two attempts.
+//! - [`config`], [`settings`], [`time`]: what a port passes in.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -16,8 +18,11 @@ pub mod agent;
 pub mod config;
 pub mod engine;
 pub mod module;
+pub mod retry;
+pub mod settings;
 pub mod task;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod time;
+pub mod wifi;
 pub mod wire;

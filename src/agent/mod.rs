@@ -13,9 +13,11 @@ mod outbox;
 mod publish;
 mod records;
 mod runs;
+mod view;
 
 pub use outbox::Letter;
 pub use records::{Deployment, Run};
+pub use view::{ModuleView, Stage, TaskView};
 
 use crate::{
     config::Config,

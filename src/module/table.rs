@@ -76,11 +76,17 @@ impl<'a> Table<'a> {
         self.parses
     }
 
+    /// Modules that are loaded, and how many use each.
+    pub(crate) fn users(&self) -> impl Iterator<Item = (ModuleId, Digest, u16)> {
+        self.ids().filter_map(|(id, state)| match state {
+            State::Loaded { digest, users } => Some((id, digest, users)),
+            _ => None,
+        })
+    }
+
     /// Modules that are loaded.
     pub(crate) fn loaded(&self) -> usize {
-        self.ids()
-            .filter(|(_, state)| matches!(state, State::Loaded { .. }))
-            .count()
+        self.users().count()
     }
 
     /// The loaded module with this digest.

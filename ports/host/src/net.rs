@@ -4,7 +4,7 @@ use crate::{clock::ALARM, platform::WakeFd};
 use embassy_time::Instant;
 use embedded_io_async::{ErrorType, Read, Write};
 use embedded_nal_async::{AddrType, Dns, TcpConnect};
-use proplet_link::reactor::block_on;
+use proplet_link::{Stack, reactor::block_on};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -177,6 +177,8 @@ impl Dns for Network {
         Err(ErrorKind::Unsupported.into())
     }
 }
+
+impl Stack for Network {}
 
 /// A TCP connection; it closes when dropped.
 #[derive(Debug)]

@@ -18,11 +18,12 @@ mod application;
 pub mod bounded;
 mod link;
 pub mod reactor;
-mod retry;
 mod settings;
+mod stack;
 mod status;
 
 pub use application::Application;
 pub use link::{Signal, run};
 pub use settings::{Buffers, Settings, SetupError};
+pub use stack::Stack;
 pub use status::{State, Status, Trouble};

@@ -1,20 +1,20 @@
 //! The MQTT session of one proplet, from the first attempt to the shutdown.
 
 use crate::{
-    Application, Buffers, Settings, SetupError, State, Status, Trouble,
+    Application, Buffers, Settings, SetupError, Stack, State, Status, Trouble,
     bounded::{self, Bounded, Watch},
-    retry::Retry,
 };
 use core::{
     cell::{Cell, RefCell},
-    future::Future,
+    future::{Future, poll_fn},
     net::{IpAddr, SocketAddr},
     pin::pin,
+    task::Poll,
 };
 use embassy_futures::select::{Either3, select3};
 use embassy_time::{Duration, Instant, Timer, with_deadline, with_timeout};
 use embedded_io_async::Error as _;
-use embedded_nal_async::{AddrType, Dns, TcpConnect};
+use embedded_nal_async::AddrType;
 use log::{debug, error, info, warn};
 use minimq::{
     ConfigBuilder, ConnectEvent, Connection, Error, InboundPublish, Op, PeerError, PubError, QoS,
@@ -22,6 +22,7 @@ use minimq::{
 };
 use proplet::{
     agent::{Delivery, Event, Qos},
+    retry::Retry,
     time::Instant as Stamp,
 };
 
@@ -94,7 +95,7 @@ pub async fn run<S, A>(
     status: &Status,
 ) -> Result<(), SetupError>
 where
-    S: TcpConnect + Dns,
+    S: Stack,
     A: Application,
 {
     if settings.host.is_empty() {
@@ -152,12 +153,28 @@ where
     };
     let mut retry = Retry::new(settings.retry_first, settings.retry_most, settings.seed);
     loop {
+        if !stack.is_up() {
+            info!("waiting for the network");
+            // Nothing that failed before says anything of this network.
+            retry.reset();
+        }
+        let up = poll_fn(|_| match stack.is_up() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        });
+        if let Err(Leave) = link.desk.attend(up).await {
+            break;
+        }
         status.set_state(State::Connecting);
         let trouble = match link.attempt(stack, &mut session, &mut retry).await {
             End::Leave => break,
             End::Trouble(trouble) => trouble,
         };
         status.set_state(State::Waiting);
+        if !stack.is_up() {
+            warn!("{trouble}; the network is down");
+            continue;
+        }
         let delay = retry.delay();
         warn!("{trouble}; next attempt in {} ms", delay.as_millis());
         if let Err(Leave) = link.desk.attend(Timer::after(ticks(delay))).await {
@@ -302,7 +319,7 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
     }
 
     /// One connection, from the address to the loss.
-    async fn attempt<S: TcpConnect + Dns>(
+    async fn attempt<S: Stack>(
         &mut self,
         stack: &S,
         session: &mut Session<'_>,
@@ -343,7 +360,7 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
     }
 
     /// Establishes the session, with all subscriptions.
-    async fn connect<'s, 'b, S: TcpConnect + Dns>(
+    async fn connect<'s, 'b, S: Stack>(
         &mut self,
         stack: &'s S,
         session: &'s mut Session<'b>,

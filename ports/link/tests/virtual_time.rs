@@ -624,6 +624,29 @@ fn refused_credentials_are_tried_again_at_growing_intervals() {
 }
 
 #[test]
+fn without_a_network_nothing_is_dialled_and_its_return_is_not_slept_through() {
+    let setup = Setup::new();
+    let net = setup.world.net.clone();
+    net.with(|w| w.up = false);
+    setup.run(async |world| {
+        at(50_000).await;
+        assert_eq!(world.net.times(|s| *s == Seen::Dial), []);
+        assert_eq!(world.status.state(), State::Waiting);
+        world.net.with(|w| w.up = true);
+        at(80_000).await;
+        assert_eq!(world.status.state(), State::Connected);
+        world.net.with(|w| w.up = false);
+        world.net.cut(Cut::Eof);
+        at(200_000).await;
+        world.net.with(|w| w.up = true);
+        at(200_010).await;
+        assert_eq!(world.status.state(), State::Connected);
+    });
+    let dials = net.times(|s| *s == Seen::Dial);
+    assert_eq!(dials, [50_000, 200_000]);
+}
+
+#[test]
 fn the_delay_starts_again_after_a_connection_that_held() {
     let setup = Setup::new();
     let net = setup.world.net.clone();

@@ -12,7 +12,7 @@ use embassy_time::{Duration, Instant, Timer};
 use embedded_io_async::{ErrorKind, ErrorType, Read, Write};
 use embedded_nal_async::{AddrType, Dns, TcpConnect};
 use proplet_link::{
-    Signal,
+    Signal, Stack,
     reactor::{Alarm, block_on},
 };
 use std::{
@@ -216,6 +216,8 @@ pub struct World {
     /// The broker's Maximum QoS, if it says one.
     pub maximum_qos: Option<u8>,
     pub resolves: bool,
+    /// Whether there is a network.
+    pub up: bool,
     /// When connections have gone mute.
     pub mutes: Vec<u64>,
     pub login: Option<Login>,
@@ -241,6 +243,7 @@ impl Net {
             refuse_subscribe: None,
             maximum_qos: None,
             resolves: true,
+            up: true,
             mutes: Vec::new(),
             login: None,
             pipe: None,
@@ -820,6 +823,12 @@ impl TcpConnect for Net {
                 waited: false,
             })
         })
+    }
+}
+
+impl Stack for Net {
+    fn is_up(&self) -> bool {
+        self.with(|w| w.up)
     }
 }
 

@@ -1,11 +1,11 @@
 //! How long to wait between two attempts to connect.
 
-use core::time::Duration;
+use crate::time::Duration;
 
 /// Delays that double from `first` to `most`, each stretched or shortened by up to a fifth so
 /// that a fleet that lost its broker at one moment does not come back at one moment.
 #[derive(Debug)]
-pub(crate) struct Retry {
+pub struct Retry {
     first: Duration,
     most: Duration,
     next: Duration,
@@ -13,7 +13,9 @@ pub(crate) struct Retry {
 }
 
 impl Retry {
-    pub(crate) const fn new(first: Duration, most: Duration, seed: u64) -> Self {
+    /// Delays from `first` to `most`, before their jitter; a `first` beyond `most` is `most`. To
+    /// differ, two devices need different seeds.
+    pub const fn new(first: Duration, most: Duration, seed: u64) -> Self {
         Self {
             first,
             most,
@@ -23,12 +25,12 @@ impl Retry {
     }
 
     /// The next delay is the first again.
-    pub(crate) const fn reset(&mut self) {
+    pub const fn reset(&mut self) {
         self.next = self.first;
     }
 
     /// The delay before the next attempt.
-    pub(crate) fn delay(&mut self) -> Duration {
+    pub fn delay(&mut self) -> Duration {
         let delay = self.next.min(self.most);
         self.next = delay.saturating_mul(2).min(self.most);
         // From 80 % to 120 % of it, in thousandths.
@@ -63,6 +65,15 @@ mod tests {
             }
             retry.reset();
             assert!(retry.delay() <= Duration::from_millis(1200));
+        }
+    }
+
+    /// Tests of what waits count on these.
+    #[test]
+    fn a_seed_always_gives_the_same_delays() {
+        let mut retry = Retry::new(Duration::from_secs(1), Duration::from_secs(60), 1);
+        for ms in [1048, 2102, 4412, 7704, 14_192, 36_640, 52_800, 54_420] {
+            assert_eq!(retry.delay(), Duration::from_millis(ms));
         }
     }
 
