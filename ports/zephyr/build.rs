@@ -1,0 +1,5 @@
+//! Makes Zephyr's boolean options known as `cfg`s.
+
+fn main() {
+    zephyr_build::export_kconfig_bool_options();
+}

@@ -1,0 +1,299 @@
+//! Puts the proplet together, and keeps the control thread busy.
+
+use crate::{
+    device::{Device, ZephyrAgent},
+    ffi, logger,
+    net::{self, Network},
+    platform::{self, Zephyr},
+    settings, sizes,
+};
+use core::{cell::Cell, fmt::Write as _, future::poll_fn, task::Poll};
+use critical_section::Mutex;
+use embassy_futures::select::select;
+use embassy_time::{Duration, Timer};
+use proplet::{
+    agent::{Agent, Deployment, Letter, Run, Storage},
+    config::{Config, Metadata},
+    engine::Slot,
+    module::{assembly::Assembly, table::Entry},
+    settings::Settings,
+    time,
+};
+use proplet_engine::{ModuleState, SlotState, WamrEngine, Workers, host_functions};
+use proplet_link::{Buffers, Signal, Status};
+use static_cell::{ConstStaticCell, StaticCell};
+use wamr::{HostFunction, Runtime};
+use zephyr::kconfig as k;
+
+/// Between two complaints about a setting that is missing.
+const COMPLAINT: Duration = Duration::from_secs(60);
+
+/// Tags of the discovery message.
+const TAGS: usize = 9;
+
+static SLOTS: [SlotState; sizes::SLOTS] = [const { SlotState::new() }; sizes::SLOTS];
+static NATIVES: ConstStaticCell<[HostFunction; 1]> = ConstStaticCell::new(host_functions::<Zephyr>());
+static RUNS: ConstStaticCell<[Run; sizes::SLOTS]> =
+    ConstStaticCell::new([Run::VACANT; sizes::SLOTS]);
+static DEPLOYMENTS: ConstStaticCell<[Deployment; sizes::DEPLOYMENTS]> =
+    ConstStaticCell::new([Deployment::VACANT; sizes::DEPLOYMENTS]);
+static MODULES: ConstStaticCell<[Entry; sizes::MODULES]> =
+    ConstStaticCell::new([Entry::VACANT; sizes::MODULES]);
+static STATES: ConstStaticCell<[ModuleState; sizes::MODULES]> =
+    ConstStaticCell::new([const { ModuleState::VACANT }; sizes::MODULES]);
+static ASSEMBLIES: ConstStaticCell<[Assembly; sizes::ASSEMBLIES]> =
+    ConstStaticCell::new([Assembly::VACANT; sizes::ASSEMBLIES]);
+static OUTBOX: ConstStaticCell<[Letter; sizes::OUTBOX]> =
+    ConstStaticCell::new([Letter::VACANT; sizes::OUTBOX]);
+static TEXT: ConstStaticCell<[u8; (sizes::SLOTS + sizes::DEPLOYMENTS) * sizes::TEXT]> =
+    ConstStaticCell::new([0; (sizes::SLOTS + sizes::DEPLOYMENTS) * sizes::TEXT]);
+static PACKED: ConstStaticCell<[u8; sizes::TEXT]> = ConstStaticCell::new([0; sizes::TEXT]);
+static UNESCAPED: ConstStaticCell<[u8; sizes::UNESCAPED]> =
+    ConstStaticCell::new([0; sizes::UNESCAPED]);
+static RX: ConstStaticCell<[u8; sizes::RX]> = ConstStaticCell::new([0; sizes::RX]);
+static TX: ConstStaticCell<[u8; sizes::TX]> = ConstStaticCell::new([0; sizes::TX]);
+static WILL: ConstStaticCell<[u8; sizes::WILL]> = ConstStaticCell::new([0; sizes::WILL]);
+static TAG_LIST: StaticCell<heapless::Vec<&'static str, TAGS>> = StaticCell::new();
+static RESET_TAG: StaticCell<heapless::String<24>> = StaticCell::new();
+static WORKERS: StaticCell<Workers<Zephyr>> = StaticCell::new();
+static DEVICE: StaticCell<Device<'static>> = StaticCell::new();
+static LINK: Status = Status::new();
+
+/// What a worker needs when its thread begins.
+static CREW: Mutex<Cell<Option<Crew>>> = Mutex::new(Cell::new(None));
+
+type Crew = (&'static Workers<Zephyr>, Runtime);
+
+extern "C" fn worker(slot: u32) {
+    match critical_section::with(|cs| CREW.borrow(cs).get()) {
+        Some((workers, runtime)) => workers.run(Slot(slot as u8), runtime),
+        None => log::error!("worker {slot} began before the runtime"),
+    }
+}
+
+/// The life of the control thread; it comes back only where the device can't be restarted.
+pub fn run() {
+    logger::start();
+    let reset = ffi::reset_cause();
+    log::info!(
+        "proplet {} on {}: {} slots; last reset: {reset}",
+        env!("CARGO_PKG_VERSION"),
+        k::CONFIG_BOARD_TARGET,
+        sizes::SLOTS
+    );
+    ffi::watchdog_start();
+    let settings = settings::load();
+    if let Err(e) = ffi::net_start() {
+        log::error!("no descriptor for wake-ups ({e}): raise CONFIG_ZVFS_EVENTFD_MAX");
+        return;
+    }
+    let work = work(settings, reset);
+    #[cfg(CONFIG_PROPLET_WIFI)]
+    let work = async {
+        // Wi-Fi never ends.
+        select(work, crate::wifi::run(settings)).await;
+    };
+    net::run(work);
+    log::info!("restarting");
+    ffi::reboot();
+}
+
+/// Until somebody wants a restart.
+async fn work(settings: &'static Settings, reset: &'static str) {
+    if let Some(missing) = missing(settings) {
+        return wait_for_settings(missing).await;
+    }
+    let device = match assemble(settings, reset) {
+        Ok(agent) => DEVICE.init(Device {
+            agent,
+            status: &LINK,
+        }),
+        Err(reason) => return wait_for_settings(&reason).await,
+    };
+    let timeout = time::Duration::from_secs(settings.timeout.into());
+    let link_settings = proplet_link::Settings {
+        host: &settings.mqtt_broker_host,
+        port: settings.mqtt_broker_port,
+        proplet_id: &settings.proplet_id,
+        api_key: &settings.api_key,
+        keep_alive: settings.keep_alive,
+        session_expiry: settings.session_expiry,
+        will: settings.will,
+        timeout,
+        write_timeout: timeout,
+        seed: u64::from(ffi::random()) << 32 | u64::from(ffi::random()),
+        ..proplet_link::Settings::DEFAULT
+    };
+    let buffers = Buffers {
+        rx: RX.take(),
+        tx: TX.take(),
+        will: WILL.take(),
+    };
+    let tls_host = net::c_string::<129>(&settings.mqtt_broker_host)
+        .filter(|_| settings.mqtt_tls_enabled);
+    let network = Network {
+        tls_host: tls_host.as_ref().map(heapless::CString::as_c_str),
+    };
+    log::info!(
+        "proplet {} joins channel {} at {}:{}",
+        settings.proplet_id,
+        settings.channel_id,
+        settings.mqtt_broker_host,
+        settings.mqtt_broker_port
+    );
+    let link = proplet_link::run(&network, device, &link_settings, buffers, signal, &LINK);
+    if let Err(e) = link.await {
+        wait_for_settings(&proplet::engine::text(format_args!("{e}"))).await;
+    }
+}
+
+async fn signal() -> Signal {
+    poll_fn(|_| {
+        if platform::take_shutdown() {
+            Poll::Ready(Signal::Shutdown)
+        } else if platform::take_exited() || is_asked() {
+            Poll::Ready(Signal::Work)
+        } else {
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+#[cfg(CONFIG_SHELL)]
+fn is_asked() -> bool {
+    crate::report::is_asked()
+}
+
+#[cfg(not(CONFIG_SHELL))]
+fn is_asked() -> bool {
+    false
+}
+
+/// What is not set, with the remedy.
+fn missing(settings: &Settings) -> Option<&'static str> {
+    #[cfg(CONFIG_PROPLET_TLS)]
+    if settings.mqtt_tls_enabled && !settings::credentials::register() {
+        return Some("mqtt_tls_ca is not set, and mqtt_tls_enabled needs it");
+    }
+    Some(match settings.missing()? {
+        "proplet_id" => "proplet_id is not set",
+        "tenant_id" => "tenant_id is not set",
+        "channel_id" => "channel_id is not set",
+        _ => "mqtt_broker_host is not set",
+    })
+}
+
+/// Says what is wrong, again and again, while the shell and the network go on.
+async fn wait_for_settings(reason: &str) {
+    loop {
+        log::error!(
+            "{reason}: 'proplet config set NAME VALUE' in the shell, then 'proplet reboot'"
+        );
+        let shutdown = poll_fn(|_| {
+            answer_without_agent(reason);
+            match platform::take_shutdown() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        });
+        if let embassy_futures::select::Either::First(()) =
+            select(shutdown, Timer::after(COMPLAINT)).await
+        {
+            return;
+        }
+    }
+}
+
+#[cfg(CONFIG_SHELL)]
+fn answer_without_agent(reason: &str) {
+    if let Some((_, page)) = crate::report::take() {
+        let mut text = heapless::String::<512>::new();
+        // What does not fit is cut.
+        let _ = crate::report::network(&mut text);
+        let _ = writeln!(text, "proplet   not working: {reason}");
+        page.done(&text);
+    }
+}
+
+#[cfg(not(CONFIG_SHELL))]
+fn answer_without_agent(_: &str) {}
+
+/// Starts the runtime and the workers; once.
+fn assemble(
+    settings: &'static Settings,
+    reset: &'static str,
+) -> Result<ZephyrAgent, proplet::engine::Text> {
+    let arena = ffi::arena();
+    let arena_len = arena.len();
+    let runtime = Runtime::init(arena, NATIVES.take())
+        .map_err(|e| proplet::engine::text(format_args!("WAMR: {e}")))?;
+    let workers: &'static Workers<Zephyr> = WORKERS.init(Workers::new(
+        Zephyr,
+        &SLOTS,
+        settings.slice,
+        &settings.proplet_id,
+    ));
+    critical_section::with(|cs| CREW.borrow(cs).set(Some((workers, runtime))));
+    ffi::workers_start(worker);
+    let slots = sizes::SLOTS.min(settings.instances.into());
+    let deployments = sizes::DEPLOYMENTS.min(settings.deployments.into());
+    let storage = Storage {
+        runs: &mut RUNS.take()[..slots],
+        deployments: &mut DEPLOYMENTS.take()[..deployments],
+        modules: &mut MODULES.take()[..],
+        assemblies: &mut ASSEMBLIES.take()[..],
+        outbox: &mut OUTBOX.take()[..],
+        text: &mut TEXT.take()[..(slots + deployments) * sizes::TEXT],
+        packed: &mut PACKED.take()[..],
+        unescaped: &mut UNESCAPED.take()[..],
+    };
+    let engine = WamrEngine::new(runtime, workers, STATES.take());
+    Agent::new(config(settings, reset, arena_len), storage, engine)
+        .map_err(|e| proplet::engine::text(format_args!("{e}")))
+}
+
+fn config(settings: &'static Settings, reset: &str, arena: usize) -> Config<'static> {
+    let some = |text: &'static str| Some(text).filter(|text| !text.is_empty());
+    Config {
+        proplet_id: &settings.proplet_id,
+        tenant: &settings.tenant_id,
+        channel: &settings.channel_id,
+        heartbeat: time::Duration::from_secs(settings.heartbeat.into()),
+        metrics_interval: time::Duration::from_secs(settings.metrics_interval.into()),
+        result_delay: time::Duration::from_millis(settings.result_delay_ms.into()),
+        limits: settings.limits(),
+        metadata: Metadata {
+            description: some(&settings.description),
+            tags: tags(settings, reset),
+            location: some(&settings.location),
+            ip: None,
+            environment: Some("embedded"),
+            os: Some("zephyr"),
+            hostname: None,
+            cpu_arch: Some(k::CONFIG_ARCH),
+            total_memory_bytes: Some(arena as u64),
+            proplet_version: Some(env!("CARGO_PKG_VERSION")),
+            wasm_runtime: Some("wamr"),
+        },
+        ..Config::DEFAULT
+    }
+}
+
+/// The tags that are set, and the cause of the last reset as one more.
+fn tags(settings: &'static Settings, reset: &str) -> &'static [&'static str] {
+    let tags = TAG_LIST.init(heapless::Vec::new());
+    let given = settings.tags.split(',').map(str::trim);
+    for tag in given.filter(|tag| !tag.is_empty()) {
+        if tags.len() == TAGS - 1 || tags.push(tag).is_err() {
+            log::warn!("tag '{tag}' and what follows is left out: {} are kept", TAGS - 1);
+            break;
+        }
+    }
+    let text = RESET_TAG.init(heapless::String::new());
+    if write!(text, "reset:{reset}").is_ok() {
+        // There is room: one less than that is taken.
+        let _ = tags.push(text);
+    }
+    tags
+}

@@ -1,0 +1,83 @@
+//! The agent of this port, and what it says to the shell.
+
+use crate::platform::Zephyr;
+use proplet::{
+    agent::{Agent, Delivery, Event, Qos, Token},
+    time::Instant,
+    wire::TopicName,
+};
+use proplet_engine::WamrEngine;
+use proplet_link::{Application, Status};
+
+/// The agent of this port.
+pub type ZephyrAgent = Agent<'static, WamrEngine<Zephyr>>;
+
+/// The agent, and a page for the shell after each event.
+pub struct Device<'a> {
+    pub agent: ZephyrAgent,
+    pub status: &'a Status,
+}
+
+impl Device<'_> {
+    #[cfg(CONFIG_SHELL)]
+    fn answer(&self, now: Instant) {
+        use crate::report;
+        let Some((topic, page)) = report::take() else {
+            return;
+        };
+        let mut text = heapless::String::<{ report::PAGE }>::new();
+        // What does not fit is cut.
+        let _ = match topic {
+            0 => report::status(&mut text, &self.agent, self.status, now),
+            1 => report::tasks(&mut text, &self.agent, now),
+            _ => report::modules(&mut text, &self.agent),
+        };
+        page.done(&text);
+    }
+
+    #[cfg(not(CONFIG_SHELL))]
+    fn answer(&self, _: Instant) {
+        let _ = self.status;
+    }
+}
+
+impl Application for Device<'_> {
+    type Token = Token;
+
+    fn handle(&mut self, event: Event<'_>, now: Instant) {
+        self.agent.handle(event, now);
+        self.answer(now);
+    }
+
+    fn published(&mut self, token: Token, delivery: Delivery, now: Instant) {
+        Application::published(&mut self.agent, token, delivery, now);
+    }
+
+    fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        Application::next_deadline(&self.agent, now)
+    }
+
+    fn poll_publish(&mut self, most: Qos, now: Instant) -> Option<(Token, Qos)> {
+        Application::poll_publish(&mut self.agent, most, now)
+    }
+
+    fn topic(&self, token: Token) -> TopicName {
+        Application::topic(&self.agent, token)
+    }
+
+    fn write(&self, token: Token, buf: &mut [u8], now: Instant) -> Option<usize> {
+        Application::write(&self.agent, token, buf, now)
+    }
+
+    fn subscriptions(&self) -> [TopicName; 4] {
+        Application::subscriptions(&self.agent)
+    }
+
+    fn will(&self, buf: &mut [u8]) -> Option<(TopicName, usize)> {
+        Application::will(&self.agent, buf)
+    }
+
+    fn is_drained(&self) -> bool {
+        Application::is_drained(&self.agent)
+    }
+}

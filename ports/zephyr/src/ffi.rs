@@ -1,0 +1,555 @@
+//! The functions of `c/proplet.h`, each behind a safe one: all unsafe code of this crate.
+#![allow(unsafe_code)]
+
+use core::{
+    ffi::{CStr, c_char, c_void},
+    mem::MaybeUninit,
+    ptr, slice,
+    task::{RawWaker, RawWakerVTable, Waker},
+};
+
+/// An errno, positive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+impl Errno {
+    /// The operation would have to wait.
+    pub const AGAIN: Self = Self(zephyr::raw::EAGAIN as i32);
+    /// A request is under way.
+    pub const BUSY: Self = Self(zephyr::raw::EBUSY as i32);
+    /// The request is not done yet.
+    pub const IN_PROGRESS: Self = Self(zephyr::raw::EINPROGRESS as i32);
+}
+
+impl core::fmt::Display for Errno {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "errno {}", self.0)
+    }
+}
+
+fn check(result: i32) -> Result<u32, Errno> {
+    u32::try_from(result).map_err(|_| Errno(result.wrapping_neg()))
+}
+
+/// What a socket is waited for.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Wait {
+    /// The socket.
+    pub fd: i32,
+    /// [`READ`], [`WRITE`].
+    pub events: u32,
+}
+
+pub const READ: u32 = 1;
+pub const WRITE: u32 = 2;
+/// Sockets that [`net_wait`] takes.
+pub const WAITS_MAX: usize = 3;
+
+/// An address and a port.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Address {
+    /// 4 or 6.
+    pub family: u8,
+    /// Of an IPv4 address, the first four.
+    pub bytes: [u8; 16],
+    pub port: u16,
+}
+
+/// What net_mgmt has to say.
+#[cfg(CONFIG_PROPLET_WIFI)]
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WifiEvent {
+    /// One of `PROPLET_WIFI_*`.
+    pub kind: u32,
+    pub status: i32,
+    pub address: [u8; 4],
+}
+
+type SettingFn = unsafe extern "C" fn(*mut c_void, *const c_char, u32, *const c_char, u32);
+
+unsafe extern "C" {
+    fn proplet_log(level: u32, text: *const c_char);
+    fn proplet_workers_start(run: extern "C" fn(u32));
+    fn proplet_worker_wait(slot: u32);
+    fn proplet_worker_wake(slot: u32);
+    fn proplet_worker_hurry(slot: u32);
+    fn proplet_worker_yield();
+    fn proplet_thread_time() -> u64;
+    fn proplet_arena(len: *mut u32) -> *mut c_void;
+    fn proplet_uptime_us() -> u64;
+    fn proplet_busy_time() -> u64;
+    fn proplet_static_ram() -> u32;
+    fn proplet_ram_total() -> u32;
+    fn proplet_random() -> u32;
+    fn proplet_reset_cause() -> *const c_char;
+    fn proplet_watchdog_start();
+    fn proplet_watchdog_feed();
+    fn proplet_reboot();
+    fn proplet_stack_unused() -> u32;
+    fn proplet_net_start() -> i32;
+    fn proplet_net_wake();
+    fn proplet_net_wait(waits: *const Wait, count: u32, timeout_ms: i32);
+    fn proplet_net_read(fd: i32, buf: *mut c_void, len: u32) -> i32;
+    fn proplet_net_write(fd: i32, buf: *const c_void, len: u32) -> i32;
+    fn proplet_net_close(fd: i32);
+    fn proplet_net_resolve(host: *const c_char) -> i32;
+    fn proplet_net_connect(to: *const Address, tls_host: *const c_char) -> i32;
+    fn proplet_net_poll(address: *mut Address, tls_flags: *mut u32) -> i32;
+    fn proplet_net_abandon();
+    fn proplet_settings_load(each: SettingFn, context: *mut c_void) -> i32;
+    #[cfg(CONFIG_PROPLET_TLS)]
+    fn proplet_tls_add(kind: u32, pem: *const c_char, len: u32) -> i32;
+    #[cfg(CONFIG_ARCH_POSIX)]
+    fn proplet_native_settings(each: SettingFn, context: *mut c_void);
+    #[cfg(CONFIG_SHELL)]
+    fn proplet_report_done();
+}
+
+#[cfg(CONFIG_PROPLET_WIFI)]
+unsafe extern "C" {
+    fn proplet_wifi_start() -> i32;
+    fn proplet_wifi_next(event: *mut WifiEvent) -> bool;
+    fn proplet_wifi_connect(ssid: *const c_char, psk: *const c_char) -> i32;
+    fn proplet_wifi_disconnect() -> i32;
+    fn proplet_wifi_dhcp() -> i32;
+    fn proplet_wifi_access_point() -> i32;
+}
+
+/// One line for Zephyr's log; `level` as LOG_LEVEL_* count.
+pub fn log(level: u32, text: &CStr) {
+    // SAFETY: the text ends with a NUL, and the log copies it.
+    unsafe { proplet_log(level, text.as_ptr()) }
+}
+
+/// Starts a thread for each slot, which calls `run` with its number.
+pub fn workers_start(run: extern "C" fn(u32)) {
+    // SAFETY: called once, by `boot`, so no thread object is started twice.
+    unsafe { proplet_workers_start(run) }
+}
+
+pub fn worker_wait(slot: u32) {
+    debug_assert!((slot as usize) < crate::sizes::SLOTS);
+    // SAFETY: the slot exists, and its semaphore since the workers were started.
+    unsafe { proplet_worker_wait(slot) }
+}
+
+pub fn worker_wake(slot: u32) {
+    debug_assert!((slot as usize) < crate::sizes::SLOTS);
+    // SAFETY: as for `worker_wait`.
+    unsafe { proplet_worker_wake(slot) }
+}
+
+pub fn worker_hurry(slot: u32) {
+    debug_assert!((slot as usize) < crate::sizes::SLOTS);
+    // SAFETY: as for `worker_wait`.
+    unsafe { proplet_worker_hurry(slot) }
+}
+
+pub fn worker_yield() {
+    // SAFETY: a thread may always yield.
+    unsafe { proplet_worker_yield() }
+}
+
+/// Nanoseconds that the calling thread has run.
+pub fn thread_time() -> u64 {
+    // SAFETY: reads the kernel's statistics of the calling thread.
+    unsafe { proplet_thread_time() }
+}
+
+/// The malloc arena's largest block; empty if there is none.
+pub fn arena() -> &'static mut [MaybeUninit<u8>] {
+    let mut len = 0;
+    // SAFETY: `len` can be written to.
+    let start = unsafe { proplet_arena(&mut len) };
+    if start.is_null() {
+        return &mut [];
+    }
+    // SAFETY: malloc gave `len` bytes to this call alone, and nobody frees them.
+    unsafe { slice::from_raw_parts_mut(start.cast(), len as usize) }
+}
+
+/// Microseconds since boot.
+pub fn uptime_us() -> u64 {
+    // SAFETY: reads the kernel's clock.
+    unsafe { proplet_uptime_us() }
+}
+
+/// Nanoseconds that all threads but the idle ones have run.
+pub fn busy_time() -> u64 {
+    // SAFETY: reads the kernel's statistics.
+    unsafe { proplet_busy_time() }
+}
+
+/// Bytes of RAM that the image takes, and that the board has; 0 on a simulator.
+pub fn ram() -> (u32, u32) {
+    // SAFETY: both are constants of the image.
+    unsafe { (proplet_static_ram(), proplet_ram_total()) }
+}
+
+pub fn random() -> u32 {
+    // SAFETY: asks the kernel's generator.
+    unsafe { proplet_random() }
+}
+
+/// A word for the cause of the last reset.
+pub fn reset_cause() -> &'static str {
+    // SAFETY: the function returns a string literal of C.
+    unsafe { CStr::from_ptr(proplet_reset_cause()) }
+        .to_str()
+        .unwrap_or("unknown")
+}
+
+pub fn watchdog_start() {
+    // SAFETY: called once, by `boot`.
+    unsafe { proplet_watchdog_start() }
+}
+
+pub fn watchdog_feed() {
+    // SAFETY: does nothing before the watchdog is started.
+    unsafe { proplet_watchdog_feed() }
+}
+
+pub fn reboot() {
+    // SAFETY: the kernel restarts; nothing of Rust is left to be unsound.
+    unsafe { proplet_reboot() }
+}
+
+/// Bytes of the calling thread's stack that were never used.
+pub fn stack_unused() -> u32 {
+    // SAFETY: reads the calling thread's own stack.
+    unsafe { proplet_stack_unused() }
+}
+
+/// Makes the wake-up descriptor and starts the dialer.
+///
+/// # Errors
+/// If Zephyr has no descriptor left.
+pub fn net_start() -> Result<(), Errno> {
+    // SAFETY: called once, by `boot`, before anything else of the network.
+    check(unsafe { proplet_net_start() }).map(drop)
+}
+
+/// Ends the control thread's sleep, the present one or the next.
+pub fn net_wake() {
+    // SAFETY: writes to an eventfd, from any thread.
+    unsafe { proplet_net_wake() }
+}
+
+/// A waker for the one task of the control thread.
+pub fn waker() -> Waker {
+    const VTABLE: RawWakerVTable = RawWakerVTable::new(
+        |_| RawWaker::new(ptr::null(), &VTABLE),
+        |_| net_wake(),
+        |_| net_wake(),
+        |_| {},
+    );
+    // SAFETY: the table's functions use no data, so they hold for any number of copies, on any
+    // thread.
+    unsafe { Waker::from_raw(RawWaker::new(ptr::null(), &VTABLE)) }
+}
+
+/// Sleeps until a socket is ready, [`net_wake`] was called, or the time is over.
+pub fn net_wait(waits: &[Wait], timeout_ms: i32) {
+    // SAFETY: `waits` has as many entries as is said.
+    unsafe { proplet_net_wait(waits.as_ptr(), waits.len() as u32, timeout_ms) }
+}
+
+/// A socket of the control thread; closed when it is dropped.
+#[derive(Debug)]
+pub struct Socket(i32);
+
+impl Socket {
+    pub const fn fd(&self) -> i32 {
+        self.0
+    }
+
+    /// Reads what is there; 0 bytes are the end of the stream.
+    pub fn read(&self, buf: &mut [u8]) -> Result<usize, Errno> {
+        let len = buf.len() as u32;
+        // SAFETY: `buf` has `len` bytes, and the socket is open while `self` lives.
+        check(unsafe { proplet_net_read(self.0, buf.as_mut_ptr().cast(), len) }).map(|n| n as usize)
+    }
+
+    /// Writes as much as there is room for.
+    pub fn write(&self, buf: &[u8]) -> Result<usize, Errno> {
+        let len = buf.len() as u32;
+        // SAFETY: as in `read`.
+        check(unsafe { proplet_net_write(self.0, buf.as_ptr().cast(), len) }).map(|n| n as usize)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // SAFETY: this is the socket's only owner.
+        unsafe { proplet_net_close(self.0) }
+    }
+}
+
+/// The dialer's one request; abandoned when it is dropped before it is done.
+#[derive(Debug)]
+pub struct Request {
+    done: bool,
+}
+
+/// What a [`Request`] has come to.
+#[derive(Debug)]
+pub enum Answer {
+    Address(Address),
+    Socket(Socket),
+}
+
+impl Request {
+    /// Looks a name up.
+    ///
+    /// # Errors
+    /// [`Errno::BUSY`] while there is a request.
+    pub fn resolve(host: &CStr) -> Result<Self, Errno> {
+        // SAFETY: the name ends with a NUL, and is copied.
+        check(unsafe { proplet_net_resolve(host.as_ptr()) })?;
+        Ok(Self { done: false })
+    }
+
+    /// Connects, and shakes hands with the owner of a certificate for `tls_host`, if given.
+    ///
+    /// # Errors
+    /// [`Errno::BUSY`] while there is a request.
+    pub fn connect(to: &Address, tls_host: Option<&CStr>) -> Result<Self, Errno> {
+        let host = tls_host.map_or(ptr::null(), CStr::as_ptr);
+        // SAFETY: the address can be read, the name ends with a NUL or is null; both are copied.
+        check(unsafe { proplet_net_connect(to, host) })?;
+        Ok(Self { done: false })
+    }
+
+    /// What came of it, and the flags of the peer's certificate if that was refused; `None` while
+    /// it is under way.
+    pub fn poll(&mut self, dials: bool) -> Option<(Result<Answer, Errno>, u32)> {
+        let (mut address, mut tls_flags) = (Address::default(), 0);
+        // SAFETY: both can be written to.
+        let result = check(unsafe { proplet_net_poll(&mut address, &mut tls_flags) });
+        if result == Err(Errno::IN_PROGRESS) {
+            return None;
+        }
+        self.done = true;
+        let answer = result.map(|fd| match dials {
+            true => Answer::Socket(Socket(fd as i32)),
+            false => Answer::Address(address),
+        });
+        Some((answer, tls_flags))
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if !self.done {
+            // SAFETY: the request is this one: there is only one at a time. Its socket, if there
+            // is one, is closed there.
+            unsafe { proplet_net_abandon() }
+        }
+    }
+}
+
+/// A receiver of settings: name and value.
+type Each<'a> = &'a mut dyn FnMut(&str, &str);
+
+unsafe extern "C" fn on_setting(
+    context: *mut c_void,
+    name: *const c_char,
+    name_len: u32,
+    value: *const c_char,
+    value_len: u32,
+) {
+    // SAFETY: `with_each` passes its own argument, which outlives the call.
+    let each = unsafe { &mut *context.cast::<Each<'_>>() };
+    // SAFETY: C passes the lengths of both.
+    let (name, value) = unsafe { (bytes(name, name_len), bytes(value, value_len)) };
+    let name = str::from_utf8(name).unwrap_or_default();
+    match str::from_utf8(value) {
+        Ok(value) => each(name, value),
+        Err(_) => log::error!("the setting {name} is not text: ignored"),
+    }
+}
+
+/// # Safety
+/// `start` must be valid for `len` bytes during `'a`.
+unsafe fn bytes<'a>(start: *const c_char, len: u32) -> &'a [u8] {
+    if start.is_null() {
+        return &[];
+    }
+    // SAFETY: the caller's promise.
+    unsafe { slice::from_raw_parts(start.cast(), len as usize) }
+}
+
+/// Hands every stored setting to `each`.
+///
+/// # Errors
+/// If nothing can be stored on this device.
+pub fn settings_load(mut each: impl FnMut(&str, &str)) -> Result<(), Errno> {
+    let mut each: Each<'_> = &mut each;
+    let context: *mut Each<'_> = &mut each;
+    // SAFETY: `on_setting` gets what it expects, and is not called after the return.
+    check(unsafe { proplet_settings_load(on_setting, context.cast()) }).map(drop)
+}
+
+/// Hands every setting of the command line to `each`.
+#[cfg(CONFIG_ARCH_POSIX)]
+pub fn native_settings(mut each: impl FnMut(&str, &str)) {
+    let mut each: Each<'_> = &mut each;
+    let context: *mut Each<'_> = &mut each;
+    // SAFETY: as in `settings_load`.
+    unsafe { proplet_native_settings(on_setting, context.cast()) }
+}
+
+/// Gives a certificate or a key to Zephyr's TLS; `kind` is one of `PROPLET_TLS_*`.
+///
+/// # Errors
+/// If Zephyr has no room for it, or can't read it.
+#[cfg(CONFIG_PROPLET_TLS)]
+pub fn tls_add(kind: u32, pem: &'static CStr) -> Result<(), Errno> {
+    let len = pem.to_bytes_with_nul().len() as u32;
+    // SAFETY: the text lives for ever, and its length counts the NUL.
+    check(unsafe { proplet_tls_add(kind, pem.as_ptr(), len) }).map(drop)
+}
+
+#[cfg(CONFIG_PROPLET_WIFI)]
+pub mod wifi {
+    //! net_mgmt's Wi-Fi.
+    use super::*;
+
+    /// Registers for the events.
+    ///
+    /// # Errors
+    /// If there is no Wi-Fi interface.
+    pub fn start() -> Result<(), Errno> {
+        // SAFETY: called once, by `boot`, after `net_start`.
+        check(unsafe { proplet_wifi_start() }).map(drop)
+    }
+
+    /// The next event, if any.
+    pub fn next() -> Option<WifiEvent> {
+        let mut event = WifiEvent::default();
+        // SAFETY: `event` can be written to.
+        unsafe { proplet_wifi_next(&mut event) }.then_some(event)
+    }
+
+    /// Asks for an association; its end is an event.
+    ///
+    /// # Errors
+    /// If the driver refuses.
+    pub fn connect(ssid: &CStr, psk: &CStr) -> Result<(), Errno> {
+        // SAFETY: both end with a NUL, and are copied.
+        check(unsafe { proplet_wifi_connect(ssid.as_ptr(), psk.as_ptr()) }).map(drop)
+    }
+
+    /// # Errors
+    /// If the driver refuses.
+    pub fn disconnect() -> Result<(), Errno> {
+        // SAFETY: a request without arguments.
+        check(unsafe { proplet_wifi_disconnect() }).map(drop)
+    }
+
+    /// # Errors
+    /// If there is no interface for it.
+    pub fn dhcp() -> Result<(), Errno> {
+        // SAFETY: a request without arguments.
+        check(unsafe { proplet_wifi_dhcp() }).map(drop)
+    }
+
+    /// # Errors
+    /// If the driver refuses.
+    pub fn access_point() -> Result<(), Errno> {
+        // SAFETY: a request without arguments.
+        check(unsafe { proplet_wifi_access_point() }).map(drop)
+    }
+}
+
+#[cfg(CONFIG_SHELL)]
+pub mod shell {
+    //! What `c/shell.c` calls, on the shell's thread.
+    use super::*;
+    use crate::{report, settings};
+
+    /// A buffer of the shell's, lent to the control thread until [`Page::done`].
+    #[derive(Debug)]
+    pub struct Page {
+        start: *mut u8,
+        len: usize,
+    }
+
+    // SAFETY: the shell's thread waits, and does not touch the buffer, from `report::ask` until
+    // `done`; so one thread at a time has it.
+    unsafe impl Send for Page {}
+
+    impl Page {
+        /// Writes `text`, cut to the room there is, and hands the buffer back.
+        pub fn done(self, text: &str) {
+            let len = text.len().min(self.len - 1);
+            // SAFETY: the buffer has more than `len` bytes and is this thread's for now.
+            unsafe {
+                ptr::copy_nonoverlapping(text.as_ptr(), self.start, len);
+                self.start.add(len).write(0);
+            }
+            // SAFETY: gives a semaphore.
+            unsafe { proplet_report_done() }
+        }
+    }
+
+    /// Asks the control thread for a page. The caller waits for `proplet_report_done` then.
+    #[unsafe(no_mangle)]
+    extern "C" fn proplet_report_ask(topic: u32, out: *mut c_char, out_len: u32) {
+        report::ask(
+            topic,
+            Page {
+                start: out.cast(),
+                len: out_len as usize,
+            },
+        );
+        net_wake();
+    }
+
+    /// Takes the question back; false if the control thread has it already.
+    #[unsafe(no_mangle)]
+    extern "C" fn proplet_report_retract() -> bool {
+        report::retract()
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proplet_ask_reboot() {
+        crate::platform::ask_shutdown();
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proplet_setting_name(index: u32, secret: *mut bool) -> *const c_char {
+        let Some((name, is_secret)) = settings::name(index as usize) else {
+            return ptr::null();
+        };
+        // SAFETY: C passes a place for it.
+        unsafe { secret.write(is_secret) };
+        name.as_ptr()
+    }
+
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn proplet_setting_check(
+        name: *const c_char,
+        value: *const c_char,
+        value_len: u32,
+        out: *mut c_char,
+        out_len: u32,
+    ) -> bool {
+        // SAFETY: the name ends with a NUL; the value has `value_len` bytes.
+        let (name, value) = unsafe { (CStr::from_ptr(name), bytes(value, value_len)) };
+        let name = name.to_str().unwrap_or_default();
+        let Err(error) = settings::check(name, str::from_utf8(value).unwrap_or("\u{0}")) else {
+            return true;
+        };
+        let len = error.len().min(out_len as usize - 1);
+        // SAFETY: `out` has `out_len` bytes, of which `len` and the NUL are written.
+        unsafe {
+            ptr::copy_nonoverlapping(error.as_ptr(), out.cast(), len);
+            out.add(len).write(0);
+        }
+        false
+    }
+}

@@ -1,0 +1,69 @@
+//! The `log` crate's records in Zephyr's log.
+
+use crate::ffi;
+use core::{ffi::CStr, fmt::Write as _};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+/// Longest line in bytes, with its NUL; what is beyond is cut.
+const LINE: usize = 256;
+
+struct ZephyrLog;
+
+impl Log for ZephyrLog {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let mut line = Line {
+            bytes: [0; LINE],
+            len: 0,
+        };
+        // A line that is cut is an error to `write!`, and a line all the same.
+        let _ = write!(line, "{}", record.args());
+        // LOG_LEVEL_ERR is 1, LOG_LEVEL_DBG is 4.
+        let level = record.level().min(Level::Debug) as u32;
+        if let Ok(text) = CStr::from_bytes_until_nul(&line.bytes) {
+            ffi::log(level, text);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// The last byte stays NUL.
+struct Line {
+    bytes: [u8; LINE],
+    len: usize,
+}
+
+impl core::fmt::Write for Line {
+    fn write_str(&mut self, s: &str) -> core::fmt::Result {
+        let room = LINE - 1 - self.len;
+        let len = s.len().min(room);
+        self.bytes[self.len..self.len + len].copy_from_slice(&s.as_bytes()[..len]);
+        self.len += len;
+        if len < s.len() {
+            return Err(core::fmt::Error);
+        }
+        Ok(())
+    }
+}
+
+/// Sends every record to Zephyr's log, which has its own levels.
+#[allow(unsafe_code)]
+pub fn start() {
+    let level = match zephyr::kconfig::CONFIG_PROPLET_LOG_LEVEL {
+        0 => LevelFilter::Off,
+        1 => LevelFilter::Error,
+        2 => LevelFilter::Warn,
+        3 => LevelFilter::Info,
+        _ => LevelFilter::Debug,
+    };
+    // SAFETY: the control thread is the only one of Rust's so far, and nothing has logged. The
+    // targets without compare-and-swap have no other way. It can fail only the second time.
+    unsafe {
+        let _ = log::set_logger_racy(&ZephyrLog);
+        log::set_max_level_racy(level);
+    }
+}

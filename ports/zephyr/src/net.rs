@@ -1,0 +1,305 @@
+//! Sockets and names for the link, and the one poll in which the control thread sleeps.
+
+use crate::{
+    clock::ALARM,
+    ffi::{self, Address, Answer, Errno, READ, Request, Socket, WAITS_MAX, WRITE, Wait},
+};
+use core::{
+    cell::{Cell, RefCell},
+    ffi::CStr,
+    future::{Future, poll_fn},
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+    task::Poll,
+};
+use critical_section::Mutex;
+use embassy_time::Instant;
+use embedded_io_async::{ErrorKind, ErrorType, Read, Write};
+use embedded_nal_async::{AddrType, Dns, TcpConnect};
+use proplet_link::{Stack, reactor::block_on};
+use zephyr::raw;
+
+/// What the pending futures of the control thread's task wait for; forgotten at each wake-up.
+static WAITS: Mutex<RefCell<heapless::Vec<Wait, WAITS_MAX>>> =
+    Mutex::new(RefCell::new(heapless::Vec::new()));
+
+/// Whether there is a network.
+static UP: Mutex<Cell<bool>> = Mutex::new(Cell::new(!cfg!(CONFIG_PROPLET_WIFI)));
+
+/// Longest sleep, so that the watchdog is fed in time.
+const SLEEP_MAX_MS: u64 = 1000;
+
+/// Tells whether there is a network; on the control thread.
+#[cfg(CONFIG_PROPLET_WIFI)]
+pub fn set_up(up: bool) {
+    critical_section::with(|cs| UP.borrow(cs).set(up));
+}
+
+/// Runs `future` on the control thread, which sleeps until a socket, a timer or a wake-up has
+/// something.
+pub fn run<F: Future>(future: F) -> F::Output {
+    block_on(&ALARM, &ffi::waker(), future, park)
+}
+
+fn park(deadline: Option<Instant>) {
+    ffi::watchdog_feed();
+    let waits = critical_section::with(|cs| core::mem::take(&mut *WAITS.borrow_ref_mut(cs)));
+    let left = deadline.map_or(SLEEP_MAX_MS, |at| {
+        let us = at.as_micros().saturating_sub(Instant::now().as_micros());
+        // Never early: a task that is woken before its time sleeps again at once.
+        us.div_ceil(1000).min(SLEEP_MAX_MS)
+    });
+    ffi::net_wait(&waits, left as i32);
+}
+
+fn wait_for(wait: Wait) {
+    critical_section::with(|cs| {
+        let mut waits = WAITS.borrow_ref_mut(cs);
+        // A socket may be in a poll only once.
+        match waits.iter_mut().find(|other| other.fd == wait.fd) {
+            Some(other) => other.events |= wait.events,
+            // One that finds no room is repeated after the longest sleep.
+            None => drop(waits.push(wait)),
+        }
+    });
+}
+
+/// An error of a socket or of the dialer.
+#[derive(Debug, Clone, Copy)]
+pub struct Error(Errno);
+
+impl core::fmt::Display for Error {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl core::error::Error for Error {}
+
+impl embedded_io_async::Error for Error {
+    fn kind(&self) -> ErrorKind {
+        match self.0.0 as u32 {
+            raw::ECONNREFUSED => ErrorKind::ConnectionRefused,
+            raw::ECONNRESET => ErrorKind::ConnectionReset,
+            raw::ECONNABORTED => ErrorKind::ConnectionAborted,
+            raw::ENOTCONN => ErrorKind::NotConnected,
+            raw::ETIMEDOUT => ErrorKind::TimedOut,
+            raw::ENOENT => ErrorKind::NotFound,
+            raw::ENOMEM | raw::ENOBUFS | raw::ENFILE => ErrorKind::OutOfMemory,
+            raw::ENETUNREACH | raw::EHOSTUNREACH | raw::EADDRNOTAVAIL => {
+                ErrorKind::AddrNotAvailable
+            }
+            raw::EPIPE => ErrorKind::BrokenPipe,
+            _ => ErrorKind::Other,
+        }
+    }
+}
+
+/// The device's network.
+#[derive(Debug)]
+pub struct Network<'a> {
+    /// The name that the broker's certificate must have, where TLS is on.
+    pub tls_host: Option<&'a CStr>,
+}
+
+impl Stack for Network<'_> {
+    fn is_up(&self) -> bool {
+        critical_section::with(|cs| UP.borrow(cs).get())
+    }
+}
+
+/// Waits until the dialer takes a request and has done it.
+async fn dialer(
+    dials: bool,
+    mut begin: impl FnMut() -> Result<Request, Errno>,
+) -> (Result<Answer, Errno>, u32) {
+    let mut request = None;
+    // The dialer wakes the task at the end of each request.
+    poll_fn(|_| {
+        if request.is_none() {
+            match begin() {
+                Ok(begun) => request = Some(begun),
+                Err(Errno::BUSY) => return Poll::Pending,
+                Err(e) => return Poll::Ready((Err(e), 0)),
+            }
+        }
+        match request.as_mut().and_then(|r| r.poll(dials)) {
+            Some(done) => Poll::Ready(done),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Bytes of a name that is looked up, with its NUL.
+const HOST_MAX: usize = 129;
+
+/// `text` with a NUL behind it; `None` if it has one or has no room.
+pub fn c_string<const N: usize>(text: &str) -> Option<heapless::CString<N>> {
+    let mut copy = heapless::CString::new();
+    copy.extend_from_bytes(text.as_bytes()).ok()?;
+    (copy.as_bytes().len() == text.len()).then_some(copy)
+}
+
+impl Dns for Network<'_> {
+    type Error = Error;
+
+    async fn get_host_by_name(&self, host: &str, addr_type: AddrType) -> Result<IpAddr, Error> {
+        let invalid = Error(Errno(raw::EINVAL as i32));
+        let name = c_string::<HOST_MAX>(host).ok_or(invalid)?;
+        let (answer, _) = dialer(false, || Request::resolve(&name)).await;
+        match answer.map_err(Error)? {
+            Answer::Address(address) => Some(to_ip(&address)),
+            Answer::Socket(_) => None,
+        }
+        .filter(|ip| match addr_type {
+            AddrType::IPv4 => ip.is_ipv4(),
+            AddrType::IPv6 => ip.is_ipv6(),
+            AddrType::Either => true,
+        })
+        .ok_or(Error(Errno(raw::ENOENT as i32)))
+    }
+
+    async fn get_host_by_address(&self, _: IpAddr, _: &mut [u8]) -> Result<usize, Error> {
+        Err(Error(Errno(raw::ENOTSUP as i32)))
+    }
+}
+
+fn to_ip(address: &Address) -> IpAddr {
+    match address.family {
+        6 => IpAddr::from(address.bytes),
+        _ => {
+            let [a, b, c, d, ..] = address.bytes;
+            IpAddr::from([a, b, c, d])
+        }
+    }
+}
+
+fn from_socket_addr(remote: SocketAddr) -> Address {
+    let mut address = Address {
+        port: remote.port(),
+        ..Address::default()
+    };
+    match remote.ip() {
+        IpAddr::V4(ip) => {
+            address.family = 4;
+            address.bytes[..4].copy_from_slice(&ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            address.family = 6;
+            address.bytes = ip.octets();
+        }
+    }
+    address
+}
+
+/// What is wrong with the broker's certificate, by Mbed TLS's `MBEDTLS_X509_BADCERT_*`.
+fn certificate_fault(flags: u32) -> &'static str {
+    const EXPIRED: u32 = 0x01;
+    const REVOKED: u32 = 0x02;
+    const CN_MISMATCH: u32 = 0x04;
+    const NOT_TRUSTED: u32 = 0x08;
+    const FUTURE: u32 = 0x0200;
+    match flags {
+        f if f & CN_MISMATCH != 0 => {
+            "it is for another name: check mqtt_broker_host, or let the broker's certificate name it"
+        }
+        f if f & NOT_TRUSTED != 0 => "no CA of mqtt_tls_ca has signed it: check mqtt_tls_ca",
+        f if f & EXPIRED != 0 => "it has expired: renew it",
+        f if f & FUTURE != 0 => "it is not valid yet: check the device's clock",
+        f if f & REVOKED != 0 => "it is revoked",
+        _ => "it is not acceptable: its key or signature is too weak, or its use another",
+    }
+}
+
+impl TcpConnect for Network<'_> {
+    type Error = Error;
+    type Connection<'a>
+        = Connection
+    where
+        Self: 'a;
+
+    async fn connect(&self, remote: SocketAddr) -> Result<Connection, Error> {
+        let to = from_socket_addr(remote);
+        let (answer, flags) = dialer(true, || Request::connect(&to, self.tls_host)).await;
+        if answer.is_err() && flags != 0 {
+            log::error!("the broker's certificate is refused: {}", certificate_fault(flags));
+        } else if let (Err(e), Some(_)) = (&answer, self.tls_host)
+            && e.0 as u32 == raw::ECONNABORTED
+        {
+            log::error!(
+                "the TLS handshake failed: check that mqtt_broker_port speaks TLS, and whether the broker wants a certificate (mqtt_tls_cert, mqtt_tls_key)"
+            );
+        }
+        match answer.map_err(Error)? {
+            Answer::Socket(socket) => Ok(Connection {
+                socket,
+                ahead: [0; AHEAD],
+                unread: 0..0,
+            }),
+            Answer::Address(_) => Err(Error(Errno(raw::EINVAL as i32))),
+        }
+    }
+}
+
+/// Bytes that are read at once: MQTT headers are asked for byte by byte.
+const AHEAD: usize = 256;
+
+/// A TCP or TLS connection; it closes when dropped.
+#[derive(Debug)]
+pub struct Connection {
+    socket: Socket,
+    ahead: [u8; AHEAD],
+    /// What of it is still to be given out.
+    unread: Range<usize>,
+}
+
+impl ErrorType for Connection {
+    type Error = Error;
+}
+
+/// Tries `operation` whenever the socket may be ready for `events`.
+async fn ready<T>(
+    fd: i32,
+    events: u32,
+    mut operation: impl FnMut() -> Result<T, Errno>,
+) -> Result<T, Error> {
+    poll_fn(|_| match operation() {
+        Err(Errno::AGAIN) => {
+            wait_for(Wait { fd, events });
+            Poll::Pending
+        }
+        done => Poll::Ready(done.map_err(Error)),
+    })
+    .await
+}
+
+async fn receive(socket: &Socket, buf: &mut [u8]) -> Result<usize, Error> {
+    ready(socket.fd(), READ, || socket.read(buf)).await
+}
+
+impl Read for Connection {
+    async fn read(&mut self, buf: &mut [u8]) -> Result<usize, Error> {
+        if self.unread.is_empty() {
+            if buf.len() >= AHEAD {
+                return receive(&self.socket, buf).await;
+            }
+            self.unread = 0..receive(&self.socket, &mut self.ahead).await?;
+        }
+        let len = buf.len().min(self.unread.len());
+        buf[..len].copy_from_slice(&self.ahead[self.unread.start..][..len]);
+        self.unread.start += len;
+        Ok(len)
+    }
+}
+
+impl Write for Connection {
+    async fn write(&mut self, buf: &[u8]) -> Result<usize, Error> {
+        let socket = &self.socket;
+        ready(socket.fd(), WRITE, || socket.write(buf)).await
+    }
+
+    async fn flush(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+}

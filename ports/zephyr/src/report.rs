@@ -1,0 +1,146 @@
+//! What the shell shows: a question from its thread, a page from the control thread.
+
+#[cfg(CONFIG_SHELL)]
+pub use asked::{ask, is_asked, retract, take};
+
+#[cfg(CONFIG_SHELL)]
+mod asked {
+    use crate::ffi::shell::Page;
+    use core::cell::Cell;
+    use critical_section::Mutex;
+
+    /// Shell commands run one at a time, so there is one question.
+    static ASKED: Mutex<Cell<Option<(u32, Page)>>> = Mutex::new(Cell::new(None));
+
+    /// Asks for the page `topic`.
+    pub fn ask(topic: u32, page: Page) {
+        critical_section::with(|cs| ASKED.borrow(cs).set(Some((topic, page))));
+    }
+
+    /// Takes the question back; false if it is being answered.
+    pub fn retract() -> bool {
+        take().is_some()
+    }
+
+    /// Whether there is a question.
+    pub fn is_asked() -> bool {
+        critical_section::with(|cs| {
+            let asked = ASKED.borrow(cs);
+            let question = asked.take();
+            let is_asked = question.is_some();
+            asked.set(question);
+            is_asked
+        })
+    }
+
+    /// The question, if there is one.
+    pub fn take() -> Option<(u32, Page)> {
+        critical_section::with(|cs| ASKED.borrow(cs).take())
+    }
+}
+
+use crate::{device::ZephyrAgent, ffi};
+use core::fmt::{self, Write};
+use proplet::{engine::Engine as _, time::Instant};
+use proplet_link::Status;
+
+/// Bytes of a page.
+#[cfg(CONFIG_SHELL)]
+pub const PAGE: usize = zephyr::kconfig::CONFIG_PROPLET_SHELL_TEXT_SIZE as usize;
+
+/// Where the network stands.
+pub fn network(out: &mut impl Write) -> fmt::Result {
+    #[cfg(CONFIG_PROPLET_WIFI)]
+    writeln!(out, "wifi      {}", crate::wifi::state())?;
+    #[cfg(not(CONFIG_PROPLET_WIFI))]
+    writeln!(out, "network   no Wi-Fi here: the board's own")?;
+    Ok(())
+}
+
+/// The state of everything.
+pub fn status(
+    out: &mut impl Write,
+    agent: &ZephyrAgent,
+    link: &Status,
+    now: Instant,
+) -> fmt::Result {
+    let (status, arena) = (agent.status(), agent.engine().arena());
+    let (image, ram) = ffi::ram();
+    writeln!(out, "uptime    {} s", now.as_millis() / 1000)?;
+    network(out)?;
+    write!(
+        out,
+        "broker    {}, {} connections, {} lost, {} failed",
+        match status.connected {
+            true => "connected",
+            false => "not connected",
+        },
+        link.connects(),
+        link.losses(),
+        link.failures()
+    )?;
+    match link.last_trouble() {
+        Some(trouble) => writeln!(out, "; last trouble: {trouble}")?,
+        None => writeln!(out)?,
+    }
+    writeln!(
+        out,
+        "tasks     {} of {} slots run, {} fetch, {} deployed",
+        status.running, status.slots, status.fetching, status.deployed
+    )?;
+    writeln!(
+        out,
+        "modules   {} loaded, {} parses since boot",
+        status.modules, status.parses
+    )?;
+    writeln!(out, "arena     {} of {} bytes free", arena.free, arena.total)?;
+    if ram > 0 {
+        writeln!(out, "RAM       {image} of {ram} bytes in the image")?;
+    }
+    writeln!(
+        out,
+        "stack     {} bytes of the control thread's never used",
+        ffi::stack_unused()
+    )
+}
+
+/// What runs and what is deployed, a line each.
+pub fn tasks(out: &mut impl Write, agent: &ZephyrAgent, now: Instant) -> fmt::Result {
+    writeln!(out, "slot stage     cpu ms   bytes age s task, export")?;
+    for task in agent.tasks() {
+        match task.slot {
+            Some(slot) => write!(out, "{:>4} ", slot.0)?,
+            None => write!(out, "   - ")?,
+        }
+        // Debug has no width of its own.
+        let mut stage = heapless::String::<12>::new();
+        write!(stage, "{:?}", task.stage)?;
+        write!(
+            out,
+            "{stage:<9} {:>6} {:>7} {:>5} {} {}",
+            task.usage.cpu.as_millis(),
+            task.usage.memory,
+            now.since(task.received).as_secs(),
+            task.id,
+            task.name
+        )?;
+        match task.invocation {
+            Some(id) => writeln!(out, " (invocation {id})")?,
+            None => writeln!(out)?,
+        }
+    }
+    Ok(())
+}
+
+/// What is loaded, a line each.
+pub fn modules(out: &mut impl Write, agent: &ZephyrAgent) -> fmt::Result {
+    writeln!(out, "entry users sha256")?;
+    for module in agent.modules() {
+        write!(out, "{:>5} {:>5} ", module.id.0, module.users)?;
+        for byte in module.digest {
+            write!(out, "{byte:02x}")?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}

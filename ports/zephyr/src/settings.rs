@@ -1,0 +1,195 @@
+//! The device's settings: the build's defaults, then what is stored, then the command line.
+
+use crate::ffi;
+use proplet::{
+    engine::Text,
+    settings::{self, CREDENTIALS, Settings},
+};
+use static_cell::ConstStaticCell;
+use zephyr::kconfig as k;
+
+#[cfg(CONFIG_SHELL)]
+use core::ffi::CStr;
+
+static SETTINGS: ConstStaticCell<Settings> = ConstStaticCell::new(Settings::DEFAULT);
+
+const HAS_TLS: bool = cfg!(CONFIG_PROPLET_TLS);
+
+/// The settings in force; once a boot.
+pub fn load() -> &'static Settings {
+    let settings = SETTINGS.take();
+    settings.has_tls = HAS_TLS;
+    build_defaults(settings);
+    // What can't be read or stored has been logged, with what is in force then.
+    let _ = ffi::settings_load(|name, value| set(settings, name, value));
+    #[cfg(CONFIG_ARCH_POSIX)]
+    ffi::native_settings(|name, value| set(settings, name, value));
+    settings
+}
+
+/// Takes one setting, or says why not.
+fn set(settings: &mut Settings, name: &str, value: &str) {
+    let taken = match CREDENTIALS.iter().position(|known| *known == name) {
+        Some(kind) => credentials::keep(kind, name, value),
+        None => settings.set(name, value),
+    };
+    if let Err(reason) = taken {
+        log::error!("setting {reason}; it stays as it was");
+    }
+}
+
+fn build_defaults(settings: &mut Settings) {
+    let texts = [
+        ("wifi_ssid", wifi_default().0),
+        ("wifi_psk", wifi_default().1),
+        ("proplet_id", k::CONFIG_PROPLET_ID),
+        ("api_key", k::CONFIG_PROPLET_API_KEY),
+        ("tenant_id", k::CONFIG_PROPLET_TENANT_ID),
+        ("channel_id", k::CONFIG_PROPLET_CHANNEL_ID),
+        ("mqtt_broker_host", k::CONFIG_PROPLET_MQTT_BROKER_HOST),
+        (
+            "mqtt_tls_enabled",
+            match cfg!(CONFIG_PROPLET_MQTT_TLS_ENABLED) {
+                true => "true",
+                false => "false",
+            },
+        ),
+    ];
+    for (name, value) in texts {
+        set(settings, name, value);
+    }
+    // Kconfig has checked the ranges of these.
+    settings.mqtt_broker_port = k::CONFIG_PROPLET_MQTT_BROKER_PORT as u16;
+    settings.heartbeat = k::CONFIG_PROPLET_HEARTBEAT as u32;
+    settings.metrics_interval = k::CONFIG_PROPLET_METRICS_INTERVAL as u32;
+    settings.result_delay_ms = k::CONFIG_PROPLET_RESULT_DELAY_MS as u32;
+    settings.deadline_max_ms = k::CONFIG_PROPLET_DEADLINE_MAX_MS as u32;
+    settings.slice = k::CONFIG_PROPLET_SLICE as u32;
+    settings.stack_bytes = k::CONFIG_PROPLET_GUEST_STACK_SIZE as u32;
+    settings.stack_max_bytes = k::CONFIG_PROPLET_GUEST_STACK_SIZE_MAX as u32;
+}
+
+#[cfg(CONFIG_PROPLET_WIFI)]
+fn wifi_default() -> (&'static str, &'static str) {
+    (k::CONFIG_PROPLET_WIFI_SSID, k::CONFIG_PROPLET_WIFI_PSK)
+}
+
+#[cfg(not(CONFIG_PROPLET_WIFI))]
+fn wifi_default() -> (&'static str, &'static str) {
+    ("", "")
+}
+
+/// Whether `name` can be set to `value`.
+///
+/// # Errors
+/// What was expected.
+#[cfg(CONFIG_SHELL)]
+pub fn check(name: &str, value: &str) -> Result<(), Text> {
+    if CREDENTIALS.contains(&name) {
+        return settings::check_credential(name, value, crate::sizes::PEM);
+    }
+    let mut scratch = Settings::DEFAULT;
+    scratch.has_tls = HAS_TLS;
+    scratch.set(name, value)
+}
+
+#[cfg(CONFIG_SHELL)]
+const COUNT: usize = Settings::SPECS.len() + CREDENTIALS.len();
+
+/// All names as C needs them.
+#[cfg(CONFIG_SHELL)]
+static NAMES: [[u8; NAME]; COUNT] = names();
+
+#[cfg(CONFIG_SHELL)]
+const NAME: usize = 24;
+
+#[cfg(CONFIG_SHELL)]
+const fn names() -> [[u8; NAME]; COUNT] {
+    let mut names = [[0; NAME]; COUNT];
+    let mut i = 0;
+    while i < COUNT {
+        let specs = Settings::SPECS.len();
+        let name = if i < specs {
+            Settings::SPECS[i].name.as_bytes()
+        } else {
+            CREDENTIALS[i - specs].as_bytes()
+        };
+        let mut at = 0;
+        // The last byte must stay NUL: a longer name does not compile.
+        assert!(name.len() < NAME);
+        while at < name.len() {
+            names[i][at] = name[at];
+            at += 1;
+        }
+        i += 1;
+    }
+    names
+}
+
+/// The name at `index`, and whether its value must not be shown.
+#[cfg(CONFIG_SHELL)]
+pub fn name(index: usize) -> Option<(&'static CStr, bool)> {
+    let name = CStr::from_bytes_until_nul(NAMES.get(index)?).ok()?;
+    let secret = match Settings::SPECS.get(index) {
+        Some(spec) => spec.secret,
+        None => name == c"mqtt_tls_key",
+    };
+    Some((name, secret))
+}
+
+#[cfg(CONFIG_PROPLET_TLS)]
+pub mod credentials {
+    //! Certificates and keys, which Zephyr's TLS refers to for ever.
+    use super::*;
+    use crate::sizes::PEM;
+    use core::{cell::RefCell, ffi::CStr};
+    use critical_section::Mutex;
+
+    /// CA, certificate, key; each with its NUL.
+    type Pems = [[u8; PEM + 1]; 3];
+
+    static STORE: ConstStaticCell<Pems> = ConstStaticCell::new([[0; PEM + 1]; 3]);
+
+    /// The store, until it is Zephyr's.
+    static LOADING: Mutex<RefCell<Option<&'static mut Pems>>> = Mutex::new(RefCell::new(None));
+
+    /// Keeps one until [`register`].
+    pub fn keep(kind: usize, name: &str, value: &str) -> Result<(), Text> {
+        settings::check_credential(name, value, PEM)?;
+        critical_section::with(|cs| {
+            let mut loading = LOADING.borrow_ref_mut(cs);
+            let pem = &mut loading.get_or_insert_with(|| STORE.take())[kind];
+            pem.fill(0);
+            pem[..value.len()].copy_from_slice(value.as_bytes());
+        });
+        Ok(())
+    }
+
+    /// Gives those that are set to Zephyr; whether there is a CA.
+    pub fn register() -> bool {
+        let pems = critical_section::with(|cs| LOADING.borrow_ref_mut(cs).take());
+        let mut has_ca = false;
+        for (kind, pem) in pems.into_iter().flatten().enumerate() {
+            let Ok(pem) = CStr::from_bytes_until_nul(pem) else {
+                continue;
+            };
+            if pem.is_empty() {
+                continue;
+            }
+            match ffi::tls_add(kind as u32, pem) {
+                Ok(()) => has_ca |= kind == 0,
+                Err(e) => log::error!("{} is not taken: {e}", CREDENTIALS[kind]),
+            }
+        }
+        has_ca
+    }
+}
+
+#[cfg(not(CONFIG_PROPLET_TLS))]
+mod credentials {
+    use super::*;
+
+    pub(super) fn keep(_: usize, name: &str, value: &str) -> Result<(), Text> {
+        settings::check_credential(name, value, 0)
+    }
+}

@@ -1,0 +1,36 @@
+//! The capacities that Kconfig says.
+
+use zephyr::kconfig as k;
+
+pub const SLOTS: usize = k::CONFIG_PROPLET_SLOTS as usize;
+pub const DEPLOYMENTS: usize = k::CONFIG_PROPLET_DEPLOYMENTS as usize;
+pub const ASSEMBLIES: usize = k::CONFIG_PROPLET_ASSEMBLIES as usize;
+/// As many as can be in use at once.
+pub const MODULES: usize = min(SLOTS + DEPLOYMENTS, 256);
+pub const OUTBOX: usize = k::CONFIG_PROPLET_OUTBOX as usize;
+/// Of one task.
+pub const TEXT: usize = k::CONFIG_PROPLET_TEXT_SIZE as usize;
+pub const UNESCAPED: usize = k::CONFIG_PROPLET_UNESCAPED_SIZE as usize;
+pub const RX: usize = k::CONFIG_PROPLET_RX_BUFFER_SIZE as usize;
+pub const TX: usize = k::CONFIG_PROPLET_TX_BUFFER_SIZE as usize;
+/// 128 bytes and the proplet's id.
+pub const WILL: usize = 256;
+/// Bytes of a certificate or a key, without its NUL.
+#[cfg(CONFIG_PROPLET_TLS)]
+pub const PEM: usize = k::CONFIG_PROPLET_TLS_CREDENTIAL_SIZE as usize;
+#[cfg(not(CONFIG_PROPLET_TLS))]
+pub const PEM: usize = 0;
+
+const fn min(a: usize, b: usize) -> usize {
+    if a < b { a } else { b }
+}
+
+// Base64 and JSON make a chunk or a module a third larger than it is.
+const _: () = assert!(
+    RX >= 2 * TEXT,
+    "CONFIG_PROPLET_RX_BUFFER_SIZE must hold a start with all the text that a task may have"
+);
+const _: () = assert!(
+    k::CONFIG_PROPLET_GUEST_STACK_SIZE_MAX >= k::CONFIG_PROPLET_GUEST_STACK_SIZE,
+    "CONFIG_PROPLET_GUEST_STACK_SIZE_MAX is smaller than CONFIG_PROPLET_GUEST_STACK_SIZE"
+);
