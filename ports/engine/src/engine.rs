@@ -27,11 +27,6 @@ pub struct WamrEngine<P: 'static> {
     modules: &'static mut [ModuleState],
 }
 
-impl ModuleState {
-    /// A free entry.
-    pub const VACANT: Self = Self(State::Vacant);
-}
-
 impl<P: Platform> WamrEngine<P> {
     /// `modules` is as long as the agent's module table.
     pub const fn new(

@@ -12,4 +12,4 @@ mod worker;
 
 pub use engine::{ModuleState, WamrEngine};
 pub use guest::host_functions;
-pub use worker::{Platform, SlotState, Workers};
+pub use worker::{Job, Platform, SlotState, Workers};

@@ -1,11 +1,12 @@
 //! Workers: a slot's thread, and what it shares with the control thread.
 
+use crate::engine::{from_wamr, to_wamr};
 use core::cell::{Cell, RefCell};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use critical_section::Mutex;
 use proplet::{
     agent::Name,
-    engine::{Call, Exit, Failure, Limits, ProcessUsage, RunUsage, Slot, Value, Values, text},
+    engine::{Call, Exit, Failure, Limits, PARAMS_MAX, ProcessUsage, RunUsage, Slot, Value, text},
     time::Duration,
 };
 use wamr::{Instance, InstanceConfig, Module, Runtime, Supervisor, ThreadEnv, TrapKind, Verdict};
@@ -39,19 +40,38 @@ pub trait Platform: Sync + 'static {
     fn process(&self) -> ProcessUsage;
 }
 
-/// What to run in a slot.
+/// What to run in a slot. It goes to and fro by reference: on a worker's small stack it would stay
+/// for the whole run.
 #[derive(Debug)]
-struct Job {
-    module: Module,
+pub struct Job {
+    module: Option<Module>,
     export: Name,
-    args: Values,
+    args: heapless::Vec<wamr::Value, PARAMS_MAX>,
     limits: Limits,
+}
+
+impl Job {
+    /// Nothing to run.
+    pub const NONE: Self = Self {
+        module: None,
+        export: Name::new(),
+        args: heapless::Vec::new(),
+        limits: Limits {
+            stack: 0,
+            memory_cap: None,
+            memory_max: None,
+            work: None,
+        },
+    };
 }
 
 /// Memory of one slot.
 #[derive(Debug)]
 pub struct SlotState {
-    job: Mutex<RefCell<Option<Job>>>,
+    /// The slot's job, while nothing runs.
+    idle: Mutex<RefCell<Option<&'static mut Job>>>,
+    /// The same, from the start of a run until the worker takes it.
+    job: Mutex<RefCell<Option<&'static mut Job>>>,
     exit: Mutex<RefCell<Option<Exit>>>,
     /// Whether there is an exit: spares the control thread a lock for each slot.
     exited: AtomicBool,
@@ -79,6 +99,7 @@ impl SlotState {
     /// A slot without work.
     pub const fn new() -> Self {
         Self {
+            idle: Mutex::new(RefCell::new(None)),
             job: Mutex::new(RefCell::new(None)),
             exit: Mutex::new(RefCell::new(None)),
             exited: AtomicBool::new(false),
@@ -122,14 +143,19 @@ pub struct Workers<P: 'static> {
 }
 
 impl<P: Platform> Workers<P> {
-    /// At most 256 slots are used. `slice` is the work between two turns, in branches and calls,
-    /// at least 1.
-    pub const fn new(
+    /// At most 256 slots are used, each with one of as many `jobs`. `slice` is the work between two
+    /// turns, in branches and calls, at least 1.
+    pub fn new(
         platform: P,
         slots: &'static [SlotState],
+        jobs: &'static mut [Job],
         slice: u32,
         proplet_id: &'static str,
     ) -> Self {
+        debug_assert_eq!(slots.len(), jobs.len());
+        for (slot, job) in slots.iter().zip(jobs) {
+            critical_section::with(|cs| slot.idle.borrow_ref_mut(cs).replace(job));
+        }
         Self {
             platform,
             slots,
@@ -159,12 +185,14 @@ impl<P: Platform> Workers<P> {
 
     pub(crate) fn spawn(&self, slot: Slot, module: Module, call: &Call<'_>, bytes: usize) {
         let state = self.slot(slot);
-        let job = Job {
-            module,
-            export: Name::try_from(call.export).unwrap_or_default(),
-            args: Values::from_slice(call.args).unwrap_or_default(),
-            limits: call.limits,
+        let Some(job) = critical_section::with(|cs| state.idle.borrow_ref_mut(cs).take()) else {
+            debug_assert!(false, "slot {} is busy", slot.0);
+            return;
         };
+        job.module = Some(module);
+        job.export = Name::try_from(call.export).unwrap_or_default();
+        job.args = call.args.iter().copied().map(to_wamr).collect();
+        job.limits = call.limits;
         state.promised.store(bytes, Ordering::Release);
         state.interrupted.store(false, Ordering::Release);
         state.update(|progress| {
@@ -201,19 +229,29 @@ impl<P: Platform> Workers<P> {
         let env = ThreadEnv::enter(runtime).unwrap_or_else(|e| panic!("worker {}: {e}", slot.0));
         let state = self.slot(slot);
         loop {
-            let job = critical_section::with(|cs| state.job.borrow_ref_mut(cs).take());
-            match job {
+            match critical_section::with(|cs| state.job.borrow_ref_mut(cs).take()) {
                 Some(job) => self.serve(slot, &env, job),
                 None => self.platform.wait(slot),
             }
         }
     }
 
-    fn serve(&'static self, slot: Slot, env: &ThreadEnv, job: Job) {
+    // What is below the interpreter stays on a worker's stack for the whole run: what is only
+    // needed before or after it is in frames of its own.
+    #[inline(never)]
+    fn serve(&'static self, slot: Slot, env: &ThreadEnv, job: &'static mut Job) {
         let state = self.slot(slot);
         let cpu = self.platform.thread_time();
         state.update(|progress| progress.cpu_before = cpu);
         let result = self.call(slot, env, job);
+        job.module = None;
+        critical_section::with(|cs| state.idle.borrow_ref_mut(cs).replace(job));
+        self.end(slot, result);
+    }
+
+    #[inline(never)]
+    fn end(&'static self, slot: Slot, result: Result<Option<Value>, Failure>) {
+        let state = self.slot(slot);
         // All arena bytes of the run are free by now: whoever reads the exit may rely on it.
         self.platform.end_turn(slot);
         state.promised.store(0, Ordering::Release);
@@ -229,18 +267,15 @@ impl<P: Platform> Workers<P> {
         self.platform.exited();
     }
 
+    #[inline(never)]
     fn call(
         &'static self,
         slot: Slot,
         env: &ThreadEnv,
-        job: Job,
+        job: &Job,
     ) -> Result<Option<Value>, Failure> {
+        let mut instance = instantiate(env, job)?;
         let state = self.slot(slot);
-        let config = InstanceConfig {
-            stack_bytes: job.limits.stack,
-            memory_bytes_max: job.limits.memory_cap.or(job.limits.memory_max),
-        };
-        let mut instance = Instance::new(env, &job.module, &config).map_err(trap)?;
         state.promised.store(0, Ordering::Release);
         let held = instance.usage().held as usize;
         state.update(|progress| progress.usage.memory = held);
@@ -248,13 +283,8 @@ impl<P: Platform> Workers<P> {
             workers: self,
             slot,
         };
-        let args: heapless::Vec<wamr::Value, { proplet::engine::PARAMS_MAX }> = job
-            .args
-            .iter()
-            .map(|v| crate::engine::to_wamr(*v))
-            .collect();
         let mut result = [wamr::Value::I32(0)];
-        let called = instance.call(&job.export, &args, &mut result, &supervisor);
+        let called = instance.call(&job.export, &job.args, &mut result, &supervisor);
         let (now, peak) = (self.platform.thread_time(), instance.usage().peak as usize);
         state.update(|progress| {
             progress.usage = RunUsage {
@@ -265,13 +295,14 @@ impl<P: Platform> Workers<P> {
         });
         match called {
             Ok(0) => Ok(None),
-            Ok(_) => Ok(Some(crate::engine::from_wamr(result[0]))),
-            Err(e) if e.kind() == TrapKind::Interrupted => Err(self.interruption(slot, &job)),
-            Err(e) => Err(trap(e)),
+            Ok(_) => Ok(Some(from_wamr(result[0]))),
+            Err(e) if e.kind() == TrapKind::Interrupted => Err(self.interruption(slot, job)),
+            Err(e) => Err(trap(&e)),
         }
     }
 
     /// Why a run that the supervisor ended was ended.
+    #[inline(never)]
     fn interruption(&self, slot: Slot, job: &Job) -> Failure {
         match job.limits.work {
             Some(limit) if self.usage(slot).work >= limit => Failure::Trap(text(format_args!(
@@ -282,7 +313,19 @@ impl<P: Platform> Workers<P> {
     }
 }
 
-fn trap(error: impl core::fmt::Display) -> Failure {
+#[inline(never)]
+fn instantiate<'t>(env: &'t ThreadEnv, job: &Job) -> Result<Instance<'t>, Failure> {
+    let config = InstanceConfig {
+        stack_bytes: job.limits.stack,
+        memory_bytes_max: job.limits.memory_cap.or(job.limits.memory_max),
+    };
+    // A job that was spawned has a module.
+    let module = job.module.as_ref().ok_or(Failure::Interrupted)?;
+    Instance::new(env, module, &config).map_err(|e| trap(&e))
+}
+
+#[inline(never)]
+fn trap(error: &dyn core::fmt::Display) -> Failure {
     Failure::Trap(text(format_args!("{error}")))
 }
 

@@ -6,7 +6,7 @@ use proplet::{
     engine::{Call, Engine, Exit, Failure, Limits, ModuleId, ProcessUsage, Slot, Text, Value},
     time::Duration,
 };
-use proplet_engine::{ModuleState, Platform, SlotState, WamrEngine, Workers, host_functions};
+use proplet_engine::{Job, ModuleState, Platform, SlotState, WamrEngine, Workers, host_functions};
 use std::{
     mem::MaybeUninit,
     sync::{Condvar, Mutex},
@@ -76,7 +76,9 @@ impl Bench {
             changed: Condvar::new(),
         };
         let states: Vec<SlotState> = (0..SLOTS).map(|_| SlotState::new()).collect();
-        let workers = Box::leak(Box::new(Workers::new(platform, states.leak(), 1000, ID)));
+        let jobs: Vec<Job> = (0..SLOTS).map(|_| Job::NONE).collect();
+        let workers = Workers::new(platform, states.leak(), jobs.leak(), 1000, ID);
+        let workers = Box::leak(Box::new(workers));
         for slot in 0..SLOTS as u8 {
             let workers: &'static Workers<Threads> = workers;
             thread::spawn(move || workers.run(Slot(slot), runtime));

@@ -13,7 +13,7 @@ use proplet::{
     engine::Slot,
     module::{assembly::Assembly, table::Entry},
 };
-use proplet_engine::{ModuleState, SlotState, WamrEngine, Workers, host_functions};
+use proplet_engine::{Job, ModuleState, SlotState, WamrEngine, Workers, host_functions};
 use proplet_link::{Application, Buffers, Settings, Signal, Status};
 use std::{
     hash::{BuildHasher, RandomState},
@@ -81,6 +81,7 @@ impl Proplet {
         let workers = forever(Workers::new(
             platform,
             states,
+            array(slots, || Job::NONE),
             limits.slice,
             config.proplet_id,
         ));

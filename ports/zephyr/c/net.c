@@ -11,13 +11,19 @@
 #include <string.h>
 
 #include <zephyr/kernel.h>
+#include <zephyr/logging/log.h>
+#include <zephyr/net/dhcpv4.h>
+#include <zephyr/net/net_if.h>
 #include <zephyr/net/socket.h>
 #include <zephyr/zvfs/eventfd.h>
 #ifdef CONFIG_PROPLET_TLS
 #include <zephyr/net/tls_credentials.h>
 #endif
 
-#define HOST_MAX 128
+LOG_MODULE_DECLARE(proplet, CONFIG_PROPLET_LOG_LEVEL);
+
+/* With its NUL. */
+#define HOST_MAX 129
 
 static int wake_fd = -1;
 
@@ -250,6 +256,38 @@ static void dialer(void *a, void *b, void *c)
 	}
 }
 
+#if !defined(CONFIG_NET_SOCKETS_OFFLOAD) && !defined(CONFIG_PROPLET_WIFI)
+/* A wired interface, which has no state machine: the kernel's DHCP client does it all. */
+static void start_wired(void)
+{
+	struct net_if *iface = net_if_get_default();
+
+	if (iface == NULL) {
+		LOG_ERR("there is no network interface: check the board's devicetree");
+		return;
+	}
+#ifdef CONFIG_NET_DHCPV4
+	net_dhcpv4_start(iface);
+#endif
+}
+
+bool proplet_net_is_up(void)
+{
+	struct net_if *iface = net_if_get_default();
+
+	return iface != NULL && net_if_ipv4_get_global_addr(iface, NET_ADDR_PREFERRED) != NULL;
+}
+#else
+static void start_wired(void)
+{
+}
+
+bool proplet_net_is_up(void)
+{
+	return true;
+}
+#endif
+
 int proplet_net_start(void)
 {
 	wake_fd = zvfs_eventfd(0, ZVFS_EFD_NONBLOCK);
@@ -260,6 +298,7 @@ int proplet_net_start(void)
 			      dialer, NULL, NULL, NULL, CONFIG_PROPLET_DIALER_PRIORITY, 0,
 			      K_NO_WAIT);
 	(void)k_thread_name_set(&dialer_thread, "dialer");
+	start_wired();
 	return 0;
 }
 

@@ -61,6 +61,9 @@ struct proplet_wait {
 
 /* Before anything else of net.c and of wifi.c. */
 int proplet_net_start(void);
+/* Whether a wired interface has an address; true where sockets are somebody else's or Wi-Fi's state
+   machine knows. */
+bool proplet_net_is_up(void);
 /* Ends a proplet_net_wait, the one under way or the next; from any thread. */
 void proplet_net_wake(void);
 /* Sleeps until a socket is ready, proplet_net_wake is called or the time is over. */
@@ -104,6 +107,8 @@ enum proplet_wifi_kind {
 	PROPLET_WIFI_ADDRESS_LOST = 4,
 	PROPLET_WIFI_AP_UP = 5,
 	PROPLET_WIFI_AP_FAILED = 6,
+	/* The driver refused a request; `status` is an errno. */
+	PROPLET_WIFI_REFUSED = 7,
 };
 
 struct proplet_wifi_event {
@@ -112,6 +117,7 @@ struct proplet_wifi_event {
 	uint8_t address[4];
 };
 
+/* -ENODEV without a Wi-Fi interface. Requests return before they are made. */
 int proplet_wifi_start(void);
 bool proplet_wifi_next(struct proplet_wifi_event *event);
 int proplet_wifi_connect(const char *ssid, const char *psk);

@@ -54,18 +54,20 @@ static int load_one(const char *name, size_t len, settings_read_cb read, void *r
 	return 0;
 }
 
-#define STORE FIXED_PARTITION_ID(storage_partition)
-
 static int empty_store(void)
 {
+#ifdef CONFIG_SETTINGS_NVS
 	const struct flash_area *area;
-	int err = flash_area_open(STORE, &area);
+	int err = flash_area_open(FIXED_PARTITION_ID(storage_partition), &area);
 
 	if (err == 0) {
 		err = flash_area_flatten(area, 0, area->fa_size);
 		flash_area_close(area);
 	}
 	return err;
+#else
+	return -ENOTSUP;
+#endif
 }
 
 int proplet_settings_load(proplet_setting_fn each, void *context)

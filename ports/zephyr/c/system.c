@@ -60,6 +60,7 @@ uint32_t proplet_random(void)
 	return sys_rand32_get();
 }
 
+#ifdef CONFIG_HWINFO
 const char *proplet_reset_cause(void)
 {
 	uint32_t cause = 0;
@@ -88,6 +89,12 @@ const char *proplet_reset_cause(void)
 	}
 	return cause == 0 ? "unknown" : "other";
 }
+#else
+const char *proplet_reset_cause(void)
+{
+	return "unknown";
+}
+#endif
 
 #ifdef CONFIG_PROPLET_WATCHDOG
 static const struct device *const watchdog = DEVICE_DT_GET(DT_ALIAS(watchdog0));

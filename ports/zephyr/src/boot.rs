@@ -19,7 +19,7 @@ use proplet::{
     settings::Settings,
     time,
 };
-use proplet_engine::{ModuleState, SlotState, WamrEngine, Workers, host_functions};
+use proplet_engine::{Job, ModuleState, SlotState, WamrEngine, Workers, host_functions};
 use proplet_link::{Buffers, Signal, Status};
 use static_cell::{ConstStaticCell, StaticCell};
 use wamr::{HostFunction, Runtime};
@@ -31,20 +31,22 @@ const COMPLAINT: Duration = Duration::from_secs(60);
 /// Tags of the discovery message.
 const TAGS: usize = 9;
 
-static SLOTS: [SlotState; sizes::SLOTS] = [const { SlotState::new() }; sizes::SLOTS];
-static NATIVES: ConstStaticCell<[HostFunction; 1]> = ConstStaticCell::new(host_functions::<Zephyr>());
-static RUNS: ConstStaticCell<[Run; sizes::SLOTS]> =
-    ConstStaticCell::new([Run::VACANT; sizes::SLOTS]);
-static DEPLOYMENTS: ConstStaticCell<[Deployment; sizes::DEPLOYMENTS]> =
-    ConstStaticCell::new([Deployment::VACANT; sizes::DEPLOYMENTS]);
-static MODULES: ConstStaticCell<[Entry; sizes::MODULES]> =
-    ConstStaticCell::new([Entry::VACANT; sizes::MODULES]);
-static STATES: ConstStaticCell<[ModuleState; sizes::MODULES]> =
-    ConstStaticCell::new([const { ModuleState::VACANT }; sizes::MODULES]);
-static ASSEMBLIES: ConstStaticCell<[Assembly; sizes::ASSEMBLIES]> =
-    ConstStaticCell::new([Assembly::VACANT; sizes::ASSEMBLIES]);
-static OUTBOX: ConstStaticCell<[Letter; sizes::OUTBOX]> =
-    ConstStaticCell::new([Letter::VACANT; sizes::OUTBOX]);
+/// An array that is filled at boot: it starts in .bss, where an initialised one would take its size
+/// of flash too.
+type Filled<T, const N: usize> = ConstStaticCell<heapless::Vec<T, N>>;
+
+static SLOTS: Filled<SlotState, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
+static JOBS: Filled<Job, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
+static NATIVES: ConstStaticCell<[HostFunction; 1]> =
+    ConstStaticCell::new(host_functions::<Zephyr>());
+static RUNS: Filled<Run, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
+static DEPLOYMENTS: Filled<Deployment, { sizes::DEPLOYMENTS }> =
+    ConstStaticCell::new(heapless::Vec::new());
+static MODULES: Filled<Entry, { sizes::MODULES }> = ConstStaticCell::new(heapless::Vec::new());
+static STATES: Filled<ModuleState, { sizes::MODULES }> = ConstStaticCell::new(heapless::Vec::new());
+static ASSEMBLIES: Filled<Assembly, { sizes::ASSEMBLIES }> =
+    ConstStaticCell::new(heapless::Vec::new());
+static OUTBOX: Filled<Letter, { sizes::OUTBOX }> = ConstStaticCell::new(heapless::Vec::new());
 static TEXT: ConstStaticCell<[u8; (sizes::SLOTS + sizes::DEPLOYMENTS) * sizes::TEXT]> =
     ConstStaticCell::new([0; (sizes::SLOTS + sizes::DEPLOYMENTS) * sizes::TEXT]);
 static PACKED: ConstStaticCell<[u8; sizes::TEXT]> = ConstStaticCell::new([0; sizes::TEXT]);
@@ -63,6 +65,17 @@ static LINK: Status = Status::new();
 static CREW: Mutex<Cell<Option<Crew>>> = Mutex::new(Cell::new(None));
 
 type Crew = (&'static Workers<Zephyr>, Runtime);
+
+/// `len` values, at most as many as there is room for.
+fn fill<T, const N: usize>(
+    cell: &'static Filled<T, N>,
+    len: usize,
+    value: impl Fn() -> T,
+) -> &'static mut [T] {
+    let values = cell.take();
+    while values.len() < len && values.push(value()).is_ok() {}
+    values
+}
 
 extern "C" fn worker(slot: u32) {
     match critical_section::with(|cs| CREW.borrow(cs).get()) {
@@ -129,8 +142,8 @@ async fn work(settings: &'static Settings, reset: &'static str) {
         tx: TX.take(),
         will: WILL.take(),
     };
-    let tls_host = net::c_string::<129>(&settings.mqtt_broker_host)
-        .filter(|_| settings.mqtt_tls_enabled);
+    let tls_host =
+        net::c_string::<129>(&settings.mqtt_broker_host).filter(|_| settings.mqtt_tls_enabled);
     let network = Network {
         tls_host: tls_host.as_ref().map(heapless::CString::as_c_str),
     };
@@ -219,7 +232,8 @@ fn answer_without_agent(reason: &str) {
 #[cfg(not(CONFIG_SHELL))]
 fn answer_without_agent(_: &str) {}
 
-/// Starts the runtime and the workers; once.
+/// Starts the runtime and the workers; once. Its frame is not to be part of the task's.
+#[inline(never)]
 fn assemble(
     settings: &'static Settings,
     reset: &'static str,
@@ -230,7 +244,8 @@ fn assemble(
         .map_err(|e| proplet::engine::text(format_args!("WAMR: {e}")))?;
     let workers: &'static Workers<Zephyr> = WORKERS.init(Workers::new(
         Zephyr,
-        &SLOTS,
+        fill(&SLOTS, sizes::SLOTS, SlotState::new),
+        fill(&JOBS, sizes::SLOTS, || Job::NONE),
         settings.slice,
         &settings.proplet_id,
     ));
@@ -239,16 +254,20 @@ fn assemble(
     let slots = sizes::SLOTS.min(settings.instances.into());
     let deployments = sizes::DEPLOYMENTS.min(settings.deployments.into());
     let storage = Storage {
-        runs: &mut RUNS.take()[..slots],
-        deployments: &mut DEPLOYMENTS.take()[..deployments],
-        modules: &mut MODULES.take()[..],
-        assemblies: &mut ASSEMBLIES.take()[..],
-        outbox: &mut OUTBOX.take()[..],
+        runs: fill(&RUNS, slots, || Run::VACANT),
+        deployments: fill(&DEPLOYMENTS, deployments, || Deployment::VACANT),
+        modules: fill(&MODULES, sizes::MODULES, || Entry::VACANT),
+        assemblies: fill(&ASSEMBLIES, sizes::ASSEMBLIES, || Assembly::VACANT),
+        outbox: fill(&OUTBOX, sizes::OUTBOX, || Letter::VACANT),
         text: &mut TEXT.take()[..(slots + deployments) * sizes::TEXT],
         packed: &mut PACKED.take()[..],
         unescaped: &mut UNESCAPED.take()[..],
     };
-    let engine = WamrEngine::new(runtime, workers, STATES.take());
+    let engine = WamrEngine::new(
+        runtime,
+        workers,
+        fill(&STATES, sizes::MODULES, ModuleState::default),
+    );
     Agent::new(config(settings, reset, arena_len), storage, engine)
         .map_err(|e| proplet::engine::text(format_args!("{e}")))
 }
@@ -286,7 +305,10 @@ fn tags(settings: &'static Settings, reset: &str) -> &'static [&'static str] {
     let given = settings.tags.split(',').map(str::trim);
     for tag in given.filter(|tag| !tag.is_empty()) {
         if tags.len() == TAGS - 1 || tags.push(tag).is_err() {
-            log::warn!("tag '{tag}' and what follows is left out: {} are kept", TAGS - 1);
+            log::warn!(
+                "tag '{tag}' and what follows is left out: {} are kept",
+                TAGS - 1
+            );
             break;
         }
     }

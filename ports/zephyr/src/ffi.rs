@@ -90,6 +90,7 @@ unsafe extern "C" {
     fn proplet_reboot();
     fn proplet_stack_unused() -> u32;
     fn proplet_net_start() -> i32;
+    fn proplet_net_is_up() -> bool;
     fn proplet_net_wake();
     fn proplet_net_wait(waits: *const Wait, count: u32, timeout_ms: i32);
     fn proplet_net_read(fd: i32, buf: *mut c_void, len: u32) -> i32;
@@ -230,6 +231,12 @@ pub fn stack_unused() -> u32 {
 pub fn net_start() -> Result<(), Errno> {
     // SAFETY: called once, by `boot`, before anything else of the network.
     check(unsafe { proplet_net_start() }).map(drop)
+}
+
+/// Whether a wired interface has an address; true where there is none to ask.
+pub fn net_is_up() -> bool {
+    // SAFETY: reads the state of the kernel's interface.
+    unsafe { proplet_net_is_up() }
 }
 
 /// Ends the control thread's sleep, the present one or the next.

@@ -23,13 +23,13 @@ use zephyr::raw;
 static WAITS: Mutex<RefCell<heapless::Vec<Wait, WAITS_MAX>>> =
     Mutex::new(RefCell::new(heapless::Vec::new()));
 
-/// Whether there is a network.
+/// Whether Wi-Fi is up, where there is any.
 static UP: Mutex<Cell<bool>> = Mutex::new(Cell::new(!cfg!(CONFIG_PROPLET_WIFI)));
 
 /// Longest sleep, so that the watchdog is fed in time.
 const SLEEP_MAX_MS: u64 = 1000;
 
-/// Tells whether there is a network; on the control thread.
+/// Tells whether Wi-Fi is up.
 #[cfg(CONFIG_PROPLET_WIFI)]
 pub fn set_up(up: bool) {
     critical_section::with(|cs| UP.borrow(cs).set(up));
@@ -104,7 +104,8 @@ pub struct Network<'a> {
 
 impl Stack for Network<'_> {
     fn is_up(&self) -> bool {
-        critical_section::with(|cs| UP.borrow(cs).get())
+        // A wired interface wakes nobody: the longest sleep bounds how late this is seen.
+        critical_section::with(|cs| UP.borrow(cs).get()) && ffi::net_is_up()
     }
 }
 
@@ -223,7 +224,10 @@ impl TcpConnect for Network<'_> {
         let to = from_socket_addr(remote);
         let (answer, flags) = dialer(true, || Request::connect(&to, self.tls_host)).await;
         if answer.is_err() && flags != 0 {
-            log::error!("the broker's certificate is refused: {}", certificate_fault(flags));
+            log::error!(
+                "the broker's certificate is refused: {}",
+                certificate_fault(flags)
+            );
         } else if let (Err(e), Some(_)) = (&answer, self.tls_host)
             && e.0 as u32 == raw::ECONNABORTED
         {

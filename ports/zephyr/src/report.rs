@@ -53,7 +53,14 @@ pub fn network(out: &mut impl Write) -> fmt::Result {
     #[cfg(CONFIG_PROPLET_WIFI)]
     writeln!(out, "wifi      {}", crate::wifi::state())?;
     #[cfg(not(CONFIG_PROPLET_WIFI))]
-    writeln!(out, "network   no Wi-Fi here: the board's own")?;
+    writeln!(
+        out,
+        "network   {}",
+        match ffi::net_is_up() {
+            true => "up",
+            false => "no address",
+        }
+    )?;
     Ok(())
 }
 
@@ -93,7 +100,11 @@ pub fn status(
         "modules   {} loaded, {} parses since boot",
         status.modules, status.parses
     )?;
-    writeln!(out, "arena     {} of {} bytes free", arena.free, arena.total)?;
+    writeln!(
+        out,
+        "arena     {} of {} bytes free",
+        arena.free, arena.total
+    )?;
     if ram > 0 {
         writeln!(out, "RAM       {image} of {ram} bytes in the image")?;
     }

@@ -16,6 +16,7 @@ static SETTINGS: ConstStaticCell<Settings> = ConstStaticCell::new(Settings::DEFA
 const HAS_TLS: bool = cfg!(CONFIG_PROPLET_TLS);
 
 /// The settings in force; once a boot.
+#[inline(never)]
 pub fn load() -> &'static Settings {
     let settings = SETTINGS.take();
     settings.has_tls = HAS_TLS;

@@ -95,6 +95,7 @@ impl<'t> Instance<'t> {
     ///
     /// # Errors
     /// A trap of any of them. The instance can't be called then.
+    #[inline(never)]
     pub fn start(&mut self, supervisor: &dyn Supervisor) -> Result<(), Trap> {
         match self.start {
             Start::Done => return Ok(()),
@@ -216,6 +217,7 @@ impl<'t> Instance<'t> {
         if ok { Ok(()) } else { Err(self.trap(&run)) }
     }
 
+    #[inline(never)]
     fn trap(&self, run: &Run<'_>) -> Trap {
         // SAFETY: the instance lives while `self`; the text, if there is one, is its own and
         // NUL-terminated, and nothing writes it before it is copied below.
@@ -259,6 +261,8 @@ impl core::fmt::Debug for Instance<'_> {
     }
 }
 
+// What is not needed while a guest runs has a frame of its own: a guest's thread has a small stack.
+#[inline(never)]
 fn make(
     module: &Module,
     config: &InstanceConfig,
@@ -290,6 +294,7 @@ fn make(
 }
 
 /// Writes the arguments' cells; returns how many.
+#[inline(never)]
 fn lay_out(
     name: &str,
     signature: &Signature,
