@@ -77,12 +77,21 @@
 /* WAMR's log goes nowhere: what matters comes back as an error or a trap. */
 #define BH_LOG wamr_discard_log
 
+/* zephyr/minimal_math.c says why. */
+#ifdef CONFIG_MINIMAL_LIBC
+#define sqrt wamr_sqrt
+#define sqrtf wamr_sqrtf
+#endif
+
 /*
  * Two address pairs for each of this many cache lines are in every execution environment: 64
  * lines are 3072 bytes of it on a 64-bit machine, 1536 on a 32-bit one. A power of two.
  */
 #ifndef BLOCK_ADDR_CACHE_SIZE
 #define BLOCK_ADDR_CACHE_SIZE 64
+#endif
+#if BLOCK_ADDR_CACHE_SIZE & (BLOCK_ADDR_CACHE_SIZE - 1)
+#error "BLOCK_ADDR_CACHE_SIZE: not a power of two"
 #endif
 
 /*

@@ -34,7 +34,42 @@ static header *first;
 static header *last;
 static uint32 used;
 static uint32 most_used;
-static _Thread_local wamr_account *account;
+
+/*
+ * The account of the thread that asks. Not every toolchain for Zephyr has thread-local storage;
+ * where one has none, zephyr/Kconfig reserves the thread's custom data.
+ */
+#ifdef CONFIG_PROPLET_WAMR_CUSTOM_DATA
+
+static wamr_account *
+account_of_thread(void)
+{
+    return k_thread_custom_data_get();
+}
+
+static void
+account_set(wamr_account *account)
+{
+    k_thread_custom_data_set(account);
+}
+
+#else
+
+static _Thread_local wamr_account *thread_account;
+
+static wamr_account *
+account_of_thread(void)
+{
+    return thread_account;
+}
+
+static void
+account_set(wamr_account *account)
+{
+    thread_account = account;
+}
+
+#endif
 
 #if defined(OS_THREAD_MUTEX_INITIALIZER)
 static korp_mutex lock = OS_THREAD_MUTEX_INITIALIZER;
@@ -168,6 +203,8 @@ release(header *block)
 static void
 book(int64 bytes)
 {
+    wamr_account *account = account_of_thread();
+
     used = (uint32)(used + bytes);
     if (used > most_used)
         most_used = used;
@@ -359,9 +396,9 @@ wamr_block_bytes(const void *payload)
 wamr_account *
 wamr_account_swap(wamr_account *next)
 {
-    wamr_account *before = account;
+    wamr_account *before = account_of_thread();
 
-    account = next;
+    account_set(next);
     return before;
 }
 

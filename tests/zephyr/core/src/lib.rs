@@ -1,0 +1,32 @@
+//! Runs the core's unit tests, one after the other. A test that fails panics, and the kernel stops
+//! there: then the last line, which twister waits for, never comes.
+#![no_std]
+// The sources are linted where they live.
+#![allow(warnings, clippy::all)]
+
+extern crate alloc;
+
+/// What the tests take of std.
+pub(crate) mod std {
+    pub(crate) use ::alloc::*;
+    pub(crate) use core::mem;
+}
+
+include!(concat!(env!("OUT_DIR"), "/core/lib.rs"));
+include!(concat!(env!("OUT_DIR"), "/core/all.rs"));
+
+#[unsafe(no_mangle)]
+extern "C" fn rust_main() {
+    let mut passed = 0;
+    for (name, test) in TESTS.iter().copied().flatten() {
+        zephyr::printkln!("START - {name}");
+        test();
+        zephyr::printkln!("PASS - {name}");
+        passed += 1;
+    }
+    assert_eq!(passed, COUNT);
+    for name in EXCLUDED {
+        zephyr::printkln!("EXCLUDED - {name}");
+    }
+    zephyr::printkln!("core: all of {passed} tests passed");
+}
