@@ -12,8 +12,9 @@
 
 #include <zephyr/kernel.h>
 #include <zephyr/logging/log.h>
-#include <zephyr/net/dhcpv4.h>
 #include <zephyr/net/net_if.h>
+/* It names net_if.h's types. */
+#include <zephyr/net/dhcpv4.h>
 #include <zephyr/net/socket.h>
 #include <zephyr/zvfs/eventfd.h>
 #ifdef CONFIG_PROPLET_TLS

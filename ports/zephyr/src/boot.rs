@@ -1,7 +1,7 @@
 //! Puts the proplet together, and keeps the control thread busy.
 
 use crate::{
-    device::{Device, ZephyrAgent},
+    device::Device,
     ffi, logger,
     net::{self, Network},
     platform::{self, Zephyr},
@@ -27,6 +27,15 @@ use zephyr::kconfig as k;
 
 /// Between two complaints about a setting that is missing.
 const COMPLAINT: Duration = Duration::from_secs(60);
+
+/// As Rust names it: Zephyr calls a simulated one posix.
+const ARCH: &str = if cfg!(target_arch = "x86_64") {
+    "x86_64"
+} else if cfg!(target_arch = "aarch64") {
+    "aarch64"
+} else {
+    k::CONFIG_ARCH
+};
 
 /// Tags of the discovery message.
 const TAGS: usize = 9;
@@ -117,10 +126,7 @@ async fn work(settings: &'static Settings, reset: &'static str) {
         return wait_for_settings(missing).await;
     }
     let device = match assemble(settings, reset) {
-        Ok(agent) => DEVICE.init(Device {
-            agent,
-            status: &LINK,
-        }),
+        Ok(device) => device,
         Err(reason) => return wait_for_settings(&reason).await,
     };
     let timeout = time::Duration::from_secs(settings.timeout.into());
@@ -237,9 +243,16 @@ fn answer_without_agent(_: &str) {}
 fn assemble(
     settings: &'static Settings,
     reset: &'static str,
-) -> Result<ZephyrAgent, proplet::engine::Text> {
+) -> Result<&'static mut Device<'static>, proplet::engine::Text> {
     let arena = ffi::arena();
     let arena_len = arena.len();
+    let needed = k::CONFIG_PROPLET_SLOTS as usize * k::CONFIG_PROPLET_SLOT_ARENA_BYTES as usize;
+    match arena_len < needed {
+        true => log::warn!(
+            "the arena has {arena_len} bytes, and {needed} are needed for a task in every slot: lower CONFIG_PROPLET_SLOTS"
+        ),
+        false => log::info!("the arena has {arena_len} bytes"),
+    }
     let runtime = Runtime::init(arena, NATIVES.take())
         .map_err(|e| proplet::engine::text(format_args!("WAMR: {e}")))?;
     let workers: &'static Workers<Zephyr> = WORKERS.init(Workers::new(
@@ -268,8 +281,12 @@ fn assemble(
         workers,
         fill(&STATES, sizes::MODULES, ModuleState::default),
     );
-    Agent::new(config(settings, reset, arena_len), storage, engine)
-        .map_err(|e| proplet::engine::text(format_args!("{e}")))
+    let agent = Agent::new(config(settings, reset, arena_len), storage, engine)
+        .map_err(|e| proplet::engine::text(format_args!("{e}")))?;
+    Ok(DEVICE.init(Device {
+        agent,
+        status: &LINK,
+    }))
 }
 
 fn config(settings: &'static Settings, reset: &str, arena: usize) -> Config<'static> {
@@ -290,7 +307,7 @@ fn config(settings: &'static Settings, reset: &str, arena: usize) -> Config<'sta
             environment: Some("embedded"),
             os: Some("zephyr"),
             hostname: None,
-            cpu_arch: Some(k::CONFIG_ARCH),
+            cpu_arch: Some(ARCH),
             total_memory_bytes: Some(arena as u64),
             proplet_version: Some(env!("CARGO_PKG_VERSION")),
             wasm_runtime: Some("wamr"),

@@ -19,7 +19,9 @@ pub struct Device<'a> {
 }
 
 impl Device<'_> {
+    // The page is not to be part of every event's frame.
     #[cfg(CONFIG_SHELL)]
+    #[inline(never)]
     fn answer(&self, now: Instant) {
         use crate::report;
         let Some((topic, page)) = report::take() else {
