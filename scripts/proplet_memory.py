@@ -35,6 +35,8 @@ MAY_ALLOCATE = frozenset({"proplet_arena"})
 
 # Thread stacks have no type in the symbol table, but Zephyr's names for them are regular.
 STACK_NAME = re.compile(r"(^|_)stacks?(_area)?(\.\d+)?$|^_k_thread_stack_", re.IGNORECASE)
+# Plain arrays of vendors' sources, which nothing here can move.
+VENDOR_STACKS = frozenset({"timer_task_stack"})
 # Below it are tables about stacks, as the shell's; the smallest stack, an idle thread's, is larger.
 STACK_MIN = 128
 VARIABLES = re.compile(r"^\.?(s?bss|s?data|noinit|user_stacks|COMMON)\b")
@@ -485,7 +487,7 @@ def check_stacks(layout: Layout) -> Iterator[str]:
                 f"{WORKER_STACKS} has {symbol.size} bytes, and CONFIG_PROPLET_SLOTS times"
                 f" CONFIG_PROPLET_WORKER_STACK_SIZE is {least}"
             )
-        if not in_noinit(home):
+        if not in_noinit(home) and symbol.name not in VENDOR_STACKS:
             where = f"{home.name} of {home.file}" if home else symbol.section
             yield f"the stack {symbol.name} ({symbol.size} bytes) is not in .noinit, but in {where}"
 
@@ -495,6 +497,9 @@ def check_arena(layout: Layout) -> Iterator[str]:
     least = number(layout.config, "CONFIG_PROPLET_SLOTS") * number(
         layout.config, "CONFIG_PROPLET_SLOT_ARENA_BYTES"
     )
+    if number(layout.config, "CONFIG_COMMON_LIBC_MALLOC_ARENA_SIZE") == -1:
+        # All RAM that is left at boot, where the proplet compares it with what the slots need.
+        return
     arena = layout.symbol(ARENA)
     if arena is None:
         yield f"{ARENA} is missing: the C library's malloc is not Zephyr's, or has no static arena"

@@ -141,6 +141,7 @@ class Firmware:
             "CONFIG_PROPLET_SLOTS": "2",
             "CONFIG_PROPLET_WORKER_STACK_SIZE": "0x100",
             "CONFIG_PROPLET_ARENA_SIZE": "1024",
+            "CONFIG_COMMON_LIBC_MALLOC_ARENA_SIZE": "1024",
             "CONFIG_PROPLET_SLOT_ARENA_BYTES": "512",
         }
         self.regions = [
@@ -252,6 +253,11 @@ class Check(unittest.TestCase):
     def test_arena_is_missing(self) -> None:
         del self.firmware.symbols["malloc_arena"]
         self.assert_wrong("malloc_arena is missing")
+
+    def test_an_arena_of_all_that_is_left_has_no_size_at_link_time(self) -> None:
+        self.firmware.config["CONFIG_COMMON_LIBC_MALLOC_ARENA_SIZE"] = "-1"
+        self.firmware.config["CONFIG_PROPLET_ARENA_SIZE"] = "2048"
+        self.assert_wrong()
 
     def test_arena_may_be_rounded_up(self) -> None:
         self.firmware.config["CONFIG_PROPLET_ARENA_SIZE"] = "1000"
