@@ -241,7 +241,8 @@ int proplet_wifi_start(void)
 					     | NET_EVENT_WIFI_AP_DISABLE_RESULT);
 	net_mgmt_add_event_callback(&wifi_callback);
 	net_mgmt_init_event_callback(&address_callback, on_address,
-				     NET_EVENT_IPV4_ADDR_ADD | NET_EVENT_IPV4_ADDR_DEL);
+				     NET_EVENT_IPV4_ADDR_ADD | NET_EVENT_IPV4_ADDR_DEL
+					     | NET_EVENT_IPV4_DHCP_BOUND);
 	net_mgmt_add_event_callback(&address_callback);
 	(void)k_thread_create(&wifi_thread, wifi_stack, K_THREAD_STACK_SIZEOF(wifi_stack),
 			      requester, NULL, NULL, NULL, CONFIG_PROPLET_DIALER_PRIORITY, 0,
