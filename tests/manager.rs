@@ -17,7 +17,7 @@ use std::{
 };
 use support::{
     ADD, Broker, CHANNEL, Dir, ID, LOOP, Message, Peer, Proplet, Proxy, SOON, TENANT, base64,
-    chunks, free_port, is_missing, wasm, with,
+    chunks, free_port, host as subject, is_missing, wasm, with,
 };
 
 const COMPLETED: u64 = 3;

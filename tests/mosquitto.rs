@@ -2,6 +2,8 @@
 
 mod support;
 
+use support::host as subject;
+
 #[path = "mosquitto/bad_input.rs"]
 mod bad_input;
 #[path = "mosquitto/latent.rs"]

@@ -10,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 use support::{
-    ADD, ID, LOOP, Peer, Proplet, QUIET, SOON, assert_heartbeats, base64, invoke, is_alive,
-    is_results, start, stop, wasm,
+    ADD, ID, LOOP, Peer, Proplet, QUIET, SOON, assert_heartbeats, base64, host as subject, invoke,
+    is_alive, is_results, start, stop, wasm,
 };
 
 /// One broker for all: it can't be ended. Tests take turns, since they share the channel.

@@ -58,12 +58,22 @@ pub(crate) struct Broker {
     program: PathBuf,
     child: Option<Child>,
     dir: Dir,
+    /// Further lines of its configuration.
+    lines: String,
 }
 
 impl Broker {
     /// Starts one that lets everybody in, or only these users; `None` where there is none to
-    /// start.
+    /// start, or no proplet to meet it.
     pub(crate) fn start(users: Option<&[(&str, &str)]>) -> Option<Self> {
+        Self::start_with(users, String::new())
+    }
+
+    /// As [`start`](Self::start), with further lines of configuration.
+    pub(crate) fn start_with(users: Option<&[(&str, &str)]>, lines: String) -> Option<Self> {
+        if crate::subject::is_missing() {
+            return None;
+        }
         let program = program("mosquitto");
         let remedy = "install the Debian package mosquitto";
         if is_missing(program.is_some(), "mosquitto", remedy) {
@@ -74,6 +84,7 @@ impl Broker {
             program: program?,
             child: None,
             dir: Dir::new(),
+            lines,
         };
         broker.configure(users);
         broker.restart();
@@ -106,8 +117,8 @@ impl Broker {
         // Started by root it would give up root's rights, and then read no file of ours.
         let config = format!(
             "listener {} 127.0.0.1\n{access}\nset_tcp_nodelay true\nuser root\nlog_dest stderr\n\
-             log_type all\nconnection_messages true\n",
-            self.port
+             log_type all\nconnection_messages true\n{}",
+            self.port, self.lines
         );
         fs::write(self.dir.path("mosquitto.conf"), config).expect("a configuration");
     }

@@ -1,15 +1,20 @@
 //! Peers for the integration tests: a broker, a proplet, a stand-in for the manager.
 //!
-//! Everything listens on loopback, on ports that were free, and ends with its owner.
+//! Everything listens on loopback, on ports that were free, and ends with its owner. Each test
+//! binary names its subject, the port of the proplet that its scenarios meet:
+//! `use support::host as subject;`.
 
 #![allow(dead_code, unused_imports, reason = "each test uses its share")]
 
 mod broker;
+pub(crate) mod firmware;
+pub(crate) mod host;
 mod peer;
 mod proplet;
 mod proxy;
+pub(crate) mod zephyr;
 
-pub(crate) use broker::{Broker, Dir, free_port};
+pub(crate) use broker::{Broker, Dir, free_port, program};
 pub(crate) use peer::{Message, Peer, is_alive, is_results};
 pub(crate) use proplet::Proplet;
 pub(crate) use proxy::Proxy;
@@ -110,10 +115,15 @@ pub(crate) fn chunks(app: &str, module: &[u8], size: usize) -> Vec<Value> {
 
 /// Whether a test that needs `peer` is to be skipped; says so, or fails where none may be.
 pub(crate) fn is_missing(found: bool, peer: &str, remedy: &str) -> bool {
+    is_missing_unless("PROPLET_REQUIRE_PEERS", found, peer, remedy)
+}
+
+/// As [`is_missing`], where `variable` forbids to skip.
+pub(crate) fn is_missing_unless(variable: &str, found: bool, peer: &str, remedy: &str) -> bool {
     if !found {
         assert!(
-            std::env::var_os("PROPLET_REQUIRE_PEERS").is_none_or(|v| v != "1"),
-            "no {peer}, and PROPLET_REQUIRE_PEERS=1 forbids to skip: {remedy}"
+            std::env::var_os(variable).is_none_or(|v| v != "1"),
+            "no {peer}, and {variable}=1 forbids to skip: {remedy}"
         );
         say_skipped(&format!("no {peer} ({remedy})"));
     }
@@ -122,10 +132,22 @@ pub(crate) fn is_missing(found: bool, peer: &str, remedy: &str) -> bool {
 
 /// Says so plainly: what a test that passes prints is not shown, what it writes is.
 pub(crate) fn say_skipped(why: &str) {
-    let line = format!("\nskipped: {why}\n");
+    say(&format!("skipped: {why}"));
+}
+
+fn say(line: &str) {
     std::io::stderr()
-        .write_all(line.as_bytes())
+        .write_all(format!("\n{line}\n").as_bytes())
         .expect("stderr can be written");
+}
+
+/// Whether `test` asks for what its subject is not made for; says so.
+pub(crate) fn is_not_for_subject(test: &str) -> bool {
+    let found = crate::subject::NOT_FOR_IT.iter().find(|(t, _)| *t == test);
+    if let Some((_, why)) = found {
+        say(&format!("not for {}: {test}: {why}", crate::subject::NAME));
+    }
+    found.is_some()
 }
 
 /// A broker, a proplet that has joined, and a stand-in for the manager.

@@ -1,9 +1,10 @@
-//! The proplet's binary as a child.
+//! The proplet under test, as a child.
 
-use super::{CHANNEL, ID, SOON, TENANT};
+use super::{Dir, SOON};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
-    io::{BufRead as _, BufReader},
+    ffi::OsStr,
+    io::{BufRead as _, BufReader, Read},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
@@ -19,15 +20,30 @@ struct Log {
     grown: Condvar,
 }
 
+impl Log {
+    /// Adds what comes from `source`, until it ends.
+    fn follow(self: Arc<Self>, source: impl Read + Send + 'static) {
+        thread::spawn(move || {
+            for line in BufReader::new(source).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                let lines = self.lines.lock();
+                lines.unwrap_or_else(PoisonError::into_inner).push(line);
+                self.grown.notify_all();
+            }
+        });
+    }
+}
+
 /// A running proplet.
 pub(crate) struct Proplet {
     child: Child,
     log: Arc<Log>,
+    _dir: Option<Dir>,
 }
 
-/// The binary, without what the environment would set.
-pub(crate) fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_proplet"));
+/// `program`, without what the environment would set.
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
     for (key, _) in std::env::vars_os() {
         let name = key.to_string_lossy();
         if name == "RUST_LOG" || name.starts_with("PROPLET_") {
@@ -38,33 +54,28 @@ pub(crate) fn command() -> Command {
 }
 
 impl Proplet {
-    /// Joins the broker at `port`; its MQTT password is "secret" unless `args` say otherwise.
+    /// Lets the test's subject join the broker at `port`; its MQTT password is "secret" unless
+    /// `args`, flags of `proplet join`, say otherwise.
     pub(crate) fn join(port: u16, args: &[&str]) -> Self {
-        let broker = format!("mqtt://127.0.0.1:{port}");
-        let mut command = command();
-        command.args(["join", "--broker", &broker, "--tenant", TENANT]);
-        command.args(["--channel", CHANNEL, "--id", ID]);
-        if !args.contains(&"--key") {
-            command.args(["--key", "secret"]);
-        }
+        crate::subject::join(port, args)
+    }
+
+    /// Starts `command`, which logs to stdout or stderr, and keeps `dir` as long as it runs.
+    pub(crate) fn spawn(mut command: Command, dir: Option<Dir>) -> Self {
         let mut child = command
-            .args(args)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the proplet starts");
-        let stderr = child.stderr.take().expect("it is piped");
         let log = Arc::new(Log::default());
-        let sink = Arc::clone(&log);
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let lines = sink.lines.lock();
-                lines.unwrap_or_else(PoisonError::into_inner).push(line);
-                sink.grown.notify_all();
-            }
-        });
-        Self { child, log }
+        Arc::clone(&log).follow(child.stdout.take().expect("it is piped"));
+        Arc::clone(&log).follow(child.stderr.take().expect("it is piped"));
+        Self {
+            child,
+            log,
+            _dir: dir,
+        }
     }
 
     /// What it has logged.

@@ -13,7 +13,7 @@ use core::{
 };
 use embassy_futures::select::{Either3, select3};
 use embassy_time::{Duration, Instant, Timer, with_deadline, with_timeout};
-use embedded_io_async::Error as _;
+use embedded_io_async::{Error as _, ErrorKind};
 use embedded_nal_async::AddrType;
 use log::{debug, error, info, warn};
 use minimq::{
@@ -391,7 +391,11 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
             Ok(Ok(io)) => io,
             Ok(Err(err)) => {
                 warn!("{address}: {:?}", err.kind());
-                return Err(Trouble::Dial.into());
+                return Err(match err.kind() {
+                    ErrorKind::InvalidData => Trouble::Tls,
+                    _ => Trouble::Dial,
+                }
+                .into());
             }
             Err(_) => {
                 warn!("{address}: no answer within {} s", timeout.as_secs());

@@ -12,6 +12,8 @@ pub enum Trouble {
     Resolve,
     /// There is no TCP connection to its address.
     Dial,
+    /// There is a TCP connection, and no TLS on it.
+    Tls,
     /// It did not answer in time.
     Timeout,
     /// It refused the connection, for this MQTT reason code.
@@ -75,6 +77,9 @@ impl fmt::Display for Trouble {
             Self::Dial => {
                 f.write_str("no TCP connection to the broker: check its address and port")
             }
+            Self::Tls => f.write_str(
+                "no TLS with the broker: check the certificates, and that the port speaks TLS",
+            ),
             Self::Timeout => f.write_str("the broker does not answer"),
             Self::Refused(code) => {
                 write!(f, "the broker refuses us: {} ({code:#04x})", reason(code))
@@ -118,6 +123,7 @@ impl Trouble {
             Self::Transport => (10, 0),
             Self::Protocol => (11, 0),
             Self::Buffer => (12, 0),
+            Self::Tls => (13, 0),
         };
         u16::from_be_bytes([kind, code])
     }
@@ -137,6 +143,7 @@ impl Trouble {
             10 => Self::Transport,
             11 => Self::Protocol,
             12 => Self::Buffer,
+            13 => Self::Tls,
             _ => return None,
         })
     }
@@ -262,6 +269,7 @@ mod tests {
             Trouble::Closed(None),
             Trouble::Closed(Some(0)),
             Trouble::Buffer,
+            Trouble::Tls,
         ] {
             assert_eq!(Trouble::unpack(trouble.pack()), Some(trouble));
         }

@@ -163,8 +163,22 @@ static int resolve(void)
 /* Tags of tls.c. */
 static const sec_tag_t tags[] = {1};
 
+struct mbedtls_x509_crt;
+
+/* What is wrong with the peer's certificates: Zephyr forgets it when the handshake fails. */
+static int note_flags(void *context, struct mbedtls_x509_crt *certificate, int depth,
+		      uint32_t *flags)
+{
+	ARG_UNUSED(context);
+	ARG_UNUSED(certificate);
+	ARG_UNUSED(depth);
+	request.tls_flags |= *flags;
+	return 0;
+}
+
 static int tls_socket(int family)
 {
+	const struct tls_cert_verify_cb verify = {.cb = note_flags};
 	const int required = TLS_PEER_VERIFY_REQUIRED;
 	int fd = zsock_socket(family, SOCK_STREAM, IPPROTO_TLS_1_2);
 
@@ -172,6 +186,7 @@ static int tls_socket(int family)
 		return fd;
 	}
 	if (zsock_setsockopt(fd, SOL_TLS, TLS_SEC_TAG_LIST, tags, sizeof(tags)) < 0
+	    || zsock_setsockopt(fd, SOL_TLS, TLS_CERT_VERIFY_CALLBACK, &verify, sizeof(verify)) < 0
 	    || zsock_setsockopt(fd, SOL_TLS, TLS_PEER_VERIFY, &required, sizeof(required)) < 0
 	    || zsock_setsockopt(fd, SOL_TLS, TLS_HOSTNAME, request.host, strlen(request.host) + 1)
 		       < 0) {
@@ -184,26 +199,12 @@ static int tls_socket(int family)
 	return fd;
 }
 
-static void note_tls_flags(int fd)
-{
-	uint32_t flags = 0;
-	socklen_t len = sizeof(flags);
-
-	if (zsock_getsockopt(fd, SOL_TLS, TLS_CERT_VERIFY_RESULT, &flags, &len) == 0) {
-		request.tls_flags = flags;
-	}
-}
 #else
 static int tls_socket(int family)
 {
 	ARG_UNUSED(family);
 	errno = ENOTSUP;
 	return -1;
-}
-
-static void note_tls_flags(int fd)
-{
-	ARG_UNUSED(fd);
 }
 #endif
 
@@ -225,9 +226,6 @@ static int dial(void)
 	if (zsock_connect(fd, (const struct sockaddr *)&to, len) < 0) {
 		int err = errno;
 
-		if (request.tls) {
-			note_tls_flags(fd);
-		}
 		(void)zsock_close(fd);
 		return err == 0 ? -ECONNABORTED : -err;
 	}

@@ -19,8 +19,9 @@ void proplet_log(uint32_t level, const char *text);
 /* threads.c */
 typedef void (*proplet_worker_fn)(uint32_t slot);
 
-/* Starts a thread a slot, which calls `run`; it never returns. */
-void proplet_workers_start(proplet_worker_fn run);
+/* Starts a thread a slot, which calls `run`; it never returns. `slice` is what a slice counts: on
+   native_sim its time is made to measure. */
+void proplet_workers_start(proplet_worker_fn run, uint32_t slice);
 void proplet_worker_wait(uint32_t slot);
 void proplet_worker_wake(uint32_t slot);
 void proplet_worker_hurry(uint32_t slot);
@@ -87,7 +88,7 @@ int proplet_net_resolve(const char *host);
 /* `tls_host` is the name that the peer's certificate must have, or NULL for plain TCP. */
 int proplet_net_connect(const struct proplet_address *to, const char *tls_host);
 /* -EINPROGRESS, or the result of the request, which is over then: 0 with `address` set, a socket,
-   or an error, with the verification result of the peer's certificate in `tls_flags`. */
+   or an error, with what is wrong with the peer's certificate in `tls_flags`. */
 int proplet_net_poll(struct proplet_address *address, uint32_t *tls_flags);
 /* Nobody waits for the request under way any more. */
 void proplet_net_abandon(void);

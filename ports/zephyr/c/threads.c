@@ -33,8 +33,24 @@ static void worker(void *run, void *slot, void *unused)
 	((proplet_worker_fn)run)(POINTER_TO_UINT(slot));
 }
 
-void proplet_workers_start(proplet_worker_fn run)
+#ifdef CONFIG_ARCH_POSIX
+/* Code takes no simulated time: a slice takes this. */
+static uint32_t slice_us;
+
+static void measure_slice(uint32_t slice)
 {
+	slice_us = MAX(1, (uint64_t)CONFIG_PROPLET_NATIVE_SLICE_US * slice / CONFIG_PROPLET_SLICE);
+}
+#else
+static void measure_slice(uint32_t slice)
+{
+	ARG_UNUSED(slice);
+}
+#endif
+
+void proplet_workers_start(proplet_worker_fn run, uint32_t slice)
+{
+	measure_slice(slice);
 	for (uint32_t slot = 0; slot < CONFIG_PROPLET_SLOTS; slot++) {
 		char name[CONFIG_THREAD_MAX_NAME_LEN];
 		k_tid_t thread;
@@ -72,7 +88,7 @@ void proplet_worker_hurry(uint32_t slot)
 void proplet_worker_yield(void)
 {
 #ifdef CONFIG_ARCH_POSIX
-	k_busy_wait(CONFIG_PROPLET_NATIVE_SLICE_US);
+	k_busy_wait(slice_us);
 #endif
 #ifdef CONFIG_PROPLET_PREEMPTION_FUEL
 	k_yield();

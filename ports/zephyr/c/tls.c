@@ -7,6 +7,7 @@
 #include <errno.h>
 
 #include <zephyr/net/tls_credentials.h>
+#include <zephyr/sys/util.h>
 
 /* The one tag of net.c. */
 #define TAG 1

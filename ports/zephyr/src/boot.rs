@@ -263,7 +263,7 @@ fn assemble(
         &settings.proplet_id,
     ));
     critical_section::with(|cs| CREW.borrow(cs).set(Some((workers, runtime))));
-    ffi::workers_start(worker);
+    ffi::workers_start(worker, settings.slice);
     let slots = sizes::SLOTS.min(settings.instances.into());
     let deployments = sizes::DEPLOYMENTS.min(settings.deployments.into());
     let storage = Storage {

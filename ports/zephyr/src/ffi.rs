@@ -72,7 +72,7 @@ type SettingFn = unsafe extern "C" fn(*mut c_void, *const c_char, u32, *const c_
 
 unsafe extern "C" {
     fn proplet_log(level: u32, text: *const c_char);
-    fn proplet_workers_start(run: extern "C" fn(u32));
+    fn proplet_workers_start(run: extern "C" fn(u32), slice: u32);
     fn proplet_worker_wait(slot: u32);
     fn proplet_worker_wake(slot: u32);
     fn proplet_worker_hurry(slot: u32);
@@ -125,10 +125,11 @@ pub fn log(level: u32, text: &CStr) {
     unsafe { proplet_log(level, text.as_ptr()) }
 }
 
-/// Starts a thread for each slot, which calls `run` with its number.
-pub fn workers_start(run: extern "C" fn(u32)) {
+/// Starts a thread for each slot, which calls `run` with its number; guests run in slices of
+/// `slice` branches and calls.
+pub fn workers_start(run: extern "C" fn(u32), slice: u32) {
     // SAFETY: called once, by `boot`, so no thread object is started twice.
-    unsafe { proplet_workers_start(run) }
+    unsafe { proplet_workers_start(run, slice) }
 }
 
 pub fn worker_wait(slot: u32) {

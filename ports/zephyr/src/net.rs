@@ -76,6 +76,9 @@ impl core::fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
+/// There is a TCP connection, and no TLS on it.
+const HANDSHAKE: Errno = Errno(raw::EBADMSG as i32);
+
 impl embedded_io_async::Error for Error {
     fn kind(&self) -> ErrorKind {
         match self.0.0 as u32 {
@@ -90,6 +93,7 @@ impl embedded_io_async::Error for Error {
                 ErrorKind::AddrNotAvailable
             }
             raw::EPIPE => ErrorKind::BrokenPipe,
+            raw::EBADMSG => ErrorKind::InvalidData,
             _ => ErrorKind::Other,
         }
     }
@@ -228,12 +232,15 @@ impl TcpConnect for Network<'_> {
                 "the broker's certificate is refused: {}",
                 certificate_fault(flags)
             );
-        } else if let (Err(e), Some(_)) = (&answer, self.tls_host)
+            return Err(Error(HANDSHAKE));
+        }
+        if let (Err(e), Some(_)) = (&answer, self.tls_host)
             && e.0 as u32 == raw::ECONNABORTED
         {
             log::error!(
                 "the TLS handshake failed: check that mqtt_broker_port speaks TLS, and whether the broker wants a certificate (mqtt_tls_cert, mqtt_tls_key)"
             );
+            return Err(Error(HANDSHAKE));
         }
         match answer.map_err(Error)? {
             Answer::Socket(socket) => Ok(Connection {

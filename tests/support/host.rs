@@ -1,0 +1,46 @@
+//! The Linux port as a subject.
+
+use super::{
+    CHANNEL, ID, TENANT,
+    proplet::{Proplet, command},
+};
+use serde_json::{Value, json};
+
+pub(crate) const NAME: &str = "the host";
+
+/// Tests that it can't meet, and why.
+pub(crate) const NOT_FOR_IT: &[(&str, &str)] = &[];
+
+/// Whether it knows the date.
+pub(crate) const HAS_CLOCK: bool = true;
+
+/// Whether there is none to test; says so.
+pub(crate) fn is_missing() -> bool {
+    false
+}
+
+/// What it says of itself in its discovery; null is left out.
+pub(crate) fn metadata() -> Vec<(&'static str, Value)> {
+    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("Linux has a name");
+    vec![
+        ("environment", json!("binary")),
+        ("os", json!(std::env::consts::OS)),
+        ("cpu_arch", json!(std::env::consts::ARCH)),
+        ("hostname", json!(hostname.trim())),
+    ]
+}
+
+/// Tags of its discovery beside those that are set.
+pub(crate) const TAGS: &[&str] = &[];
+
+/// Lets it join the broker at `port`.
+pub(crate) fn join(port: u16, args: &[&str]) -> Proplet {
+    let mut command = command(env!("CARGO_BIN_EXE_proplet"));
+    command.args(["join", "--broker", &format!("mqtt://127.0.0.1:{port}")]);
+    command.args(["--tenant", TENANT, "--channel", CHANNEL, "--id", ID]);
+    if !args.contains(&"--key") {
+        command.args(["--key", "secret"]);
+    }
+    command.args(args);
+    Proplet::spawn(command, None)
+}
