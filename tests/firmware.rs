@@ -28,5 +28,7 @@ mod build;
 mod loops;
 #[path = "firmware/settings.rs"]
 mod settings;
+#[path = "firmware/shell.rs"]
+mod shell;
 #[path = "firmware/tls.rs"]
 mod tls;

@@ -6,15 +6,15 @@ pub use asked::{ask, is_asked, retract, take};
 #[cfg(CONFIG_SHELL)]
 mod asked {
     use crate::ffi::shell::Page;
-    use core::cell::Cell;
+    use core::cell::RefCell;
     use critical_section::Mutex;
 
     /// Shell commands run one at a time, so there is one question.
-    static ASKED: Mutex<Cell<Option<(u32, Page)>>> = Mutex::new(Cell::new(None));
+    static ASKED: Mutex<RefCell<Option<(u32, Page)>>> = Mutex::new(RefCell::new(None));
 
     /// Asks for the page `topic`.
     pub fn ask(topic: u32, page: Page) {
-        critical_section::with(|cs| ASKED.borrow(cs).set(Some((topic, page))));
+        critical_section::with(|cs| ASKED.borrow_ref_mut(cs).replace((topic, page)));
     }
 
     /// Takes the question back; false if it is being answered.
@@ -24,18 +24,12 @@ mod asked {
 
     /// Whether there is a question.
     pub fn is_asked() -> bool {
-        critical_section::with(|cs| {
-            let asked = ASKED.borrow(cs);
-            let question = asked.take();
-            let is_asked = question.is_some();
-            asked.set(question);
-            is_asked
-        })
+        critical_section::with(|cs| ASKED.borrow_ref(cs).is_some())
     }
 
     /// The question, if there is one.
     pub fn take() -> Option<(u32, Page)> {
-        critical_section::with(|cs| ASKED.borrow(cs).take())
+        critical_section::with(|cs| ASKED.borrow_ref_mut(cs).take())
     }
 }
 
