@@ -32,6 +32,16 @@ fn assert_one_boot(proplet: &mut Proplet) {
     }
 }
 
+/// Resets it, and fails if what its flash has does not suffice to join.
+fn assert_joins_after_a_reset(mut proplet: Proplet, device: &Device, peer: &Peer) {
+    proplet.kill();
+    proplet.wait(SOON);
+    let reset = Instant::now();
+    let mut proplet = device.boot(&[]);
+    expect_heartbeat(peer, reset);
+    assert_one_boot(&mut proplet);
+}
+
 #[test]
 fn saved_settings_outlive_a_reset_and_others_do_not() {
     let Some(broker) = Broker::start(None) else {
@@ -100,12 +110,7 @@ fn a_corrupt_flash_is_started_over() {
     let mut proplet = device.boot_and_save(&device.settings(broker.port));
     expect_heartbeat(&peer, Instant::now());
     assert_one_boot(&mut proplet);
-    proplet.kill();
-    proplet.wait(SOON);
-    let reset = Instant::now();
-    let mut proplet = device.boot(&[]);
-    expect_heartbeat(&peer, reset);
-    assert_one_boot(&mut proplet);
+    assert_joins_after_a_reset(proplet, &device, &peer);
 }
 
 #[test]
@@ -127,12 +132,7 @@ fn what_a_full_flash_has_no_room_for_is_refused_and_the_rest_stays() {
     proplet.expect_log("the flash is full");
     expect_heartbeat(&peer, Instant::now());
     assert_one_boot(&mut proplet);
-    proplet.kill();
-    proplet.wait(SOON);
-    let reset = Instant::now();
-    let mut proplet = device.boot(&[]);
-    expect_heartbeat(&peer, reset);
-    assert_one_boot(&mut proplet);
+    assert_joins_after_a_reset(proplet, &device, &peer);
 }
 
 #[test]

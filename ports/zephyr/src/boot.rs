@@ -14,7 +14,7 @@ use embassy_time::{Duration, Timer};
 use proplet::{
     agent::{Agent, Deployment, Letter, Run, Storage},
     config::{Config, Metadata},
-    engine::Slot,
+    engine::{Slot, Text, text},
     module::{assembly::Assembly, table::Entry},
     settings::Settings,
     time,
@@ -123,7 +123,7 @@ pub fn run() {
 /// Until somebody wants a restart.
 async fn work(settings: &'static Settings, reset: &'static str) {
     if let Some(missing) = missing(settings) {
-        return wait_for_settings(missing).await;
+        return wait_for_settings(&missing).await;
     }
     let device = match assemble(settings, reset) {
         Ok(device) => device,
@@ -148,8 +148,8 @@ async fn work(settings: &'static Settings, reset: &'static str) {
         tx: TX.take(),
         will: WILL.take(),
     };
-    let tls_host =
-        net::c_string::<129>(&settings.mqtt_broker_host).filter(|_| settings.mqtt_tls_enabled);
+    let tls_host = net::c_string::<{ net::HOST_MAX }>(&settings.mqtt_broker_host)
+        .filter(|_| settings.mqtt_tls_enabled);
     let network = Network {
         tls_host: tls_host.as_ref().map(heapless::CString::as_c_str),
     };
@@ -162,7 +162,7 @@ async fn work(settings: &'static Settings, reset: &'static str) {
     );
     let link = proplet_link::run(&network, device, &link_settings, buffers, signal, &LINK);
     if let Err(e) = link.await {
-        wait_for_settings(&proplet::engine::text(format_args!("{e}"))).await;
+        wait_for_settings(&text(format_args!("{e}"))).await;
     }
 }
 
@@ -189,18 +189,16 @@ fn is_asked() -> bool {
     false
 }
 
-/// What is not set, with the remedy.
-fn missing(settings: &Settings) -> Option<&'static str> {
+/// What is missing to join a network.
+fn missing(settings: &Settings) -> Option<Text> {
     #[cfg(CONFIG_PROPLET_TLS)]
     if settings.mqtt_tls_enabled && !settings::credentials::register() {
-        return Some("mqtt_tls_ca is not set, and mqtt_tls_enabled needs it");
+        return Some(text(format_args!(
+            "mqtt_tls_ca is not set, and mqtt_tls_enabled needs it"
+        )));
     }
-    Some(match settings.missing()? {
-        "proplet_id" => "proplet_id is not set",
-        "tenant_id" => "tenant_id is not set",
-        "channel_id" => "channel_id is not set",
-        _ => "mqtt_broker_host is not set",
-    })
+    let name = settings.missing()?;
+    Some(text(format_args!("{name} is not set")))
 }
 
 /// Says what is wrong, again and again, while the shell and the network go on.
@@ -243,7 +241,7 @@ fn answer_without_agent(_: &str) {}
 fn assemble(
     settings: &'static Settings,
     reset: &'static str,
-) -> Result<&'static mut Device<'static>, proplet::engine::Text> {
+) -> Result<&'static mut Device<'static>, Text> {
     let arena = ffi::arena();
     let arena_len = arena.len();
     let needed = k::CONFIG_PROPLET_SLOTS as usize * k::CONFIG_PROPLET_SLOT_ARENA_BYTES as usize;
@@ -253,8 +251,8 @@ fn assemble(
         ),
         false => log::info!("the arena has {arena_len} bytes"),
     }
-    let runtime = Runtime::init(arena, NATIVES.take())
-        .map_err(|e| proplet::engine::text(format_args!("WAMR: {e}")))?;
+    let runtime =
+        Runtime::init(arena, NATIVES.take()).map_err(|e| text(format_args!("WAMR: {e}")))?;
     let workers: &'static Workers<Zephyr> = WORKERS.init(Workers::new(
         Zephyr,
         fill(&SLOTS, sizes::SLOTS, SlotState::new),
@@ -282,7 +280,7 @@ fn assemble(
         fill(&STATES, sizes::MODULES, ModuleState::default),
     );
     let agent = Agent::new(config(settings, reset, arena_len), storage, engine)
-        .map_err(|e| proplet::engine::text(format_args!("{e}")))?;
+        .map_err(|e| text(format_args!("{e}")))?;
     Ok(DEVICE.init(Device {
         agent,
         status: &LINK,
@@ -329,10 +327,10 @@ fn tags(settings: &'static Settings, reset: &str) -> &'static [&'static str] {
             break;
         }
     }
-    let text = RESET_TAG.init(heapless::String::new());
-    if write!(text, "reset:{reset}").is_ok() {
+    let cause = RESET_TAG.init(heapless::String::new());
+    if write!(cause, "reset:{reset}").is_ok() {
         // There is room: one less than that is taken.
-        let _ = tags.push(text);
+        let _ = tags.push(cause);
     }
     tags
 }

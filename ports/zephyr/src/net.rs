@@ -136,8 +136,8 @@ async fn dialer(
     .await
 }
 
-/// Bytes of a name that is looked up, with its NUL.
-const HOST_MAX: usize = 129;
+/// Bytes of a broker's name, with its NUL.
+pub const HOST_MAX: usize = 129;
 
 /// `text` with a NUL behind it; `None` if it has one or has no room.
 pub fn c_string<const N: usize>(text: &str) -> Option<heapless::CString<N>> {
