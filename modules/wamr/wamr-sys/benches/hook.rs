@@ -11,33 +11,35 @@ use wamr_sys as sys;
 const SLICE: u32 = 10_000;
 /// Turns of each; odd, so that the median is one of them.
 const TURNS: usize = 31;
+/// Room for the cells of a workload's arguments, or of its result.
+const CELLS: usize = 2;
 
 struct Workload {
     name: &'static str,
     wat: &'static str,
-    n: u32,
+    args: &'static [u32],
 }
 
 const WORKLOADS: [Workload; 4] = [
     Workload {
         name: "fib",
         wat: include_str!("../../../../wat/fib.wat"),
-        n: 27,
+        args: &[27],
     },
     Workload {
         name: "dot",
         wat: include_str!("../../../../wat/dot.wat"),
-        n: 1000,
+        args: &[1024, 1000],
     },
     Workload {
         name: "matmul",
         wat: include_str!("../../../../wat/matmul.wat"),
-        n: 5,
+        args: &[64, 5],
     },
     Workload {
         name: "branchy",
         wat: include_str!("../../../../wat/branchy.wat"),
-        n: 1_000_000,
+        args: &[1_000_000],
     },
 ];
 
@@ -48,7 +50,7 @@ unsafe extern "C" fn go_on(_: *mut c_void) -> u32 {
 struct Guest {
     exec_env: *mut sys::ExecEnv,
     run: u32,
-    n: u32,
+    args: &'static [u32],
 }
 
 impl Guest {
@@ -79,27 +81,37 @@ impl Guest {
             let exec_env = sys::wamr_exec_env_new(instance, 8192);
             assert!(!exec_env.is_null());
             let run = sys::wamr_find_function(module, c"run".as_ptr(), 3, &raw mut ty);
-            assert_eq!((ty.params, ty.results), (1, 1));
+            assert_eq!((ty.params as usize, ty.results), (workload.args.len(), 1));
             Self {
                 exec_env,
                 run,
-                n: workload.n,
+                args: workload.args,
             }
         }
     }
 
     /// Milliseconds, and the result.
     fn time(&self, plain: bool) -> (f64, u32) {
-        let mut argv = [self.n, 0];
+        let argc = self.args.len();
+        let mut argv = [0; CELLS];
+        argv[..argc].copy_from_slice(self.args);
         let mut anything = 0u32;
         let start = Instant::now();
-        // SAFETY: the handles are good (see `new`), and the function takes one cell and gives one.
+        // SAFETY: the handles are good (see `new`), and the function takes `argc` cells, for which
+        // there is room, and gives one.
         let ok = unsafe {
             if plain {
-                sys::wamr_call_plain(self.exec_env, self.run, 1, argv.as_mut_ptr())
+                sys::wamr_call_plain(self.exec_env, self.run, argc as u32, argv.as_mut_ptr())
             } else {
                 let run = (&raw mut anything).cast();
-                sys::wamr_call(self.exec_env, self.run, 1, argv.as_mut_ptr(), SLICE, run)
+                sys::wamr_call(
+                    self.exec_env,
+                    self.run,
+                    argc as u32,
+                    argv.as_mut_ptr(),
+                    SLICE,
+                    run,
+                )
             }
         };
         assert!(ok, "trapped");

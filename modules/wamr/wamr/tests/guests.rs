@@ -1,0 +1,322 @@
+//! Guests that compilers made of `guests/`: they are as small as their flags say, and compute what
+//! plain Rust does. Needs clang and wasm-ld, and rustup's target wasm32-unknown-unknown; without
+//! them the tests say that they skip, and `PROPLET_REQUIRE_PEERS=1` forbids that.
+
+mod common;
+
+use std::collections::VecDeque;
+use std::env;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use common::{Budget, alone, load_bytes, runtime};
+use wamr::{Instance, InstanceConfig, Memory, Runtime, ThreadEnv, Trap, TrapKind, Value};
+
+fn rt() -> Runtime {
+    runtime(&[])
+}
+
+const CONFIG: InstanceConfig = InstanceConfig {
+    stack_bytes: 1024,
+    memory_bytes_max: None,
+};
+
+fn guests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../guests")
+}
+
+/// A folder for what the tests build.
+fn built() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Says that a test is skipped for want of `tool`, or fails where none may be.
+fn skip(tool: &str, remedy: &str) {
+    assert!(
+        env::var_os("PROPLET_REQUIRE_PEERS").is_none_or(|v| v != "1"),
+        "no {tool}, and PROPLET_REQUIRE_PEERS=1 forbids to skip: {remedy}"
+    );
+    // What a test that passes prints is not shown, what it writes is.
+    let line = format!("\nskipped: no {tool} ({remedy})\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
+
+fn succeed(command: &mut Command) {
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {text}");
+}
+
+/// clang and wasm-ld of one version: those without a suffix, or else the newest.
+fn clang() -> Option<(PathBuf, PathBuf)> {
+    let path = env::var_os("PATH")?;
+    let find = |name: String| {
+        let files = env::split_paths(&path).map(|folder| folder.join(&name));
+        files.into_iter().find(|file| file.is_file())
+    };
+    let suffixes = (14..=21).rev().map(|version| format!("-{version}"));
+    [String::new()]
+        .into_iter()
+        .chain(suffixes)
+        .find_map(|suffix| find(format!("clang{suffix}")).zip(find(format!("wasm-ld{suffix}"))))
+}
+
+/// Compiles a C file with the guests' flags.
+fn compile(source: &Path) -> Option<Vec<u8>> {
+    let Some((clang, wasm_ld)) = clang() else {
+        skip("clang and wasm-ld", "Debian: clang, lld");
+        return None;
+    };
+    let wasm = built().join(source.file_name()?).with_extension("wasm");
+    let flag = |name: &str, path: &Path| format!("{name}={}", path.display());
+    succeed(
+        Command::new(clang)
+            .args(["-Wall", "-Wextra", "-Werror"])
+            .arg(flag("--config", &guests().join("c/wasm.cfg")))
+            .arg(flag("-fuse-ld", &wasm_ld))
+            .arg(source)
+            .arg("-o")
+            .arg(&wasm),
+    );
+    Some(fs::read(wasm).unwrap())
+}
+
+fn c() -> Option<&'static [u8]> {
+    static WASM: OnceLock<Option<Vec<u8>>> = OnceLock::new();
+    WASM.get_or_init(|| compile(&guests().join("c/filter.c")))
+        .as_deref()
+}
+
+fn rust() -> Option<&'static [u8]> {
+    static WASM: OnceLock<Option<Vec<u8>>> = OnceLock::new();
+    WASM.get_or_init(build_crate).as_deref()
+}
+
+fn build_crate() -> Option<Vec<u8>> {
+    const TARGET: &str = "wasm32-unknown-unknown";
+    let libraries = Command::new("rustc")
+        .args(["--print", "target-libdir", "--target", TARGET])
+        .output()
+        .unwrap();
+    let libraries = String::from_utf8(libraries.stdout).unwrap();
+    if !Path::new(libraries.trim()).is_dir() {
+        let remedy = format!("rustup target add {TARGET}");
+        skip(&format!("core for {TARGET}"), &remedy);
+        return None;
+    }
+    let to = built().join("rust");
+    succeed(
+        Command::new(env!("CARGO"))
+            .args(["build", "--release", "--locked", "--target", TARGET])
+            .arg("--manifest-path")
+            .arg(guests().join("rust/Cargo.toml"))
+            .arg("--target-dir")
+            .arg(&to)
+            .env_remove("RUSTFLAGS")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS"),
+    );
+    Some(fs::read(to.join(TARGET).join("release/filter.wasm")).unwrap())
+}
+
+/// Calls a function of i32s.
+fn call(instance: &mut Instance<'_>, name: &str, args: &[i32]) -> Result<i32, Trap> {
+    let args: Vec<_> = args.iter().copied().map(Value::I32).collect();
+    let mut out = [Value::I64(0)];
+    let supervisor = Budget::new(10_000, 10_000_000);
+    assert_eq!(instance.call(name, &args, &mut out, &supervisor)?, 1);
+    match out {
+        [Value::I32(result)] => Ok(result),
+        [other] => panic!("{name} returned {other:?}"),
+    }
+}
+
+/// What the guests are to compute.
+#[derive(Clone, Default)]
+struct Filter(VecDeque<i32>);
+
+impl Filter {
+    fn push(&mut self, sample: i32) -> i32 {
+        self.0.push_back(sample);
+        if self.0.len() > 64 {
+            self.0.pop_front();
+        }
+        let mut sorted: Vec<_> = self.0.iter().copied().map(i64::from).collect();
+        sorted.sort_unstable();
+        let cut = sorted.len() / 4;
+        let middle = &sorted[cut..sorted.len() - cut];
+        let mean = middle.iter().sum::<i64>() / middle.len() as i64;
+        mean.try_into().unwrap()
+    }
+
+    fn main(samples: i32) -> i32 {
+        let mut filter = Self::default();
+        let mut noise = 1_u32;
+        let mut hash = 2_166_136_261_u32;
+        for i in 0..samples {
+            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let spike = if i % 16 == 15 { 1_000_000 } else { 0 };
+            let sample = 8 * (i % 256) + i32::from(noise.to_be_bytes()[0]) - 128 + spike;
+            let filtered = filter.push(sample);
+            // The spikes are gone.
+            assert!(
+                (-128..=8 * 255 + 127).contains(&filtered),
+                "{i}: {filtered}"
+            );
+            hash = (hash ^ filtered.cast_unsigned()).wrapping_mul(16_777_619);
+        }
+        hash.cast_signed()
+    }
+}
+
+/// Samples of all sizes, the same every time.
+fn samples() -> impl Iterator<Item = i32> {
+    let mut state = 12_345_u32;
+    std::iter::repeat_with(move || {
+        state = state.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+        state.cast_signed() >> (state >> 8 & 31)
+    })
+}
+
+fn is_a_small_filter(wasm: &[u8]) {
+    let _one = alone();
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let module = load_bytes(rt(), wasm).unwrap();
+    let Some(Memory {
+        page_bytes: 1..=4096,
+        initial_pages: 1,
+        maximum_pages: 1,
+    }) = module.memory()
+    else {
+        panic!("not shrunk: {:?}", module.memory());
+    };
+    let new = || Instance::new(&env, &module, &CONFIG).unwrap();
+
+    let mut instance = new();
+    assert_eq!(instance.memory_len(), 4096);
+    let got = call(&mut instance, "main", &[600]).unwrap();
+    assert_eq!(got, Filter::main(600));
+
+    // Several at once, each with its own samples, past the point where the window is full.
+    let mut pairs: Vec<_> = (0..12).map(|_| (new(), Filter::default())).collect();
+    let mut samples = samples();
+    for extreme in [i32::MIN, i32::MAX] {
+        for _ in 0..100 {
+            for (instance, filter) in &mut pairs {
+                let sample = samples.next().unwrap();
+                let got = call(instance, "push", &[sample]).unwrap();
+                assert_eq!(got, filter.push(sample));
+            }
+        }
+        // Sums of 32 of these are beyond 32 bits.
+        let (instance, filter) = &mut pairs[0];
+        let mut got = 0;
+        for _ in 0..64 {
+            got = call(instance, "push", &[extreme]).unwrap();
+            assert_eq!(got, filter.push(extreme));
+        }
+        assert_eq!(got, extreme);
+    }
+}
+
+#[test]
+fn the_c_guest_is_a_small_filter() {
+    if let Some(wasm) = c() {
+        is_a_small_filter(wasm);
+    }
+}
+
+#[test]
+fn the_rust_guest_is_a_small_filter() {
+    if let Some(wasm) = rust() {
+        is_a_small_filter(wasm);
+    }
+}
+
+/// Looks for the walls of what the same flags make.
+const PROBE: &str = r#"
+#define EXPORT(name) __attribute__((export_name(name)))
+
+static unsigned char data[16] = { 1, 2, 3, 4 };
+
+EXPORT("peek") int peek(int at) { return *(volatile unsigned char *)at; }
+
+EXPORT("poke") int poke(int at) { return *(volatile unsigned char *)at = 0xff; }
+
+EXPORT("sum") int sum(void)
+{
+    int sum = 0;
+    for (int i = 0; i < 16; i++)
+        sum += *(volatile unsigned char *)&data[i];
+    return sum;
+}
+
+/* It calls nothing, so LLVM does not move the stack pointer for its frame, and WAMR sees none. */
+__attribute__((noinline)) static int leaf(int at)
+{
+    volatile unsigned char frame[96];
+    for (int i = 0; i < 96; i++)
+        frame[i] = 0xff;
+    return frame[at & 63];
+}
+
+/* Fills `depth` frames of 64 bytes and some, then the leaf's. */
+EXPORT("deep") int deep(int depth)
+{
+    volatile unsigned char frame[64];
+    for (int i = 0; i < 64; i++)
+        frame[i] = 0xff;
+    return (depth > 1 ? deep(depth - 1) : leaf(depth)) + frame[depth & 63];
+}
+"#;
+
+#[test]
+fn a_guest_with_these_flags_stays_between_its_walls() {
+    let source = built().join("probe.c");
+    fs::write(&source, PROBE).unwrap();
+    let Some(wasm) = compile(&source) else {
+        return;
+    };
+    let _one = alone();
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let module = load_bytes(rt(), &wasm).unwrap();
+    let config = InstanceConfig {
+        stack_bytes: 8192,
+        memory_bytes_max: None,
+    };
+    let mut instance = Instance::new(&env, &module, &config).unwrap();
+    let mut other = Instance::new(&env, &module, &config).unwrap();
+    assert_eq!(instance.memory_len(), 4096);
+
+    call(&mut instance, "poke", &[4095]).unwrap();
+    assert_eq!(call(&mut instance, "peek", &[4095]).unwrap(), 0xff);
+    assert_eq!(call(&mut other, "peek", &[4095]).unwrap(), 0);
+    for name in ["peek", "poke"] {
+        for at in [4096, 4097, 65_535, 65_536, i32::MIN, -1] {
+            let trap = call(&mut instance, name, &[at]).unwrap_err();
+            assert_eq!(trap.kind(), TrapKind::MemoryOutOfBounds, "{name}({at})");
+        }
+    }
+
+    // 1 KiB holds 8 frames of up to 100 bytes with the leaf's, and no 16.
+    for depth in (1..=20).chain([1000, i32::MAX]) {
+        let mut instance = Instance::new(&env, &module, &config).unwrap();
+        match call(&mut instance, "deep", &[depth]) {
+            Ok(sum) => {
+                assert!(depth < 16, "{depth}");
+                assert_eq!(sum, (depth + 1) * 0xff);
+            }
+            Err(trap) => {
+                assert!(depth > 8, "{depth}: {trap}");
+                let by_pointer = trap.to_string().starts_with("wasm auxiliary stack");
+                let by_store = trap.kind() == TrapKind::MemoryOutOfBounds;
+                assert!(by_pointer || by_store, "{depth}: {trap}");
+            }
+        }
+        assert_eq!(call(&mut instance, "sum", &[]).unwrap(), 10, "{depth}");
+    }
+}
