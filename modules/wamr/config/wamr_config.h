@@ -84,11 +84,27 @@
 #endif
 
 /*
- * Two address pairs for each of this many cache lines are in every execution environment: 64
- * lines are 3072 bytes of it on a 64-bit machine, 1536 on a 32-bit one. A power of two.
+ * The interpreters of this build: the one that counts a guest's branches and calls, and the one
+ * that only looks at a flag there. Each is some 25 KB of code on a 32-bit device.
+ */
+#ifndef WAMR_COUNTED
+#define WAMR_COUNTED 1
+#endif
+#ifndef WAMR_FLAGGED
+#define WAMR_FLAGGED 1
+#endif
+
+/*
+ * The cache of where blocks end, in every execution environment: a line has three addresses of each
+ * of two blocks, so 24 bytes on a 32-bit machine and 48 on a 64-bit one. wamr-sys/benches/capacity.rs
+ * has measured what more lines are worth, in time and in instances. A power of two.
  */
 #ifndef BLOCK_ADDR_CACHE_SIZE
+#if __SIZEOF_POINTER__ > 4
 #define BLOCK_ADDR_CACHE_SIZE 64
+#else
+#define BLOCK_ADDR_CACHE_SIZE 32
+#endif
 #endif
 #if BLOCK_ADDR_CACHE_SIZE & (BLOCK_ADDR_CACHE_SIZE - 1)
 #error "BLOCK_ADDR_CACHE_SIZE: not a power of two"

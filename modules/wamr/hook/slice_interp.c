@@ -1,15 +1,16 @@
 /*
  * SPDX-License-Identifier: Apache-2.0
  *
- * WAMR's classic interpreter with the slice hook, compiled in place of wasm_interp_classic.c.
+ * WAMR's classic interpreter with the slice hook, compiled in place of wasm_interp_classic.c: here
+ * with a count, and by flag_interp.c with a flag.
  *
  * With the thread manager, that file looks at the exec env's suspend flags at every branch, at
  * every call and at every function's entry. The thread manager itself stays off: all headers are
  * read first, with it off, so every structure keeps its size; then only the checks are switched
- * on, and made to count a slice down. The suspend flags, which nothing else uses, hold the count.
+ * on. What they find there is ours.
  *
  * What the checks cover is what can repeat: a loop needs a branch back and a recursion a call.
- * One unit of the count is therefore bounded work, but not constant work: it can span a function's
+ * From one to the next is therefore bounded work, but not constant work: it can span a function's
  * straight-line code, one bulk operation over all of the memory, or a scan of the function's body
  * for the end of a block.
  */
@@ -22,17 +23,40 @@
 #include "wasm_memory.h"
 #include "../common/wasm_exec_env.h"
 
-#include "shim.h"
+#include "interp.h"
 
-#ifndef WAMR_PLAIN_INTERPRETER
+#ifdef WAMR_INTERP_FLAGGED
+#define WAMR_INTERP_WANTED WAMR_FLAGGED
+#else
+#define WAMR_INTERP_WANTED WAMR_COUNTED
+#endif
+
+#if WAMR_INTERP_WANTED
 
 #if WASM_ENABLE_THREAD_MGR != 0 || WASM_ENABLE_DEBUG_INTERP != 0 || WASM_ENABLE_SHARED_MEMORY != 0
 #error "the slice hook stands in for the thread manager"
 #endif
 
+/* Each is true when the guest must stop, with the exception set. */
+#ifdef WAMR_INTERP_FLAGGED
+
+/* Somebody raised the flag. Reading it costs less than counting. */
+static inline bool
+slice_step(WASMExecEnv *exec_env)
+{
+    const wamr_running *running = exec_env->user_data;
+
+    return __builtin_expect(*running->flag != 0, 0) && !wamr_slice_ended(exec_env);
+}
+
+#define wasm_interp_call_wasm wamr_interp_flagged
+
+#else
+
 /*
- * One more unit of work; true when the guest must stop, with the exception set. A fresh exec env
- * has a count of 0, so a call that nobody supervises asks at its first unit, and is stopped.
+ * One more unit of work; the suspend flags, which nothing else uses, hold what is left of the
+ * slice. A fresh exec env has 0, so a call that nobody supervises asks at its first unit, and is
+ * stopped.
  */
 static inline bool
 slice_step(WASMExecEnv *exec_env)
@@ -40,6 +64,10 @@ slice_step(WASMExecEnv *exec_env)
     return __builtin_expect(exec_env->suspend_flags.flags-- == 0, 0)
            && !wamr_slice_ended(exec_env);
 }
+
+#define wasm_interp_call_wasm wamr_interp_counted
+
+#endif
 
 /*
  * True where the file asks "!= 0" and also where it asks "== 0": the checks come in, while the
@@ -63,6 +91,6 @@ slice_step(WASMExecEnv *exec_env)
 #define os_mutex_unlock(mutex) (void)0
 #define os_cond_wait(cond, mutex) (void)0
 
-#endif
-
 #include "wasm_interp_classic.c"
+
+#endif

@@ -149,7 +149,9 @@ pub enum TrapKind {
     IntegerOverflow,
     /// A conversion of a float that is not a number.
     InvalidConversion,
-    /// The operand stack or the native stack is used up.
+    /// The operand stack is used up.
+    OperandStackOverflow,
+    /// The native stack is used up, or the one that the guest keeps in its memory.
     StackOverflow,
     /// The supervisor or an interrupt handle stopped the guest.
     Interrupted,
@@ -183,7 +185,11 @@ impl Trap {
             "integer divide by zero" => TrapKind::IntegerDivideByZero,
             "integer overflow" => TrapKind::IntegerOverflow,
             "invalid conversion to integer" => TrapKind::InvalidConversion,
-            "wasm operand stack overflow" | "native stack overflow" => TrapKind::StackOverflow,
+            "wasm operand stack overflow" => TrapKind::OperandStackOverflow,
+            // A guest's stack pointer that falls below 0 wraps.
+            "native stack overflow"
+            | "wasm auxiliary stack overflow"
+            | "wasm auxiliary stack underflow" => TrapKind::StackOverflow,
             "allocate memory failed" => TrapKind::OutOfMemory,
             _ => fallback,
         };

@@ -184,8 +184,10 @@ impl<'t> Instance<'t> {
         supervisor: &dyn Supervisor,
     ) -> Result<(), Trap> {
         let account = &raw mut self.account;
+        let flag = supervisor.flag();
         let run = Run {
             supervisor,
+            counted: flag.is_none(),
             account,
             interrupt: self.interrupt.as_ref(),
             slice: Cell::new(0),
@@ -205,10 +207,15 @@ impl<'t> Instance<'t> {
         // SAFETY: the execution environment belongs to `self.handle`, on this thread, and runs
         // nothing now, since `self` is borrowed mutably. `index` is a function of the module.
         // `cells` has room for MAX_PARAMS wide arguments and MAX_RESULTS wide results, which
-        // `Signature` bounds (start functions have neither). `run` outlives the call.
+        // `Signature` bounds (start functions have neither). `run` and the flag outlive the call,
+        // and an atomic has the layout of what it holds.
         let ok = unsafe {
             let user = (&raw const run).cast::<c_void>().cast_mut();
-            sys::wamr_call(self.exec_env, index, argc, cells.as_mut_ptr(), first, user)
+            let (env, argv) = (self.exec_env, cells.as_mut_ptr());
+            match flag {
+                None => sys::wamr_call(env, index, argc, argv, first, user),
+                Some(flag) => sys::wamr_call_flagged(env, index, argc, argv, flag.as_ptr(), user),
+            }
         };
         drop(booking);
         // SAFETY: the execution environment lives while `self`.
@@ -329,10 +336,12 @@ fn lay_out(
 /// A call in progress. WAMR's user data points to it.
 pub(crate) struct Run<'a> {
     supervisor: &'a dyn Supervisor,
+    counted: bool,
     /// The instance's account, which outlives the call.
     account: *const sys::Account,
     interrupt: Option<&'a InterruptHandle>,
-    /// The length of the slice that is running; 0 before the first and after the last.
+    /// The length of the slice that is running; 0 before the first and after the last, and where
+    /// nothing is counted.
     slice: Cell<u32>,
     /// The units of all slices before.
     work: Cell<u64>,
@@ -373,7 +382,9 @@ impl Run<'_> {
         if next == 0 {
             self.end.set(End::Interrupted);
         }
-        self.slice.set(next);
+        if self.counted {
+            self.slice.set(next);
+        }
         next
     }
 
