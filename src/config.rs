@@ -1,6 +1,6 @@
 //! Settings of a proplet, loaded by the port.
 
-use crate::time::Duration;
+use crate::{engine::Preemption, time::Duration};
 
 /// What a proplet says of itself in its discovery message; `None` is left out.
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,6 +32,8 @@ pub struct TaskLimits {
     pub stack_max: u32,
     /// Most bytes of linear memory; `None` leaves only the arena as bound.
     pub memory: Option<u64>,
+    /// How the port can preempt a task; the first is for one that doesn't say. Not empty.
+    pub preemption: &'static [Preemption],
 }
 
 /// Settings of the agent.
@@ -93,6 +95,7 @@ impl Config<'_> {
             stack: 4096,
             stack_max: 65536,
             memory: None,
+            preemption: &[Preemption::Fuel],
         },
     };
 }

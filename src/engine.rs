@@ -100,6 +100,8 @@ pub struct ArenaUsage {
     pub total: usize,
     /// Bytes neither in use nor promised to a run that has not started yet.
     pub free: usize,
+    /// The least that was ever not in use.
+    pub free_min: usize,
 }
 
 /// Arena bytes that a module is going to take, beyond the buffer of its bytes.
@@ -109,6 +111,55 @@ pub struct Needs {
     pub load: usize,
     /// One instance: its own state and its operand stack, but not its linear memory.
     pub instance: usize,
+}
+
+/// Who takes the processor from a guest, so that the others have their share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preemption {
+    /// The interpreter: it counts branches and calls, and yields when a turn's are used up. Shares
+    /// are the same in every run.
+    Fuel,
+    /// The system's scheduler, by its clock. Nothing is counted, so nothing can bound the work.
+    Time,
+}
+
+impl Preemption {
+    /// Its name in settings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fuel => "fuel",
+            Self::Time => "time",
+        }
+    }
+}
+
+/// How a run shares the processor with others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schedule {
+    /// Who preempts it.
+    pub preemption: Preemption,
+    /// Its share against the others', from 1 to [`WEIGHT_MAX`](Self::WEIGHT_MAX).
+    pub weight: u8,
+}
+
+impl Schedule {
+    /// Most that a weight can be.
+    pub const WEIGHT_MAX: u8 = 100;
+
+    /// Weight of a task that asks for none. A turn of it is one slice.
+    pub const WEIGHT: u8 = 10;
+
+    /// Fuel, at the usual weight.
+    pub const DEFAULT: Self = Self {
+        preemption: Preemption::Fuel,
+        weight: Self::WEIGHT,
+    };
+
+    /// A turn of this weight, where that of the usual weight is `slice`; at least 1.
+    pub const fn turn(&self, slice: u32) -> u64 {
+        let turn = slice as u64 * self.weight as u64 / Self::WEIGHT as u64;
+        if turn == 0 { 1 } else { turn }
+    }
 }
 
 /// Limits of one run.
@@ -123,6 +174,8 @@ pub struct Limits {
     pub memory_max: Option<u64>,
     /// Most work, in branches and calls, where the task or the device bounds it.
     pub work: Option<u64>,
+    /// Its share of the processor.
+    pub schedule: Schedule,
 }
 
 /// A function to call in a fresh instance of a module.
@@ -145,7 +198,7 @@ pub struct RunUsage {
     pub cpu: Duration,
     /// Arena bytes it holds: linear memory, operand stack, instance.
     pub memory: usize,
-    /// Work done, in branches and calls.
+    /// Work done, in branches and calls; 0 where nothing counts it.
     pub work: u64,
 }
 

@@ -5,7 +5,7 @@
 //! and named alike.
 
 use crate::{
-    config::TaskLimits,
+    config::{Config, TaskLimits},
     engine::{Text, text},
     time::Duration,
     wire::{ID_MAX, Topics},
@@ -57,6 +57,7 @@ pub struct Settings {
     pub instances: u16,
     pub deployments: u16,
     pub slice: u32,
+    pub slice_ms: u32,
     pub stack_bytes: u32,
     pub stack_max_bytes: u32,
     pub memory_max_bytes: u32,
@@ -115,6 +116,7 @@ impl Settings {
         instances: 256,
         deployments: 256,
         slice: 2000,
+        slice_ms: 10,
         stack_bytes: 4096,
         stack_max_bytes: 65536,
         memory_max_bytes: 0,
@@ -177,6 +179,7 @@ impl Settings {
         spec("instances", |s, v| number(&mut s.instances, v, 1..=256)),
         spec("deployments", |s, v| number(&mut s.deployments, v, 1..=256)),
         spec("slice", |s, v| number(&mut s.slice, v, 1..=1_000_000_000)),
+        spec("slice_ms", |s, v| number(&mut s.slice_ms, v, 1..=1000)),
         spec("stack_bytes", |s, v| {
             number(&mut s.stack_bytes, v, 512..=1 << 20)
         }),
@@ -231,6 +234,7 @@ impl Settings {
             stack: self.stack_bytes,
             stack_max: self.stack_max_bytes.max(self.stack_bytes),
             memory: bound(self.memory_max_bytes),
+            ..Config::DEFAULT.limits
         }
     }
 }
@@ -344,6 +348,7 @@ mod tests {
             ("heartbeat", "6"),
             ("heartbeat", "-1"),
             ("slice", "0"),
+            ("slice_ms", "1001"),
             ("will", "maybe"),
             ("tenant_id", "a/b"),
             ("channel_id", "#"),

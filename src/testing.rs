@@ -90,9 +90,11 @@ impl Engine for FakeEngine {
             .iter()
             .map(|(_, bytes, loaded)| bytes.len() + if *loaded { LOAD } else { 0 })
             .sum();
+        let free = self.total - modules - self.running.len() * INSTANCE;
         ArenaUsage {
             total: self.total,
-            free: self.total - modules - self.running.len() * INSTANCE,
+            free,
+            free_min: free,
         }
     }
 

@@ -19,6 +19,8 @@ mod link;
 mod presence;
 #[path = "mosquitto/registry.rs"]
 mod registry;
+#[path = "mosquitto/shares.rs"]
+mod shares;
 #[path = "mosquitto/tasks.rs"]
 mod tasks;
 

@@ -16,5 +16,7 @@ mod link;
 mod presence;
 #[path = "mosquitto/registry.rs"]
 mod registry;
+#[path = "mosquitto/shares.rs"]
+mod shares;
 #[path = "mosquitto/tasks.rs"]
 mod tasks;

@@ -2,7 +2,7 @@
 
 use super::{Agent, bounded, fits, records::Phase};
 use crate::{
-    engine::{Engine, Limits, ModuleId, Text, clip, text},
+    engine::{Engine, Limits, ModuleId, Schedule, Text, clip, text},
     module::{
         assembly::Assembly,
         table::{Digest, digest, digest_base64},
@@ -128,6 +128,7 @@ impl<E: Engine> Agent<'_, E> {
             memory_cap: None,
             memory_max: device.memory,
             work: device.work,
+            schedule: Schedule::DEFAULT,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Id, Name};
 use crate::{
-    engine::{Exit, Limits, ModuleId, Text, text},
+    engine::{Exit, Limits, ModuleId, Schedule, Text, text},
     task::{budget::Budget, monitor::Monitor},
     time::{Duration, Instant},
     wire::{List, MonitoringProfile, Pairs},
@@ -166,6 +166,7 @@ const NO_BUDGET: Budget = Budget {
         memory_cap: None,
         memory_max: None,
         work: None,
+        schedule: Schedule::DEFAULT,
     },
     deadline: None,
 };

@@ -4,7 +4,7 @@ extern crate std;
 
 use super::*;
 use crate::{
-    engine::{Failure, Limits, Value},
+    engine::{Failure, Limits, Preemption, Schedule, Value},
     testing::*,
 };
 use ::base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -583,13 +583,17 @@ fn deadlines_act_without_a_link() {
 fn limits_reach_the_engine() {
     let mut bench = Bench::online();
     let env = json!({"PROPLET_WORK": "1000", "PROPLET_STACK_BYTES": "2048",
-        "PROPLET_MEMORY_BYTES": "65536", "OTHER": "x"});
+        "PROPLET_MEMORY_BYTES": "65536", "PROPLET_WEIGHT": "40", "OTHER": "x"});
     bench.start(with(task("a"), json!({"env": env})));
     let expected = Limits {
         stack: 2048,
         memory_cap: Some(65536),
         memory_max: None,
         work: Some(1000),
+        schedule: Schedule {
+            preemption: Preemption::Fuel,
+            weight: 40,
+        },
     };
     assert_eq!(bench.agent.engine.running[0].limits, expected);
 }
@@ -657,6 +661,18 @@ impl Bench {
             .map(|(_, body)| body)
             .collect()
     }
+}
+
+#[test]
+fn an_invocation_has_the_weight_of_its_deployment_or_its_own() {
+    let mut bench = Bench::online();
+    let env = json!({"PROPLET_WEIGHT": "40"});
+    bench.start(with(task("a"), json!({"latent": true, "env": env})));
+    bench.invoke("1", json!({}));
+    bench.invoke("2", json!({"env": {"PROPLET_WEIGHT": "5"}}));
+    let running = &bench.agent.engine.running;
+    let weights: Vec<u8> = running.iter().map(|r| r.limits.schedule.weight).collect();
+    assert_eq!(weights, [40, 5]);
 }
 
 #[test]

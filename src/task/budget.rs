@@ -2,7 +2,7 @@
 
 use crate::{
     config::TaskLimits,
-    engine::{Limits, Text, clip, text},
+    engine::{Limits, Preemption, Schedule, Text, clip, text},
     time::Duration,
 };
 
@@ -14,6 +14,10 @@ pub const WORK: &str = "PROPLET_WORK";
 pub const STACK_BYTES: &str = "PROPLET_STACK_BYTES";
 /// Most bytes of a run's linear memory.
 pub const MEMORY_BYTES: &str = "PROPLET_MEMORY_BYTES";
+/// A run's share of the processor against the others', 1 to 100; 10 if not given.
+pub const WEIGHT: &str = "PROPLET_WEIGHT";
+/// Who preempts a run: `fuel` or `time`.
+pub const PREEMPTION: &str = "PROPLET_PREEMPTION";
 
 /// Least operand stack in bytes: below it not even a small function's frame fits.
 pub const STACK_MIN: u32 = 512;
@@ -41,6 +45,9 @@ impl Budget {
             .deadline
             .map_or(u64::MAX, |d| d.as_millis().try_into().unwrap_or(u64::MAX));
         let stack = read(STACK_BYTES, STACK_MIN.into(), device.stack_max.into())?;
+        let weight = read(WEIGHT, 1, Schedule::WEIGHT_MAX.into())?;
+        let work = read(WORK, 1, device.work.unwrap_or(u64::MAX))?.or(device.work);
+        let preemption = preemption(get(PREEMPTION), device.preemption, work.is_some())?;
         Ok(Self {
             limits: Limits {
                 stack: stack
@@ -48,12 +55,43 @@ impl Budget {
                     .next_multiple_of(8),
                 memory_cap: read(MEMORY_BYTES, 0, device.memory.unwrap_or(u64::MAX))?,
                 memory_max: device.memory,
-                work: read(WORK, 1, device.work.unwrap_or(u64::MAX))?.or(device.work),
+                work,
+                schedule: Schedule {
+                    preemption,
+                    weight: weight.map_or(Schedule::WEIGHT, |weight| weight as u8),
+                },
             },
             deadline: read(DEADLINE_MS, 1, deadline_max)?
                 .map(Duration::from_millis)
                 .or(device.deadline),
         })
+    }
+}
+
+/// What the task asks for of what the port offers; for a task whose work is bounded, what counts it.
+fn preemption(
+    value: Option<&str>,
+    offered: &[Preemption],
+    bounded: bool,
+) -> Result<Preemption, Text> {
+    let counts = |offer: &&Preemption| !bounded || **offer == Preemption::Fuel;
+    let found = match value {
+        None => offered.iter().find(counts),
+        Some(name) => offered.iter().find(|offer| offer.name() == name),
+    };
+    match (found, value) {
+        (Some(found), _) if counts(&found) => Ok(*found),
+        (None, Some(name)) => Err(text(format_args!(
+            "{PREEMPTION}={}: expected {}",
+            clip(name, 24),
+            match offered {
+                [only] => only.name(),
+                _ => "fuel or time",
+            }
+        ))),
+        _ => Err(text(format_args!(
+            "the work of this task is bounded, and with {PREEMPTION}=time nothing counts it"
+        ))),
     }
 }
 
@@ -77,6 +115,8 @@ fn number(key: &str, value: Option<&str>, min: u64, max: u64) -> Result<Option<u
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
     use crate::config::Config;
 
@@ -99,9 +139,68 @@ mod tests {
                 stack: 4096,
                 memory_cap: None,
                 memory_max: None,
-                work: None
+                work: None,
+                schedule: Schedule::DEFAULT,
             }
         );
+    }
+
+    #[test]
+    fn a_task_says_how_it_shares_the_processor() {
+        let schedule = with(WEIGHT, "100").unwrap().limits.schedule;
+        assert_eq!(schedule.weight, 100);
+        assert_eq!((schedule.turn(2000), schedule.turn(1)), (20_000, 10));
+        let schedule = with(WEIGHT, "1").unwrap().limits.schedule;
+        assert_eq!((schedule.turn(2000), schedule.turn(1)), (200, 1));
+        for bad in ["0", "101", "-1", "heavy", ""] {
+            let error = with(WEIGHT, bad).unwrap_err();
+            assert_eq!(
+                error,
+                std::format!("PROPLET_WEIGHT={bad}: expected a number from 1 to 100").as_str()
+            );
+        }
+    }
+
+    #[test]
+    fn a_task_is_preempted_only_as_the_port_can() {
+        assert_eq!(
+            with(PREEMPTION, "time").unwrap_err(),
+            "PROPLET_PREEMPTION=time: expected fuel"
+        );
+        let both = TaskLimits {
+            preemption: &[Preemption::Time, Preemption::Fuel],
+            ..DEVICE
+        };
+        let with = |key: &'static str, value: &'static str| {
+            Budget::from_env(|k| (k == key).then_some(value), &both)
+                .map(|budget| budget.limits.schedule.preemption)
+        };
+        assert_eq!(with("", ""), Ok(Preemption::Time));
+        assert_eq!(with(PREEMPTION, "fuel"), Ok(Preemption::Fuel));
+        assert_eq!(
+            with(PREEMPTION, "luck").unwrap_err(),
+            "PROPLET_PREEMPTION=luck: expected fuel or time"
+        );
+    }
+
+    #[test]
+    fn work_that_is_bounded_is_counted() {
+        let with = |preemption: Option<&'static str>, offered| {
+            let device = TaskLimits {
+                preemption: offered,
+                ..DEVICE
+            };
+            let get = |key: &str| match key {
+                WORK => Some("5"),
+                PREEMPTION => preemption,
+                _ => None,
+            };
+            Budget::from_env(get, &device).map(|budget| budget.limits.schedule.preemption)
+        };
+        let both: &[_] = &[Preemption::Time, Preemption::Fuel];
+        assert_eq!(with(None, both), Ok(Preemption::Fuel));
+        assert!(with(Some("time"), both).unwrap_err().contains("bounded"));
+        assert!(with(None, &[Preemption::Time]).is_err());
     }
 
     #[test]

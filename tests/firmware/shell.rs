@@ -117,6 +117,12 @@ fn what_the_shell_sets_is_in_force_after_its_reboot() {
     );
     proplet.expect_log("task endless runs in slot 0");
     shell.assert_shows("proplet tasks", "endless main");
+    for (name, value) in [("slice", "500"), ("slice_ms", "5")] {
+        let set = format!("proplet config set {name} {value}");
+        shell.assert_shows(&set, "stored; in force now");
+    }
+    shell.assert_shows("proplet config set slice 0", "expected a number from 1");
+    shell.assert_shows("proplet config set heartbeat 3", "after 'proplet reboot'");
     shell.assert_shows("proplet modules", "    0     1 ");
     shell.assert_shows("proplet config unset api_key", "its default is in force");
     shell.assert_shows("proplet config get api_key", "not set");

@@ -84,11 +84,14 @@ fn the_stack_is_as_large_as_asked_for() {
             "env": {"PROPLET_STACK_BYTES": bytes.to_string()}});
         stage.run(id, DEEP, &env)
     };
+    let overflow = |bytes| {
+        format!("wasm operand stack overflow: it has {bytes} bytes, see PROPLET_STACK_BYTES")
+    };
     assert_eq!(deep("fits", 20, 4096)["results"], "20");
     let body = deep("small", 20, 512);
-    assert_eq!(body["error"], "wasm operand stack overflow", "{body}");
+    assert_eq!(body["error"], overflow(512), "{body}");
     let body = deep("deep", 400, 4096);
-    assert_eq!(body["error"], "wasm operand stack overflow", "{body}");
+    assert_eq!(body["error"], overflow(4096), "{body}");
     assert_eq!(deep("large", 400, 65536)["results"], "400");
 }
 

@@ -55,6 +55,8 @@ pub(crate) fn join(port: u16, args: &[&str]) -> Proplet {
         match *flag {
             "--key" => settings.push(("api_key".into(), value().into())),
             "--no-will" => settings.push(("will".into(), "0".into())),
+            // It has one.
+            "--guest-cores" => assert_eq!(value(), "1"),
             "--arena-bytes" => {
                 let bytes: u32 = value().parse().expect("bytes are a number");
                 assert!(

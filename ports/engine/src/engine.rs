@@ -81,6 +81,7 @@ impl<P: Platform> Engine for WamrEngine<P> {
         ArenaUsage {
             total: memory.total as usize,
             free: (memory.free as usize).saturating_sub(self.workers.promised()),
+            free_min: memory.min_free as usize,
         }
     }
 

@@ -6,7 +6,11 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use critical_section::Mutex;
 use proplet::{
     agent::Name,
-    engine::{Call, Exit, Failure, Limits, PARAMS_MAX, ProcessUsage, RunUsage, Slot, Value, text},
+    engine::{
+        Call, Exit, Failure, Limits, PARAMS_MAX, Preemption, ProcessUsage, RunUsage, Schedule,
+        Slot, Value, text,
+    },
+    task::budget,
     time::Duration,
 };
 use wamr::{Instance, InstanceConfig, Module, Runtime, Supervisor, ThreadEnv, TrapKind, Verdict};
@@ -20,8 +24,19 @@ pub trait Platform: Sync + 'static {
     /// Lets the slot's thread return from [`wait`](Self::wait).
     fn wake(&self, slot: Slot);
 
-    /// Waits for the guest's turn to run. Called before a guest's first slice and after each, on
-    /// its own thread. A guest that is `interrupted` only ends: it need not wait.
+    /// Whether code takes no time here, as on a simulator. Runs are always counted then, and
+    /// [`worked`](Self::worked) lets their time pass.
+    const SIMULATED: bool = false;
+
+    /// A run of this schedule begins. Called on its own thread.
+    fn schedule(&self, slot: Slot, schedule: Schedule);
+
+    /// This thread did so many units of work.
+    fn worked(&self, _units: u32) {}
+
+    /// Waits for the turn of a guest that [`Preemption::Fuel`] preempts. Called before its first
+    /// and after each, on its own thread. A guest that is `interrupted` only ends: it need not
+    /// wait.
     fn take_turn(&self, slot: Slot, interrupted: bool);
 
     /// Gives the turn up, at the end of a run.
@@ -33,8 +48,8 @@ pub trait Platform: Sync + 'static {
     /// Tells the control thread that a run has ended.
     fn exited(&self);
 
-    /// Processor time of the calling thread.
-    fn thread_time(&self) -> Duration;
+    /// Processor time of a slot's thread so far. Called on any thread.
+    fn thread_time(&self, slot: Slot) -> Duration;
 
     /// What the proplet has used.
     fn process(&self) -> ProcessUsage;
@@ -61,6 +76,7 @@ impl Job {
             memory_cap: None,
             memory_max: None,
             work: None,
+            schedule: Schedule::DEFAULT,
         },
     };
 }
@@ -77,6 +93,8 @@ pub struct SlotState {
     exited: AtomicBool,
     progress: Mutex<Cell<Progress>>,
     interrupted: AtomicBool,
+    /// Not 0: the worker is to look at the slot, where its guest's work is not counted.
+    flag: AtomicU32,
     /// Arena bytes promised to a run that has not taken them yet.
     promised: AtomicUsize,
 }
@@ -85,8 +103,10 @@ pub struct SlotState {
 struct Progress {
     usage: RunUsage,
     work_limit: Option<u64>,
-    /// Processor time of the thread when the run began.
-    cpu_before: Duration,
+    /// Work left of the guest's turn.
+    turn: u64,
+    /// Processor time of the thread when the run began, while it lasts.
+    cpu_before: Option<Duration>,
 }
 
 impl Default for SlotState {
@@ -105,6 +125,7 @@ impl SlotState {
             exited: AtomicBool::new(false),
             progress: Mutex::new(Cell::new(Progress::NONE)),
             interrupted: AtomicBool::new(false),
+            flag: AtomicU32::new(0),
             promised: AtomicUsize::new(0),
         }
     }
@@ -128,7 +149,8 @@ impl Progress {
             work: 0,
         },
         work_limit: None,
-        cpu_before: Duration::ZERO,
+        turn: 0,
+        cpu_before: None,
     };
 }
 
@@ -137,14 +159,16 @@ impl Progress {
 pub struct Workers<P: 'static> {
     platform: P,
     slots: &'static [SlotState],
-    /// Branches and calls between two looks at the clock, the interrupt and the other guests.
+    /// Branches and calls between two looks at the interrupt, and those of a turn of the usual
+    /// weight.
     slice: AtomicU32,
     proplet_id: &'static str,
 }
 
 impl<P: Platform> Workers<P> {
     /// At most 256 slots are used, each with one of as many `jobs`. `slice` is the work between two
-    /// turns, in branches and calls, at least 1.
+    /// looks at a counted run, and that of a turn of [`Schedule::WEIGHT`]; in branches and calls,
+    /// at least 1.
     pub fn new(
         platform: P,
         slots: &'static [SlotState],
@@ -169,7 +193,7 @@ impl<P: Platform> Workers<P> {
         &self.platform
     }
 
-    /// Changes the length of a slice; guests that run take it over at their next one.
+    /// Changes the length of a slice; guests that run take it over with their next turn.
     pub fn set_slice(&self, slice: u32) {
         self.slice.store(slice.max(1), Ordering::Relaxed);
     }
@@ -206,12 +230,25 @@ impl<P: Platform> Workers<P> {
     }
 
     pub(crate) fn interrupt(&self, slot: Slot) {
-        self.slot(slot).interrupted.store(true, Ordering::Release);
+        let state = self.slot(slot);
+        state.interrupted.store(true, Ordering::Release);
+        state.flag.store(1, Ordering::Release);
         self.platform.hurry(slot);
     }
 
+    /// Memory is what it was at the last look, and this asks for another look.
     pub(crate) fn usage(&self, slot: Slot) -> RunUsage {
-        self.slot(slot).update(|_| {}).usage
+        let state = self.slot(slot);
+        let Progress {
+            mut usage,
+            cpu_before,
+            ..
+        } = state.update(|_| {});
+        if let Some(before) = cpu_before {
+            usage.cpu = self.platform.thread_time(slot).saturating_sub(before);
+            state.flag.store(1, Ordering::Release);
+        }
+        usage
     }
 
     pub(crate) fn poll_exit(&self) -> Option<Exit> {
@@ -227,10 +264,23 @@ impl<P: Platform> Workers<P> {
     /// If the thread can't be prepared to run guests.
     pub fn run(&'static self, slot: Slot, runtime: Runtime) -> ! {
         let env = ThreadEnv::enter(runtime).unwrap_or_else(|e| panic!("worker {}: {e}", slot.0));
+        loop {
+            self.wait(slot);
+            self.serve(slot, &env);
+        }
+    }
+
+    /// Waits until a slot has something to run, and returns how it is to run. For a port whose
+    /// threads do more than [`run`](Self::run).
+    pub fn wait(&self, slot: Slot) -> Schedule {
         let state = self.slot(slot);
         loop {
-            match critical_section::with(|cs| state.job.borrow_ref_mut(cs).take()) {
-                Some(job) => self.serve(slot, &env, job),
+            let schedule = critical_section::with(|cs| {
+                let job = state.job.borrow_ref(cs);
+                job.as_ref().map(|job| job.limits.schedule)
+            });
+            match schedule {
+                Some(schedule) => return schedule,
                 None => self.platform.wait(slot),
             }
         }
@@ -238,11 +288,16 @@ impl<P: Platform> Workers<P> {
 
     // What is below the interpreter stays on a worker's stack for the whole run: what is only
     // needed before or after it is in frames of its own.
+    /// Runs what a slot has to run, if anything.
     #[inline(never)]
-    fn serve(&'static self, slot: Slot, env: &ThreadEnv, job: &'static mut Job) {
+    pub fn serve(&'static self, slot: Slot, env: &ThreadEnv) {
         let state = self.slot(slot);
-        let cpu = self.platform.thread_time();
-        state.update(|progress| progress.cpu_before = cpu);
+        let Some(job) = critical_section::with(|cs| state.job.borrow_ref_mut(cs).take()) else {
+            return;
+        };
+        self.platform.schedule(slot, job.limits.schedule);
+        let cpu = self.platform.thread_time(slot);
+        state.update(|progress| progress.cpu_before = Some(cpu));
         let result = self.call(slot, env, job);
         job.module = None;
         critical_section::with(|cs| state.idle.borrow_ref_mut(cs).replace(job));
@@ -255,7 +310,11 @@ impl<P: Platform> Workers<P> {
         // All arena bytes of the run are free by now: whoever reads the exit may rely on it.
         self.platform.end_turn(slot);
         state.promised.store(0, Ordering::Release);
-        let usage = self.usage(slot);
+        let cpu = self.usage(slot).cpu;
+        let Progress { usage, .. } = state.update(|progress| {
+            progress.usage.cpu = cpu;
+            progress.cpu_before = None;
+        });
         critical_section::with(|cs| {
             state.exit.borrow_ref_mut(cs).replace(Exit {
                 slot,
@@ -282,21 +341,26 @@ impl<P: Platform> Workers<P> {
         let supervisor = Turns {
             workers: self,
             slot,
+            schedule: job.limits.schedule,
         };
         let mut result = [wamr::Value::I32(0)];
         let called = instance.call(&job.export, &job.args, &mut result, &supervisor);
-        let (now, peak) = (self.platform.thread_time(), instance.usage().peak as usize);
+        let (peak, work) = (instance.usage().peak as usize, instance.work());
         state.update(|progress| {
-            progress.usage = RunUsage {
-                cpu: now.saturating_sub(progress.cpu_before),
-                memory: peak,
-                work: instance.work(),
-            };
+            progress.usage.memory = peak;
+            progress.usage.work = work;
         });
         match called {
             Ok(0) => Ok(None),
             Ok(_) => Ok(Some(from_wamr(result[0]))),
             Err(e) if e.kind() == TrapKind::Interrupted => Err(self.interruption(slot, job)),
+            Err(e) if e.kind() == TrapKind::OperandStackOverflow => {
+                Err(Failure::Trap(text(format_args!(
+                    "{e}: it has {} bytes, see {}",
+                    job.limits.stack,
+                    budget::STACK_BYTES
+                ))))
+            }
             Err(e) => Err(trap(&e)),
         }
     }
@@ -305,9 +369,11 @@ impl<P: Platform> Workers<P> {
     #[inline(never)]
     fn interruption(&self, slot: Slot, job: &Job) -> Failure {
         match job.limits.work {
-            Some(limit) if self.usage(slot).work >= limit => Failure::Trap(text(format_args!(
-                "work budget of {limit} branches and calls exhausted"
-            ))),
+            Some(limit) if self.slot(slot).update(|_| {}).usage.work >= limit => {
+                Failure::Trap(text(format_args!(
+                    "work budget of {limit} branches and calls exhausted"
+                )))
+            }
             _ => Failure::Interrupted,
         }
     }
@@ -333,6 +399,7 @@ fn trap(error: &dyn core::fmt::Display) -> Failure {
 pub(crate) struct Turns<P: 'static> {
     workers: &'static Workers<P>,
     slot: Slot,
+    schedule: Schedule,
 }
 
 impl<P: Platform> Turns<P> {
@@ -342,27 +409,42 @@ impl<P: Platform> Turns<P> {
 }
 
 impl<P: Platform> Supervisor for Turns<P> {
+    fn flag(&self) -> Option<&AtomicU32> {
+        let counted = self.schedule.preemption == Preemption::Fuel || P::SIMULATED;
+        (!counted).then_some(&self.workers.slot(self.slot).flag)
+    }
+
     fn slice(&self, work: u32, held: u32) -> Verdict {
         let (workers, slot) = (self.workers, self.slot);
         let state = workers.slot(slot);
-        let now = workers.platform.thread_time();
+        // Before the interrupt is read: whoever raises it does so after that.
+        state.flag.store(0, Ordering::Relaxed);
+        workers.platform.worked(work);
+        let slice = workers.slice.load(Ordering::Relaxed);
+        let mut is_over = false;
         let progress = state.update(|progress| {
             progress.usage.work += u64::from(work);
-            progress.usage.cpu = now.saturating_sub(progress.cpu_before);
             progress.usage.memory = held as usize;
+            progress.turn = progress.turn.saturating_sub(work.into());
+            is_over = progress.turn == 0;
+            if is_over {
+                progress.turn = self.schedule.turn(slice);
+            }
         });
-        let work = progress.usage.work;
-        let left = progress.work_limit.map(|limit| limit.saturating_sub(work));
+        let done = progress.usage.work;
+        let left = progress.work_limit.map(|limit| limit.saturating_sub(done));
         if left == Some(0) {
             return Verdict::Interrupt;
         }
-        let interrupted = state.interrupted.load(Ordering::Acquire);
-        workers.platform.take_turn(slot, interrupted);
+        if is_over && self.schedule.preemption == Preemption::Fuel {
+            let interrupted = state.interrupted.load(Ordering::Acquire);
+            workers.platform.take_turn(slot, interrupted);
+        }
         if state.interrupted.load(Ordering::Acquire) {
             return Verdict::Interrupt;
         }
-        let slice = workers.slice.load(Ordering::Relaxed);
-        let left = left.map_or(u32::MAX, |left| u32::try_from(left).unwrap_or(u32::MAX));
-        Verdict::Continue(slice.min(left))
+        let next = progress.turn.min(slice.into());
+        let next = left.map_or(next, |left| left.min(next));
+        Verdict::Continue(u32::try_from(next).unwrap_or(u32::MAX))
     }
 }

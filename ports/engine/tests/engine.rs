@@ -3,13 +3,19 @@
 //! WAMR is one for a process, and the arena's figures are compared: so this is one test.
 
 use proplet::{
-    engine::{Call, Engine, Exit, Failure, Limits, ModuleId, ProcessUsage, Slot, Text, Value},
+    engine::{
+        Call, Engine, Exit, Failure, Limits, ModuleId, Preemption, ProcessUsage, Schedule, Slot,
+        Text, Value,
+    },
     time::Duration,
 };
 use proplet_engine::{Job, ModuleState, Platform, SlotState, WamrEngine, Workers, host_functions};
 use std::{
     mem::MaybeUninit,
-    sync::{Condvar, Mutex},
+    sync::{
+        Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Instant,
 };
@@ -22,12 +28,21 @@ const LIMITS: Limits = Limits {
     memory_cap: None,
     memory_max: None,
     work: None,
+    schedule: Schedule::DEFAULT,
+};
+const TIMED: Limits = Limits {
+    schedule: Schedule {
+        preemption: Preemption::Time,
+        ..Schedule::DEFAULT
+    },
+    ..LIMITS
 };
 
-/// Doors that stay open, and no turns: the kernel shares the cores out.
+/// Doors that stay open, and turns that are only counted: the kernel shares the cores out.
 struct Threads {
     open: Mutex<[bool; SLOTS]>,
     changed: Condvar,
+    turns: AtomicUsize,
 }
 
 impl Platform for Threads {
@@ -43,7 +58,11 @@ impl Platform for Threads {
         self.changed.notify_all();
     }
 
-    fn take_turn(&self, _: Slot, _: bool) {}
+    fn schedule(&self, _: Slot, _: Schedule) {}
+    fn take_turn(&self, _: Slot, _: bool) {
+        self.turns.fetch_add(1, Ordering::SeqCst);
+    }
+
     fn end_turn(&self, _: Slot) {}
     fn hurry(&self, _: Slot) {}
 
@@ -52,7 +71,7 @@ impl Platform for Threads {
     }
 
     /// Any clock that goes will do here.
-    fn thread_time(&self) -> Duration {
+    fn thread_time(&self, _: Slot) -> Duration {
         static BEGAN: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
         BEGAN.elapsed()
     }
@@ -64,6 +83,7 @@ impl Platform for Threads {
 
 struct Bench {
     engine: WamrEngine<Threads>,
+    workers: &'static Workers<Threads>,
 }
 
 impl Bench {
@@ -74,18 +94,19 @@ impl Bench {
         let platform = Threads {
             open: Mutex::new([false; SLOTS]),
             changed: Condvar::new(),
+            turns: AtomicUsize::new(0),
         };
         let states: Vec<SlotState> = (0..SLOTS).map(|_| SlotState::new()).collect();
         let jobs: Vec<Job> = (0..SLOTS).map(|_| Job::NONE).collect();
         let workers = Workers::new(platform, states.leak(), jobs.leak(), 1000, ID);
-        let workers = Box::leak(Box::new(workers));
+        let workers: &'static Workers<Threads> = Box::leak(Box::new(workers));
         for slot in 0..SLOTS as u8 {
-            let workers: &'static Workers<Threads> = workers;
             thread::spawn(move || workers.run(Slot(slot), runtime));
         }
         let modules: Vec<ModuleState> = (0..4).map(|_| ModuleState::default()).collect();
         Self {
             engine: WamrEngine::new(runtime, workers, modules.leak()),
+            workers,
         }
     }
 
@@ -143,26 +164,30 @@ fn trap(exit: &Exit) -> &str {
 #[test]
 fn guests_run_end_and_leave_nothing_behind() {
     let mut bench = Bench::new();
-    let before = bench.engine.arena();
+    let before = bench.engine.arena().free;
 
-    results(&mut bench);
+    for limits in [LIMITS, TIMED] {
+        results(&mut bench, limits);
+        memories(&mut bench, limits);
+        interrupts(&mut bench, limits);
+    }
     budgets(&mut bench);
-    memories(&mut bench);
-    interrupts(&mut bench);
+    turns(&mut bench);
+    greed(&mut bench);
     host_function(&mut bench);
     refusals(&mut bench);
 
     assert_eq!(
-        bench.engine.arena(),
+        bench.engine.arena().free,
         before,
         "the arena is as before, to the byte"
     );
 }
 
-fn results(bench: &mut Bench) {
+fn results(bench: &mut Bench, limits: Limits) {
     let add = r#"(module (func (export "main") (param i64 f64) (result f64)
         (f64.add (f64.convert_i64_s (local.get 0)) (local.get 1))))"#;
-    let exit = bench.run(add, &[Value::I64(-40), Value::F64(0.5)], LIMITS);
+    let exit = bench.run(add, &[Value::I64(-40), Value::F64(0.5)], limits);
     assert_eq!(exit.result, Ok(Some(Value::F64(-39.5))));
     assert!(
         exit.usage.memory > 4096,
@@ -170,14 +195,14 @@ fn results(bench: &mut Bench) {
         exit.usage
     );
     let none = r#"(module (func (export "main")))"#;
-    assert_eq!(bench.run(none, &[], LIMITS).result, Ok(None));
+    assert_eq!(bench.run(none, &[], limits).result, Ok(None));
     let initialised = r#"(module (global $g (mut i32) (i32.const 0))
         (func (export "_initialize") (global.set $g (i32.const 7)))
         (func (export "main") (result i32) (global.get $g)))"#;
-    let exit = bench.run(initialised, &[], LIMITS);
+    let exit = bench.run(initialised, &[], limits);
     assert_eq!(exit.result, Ok(Some(Value::I32(7))));
     let recursion = r#"(module (func $f (export "main") (call $f)))"#;
-    assert!(trap(&bench.run(recursion, &[], LIMITS)).contains("stack overflow"));
+    assert!(trap(&bench.run(recursion, &[], limits)).contains("stack overflow"));
 }
 
 fn budgets(bench: &mut Bench) {
@@ -199,12 +224,12 @@ fn budgets(bench: &mut Bench) {
     }
 }
 
-fn memories(bench: &mut Bench) {
+fn memories(bench: &mut Bench, limits: Limits) {
     let store = r#"(module (memory 1 1) (func (export "main") (param i32)
         (i32.store (local.get 0) (i32.const 1))))"#;
     let cap = Limits {
         memory_cap: Some(4096),
-        ..LIMITS
+        ..limits
     };
     let ok = bench.run(store, &[Value::I32(4092)], cap);
     assert_eq!(ok.result, Ok(None));
@@ -214,7 +239,7 @@ fn memories(bench: &mut Bench) {
     bench.load(1, store).unwrap();
     let small = Limits {
         memory_max: Some(4096),
-        ..LIMITS
+        ..limits
     };
     assert_eq!(
         bench
@@ -226,11 +251,11 @@ fn memories(bench: &mut Bench) {
     bench.engine.unload(ModuleId(1));
 }
 
-fn interrupts(bench: &mut Bench) {
+fn interrupts(bench: &mut Bench, limits: Limits) {
     let endless = r#"(module (func (export "main") (loop (br 0))))"#;
     bench.load(0, endless).unwrap();
     for slot in 0..SLOTS as u8 {
-        bench.spawn(slot, &[], LIMITS);
+        bench.spawn(slot, &[], limits);
     }
     for slot in [5, 0, 7, 2, 1, 3, 6, 4] {
         bench.engine.interrupt(Slot(slot));
@@ -242,10 +267,71 @@ fn interrupts(bench: &mut Bench) {
         );
         assert!(exit.usage.cpu > Duration::ZERO);
     }
+    bench.engine.unload(ModuleId(0));
+    let start = r#"(module (func $s (loop (br 0))) (start $s) (func (export "main")))"#;
+    bench.load(0, start).unwrap();
+    bench.spawn(0, &[], limits);
+    bench.engine.interrupt(Slot(0));
+    assert_eq!(bench.exit().result, Err(Failure::Interrupted));
     // An interrupt does not outlive its run.
     bench.engine.unload(ModuleId(0));
     let quick = r#"(module (func (export "main")))"#;
-    assert_eq!(bench.run(quick, &[], LIMITS).result, Ok(None));
+    assert_eq!(bench.run(quick, &[], limits).result, Ok(None));
+}
+
+/// A turn is as long as the weight and the slice say, also when the slice changes in the middle.
+fn turns(bench: &mut Bench) {
+    let count = r#"(module (func (export "main") (param i32)
+        (loop (br_if 0 (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))))"#;
+    // 99,998 branches, and the entry of the function: a unit less than whole turns.
+    for (weight, slice, expected) in [
+        (10, 1000, 100),
+        (20, 1000, 50),
+        (1, 1000, 1000),
+        (40, 1, 25_000),
+    ] {
+        let limits = Limits {
+            schedule: Schedule {
+                weight,
+                ..Schedule::DEFAULT
+            },
+            ..LIMITS
+        };
+        bench.workers.set_slice(slice);
+        let before = bench.workers.platform().turns.load(Ordering::SeqCst);
+        let exit = bench.run(count, &[Value::I32(99_998)], limits);
+        let turns = bench.workers.platform().turns.load(Ordering::SeqCst) - before;
+        assert_eq!((exit.result, exit.usage.work), (Ok(None), 99_999));
+        assert_eq!(turns, expected, "weight {weight}, slice {slice}");
+    }
+    bench.workers.set_slice(1000);
+    let before = bench.workers.platform().turns.load(Ordering::SeqCst);
+    let exit = bench.run(count, &[Value::I32(99_998)], TIMED);
+    assert_eq!(
+        (exit.result, exit.usage.work),
+        (Ok(None), 0),
+        "nothing is counted"
+    );
+    let turns = bench.workers.platform().turns.load(Ordering::SeqCst) - before;
+    assert_eq!(turns, 0, "the kernel gives the turns");
+}
+
+/// What asks for more than there is gets less, or traps, and leaves nothing behind.
+fn greed(bench: &mut Bench) {
+    let grow = r#"(module (memory 0) (func (export "main") (result i32)
+        (loop (br_if 0 (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))
+        (memory.size)))"#;
+    // A memory grows into a new block: two and three pages at once do not fit 192 KiB.
+    let before = bench.engine.arena().free;
+    assert_eq!(bench.run(grow, &[], LIMITS).result, Ok(Some(Value::I32(2))));
+    assert_eq!(bench.engine.arena().free, before);
+    let segment = r#"(module (memory 1 1) (data (i32.const 65530) "too far out")
+        (func (export "main")))"#;
+    trap(&bench.run(segment, &[], LIMITS));
+    let large = r#"(module (memory 4 4) (func (export "main")))"#;
+    let exit = bench.run(large, &[], LIMITS);
+    assert!(trap(&exit).contains("memory"), "{exit:?}");
+    assert_eq!(bench.engine.arena().free, before);
 }
 
 /// The guest returns the id's length if its bytes are right, else a negative number.

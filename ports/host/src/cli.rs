@@ -1,7 +1,7 @@
 //! The command line and its environment.
 
 use anyhow::{Context as _, Result, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{path::PathBuf, time::Duration};
 
 /// Most seconds between two heartbeats.
@@ -28,6 +28,17 @@ pub enum Command {
     Join(Join),
     /// Runs one module, without a broker, and prints its result.
     Run(Run),
+}
+
+/// Who preempts a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[expect(
+    missing_docs,
+    reason = "the option that has these values explains them"
+)]
+pub enum Preemption {
+    Fuel,
+    Time,
 }
 
 /// Capacities and limits.
@@ -57,10 +68,15 @@ pub struct Limits {
     /// Most work of a task, in branches and calls; none if not given.
     #[arg(long, env = "PROPLET_WORK_MAX", value_parser = clap::value_parser!(u64).range(1..))]
     pub work_max: Option<u64>,
-    /// Branches and calls that a guest executes before it's the next one's turn.
+    /// Who preempts a task that doesn't say: "fuel", turns of counted work on --guest-cores, or
+    /// "time", the operating system. A task says it by PROPLET_PREEMPTION, and its share of the
+    /// processor by PROPLET_WEIGHT, 1 to 100, 10 if not given.
+    #[arg(long, env = "PROPLET_PREEMPTION", default_value = "fuel")]
+    pub preemption: Preemption,
+    /// Branches and calls that a guest of weight 10 executes before it's the next one's turn.
     #[arg(long, env = "PROPLET_SLICE", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub slice: u32,
-    /// Cores that guests share; all that there are if not given.
+    /// Cores that guests in turns share; all that there are if not given.
     #[arg(long, env = "PROPLET_GUEST_CORES", value_parser = clap::value_parser!(u16).range(1..))]
     pub guest_cores: Option<u16>,
 }

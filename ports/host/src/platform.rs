@@ -2,7 +2,7 @@
 
 use crate::turns::Turns;
 use proplet::{
-    engine::{ProcessUsage, Slot},
+    engine::{ProcessUsage, Schedule, Slot},
     time::Duration,
 };
 use proplet_engine::Platform;
@@ -13,7 +13,10 @@ use rustix::{
 };
 use std::{
     fs, io,
-    sync::{Condvar, Mutex, PoisonError},
+    sync::{
+        Condvar, Mutex, PoisonError,
+        atomic::{AtomicI32, Ordering},
+    },
 };
 
 /// A wake-up descriptor: readable from the first [`set`](Self::set) to the next
@@ -54,6 +57,8 @@ impl AsFd for WakeFd {
 pub struct Linux {
     doors: Box<[Door]>,
     turns: Turns,
+    /// The kernel's id of the thread that runs, or ran, a slot's guest.
+    threads: Box<[AtomicI32]>,
     /// Told when a run has ended.
     exits: WakeFd,
 }
@@ -74,6 +79,7 @@ impl Linux {
         Ok(Self {
             doors: (0..slots).map(|_| Door::default()).collect(),
             turns: Turns::new(slots, cores),
+            threads: (0..slots).map(|_| AtomicI32::new(0)).collect(),
             exits: WakeFd::new()?,
         })
     }
@@ -103,6 +109,11 @@ impl Platform for Linux {
         door.opened.notify_one();
     }
 
+    fn schedule(&self, slot: Slot, _: Schedule) {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        self.threads[usize::from(slot.0)].store(thread, Ordering::Release);
+    }
+
     fn take_turn(&self, slot: Slot, interrupted: bool) {
         self.turns.take(slot, interrupted);
     }
@@ -119,8 +130,12 @@ impl Platform for Linux {
         self.exits.set();
     }
 
-    fn thread_time(&self) -> Duration {
-        duration(clock_gettime(ClockId::ThreadCPUTime))
+    fn thread_time(&self, slot: Slot) -> Duration {
+        let thread = self.threads[usize::from(slot.0)].load(Ordering::Acquire);
+        // As pthread_getcpuclockid(3) makes it: this is the kernel's interface, for any thread.
+        let clock = nix::time::ClockId::from_raw(!thread << 3 | 6);
+        // A thread that is no more has no clock.
+        clock.now().map_or(Duration::ZERO, Into::into)
     }
 
     fn process(&self) -> ProcessUsage {
@@ -129,6 +144,21 @@ impl Platform for Linux {
             ..ProcessUsage::default()
         })
     }
+}
+
+/// Makes the calling thread as nice as its weight says. A nice value more is a fifth less of the
+/// processor, so the weights from 1 to 100 become the values from 19 to 0 above the process's own.
+///
+/// # Errors
+/// If the system refuses.
+pub fn nice(weight: u8) -> io::Result<()> {
+    let steps = (100.0 / f64::from(weight.max(1))).ln() / 1.25_f64.ln();
+    let own = rustix::process::getpriority_process(None)?;
+    // 0 is the calling thread. What is beyond 19 is cut by the kernel.
+    Ok(rustix::process::setpriority_process(
+        None,
+        own + steps.round() as i32,
+    )?)
 }
 
 fn duration(time: rustix::time::Timespec) -> Duration {

@@ -1,16 +1,16 @@
 //! Puts a proplet together: arena, workers, agent, and the link that drives it.
 
 use crate::{
-    cli::{Join, Limits},
+    cli::{self, Join, Limits},
     clock,
     net::{self, Network},
-    platform::Linux,
+    platform::{self, Linux},
 };
 use anyhow::{Context as _, Result};
 use proplet::{
     agent::{Agent, Deployment, Letter, Run, Storage},
     config::{Config, Metadata, TaskLimits},
-    engine::Slot,
+    engine::{Preemption, Slot},
     module::{assembly::Assembly, table::Entry},
 };
 use proplet_engine::{Job, ModuleState, SlotState, WamrEngine, Workers, host_functions};
@@ -22,7 +22,7 @@ use std::{
     thread,
     time::Duration,
 };
-use wamr::Runtime;
+use wamr::{Runtime, ThreadEnv};
 
 /// The agent of this port.
 pub type HostAgent = Agent<'static, WamrEngine<Linux>>;
@@ -113,8 +113,34 @@ fn spawn_worker(workers: &'static Workers<Linux>, slot: Slot, runtime: Runtime) 
     thread::Builder::new()
         .name(format!("worker-{}", slot.0))
         .stack_size(WORKER_STACK)
-        .spawn(move || workers.run(slot, runtime))?;
+        .spawn(move || work_in(slot, workers, runtime))?;
     Ok(())
+}
+
+/// The life of a worker. A run that the kernel preempts has a thread of its own: the kernel knows
+/// its weight as a nice value, from which a thread does not come back without privileges.
+fn work_in(slot: Slot, workers: &'static Workers<Linux>, runtime: Runtime) {
+    let prepared = || ThreadEnv::enter(runtime).expect("a thread of Linux can run guests");
+    let env = prepared();
+    loop {
+        let schedule = workers.wait(slot);
+        let runs = schedule.preemption == Preemption::Time
+            && thread::scope(|scope| {
+                let name = format!("guest-{}", slot.0);
+                let builder = thread::Builder::new().name(name).stack_size(WORKER_STACK);
+                let guest = builder.spawn_scoped(scope, || {
+                    let weighed = platform::nice(schedule.weight);
+                    if let Err(e) = weighed {
+                        log::warn!("a task of weight {} has none: {e}", schedule.weight);
+                    }
+                    workers.serve(slot, &prepared());
+                });
+                guest.is_ok()
+            });
+        if !runs {
+            workers.serve(slot, &env);
+        }
+    }
 }
 
 fn task_limits(limits: &Limits) -> TaskLimits {
@@ -124,6 +150,10 @@ fn task_limits(limits: &Limits) -> TaskLimits {
         stack: limits.stack_bytes,
         stack_max: limits.stack_max_bytes.max(limits.stack_bytes),
         memory: limits.memory_max_bytes,
+        preemption: match limits.preemption {
+            cli::Preemption::Fuel => &[Preemption::Fuel, Preemption::Time],
+            cli::Preemption::Time => &[Preemption::Time, Preemption::Fuel],
+        },
     }
 }
 

@@ -19,16 +19,23 @@ void proplet_log(uint32_t level, const char *text);
 /* threads.c */
 typedef void (*proplet_worker_fn)(uint32_t slot);
 
-/* Starts a thread a slot, which calls `run`; it never returns. `slice` is what a slice counts: on
-   native_sim its time is made to measure. */
-void proplet_workers_start(proplet_worker_fn run, uint32_t slice);
+/* Starts a thread a slot, which calls `run`; it never returns. */
+void proplet_workers_start(proplet_worker_fn run);
 void proplet_worker_wait(uint32_t slot);
 void proplet_worker_wake(uint32_t slot);
 void proplet_worker_hurry(uint32_t slot);
-/* The end of a slice of the calling worker. */
+/* The worker's next run is preempted by the kernel, in slices for this weight; or, if 0, not. */
+void proplet_worker_weigh(uint32_t slot, uint32_t weight);
+/* Milliseconds of a kernel's time slice of weight 10; also for what runs. */
+void proplet_workers_set_slice_ms(uint32_t slice_ms);
+/* To the end of the line of those that are ready. */
 void proplet_worker_yield(void);
-/* Nanoseconds that the calling thread has run. */
-uint64_t proplet_thread_time(void);
+#ifdef CONFIG_ARCH_POSIX
+/* Simulated time of so many branches and calls passes. */
+void proplet_worker_worked(uint32_t units);
+#endif
+/* Nanoseconds that a worker has run. */
+uint64_t proplet_thread_time(uint32_t slot);
 
 /* The largest block that malloc gives, for ever. */
 void *proplet_arena(uint32_t *len);
@@ -139,6 +146,8 @@ int proplet_settings_delete(const char *name);
    whether it is good news. Safe to call from any thread. */
 bool proplet_setting_check(const char *name, const char *value, uint32_t value_len, char *out,
 			   uint32_t out_len);
+/* Whether a value that was just stored is in force now. */
+bool proplet_setting_apply(const char *name, const char *value, uint32_t value_len);
 /* Which setting comes at `index`, or NULL past the last; whether its value is a secret. */
 const char *proplet_setting_name(uint32_t index, bool *secret);
 /* Asks the control thread for a page: 0 status, 1 tasks, 2 modules. `out` is lent to it until it

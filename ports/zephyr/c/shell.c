@@ -161,6 +161,8 @@ static int cmd_config_set(const struct shell *sh, size_t argc, char **argv)
 		shell_error(sh, "the flash is full: nothing was stored; unset what is not needed");
 	} else if (err != 0) {
 		shell_error(sh, "%s can't be stored (%d)", name, err);
+	} else if (proplet_setting_apply(name, value, len)) {
+		shell_print(sh, "stored; in force now");
 	} else {
 		shell_print(sh, "stored; in force after 'proplet reboot'");
 	}

@@ -33,24 +33,8 @@ static void worker(void *run, void *slot, void *unused)
 	((proplet_worker_fn)run)(POINTER_TO_UINT(slot));
 }
 
-#ifdef CONFIG_ARCH_POSIX
-/* Code takes no simulated time: a slice takes this. */
-static uint32_t slice_us;
-
-static void measure_slice(uint32_t slice)
+void proplet_workers_start(proplet_worker_fn run)
 {
-	slice_us = MAX(1, (uint64_t)CONFIG_PROPLET_NATIVE_SLICE_US * slice / CONFIG_PROPLET_SLICE);
-}
-#else
-static void measure_slice(uint32_t slice)
-{
-	ARG_UNUSED(slice);
-}
-#endif
-
-void proplet_workers_start(proplet_worker_fn run, uint32_t slice)
-{
-	measure_slice(slice);
 	for (uint32_t slot = 0; slot < CONFIG_PROPLET_SLOTS; slot++) {
 		char name[CONFIG_THREAD_MAX_NAME_LEN];
 		k_tid_t thread;
@@ -87,19 +71,71 @@ void proplet_worker_hurry(uint32_t slot)
 
 void proplet_worker_yield(void)
 {
-#ifdef CONFIG_ARCH_POSIX
-	k_busy_wait(slice_us);
-#endif
-#ifdef CONFIG_PROPLET_PREEMPTION_FUEL
 	k_yield();
-#endif
 }
 
-uint64_t proplet_thread_time(void)
+#ifdef CONFIG_TIMESLICE_PER_THREAD
+/* Of each worker; 0 where the kernel does not preempt it. */
+static uint8_t weights[CONFIG_PROPLET_SLOTS];
+static uint32_t slice_ms = CONFIG_PROPLET_SLICE_MS;
+
+static void set_slice(uint32_t slot)
+{
+	const uint32_t ticks = k_ms_to_ticks_ceil32(slice_ms * weights[slot]) / 10;
+
+	k_thread_time_slice_set(&workers[slot],
+				weights[slot] > 0 ? CLAMP(ticks, 1, INT32_MAX) : 0, NULL, NULL);
+}
+
+void proplet_worker_weigh(uint32_t slot, uint32_t weight)
+{
+	weights[slot] = weight;
+	set_slice(slot);
+}
+
+void proplet_workers_set_slice_ms(uint32_t ms)
+{
+	slice_ms = ms;
+	for (uint32_t slot = 0; slot < CONFIG_PROPLET_SLOTS; slot++) {
+		set_slice(slot);
+	}
+}
+#else
+void proplet_worker_weigh(uint32_t slot, uint32_t weight)
+{
+	ARG_UNUSED(slot);
+	ARG_UNUSED(weight);
+}
+
+void proplet_workers_set_slice_ms(uint32_t ms)
+{
+	ARG_UNUSED(ms);
+}
+#endif
+
+#ifdef CONFIG_ARCH_POSIX
+void proplet_worker_worked(uint32_t units)
+{
+	/* Nanoseconds that were worked and have not passed. Only a worker that runs gets here, and
+	   until it waits no other does. */
+	static uint64_t owed;
+
+	owed += (uint64_t)units * CONFIG_PROPLET_NATIVE_SLICE_US * NSEC_PER_USEC /
+		CONFIG_PROPLET_SLICE;
+	if (owed >= NSEC_PER_USEC) {
+		const uint32_t us = owed / NSEC_PER_USEC;
+
+		owed %= NSEC_PER_USEC;
+		k_busy_wait(us);
+	}
+}
+#endif
+
+uint64_t proplet_thread_time(uint32_t slot)
 {
 	k_thread_runtime_stats_t stats;
 
-	if (k_thread_runtime_stats_get(k_current_get(), &stats) != 0) {
+	if (k_thread_runtime_stats_get(&workers[slot], &stats) != 0) {
 		return 0;
 	}
 	return k_cyc_to_ns_floor64(stats.execution_cycles);

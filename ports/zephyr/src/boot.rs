@@ -13,8 +13,8 @@ use embassy_futures::select::select;
 use embassy_time::{Duration, Timer};
 use proplet::{
     agent::{Agent, Deployment, Letter, Run, Storage},
-    config::{Config, Metadata},
-    engine::{Slot, Text, text},
+    config::{Config, Metadata, TaskLimits},
+    engine::{Preemption, Slot, Text, text},
     module::{assembly::Assembly, table::Entry},
     settings::Settings,
     time,
@@ -35,6 +35,17 @@ const ARCH: &str = if cfg!(target_arch = "x86_64") {
     "aarch64"
 } else {
     k::CONFIG_ARCH
+};
+
+/// The build's way to preempt a task, and the other one where a task may choose it.
+const PREEMPTION: &[Preemption] = match (
+    cfg!(CONFIG_PROPLET_PREEMPTION_TIME),
+    cfg!(CONFIG_PROPLET_PREEMPTION_PER_TASK),
+) {
+    (false, false) => &[Preemption::Fuel],
+    (false, true) => &[Preemption::Fuel, Preemption::Time],
+    (true, false) => &[Preemption::Time],
+    (true, true) => &[Preemption::Time, Preemption::Fuel],
 };
 
 /// Tags of the discovery message.
@@ -91,6 +102,21 @@ extern "C" fn worker(slot: u32) {
         Some((workers, runtime)) => workers.run(Slot(slot as u8), runtime),
         None => log::error!("worker {slot} began before the runtime"),
     }
+}
+
+/// Changes the slices of what runs and will run. `false` before there are workers.
+#[cfg(CONFIG_SHELL)]
+pub fn set_slices(slice: Option<u32>, slice_ms: Option<u32>) -> bool {
+    let Some((workers, _)) = critical_section::with(|cs| CREW.borrow(cs).get()) else {
+        return false;
+    };
+    if let Some(slice) = slice {
+        workers.set_slice(slice);
+    }
+    if let Some(slice_ms) = slice_ms {
+        ffi::workers_set_slice_ms(slice_ms);
+    }
+    true
 }
 
 /// The life of the control thread; it comes back only where the device can't be restarted.
@@ -261,7 +287,8 @@ fn assemble(
         &settings.proplet_id,
     ));
     critical_section::with(|cs| CREW.borrow(cs).set(Some((workers, runtime))));
-    ffi::workers_start(worker, settings.slice);
+    ffi::workers_start(worker);
+    ffi::workers_set_slice_ms(settings.slice_ms);
     let slots = sizes::SLOTS.min(settings.instances.into());
     let deployments = sizes::DEPLOYMENTS.min(settings.deployments.into());
     let storage = Storage {
@@ -296,7 +323,10 @@ fn config(settings: &'static Settings, reset: &str, arena: usize) -> Config<'sta
         heartbeat: time::Duration::from_secs(settings.heartbeat.into()),
         metrics_interval: time::Duration::from_secs(settings.metrics_interval.into()),
         result_delay: time::Duration::from_millis(settings.result_delay_ms.into()),
-        limits: settings.limits(),
+        limits: TaskLimits {
+            preemption: PREEMPTION,
+            ..settings.limits()
+        },
         metadata: Metadata {
             description: some(&settings.description),
             tags: tags(settings, reset),

@@ -72,12 +72,16 @@ type SettingFn = unsafe extern "C" fn(*mut c_void, *const c_char, u32, *const c_
 
 unsafe extern "C" {
     fn proplet_log(level: u32, text: *const c_char);
-    fn proplet_workers_start(run: extern "C" fn(u32), slice: u32);
+    fn proplet_workers_start(run: extern "C" fn(u32));
     fn proplet_worker_wait(slot: u32);
     fn proplet_worker_wake(slot: u32);
     fn proplet_worker_hurry(slot: u32);
+    fn proplet_worker_weigh(slot: u32, weight: u32);
+    fn proplet_workers_set_slice_ms(slice_ms: u32);
     fn proplet_worker_yield();
-    fn proplet_thread_time() -> u64;
+    #[cfg(CONFIG_ARCH_POSIX)]
+    fn proplet_worker_worked(units: u32);
+    fn proplet_thread_time(slot: u32) -> u64;
     fn proplet_arena(len: *mut u32) -> *mut c_void;
     fn proplet_uptime_us() -> u64;
     fn proplet_busy_time() -> u64;
@@ -125,11 +129,10 @@ pub fn log(level: u32, text: &CStr) {
     unsafe { proplet_log(level, text.as_ptr()) }
 }
 
-/// Starts a thread for each slot, which calls `run` with its number; guests run in slices of
-/// `slice` branches and calls.
-pub fn workers_start(run: extern "C" fn(u32), slice: u32) {
+/// Starts a thread for each slot, which calls `run` with its number.
+pub fn workers_start(run: extern "C" fn(u32)) {
     // SAFETY: called once, by `boot`, so no thread object is started twice.
-    unsafe { proplet_workers_start(run, slice) }
+    unsafe { proplet_workers_start(run) }
 }
 
 pub fn worker_wait(slot: u32) {
@@ -150,15 +153,36 @@ pub fn worker_hurry(slot: u32) {
     unsafe { proplet_worker_hurry(slot) }
 }
 
+/// The slot's next run is preempted by the kernel, as its weight says; or, if that is 0, not.
+pub fn worker_weigh(slot: u32, weight: u8) {
+    debug_assert!((slot as usize) < crate::sizes::SLOTS);
+    // SAFETY: as for `worker_wait`.
+    unsafe { proplet_worker_weigh(slot, weight.into()) }
+}
+
+/// Milliseconds of the kernel's time slice of a run of weight 10. After the workers were started.
+pub fn workers_set_slice_ms(slice_ms: u32) {
+    // SAFETY: the threads exist.
+    unsafe { proplet_workers_set_slice_ms(slice_ms) }
+}
+
+/// Simulated time passes.
+#[cfg(CONFIG_ARCH_POSIX)]
+pub fn worker_worked(units: u32) {
+    // SAFETY: called on a worker, one at a time: the simulator has one processor.
+    unsafe { proplet_worker_worked(units) }
+}
+
 pub fn worker_yield() {
     // SAFETY: a thread may always yield.
     unsafe { proplet_worker_yield() }
 }
 
-/// Nanoseconds that the calling thread has run.
-pub fn thread_time() -> u64 {
-    // SAFETY: reads the kernel's statistics of the calling thread.
-    unsafe { proplet_thread_time() }
+/// Nanoseconds that a worker has run.
+pub fn thread_time(slot: u32) -> u64 {
+    debug_assert!((slot as usize) < crate::sizes::SLOTS);
+    // SAFETY: the slot exists, and its thread since the workers were started.
+    unsafe { proplet_thread_time(slot) }
 }
 
 /// The malloc arena's largest block; empty if there is none.
@@ -536,6 +560,18 @@ pub mod shell {
         // SAFETY: C passes a place for it.
         unsafe { secret.write(is_secret) };
         name.as_ptr()
+    }
+
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn proplet_setting_apply(
+        name: *const c_char,
+        value: *const c_char,
+        value_len: u32,
+    ) -> bool {
+        // SAFETY: the name ends with a NUL; the value has `value_len` bytes.
+        let (name, value) = unsafe { (CStr::from_ptr(name), bytes(value, value_len)) };
+        let (name, value) = (name.to_str(), str::from_utf8(value));
+        matches!((name, value), (Ok(name), Ok(value)) if settings::apply(name, value))
     }
 
     #[unsafe(no_mangle)]

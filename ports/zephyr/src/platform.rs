@@ -5,14 +5,14 @@ use core::{
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
-use proplet::engine::{ProcessUsage, Slot};
+use proplet::engine::{Preemption, ProcessUsage, Schedule, Slot};
 use proplet_engine::Platform;
 
 /// The kernel.
 #[derive(Debug)]
 pub struct Zephyr;
 
-/// Whether a slot's next slice is its run's first. That is free: the worker has just been put at
+/// Whether a slot's next turn is its run's first. That is free: the worker has just been put at
 /// the end of the line.
 static FRESH: [AtomicBool; SLOTS] = [const { AtomicBool::new(false) }; SLOTS];
 
@@ -60,6 +60,21 @@ impl Platform for Zephyr {
         ffi::worker_wake(slot.0.into());
     }
 
+    const SIMULATED: bool = cfg!(CONFIG_ARCH_POSIX);
+
+    #[cfg(CONFIG_ARCH_POSIX)]
+    fn worked(&self, units: u32) {
+        ffi::worker_worked(units);
+    }
+
+    fn schedule(&self, slot: Slot, schedule: Schedule) {
+        let weight = match schedule.preemption {
+            Preemption::Fuel => 0,
+            Preemption::Time => schedule.weight,
+        };
+        ffi::worker_weigh(slot.0.into(), weight);
+    }
+
     fn take_turn(&self, slot: Slot, interrupted: bool) {
         if !take(&FRESH[usize::from(slot.0)]) && !interrupted {
             ffi::worker_yield();
@@ -77,8 +92,8 @@ impl Platform for Zephyr {
         ffi::net_wake();
     }
 
-    fn thread_time(&self) -> Duration {
-        Duration::from_nanos(ffi::thread_time())
+    fn thread_time(&self, slot: Slot) -> Duration {
+        Duration::from_nanos(ffi::thread_time(slot.0.into()))
     }
 
     fn process(&self) -> ProcessUsage {

@@ -66,6 +66,7 @@ fn build_defaults(settings: &mut Settings) {
     settings.result_delay_ms = k::CONFIG_PROPLET_RESULT_DELAY_MS as u32;
     settings.deadline_max_ms = k::CONFIG_PROPLET_DEADLINE_MAX_MS as u32;
     settings.slice = k::CONFIG_PROPLET_SLICE as u32;
+    settings.slice_ms = k::CONFIG_PROPLET_SLICE_MS as u32;
     settings.stack_bytes = k::CONFIG_PROPLET_GUEST_STACK_SIZE as u32;
     settings.stack_max_bytes = k::CONFIG_PROPLET_GUEST_STACK_SIZE_MAX as u32;
 }
@@ -92,6 +93,17 @@ pub fn check(name: &str, value: &str) -> Result<(), Text> {
     let mut scratch = Settings::DEFAULT;
     scratch.has_tls = HAS_TLS;
     scratch.set(name, value)
+}
+
+/// Whether a value that was stored is in force now.
+#[cfg(CONFIG_SHELL)]
+pub fn apply(name: &str, value: &str) -> bool {
+    let number = || value.parse().ok();
+    match name {
+        "slice" => crate::boot::set_slices(number(), None),
+        "slice_ms" => crate::boot::set_slices(None, number()),
+        _ => false,
+    }
 }
 
 #[cfg(CONFIG_SHELL)]
