@@ -2,15 +2,19 @@
 //! does nothing: there, Zephyr compiles the same list of sources.
 
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 
+mod sources;
+
 /// The registry package that carries WAMR's sources, and its version in Cargo.lock.
 const PACKAGE: &str = "wamrx-sys";
 const VERSION: &str = "0.3.0";
+
+/// The setting of the host build that Zephyr's has in Kconfig.
+const CACHE_LINES: &str = "PROPLET_WAMR_BLOCK_ADDR_CACHE_SIZE";
 
 fn main() {
     if let Err(text) = build() {
@@ -21,64 +25,55 @@ fn main() {
 
 fn build() -> Result<(), String> {
     println!("cargo::rerun-if-env-changed=WAMR_ROOT");
+    println!("cargo::rerun-if-env-changed={CACHE_LINES}");
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=sources.rs");
     if variable("CARGO_CFG_TARGET_OS")? == "none" {
         return Ok(());
     }
     let ours = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("..");
     let wamr = wamr_root()?;
-    let sources = ours.join("config/sources.list");
     for watched in ["config", "hook"] {
         println!("cargo::rerun-if-changed={}", ours.join(watched).display());
     }
 
+    let mut platforms = vec!["all", "posix"];
+    if env::var_os("CARGO_FEATURE_PLAIN").is_some() {
+        platforms.push("plain");
+    }
     let mut c = cc::Build::new();
-    c.flag("-include")
-        .flag(path_text(&ours.join("config/wamr_config.h"))?);
-    c.flag_if_supported("-fno-strict-aliasing").warnings(false);
-    // The same in every profile: an interpreter that is not optimised is ten times slower, and -O3
-    // is no faster than -O2 and makes the slice hook dearer.
-    c.opt_level(2);
-    for line in read(&sources)?.lines() {
-        add(&mut c, line, &wamr, &ours)?;
+    sources::add(&mut c, &ours, &wamr, &platforms)?;
+    if variable("CARGO_CFG_TARGET_ARCH")? == "x86" {
+        c.flags(sources::X86_FLAGS);
+    }
+    if let Some(lines) = cache_lines()? {
+        c.define("BLOCK_ADDR_CACHE_SIZE", lines.to_string().as_str());
     }
     c.try_compile("wamr")
         .map_err(|e| format!("WAMR does not compile: {e}"))?;
     println!("cargo::rustc-link-lib=m");
+    // For the programs that tests and benchmarks build of the same sources.
+    println!("cargo::rustc-env=PROPLET_WAMR_CORE={}", wamr.display());
+    println!(
+        "cargo::rustc-env=PROPLET_WAMR_TARGET={}",
+        variable("TARGET")?
+    );
     Ok(())
 }
 
-/// Adds what one line of the list names: `platform kind path`.
-fn add(c: &mut cc::Build, line: &str, wamr: &Path, ours: &Path) -> Result<(), String> {
-    let line = line.trim();
-    if line.is_empty() || line.starts_with('#') {
-        return Ok(());
-    }
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let [platform, kind, path] = words[..] else {
-        return Err(format!(
-            "config/sources.list: expected `platform kind path`: {line}"
-        ));
+/// The lines of the block address cache, where the environment says; else config/wamr_config.h does.
+fn cache_lines() -> Result<Option<u32>, String> {
+    let Some(text) = env::var_os(CACHE_LINES) else {
+        return Ok(None);
     };
-    let plain = env::var_os("CARGO_FEATURE_PLAIN").is_some();
-    if !(matches!(platform, "all" | "posix") || platform == "plain" && plain) {
-        return Ok(());
-    }
-    let full = if path.starts_with("core") {
-        wamr.join(path)
-    } else {
-        ours.join(path)
-    };
-    match kind {
-        "src" => c.file(full),
-        "inc" => c.include(full),
-        _ => {
-            return Err(format!(
-                "config/sources.list: expected `src` or `inc`: {line}"
-            ));
-        }
-    };
-    Ok(())
+    let lines = text.to_str().and_then(|text| text.parse::<u32>().ok());
+    lines
+        .filter(|lines| lines.is_power_of_two() && *lines <= 1024)
+        .map(Some)
+        .ok_or(format!(
+            "{CACHE_LINES}: expected a power of two from 1 to 1024: {}",
+            text.display()
+        ))
 }
 
 /// The folder of WAMR that holds `core/`.
@@ -141,13 +136,4 @@ fn metadata(flags: &[&str]) -> Result<Value, String> {
 
 fn variable(name: &str) -> Result<String, String> {
     env::var(name).map_err(|e| format!("{name}: {e}"))
-}
-
-fn read(path: &Path) -> Result<String, String> {
-    fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))
-}
-
-fn path_text(path: &Path) -> Result<&str, String> {
-    path.to_str()
-        .ok_or(format!("{}: not UTF-8", path.display()))
 }
