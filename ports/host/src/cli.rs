@@ -1,7 +1,9 @@
 //! The command line and its environment.
 
 use anyhow::{Context as _, Result, bail};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
+use proplet::engine;
+use proplet_bench::Workload;
 use std::{path::PathBuf, time::Duration};
 
 /// Most seconds between two heartbeats.
@@ -28,6 +30,8 @@ pub enum Command {
     Join(Join),
     /// Runs one module, without a broker, and prints its result.
     Run(Run),
+    /// Measures how many instances fit, what they cost, how fast and how fair they are.
+    Bench(Bench),
 }
 
 /// Who preempts a guest.
@@ -39,6 +43,15 @@ pub enum Command {
 pub enum Preemption {
     Fuel,
     Time,
+}
+
+impl From<Preemption> for engine::Preemption {
+    fn from(preemption: Preemption) -> Self {
+        match preemption {
+            Preemption::Fuel => Self::Fuel,
+            Preemption::Time => Self::Time,
+        }
+    }
 }
 
 /// Capacities and limits.
@@ -246,6 +259,75 @@ fn pair(text: &str) -> Result<(String, String)> {
     Ok((key.into(), value.into()))
 }
 
+/// What `proplet bench` measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchMode {
+    /// Instances of one module: 1, 2, 4, 8, 16, 24 and so on by 8, until there can't be more.
+    Shared,
+    /// Instances of five modules, in sets of five: 1 set, 2, 3 and so on.
+    Diverse,
+    /// As shared, with cpu, mem and msg one after the other, and a summary.
+    All,
+    /// Endless loops: what each has of the processor, and how soon one is stopped.
+    Fairness,
+}
+
+/// Settings of `proplet bench`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    mut_arg("instances", |arg| arg.default_value("256")),
+    mut_arg("guest_cores", |arg| arg.default_value("1")),
+    // As on a device: so that no workload ends within its first slice, which is beside the turns.
+    mut_arg("slice", |arg| arg.default_value("2000")),
+    mut_arg("deployments", |arg| arg.hide(true)),
+    mut_arg("stack_max_bytes", |arg| arg.hide(true)),
+    mut_arg("deadline_max_ms", |arg| arg.hide(true)),
+)]
+pub struct Bench {
+    /// What to measure.
+    #[arg(default_value = "shared")]
+    pub mode: BenchMode,
+    /// The workload of the mode shared; cpu if not given.
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Workload::all().map(|w| w.name)))]
+    pub workload: Option<String>,
+    /// Most instances. If not given, as many as slots (--instances) and arena allow; 24 loops for
+    /// fairness.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub max: Option<u16>,
+    /// Milliseconds of each step, and for which loops share the processor.
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    pub step_ms: u64,
+    /// Bytes of linear memory of each instance, as PROPLET_MEMORY_BYTES bounds a task's.
+    #[arg(long, value_name = "BYTES")]
+    pub memory_bytes: Option<u64>,
+    /// Weights of the instances, separated by colons or commas and repeated, as 1:2:4:8.
+    #[arg(long, value_name = "WEIGHTS", value_parser = weights, default_value = "10")]
+    pub weight: Weights,
+    /// Print the figures as one JSON document instead.
+    #[arg(long)]
+    pub json: bool,
+    /// Write a plot of the arena's bytes in use over the instances to this file, as SVG.
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+    /// Capacities and limits.
+    #[command(flatten)]
+    pub limits: Limits,
+}
+
+/// Weights of slots, over and over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Weights(pub Vec<u8>);
+
+fn weights(text: &str) -> Result<Weights> {
+    const MAX: u8 = engine::Schedule::WEIGHT_MAX;
+    let weight = |word: &str| match word.parse() {
+        Ok(weight @ 1..=MAX) => Ok(weight),
+        _ => bail!("weight '{word}': expected 1 to {MAX}"),
+    };
+    let weights = text.split([':', ',']).map(weight);
+    Ok(Weights(weights.collect::<Result<_>>()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,6 +336,16 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory as _;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn weights_are_a_list() {
+        assert_eq!(weights("1:2:4:8").unwrap(), Weights(vec![1, 2, 4, 8]));
+        assert_eq!(weights("100,1").unwrap(), Weights(vec![100, 1]));
+        for bad in ["", "0", "101", "1:x", "1:", "-1"] {
+            let error = weights(bad).unwrap_err().to_string();
+            assert!(error.contains("expected 1 to 100"), "{bad}: {error}");
+        }
     }
 
     #[test]

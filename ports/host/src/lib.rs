@@ -1,5 +1,6 @@
 //! The proplet as a Linux process: sockets, threads, a clock and a command line for the core.
 
+pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod demo;

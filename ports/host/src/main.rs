@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::Parser as _;
 use proplet_host::{
+    bench,
     cli::{Cli, Command},
     demo, proplet, run,
 };
@@ -40,5 +41,6 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
             println!("{}", run::run(options)?);
             Ok(ExitCode::SUCCESS)
         }
+        Some(Command::Bench(options)) => bench::bench(options),
     }
 }

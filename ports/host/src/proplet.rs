@@ -61,34 +61,48 @@ fn array<T>(len: usize, value: impl FnMut() -> T) -> &'static mut [T] {
     Box::leak(std::iter::repeat_with(value).take(len).collect())
 }
 
+/// Starts the runtime and the workers, and returns the engine, with a table of so many modules.
+/// Only one fits a process: WAMR is one.
+///
+/// # Errors
+/// If the runtime is started already or the system lacks memory, threads or descriptors.
+pub fn start_engine(
+    limits: &Limits,
+    modules: usize,
+    proplet_id: &'static str,
+) -> Result<(WamrEngine<Linux>, &'static Workers<Linux>)> {
+    let slots = usize::from(limits.instances);
+    let cores = limits.guest_cores.map(usize::from);
+    let cores = cores.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
+    let arena = array(limits.arena_bytes as usize, MaybeUninit::uninit);
+    let natives = forever(host_functions::<Linux>());
+    let runtime = Runtime::init(arena, natives).context("WAMR")?;
+    let platform = Linux::new(slots, cores).context("eventfd")?;
+    let states = array(slots, SlotState::new);
+    let workers = forever(Workers::new(
+        platform,
+        states,
+        array(slots, || Job::NONE),
+        limits.slice,
+        proplet_id,
+    ));
+    for slot in (0..=u8::MAX).take(slots).map(Slot) {
+        spawn_worker(workers, slot, runtime).with_context(|| format!("worker {}", slot.0))?;
+    }
+    let engine = WamrEngine::new(runtime, workers, array(modules, ModuleState::default));
+    Ok((engine, workers))
+}
+
 impl Proplet {
-    /// Starts the runtime and the workers. Only one proplet fits a process: WAMR is one.
+    /// As [`start_engine`], and an agent with it.
     ///
     /// # Errors
-    /// If the runtime is started already or the system lacks memory, threads or descriptors; or if
-    /// tenant and channel make no topics.
+    /// As [`start_engine`]; or if tenant and channel make no topics.
     pub fn new(limits: &Limits, config: Config<'static>) -> Result<Self> {
         let slots = usize::from(limits.instances);
         let deployments = usize::from(limits.deployments);
         let modules = (slots + deployments).min(256);
-        let cores = limits.guest_cores.map(usize::from);
-        let cores = cores.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
-        let arena = array(limits.arena_bytes as usize, MaybeUninit::uninit);
-        let natives = forever(host_functions::<Linux>());
-        let runtime = Runtime::init(arena, natives).context("WAMR")?;
-        let platform = Linux::new(slots, cores).context("eventfd")?;
-        let states = array(slots, SlotState::new);
-        let workers = forever(Workers::new(
-            platform,
-            states,
-            array(slots, || Job::NONE),
-            limits.slice,
-            config.proplet_id,
-        ));
-        for slot in (0..=u8::MAX).take(slots).map(Slot) {
-            spawn_worker(workers, slot, runtime).with_context(|| format!("worker {}", slot.0))?;
-        }
-        let engine = WamrEngine::new(runtime, workers, array(modules, ModuleState::default));
+        let (engine, workers) = start_engine(limits, modules, config.proplet_id)?;
         let storage = Storage {
             runs: array(slots, || Run::VACANT),
             deployments: array(deployments, || Deployment::VACANT),

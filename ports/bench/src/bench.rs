@@ -1,0 +1,383 @@
+//! Runs of a set of modules in the slots of an engine.
+
+use crate::{
+    Part, Port, Report, SET_MAX, Start, Summary, Wall, Workload,
+    report::Event,
+    stats::Tally,
+    workload::{DIVERSE, ENDLESS, SINGLE},
+};
+use core::slice;
+use proplet::{
+    engine::{
+        ArenaUsage, Call, Engine, Exit, Failure, Limits, ModuleId, RunUsage, Schedule, Slot, Text,
+        Value, text,
+    },
+    time::Duration,
+};
+
+/// How long runs may take to end when they are interrupted, or to begin, before the bench gives up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Most slots that an engine has.
+const SLOTS_MAX: usize = 256;
+
+/// Loops of a fairness bench that names no number.
+const LOOPS: usize = 24;
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// A ladder of instances of one module: 1, 2, 4, 8, 16, 24 and so on by 8.
+    Shared(&'static Workload),
+    /// A ladder of [`DIVERSE`] in sets: 1, 2, 3 and so on.
+    Diverse,
+    /// A ladder for each of [`SINGLE`].
+    All,
+    /// Endless loops: their shares, and how soon one is stopped.
+    Fairness,
+}
+
+/// How it is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
+    /// Limits of each run. `weights` are instead of the schedule's.
+    pub limits: Limits,
+    /// Weights of the slots, from 1 to [`Schedule::WEIGHT_MAX`], over and over. If there are
+    /// none, each has the schedule's.
+    pub weights: &'a [u8],
+    /// Most instances; `None` is as many as there can be, or 24 loops in a fairness bench.
+    pub max: Option<usize>,
+    /// How long a step takes, and for how long loops share the processor.
+    pub step: Duration,
+}
+
+/// Memory of one slot's bench.
+#[derive(Debug, Clone, Copy)]
+pub struct Lane {
+    /// When its run was started, while it lasts.
+    pub(crate) since: Option<Duration>,
+    /// Its iterations.
+    pub(crate) tally: Tally,
+    /// What its loop used while they shared; until that is over, what it had used before.
+    pub(crate) used: RunUsage,
+}
+
+impl Lane {
+    /// A slot without a run.
+    pub const VACANT: Self = Self {
+        since: None,
+        tally: Tally::NONE,
+        used: RunUsage {
+            cpu: Duration::ZERO,
+            memory: 0,
+            work: 0,
+        },
+    };
+}
+
+/// Measures, on an engine that runs nothing, has a slot for each of at most 256 `lanes`, and room
+/// in its module table for [`SET_MAX`]. Returns whether every run ended as it should and the arena
+/// is as it was, to the byte.
+///
+/// # Errors
+/// The reason as text: the modules don't fit the arena or the limits, or runs did not begin or end
+/// within 10 s.
+pub fn run<E: Engine, P: Port>(
+    engine: &mut E,
+    port: &mut P,
+    lanes: &mut [Lane],
+    mode: Mode,
+    options: &Options<'_>,
+    report: &mut impl Report,
+) -> Result<bool, Text> {
+    let mut on = |set: &'static [Workload]| {
+        let slots = lanes.len().min(SLOTS_MAX);
+        let lanes = &mut lanes[..slots];
+        Bench::new(engine, port, lanes, set, options).run(mode, report)
+    };
+    match mode {
+        Mode::Shared(workload) => Ok(on(slice::from_ref(workload))?.is_good()),
+        Mode::Diverse => Ok(on(&DIVERSE)?.is_good()),
+        Mode::Fairness => Ok(on(&ENDLESS)?.is_good()),
+        Mode::All => {
+            let mut all = heapless::Vec::<Summary, { SINGLE.len() }>::new();
+            for set in SINGLE.chunks(1) {
+                // There is room for each of them.
+                let _ = all.push(on(set)?);
+            }
+            report.report(&Event::All(&all));
+            Ok(all.iter().all(Summary::is_good))
+        }
+    }
+}
+
+/// A set of modules in the engine, and its instances: the first `held` slots have them, in the
+/// set's order over and over.
+pub(crate) struct Bench<'a, E, P> {
+    pub(crate) engine: &'a mut E,
+    pub(crate) port: &'a mut P,
+    pub(crate) lanes: &'a mut [Lane],
+    pub(crate) options: &'a Options<'a>,
+    pub(crate) parts: heapless::Vec<Part, SET_MAX>,
+    pub(crate) set: &'static [Workload],
+    pub(crate) held: usize,
+    /// Free bytes of the arena with the modules in it and nothing running.
+    pub(crate) room: usize,
+    pub(crate) errors: u64,
+    pub(crate) first_error: Option<Text>,
+}
+
+impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
+    fn new(
+        engine: &'a mut E,
+        port: &'a mut P,
+        lanes: &'a mut [Lane],
+        set: &'static [Workload],
+        options: &'a Options<'a>,
+    ) -> Self {
+        lanes.fill(Lane::VACANT);
+        Self {
+            room: engine.arena().free,
+            engine,
+            port,
+            lanes,
+            options,
+            parts: heapless::Vec::new(),
+            set,
+            held: 0,
+            errors: 0,
+            first_error: None,
+        }
+    }
+
+    fn run(mut self, mode: Mode, report: &mut impl Report) -> Result<Summary, Text> {
+        let before = self.engine.arena();
+        let loaded = self.load();
+        let measured = loaded.and_then(|()| self.measure(mode, before, report));
+        let wall = self.tear_down(measured)?;
+        let summary = self.summary(before.free, wall);
+        report.report(&Event::End(&summary));
+        Ok(summary)
+    }
+
+    fn measure(
+        &mut self,
+        mode: Mode,
+        before: ArenaUsage,
+        report: &mut impl Report,
+    ) -> Result<Option<Wall>, Text> {
+        report.report(&Event::Start(&Start {
+            options: self.options,
+            clock: self.port.clock(),
+            slots: self.lanes.len(),
+            before,
+            loaded: self.engine.arena(),
+            parts: &self.parts,
+        }));
+        match mode {
+            Mode::Fairness => self.fairness(self.options.max.unwrap_or(LOOPS), report),
+            Mode::Shared(_) | Mode::Diverse | Mode::All => Ok(Some(self.ladder(report))),
+        }
+    }
+
+    /// Loads the modules as the agent does.
+    fn load(&mut self) -> Result<(), Text> {
+        for (id, workload) in (0..).map(ModuleId).zip(self.set) {
+            let part = self
+                .load_one(id, workload)
+                .map_err(|e| text(format_args!("{}: {e}", workload.name)))?;
+            // A set has at most SET_MAX.
+            let _ = self.parts.push(part);
+        }
+        self.room = self.engine.arena().free;
+        Ok(())
+    }
+
+    fn load_one(&mut self, id: ModuleId, workload: &'static Workload) -> Result<Part, Text> {
+        let (len, free) = (workload.wasm.len(), self.engine.arena().free);
+        fits(len, free, "its bytes")?;
+        self.engine.reserve(id, len)?;
+        self.engine.buffer(id)[..len].copy_from_slice(workload.wasm);
+        let needs = self.engine.estimate(id, len, &self.options.limits)?;
+        fits(needs.load, self.engine.arena().free, "parsing it")?;
+        self.engine.load(id, len)?;
+        Ok(Part {
+            workload,
+            loaded: free - self.engine.arena().free,
+            instance: self.engine.instance_bytes(id, &self.options.limits)?,
+        })
+    }
+
+    fn part(&self, slot: usize) -> Part {
+        self.parts[slot % self.parts.len()]
+    }
+
+    pub(crate) fn weight(&self, slot: usize) -> u8 {
+        let weights = self.options.weights;
+        match weights.len() {
+            0 => self.options.limits.schedule.weight,
+            len => weights[slot % len],
+        }
+    }
+
+    /// Arena bytes of the instances that are held, as the engine says.
+    pub(crate) fn said(&self) -> usize {
+        (0..self.held).map(|slot| self.part(slot).instance).sum()
+    }
+
+    fn set_bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.instance).sum()
+    }
+
+    /// Why one more set can't be held. The agent's admission, but on what would be free if every
+    /// run were in the middle: what the arena says while runs begin and end is now more, now less.
+    fn wall(&self) -> Option<Wall> {
+        let (need, free) = (self.set_bytes(), self.room - self.said());
+        let held = self.held + self.set.len();
+        match self.options.max {
+            Some(max) if held > max => Some(Wall::Asked(max)),
+            _ if held > self.lanes.len() => Some(Wall::Slots(self.lanes.len())),
+            _ if need > free => Some(Wall::Arena { need, free }),
+            _ => None,
+        }
+    }
+
+    /// Starts sets until so many are held, or a wall.
+    pub(crate) fn grow(&mut self, sets: usize) -> Option<Wall> {
+        while self.held < sets * self.set.len() {
+            let wall = self.wall();
+            if wall.is_some() {
+                return wall;
+            }
+            for _ in 0..self.set.len() {
+                self.start(self.held);
+                self.held += 1;
+            }
+        }
+        None
+    }
+
+    pub(crate) fn start(&mut self, slot: usize) {
+        let limits = self.options.limits;
+        let schedule = Schedule {
+            weight: self.weight(slot),
+            ..limits.schedule
+        };
+        let call = Call {
+            // Both fit: there are at most SET_MAX modules and SLOTS_MAX slots.
+            module: ModuleId((slot % self.set.len()) as u8),
+            export: "main",
+            args: &[],
+            limits: Limits { schedule, ..limits },
+        };
+        self.lanes[slot].since = Some(self.port.now());
+        self.engine.spawn(Slot(slot as u8), &call);
+    }
+
+    /// The next run that has ended: its exit, and how long it took until now.
+    pub(crate) fn poll(&mut self) -> Option<(Exit, Duration)> {
+        let exit = self.engine.poll_exit()?;
+        let since = self.lanes[usize::from(exit.slot.0)].since.take();
+        let now = self.port.now();
+        Some((exit, now.saturating_sub(since.unwrap_or(now))))
+    }
+
+    /// Whether a run gave its workload's result; an error if not.
+    pub(crate) fn judge(&mut self, exit: &Exit) -> bool {
+        let expected = self.part(exit.slot.0.into()).workload.result;
+        let is_right = exit.result == Ok(Some(Value::I32(expected)));
+        if !is_right {
+            self.note(exit);
+        }
+        is_right
+    }
+
+    /// Counts a run that did not end as it should.
+    pub(crate) fn note(&mut self, exit: &Exit) {
+        self.errors += 1;
+        let Workload { name, result, .. } = *self.part(exit.slot.0.into()).workload;
+        let slot = exit.slot.0;
+        let words = || match &exit.result {
+            Ok(value) => text(format_args!(
+                "slot {slot}, {name}: returned {value:?}, expected {result}"
+            )),
+            Err(Failure::Trap(trap)) => text(format_args!("slot {slot}, {name}: {trap}")),
+            Err(Failure::Interrupted) => {
+                text(format_args!("slot {slot}, {name}: interrupted by nobody"))
+            }
+        };
+        self.first_error.get_or_insert_with(words);
+    }
+
+    pub(crate) fn is_as_said(&self, exit: &Exit) -> bool {
+        exit.usage.memory == self.part(exit.slot.0.into()).instance
+    }
+
+    /// Waits until `done`, at most [`PATIENCE`]. Returns whether it came.
+    pub(crate) fn wait_until(&mut self, mut done: impl FnMut(&mut Self) -> bool) -> bool {
+        /// What is not the end of a run is looked for so often.
+        const LOOK: Duration = Duration::from_millis(1);
+        let until = self.port.now() + PATIENCE;
+        loop {
+            if done(self) {
+                return true;
+            }
+            let now = self.port.now();
+            if now >= until {
+                return false;
+            }
+            self.port.wait(now + LOOK);
+        }
+    }
+
+    /// Ends all runs and unloads the modules, and passes on what was measured. If a run does not
+    /// end its module stays.
+    fn tear_down<T>(&mut self, measured: Result<T, Text>) -> Result<T, Text> {
+        for (slot, lane) in (0..=u8::MAX).map(Slot).zip(self.lanes.iter()) {
+            if lane.since.is_some() {
+                self.engine.interrupt(slot);
+            }
+        }
+        let running = |bench: &Self| bench.lanes.iter().filter(|l| l.since.is_some()).count();
+        let ended = self.wait_until(|bench| {
+            while bench.poll().is_some() {}
+            running(bench) == 0
+        });
+        if !ended {
+            return Err(text(format_args!(
+                "{} of {} runs have not ended {PATIENCE:?} after they were interrupted",
+                running(self),
+                self.held
+            )));
+        }
+        for (id, _) in (0..).map(ModuleId).zip(self.set) {
+            self.engine.unload(id);
+        }
+        measured
+    }
+
+    fn summary(&mut self, free_before: usize, wall: Option<Wall>) -> Summary {
+        Summary {
+            name: match self.set {
+                [one] => one.name,
+                _ => "diverse",
+            },
+            instances: self.held,
+            set_bytes: self.set_bytes(),
+            wall,
+            errors: self.errors,
+            first_error: self.first_error.take(),
+            free_before,
+            free_after: self.engine.arena().free,
+        }
+    }
+}
+
+fn fits(need: usize, free: usize, what: &str) -> Result<(), Text> {
+    if need <= free {
+        return Ok(());
+    }
+    Err(text(format_args!(
+        "out of memory: {what} needs {need} bytes, {free} are free"
+    )))
+}

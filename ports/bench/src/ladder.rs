@@ -1,0 +1,172 @@
+//! More and more instances, until there can't be more.
+
+use crate::{Port, Report, Row, Step, Table, Tally, Wall, bench::Bench, report::Event};
+use proplet::{
+    engine::{Engine, Slot},
+    time::Duration,
+};
+
+/// Least samples of free bytes after a step. Each asks the engine twice for the usage of every run.
+const SAMPLES: u32 = 16;
+
+/// The step after that of so many sets of `len` modules.
+fn next(sets: usize, len: usize) -> usize {
+    match sets {
+        0 => 1,
+        _ if len > 1 => sets + 1,
+        1..8 => sets * 2,
+        _ => sets + 8,
+    }
+}
+
+impl<E: Engine, P: Port> Bench<'_, E, P> {
+    /// Climbs to the wall; the last step is what can just be held.
+    pub(crate) fn ladder(&mut self, report: &mut impl Report) -> Wall {
+        report.report(&Event::Table(Table::Steps));
+        let mut sets = 0;
+        let wall = loop {
+            let before = self.held;
+            sets = next(sets, self.set.len());
+            let wall = self.grow(sets);
+            if self.held > before {
+                let step = self.step();
+                report.report(&Event::Step(&step));
+            }
+            if let Some(wall) = wall {
+                break wall;
+            }
+        };
+        report.report(&Event::Wall(self.held, &wall));
+        report.report(&Event::Table(Table::Rows));
+        for (id, lane) in (0..=u8::MAX).zip(&self.lanes[..self.held]) {
+            report.report(&Event::Row(&Row {
+                id,
+                task: self.set[usize::from(id) % self.set.len()].name,
+                tally: lane.tally,
+            }));
+        }
+        wall
+    }
+
+    fn step(&mut self) -> Step {
+        self.revive();
+        let (began, used) = (self.port.now(), self.cpu());
+        let until = began + self.options.step;
+        let (mut tally, mut strays) = (Tally::NONE, 0);
+        let mut now = began;
+        while now < until {
+            strays += self.turn_over(&mut tally, until);
+            self.port.wait(until);
+            now = self.port.now();
+        }
+        let cpu = self.cpu().saturating_sub(used);
+        let free = self.least_free();
+        Step {
+            instances: self.held,
+            free,
+            free_min: self.engine.arena().free_min,
+            said: self.said(),
+            measured: self.room.saturating_sub(free),
+            strays,
+            cpu,
+            wall: now - began,
+            tally,
+        }
+    }
+
+    /// Counts what has ended, and starts it again; no more of it after `until`. Returns how many
+    /// had not the bytes that the engine said.
+    fn turn_over(&mut self, tally: &mut Tally, until: Duration) -> u64 {
+        let mut strays = 0;
+        while self.port.now() < until
+            && let Some((exit, latency)) = self.poll()
+        {
+            let slot = usize::from(exit.slot.0);
+            let is_right = self.judge(&exit);
+            strays += u64::from(is_right && !self.is_as_said(&exit));
+            for tally in [&mut *tally, &mut self.lanes[slot].tally] {
+                if is_right {
+                    tally.latency.add(latency);
+                } else {
+                    tally.errors += 1;
+                }
+            }
+            self.start(slot);
+        }
+        strays
+    }
+
+    /// Starts again what ended while nobody looked: when that was is not known. Each slot once at
+    /// most: short runs may end as fast as they are started.
+    fn revive(&mut self) {
+        for _ in 0..self.held {
+            let Some((exit, _)) = self.poll() else {
+                return;
+            };
+            self.judge(&exit);
+            self.start(exit.slot.0.into());
+        }
+    }
+
+    /// What all instances leave free: the least of some samples, and of more while all have more
+    /// than the engine said.
+    fn least_free(&mut self) -> usize {
+        let said = self.room - self.said();
+        let (mut samples, mut least) = (0, self.room);
+        self.wait_until(|bench| {
+            bench.revive();
+            if let Some(free) = bench.free() {
+                samples += 1;
+                least = least.min(free);
+            }
+            samples >= SAMPLES && least <= said
+        });
+        least
+    }
+
+    /// Free bytes of the arena, if meanwhile no instance was being made: one that is has some of
+    /// its bytes, and the promise of all of them. They are too many only if a run ended unseen.
+    fn free(&self) -> Option<usize> {
+        let before = self.made()?;
+        let free = self.engine.arena().free;
+        (self.made() == Some(before)).then_some(free)
+    }
+
+    /// How many instances hold their memory. `None` if one is being made: it has used processor
+    /// time, and holds nothing yet.
+    fn made(&self) -> Option<usize> {
+        let mut made = 0;
+        for slot in (0..=u8::MAX).map(Slot).take(self.held) {
+            let usage = self.engine.usage(slot);
+            if usage.memory > 0 {
+                made += 1;
+            } else if usage.cpu > Duration::ZERO {
+                return None;
+            }
+        }
+        Some(made)
+    }
+
+    fn cpu(&self) -> Duration {
+        let process = self.engine.process();
+        process.user + process.system
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::next;
+
+    #[test]
+    fn one_module_doubles_to_eight_and_then_grows_by_eight() {
+        let steps = core::iter::successors(Some(1), |sets| Some(next(*sets, 1)));
+        assert!(steps.take(8).eq([1, 2, 4, 8, 16, 24, 32, 40]));
+        assert_eq!(next(0, 1), 1);
+    }
+
+    #[test]
+    fn sets_grow_by_one() {
+        let steps = core::iter::successors(Some(next(0, 5)), |sets| Some(next(*sets, 5)));
+        assert!(steps.take(5).eq([1, 2, 3, 4, 5]));
+    }
+}
