@@ -6,7 +6,16 @@
 
 #include <zephyr/logging/log.h>
 
+#include <zephyr/sys/printk.h>
+
 LOG_MODULE_REGISTER(proplet, CONFIG_PROPLET_LOG_LEVEL);
+
+#ifdef CONFIG_PROPLET_BENCH
+void proplet_print(const char *text)
+{
+	printk("%s", text);
+}
+#endif
 
 /* The macros need the level as a constant. The text is copied. */
 void proplet_log(uint32_t level, const char *text)

@@ -149,6 +149,7 @@ static int cmd_config_set(const struct shell *sh, size_t argc, char **argv)
 	const char *name = argv[1];
 	char *value = argv[2];
 	uint32_t len = unescape(value);
+	bool applied;
 	int err;
 
 	ARG_UNUSED(argc);
@@ -156,15 +157,18 @@ static int cmd_config_set(const struct shell *sh, size_t argc, char **argv)
 		shell_error(sh, "%s", text);
 		return -EINVAL;
 	}
+	applied = proplet_setting_apply(name, value, len);
 	err = proplet_settings_save(name, value, len);
 	if (err == -ENOSPC) {
 		shell_error(sh, "the flash is full: nothing was stored; unset what is not needed");
 	} else if (err != 0) {
 		shell_error(sh, "%s can't be stored (%d)", name, err);
-	} else if (proplet_setting_apply(name, value, len)) {
-		shell_print(sh, "stored; in force now");
 	} else {
-		shell_print(sh, "stored; in force after 'proplet reboot'");
+		shell_print(sh, "stored; in force %s", applied ? "now" : "after 'proplet reboot'");
+		return 0;
+	}
+	if (applied) {
+		shell_print(sh, "in force until the device restarts");
 	}
 	return err;
 }

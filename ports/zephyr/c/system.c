@@ -22,6 +22,21 @@ uint64_t proplet_uptime_us(void)
 	return k_ticks_to_us_floor64(k_uptime_ticks());
 }
 
+#ifdef CONFIG_PROPLET_BENCH
+/* Not k_cycle_get_64(), which misleads on the ESP32-S3. */
+uint64_t proplet_cycles(uint32_t *per_second)
+{
+	static uint64_t cycles;
+	static uint32_t last;
+	const uint32_t now = k_cycle_get_32();
+
+	cycles += cycles == 0 ? 1 : now - last;
+	last = now;
+	*per_second = sys_clock_hw_cycles_per_sec();
+	return cycles;
+}
+#endif
+
 uint64_t proplet_busy_time(void)
 {
 	k_thread_runtime_stats_t stats;

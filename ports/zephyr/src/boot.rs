@@ -14,7 +14,7 @@ use embassy_time::{Duration, Timer};
 use proplet::{
     agent::{Agent, Deployment, Letter, Run, Storage},
     config::{Config, Metadata, TaskLimits},
-    engine::{Preemption, Slot, Text, text},
+    engine::{Engine as _, Preemption, Slot, Text, text},
     module::{assembly::Assembly, table::Entry},
     settings::Settings,
     time,
@@ -135,7 +135,13 @@ pub fn run() {
         log::error!("no descriptor for wake-ups ({e}): raise CONFIG_ZVFS_EVENTFD_MAX");
         return;
     }
-    let work = work(settings, reset);
+    let engine = engine(settings);
+    #[cfg(CONFIG_PROPLET_BENCH)]
+    let engine = engine.map(|mut engine| {
+        crate::bench::run(&mut engine, settings, PREEMPTION);
+        engine
+    });
+    let work = work(settings, reset, engine);
     #[cfg(CONFIG_PROPLET_WIFI)]
     let work = async {
         // Wi-Fi never ends.
@@ -147,11 +153,15 @@ pub fn run() {
 }
 
 /// Until somebody wants a restart.
-async fn work(settings: &'static Settings, reset: &'static str) {
+async fn work(
+    settings: &'static Settings,
+    reset: &'static str,
+    engine: Result<WamrEngine<Zephyr>, Text>,
+) {
     if let Some(missing) = missing(settings) {
         return wait_for_settings(&missing).await;
     }
-    let device = match assemble(settings, reset) {
+    let device = match engine.and_then(|engine| assemble(settings, reset, engine)) {
         Ok(device) => device,
         Err(reason) => return wait_for_settings(&reason).await,
     };
@@ -264,10 +274,7 @@ fn answer_without_agent(_: &str) {}
 
 /// Starts the runtime and the workers; once. Its frame is not to be part of the task's.
 #[inline(never)]
-fn assemble(
-    settings: &'static Settings,
-    reset: &'static str,
-) -> Result<&'static mut Device<'static>, Text> {
+fn engine(settings: &'static Settings) -> Result<WamrEngine<Zephyr>, Text> {
     let arena = ffi::arena();
     let arena_len = arena.len();
     let needed = k::CONFIG_PROPLET_SLOTS as usize * k::CONFIG_PROPLET_SLOT_ARENA_BYTES as usize;
@@ -289,6 +296,18 @@ fn assemble(
     critical_section::with(|cs| CREW.borrow(cs).set(Some((workers, runtime))));
     ffi::workers_start(worker);
     ffi::workers_set_slice_ms(settings.slice_ms);
+    let modules = fill(&STATES, sizes::MODULES, ModuleState::default);
+    Ok(WamrEngine::new(runtime, workers, modules))
+}
+
+/// Puts the agent on the engine; once.
+#[inline(never)]
+fn assemble(
+    settings: &'static Settings,
+    reset: &'static str,
+    engine: WamrEngine<Zephyr>,
+) -> Result<&'static mut Device<'static>, Text> {
+    let arena_len = engine.arena().total;
     let slots = sizes::SLOTS.min(settings.instances.into());
     let deployments = sizes::DEPLOYMENTS.min(settings.deployments.into());
     let storage = Storage {
@@ -301,11 +320,6 @@ fn assemble(
         packed: &mut PACKED.take()[..],
         unescaped: &mut UNESCAPED.take()[..],
     };
-    let engine = WamrEngine::new(
-        runtime,
-        workers,
-        fill(&STATES, sizes::MODULES, ModuleState::default),
-    );
     let agent = Agent::new(config(settings, reset, arena_len), storage, engine)
         .map_err(|e| text(format_args!("{e}")))?;
     Ok(DEVICE.init(Device {

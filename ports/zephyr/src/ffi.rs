@@ -72,6 +72,10 @@ type SettingFn = unsafe extern "C" fn(*mut c_void, *const c_char, u32, *const c_
 
 unsafe extern "C" {
     fn proplet_log(level: u32, text: *const c_char);
+    #[cfg(CONFIG_PROPLET_BENCH)]
+    fn proplet_print(text: *const c_char);
+    #[cfg(CONFIG_PROPLET_BENCH)]
+    fn proplet_cycles(per_second: *mut u32) -> u64;
     fn proplet_workers_start(run: extern "C" fn(u32));
     fn proplet_worker_wait(slot: u32);
     fn proplet_worker_wake(slot: u32);
@@ -127,6 +131,23 @@ unsafe extern "C" {
 pub fn log(level: u32, text: &CStr) {
     // SAFETY: the text ends with a NUL, and the log copies it.
     unsafe { proplet_log(level, text.as_ptr()) }
+}
+
+/// Text for the console, as it is.
+#[cfg(CONFIG_PROPLET_BENCH)]
+pub fn print(text: &CStr) {
+    // SAFETY: the text ends with a NUL, and is written before this returns.
+    unsafe { proplet_print(text.as_ptr()) }
+}
+
+/// Cycles of the hardware's clock, and how many a second has; for the control thread, which calls
+/// it more often than every 2^32 cycles.
+#[cfg(CONFIG_PROPLET_BENCH)]
+pub fn cycles() -> (u64, u32) {
+    let mut per_second = 0;
+    // SAFETY: `per_second` can be written to.
+    let cycles = unsafe { proplet_cycles(&mut per_second) };
+    (cycles, per_second.max(1))
 }
 
 /// Starts a thread for each slot, which calls `run` with its number.

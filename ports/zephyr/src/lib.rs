@@ -13,6 +13,8 @@
 #![no_std]
 #![deny(unsafe_code)]
 
+#[cfg(CONFIG_PROPLET_BENCH)]
+mod bench;
 mod boot;
 mod clock;
 mod device;

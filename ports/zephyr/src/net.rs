@@ -52,6 +52,15 @@ fn park(deadline: Option<Instant>) {
     ffi::net_wait(&waits, left as i32);
 }
 
+/// Sleeps on the control thread, while nothing else goes on there, so long or until a wake-up.
+#[cfg(CONFIG_PROPLET_BENCH)]
+pub fn sleep(time: core::time::Duration) {
+    let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    park(Some(
+        Instant::now() + embassy_time::Duration::from_micros(us),
+    ));
+}
+
 fn wait_for(wait: Wait) {
     critical_section::with(|cs| {
         let mut waits = WAITS.borrow_ref_mut(cs);
