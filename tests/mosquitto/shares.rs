@@ -20,7 +20,9 @@ fn last_sample(stage: &Stage, id: &str) -> Value {
     let samples = stage
         .peer
         .all(|m| m.topic == "control/proplet/task_metrics" && m.body["task_id"] == id);
-    let last = samples.last().unwrap_or_else(|| panic!("{id} has no sample"));
+    let last = samples
+        .last()
+        .unwrap_or_else(|| panic!("{id} has no sample"));
     last.body["metrics"].clone()
 }
 
@@ -34,7 +36,9 @@ fn turns_are_as_long_as_the_weights_say() {
         let id = weight.to_string();
         stage.start(&id, "main", LOOP, &env(&[("PROPLET_WEIGHT", &id)]));
     }
-    stage.proplet.expect_logs(SOON, "runs in slot", weights.len());
+    stage
+        .proplet
+        .expect_logs(SOON, "runs in slot", weights.len());
     thread::sleep(Duration::from_secs(4));
     for weight in weights {
         stage.stop(&weight.to_string());
@@ -57,7 +61,12 @@ fn a_task_says_who_preempts_it() {
     let Some(stage) = Stage::new(&["--guest-cores", "1"]) else {
         return;
     };
-    let tasks = [("fuel", "10"), ("time", "10"), ("time", "60"), ("fuel", "1")];
+    let tasks = [
+        ("fuel", "10"),
+        ("time", "10"),
+        ("time", "60"),
+        ("fuel", "1"),
+    ];
     let id = |(preemption, weight): (&str, &str)| format!("{preemption}-{weight}");
     for task in tasks {
         let extra = env(&[("PROPLET_PREEMPTION", task.0), ("PROPLET_WEIGHT", task.1)]);
@@ -79,7 +88,10 @@ fn a_task_says_who_preempts_it() {
     let extra = env(&[("PROPLET_WORK", "1000")]);
     stage.start("bounded", "main", LOOP, &extra);
     stage.assert_error("bounded", "work budget of 1000");
-    let extra = env(&[("PROPLET_PREEMPTION", "time"), ("PROPLET_DEADLINE_MS", "300")]);
+    let extra = env(&[
+        ("PROPLET_PREEMPTION", "time"),
+        ("PROPLET_DEADLINE_MS", "300"),
+    ]);
     stage.start("late", "main", LOOP, &extra);
     stage.assert_error("late", "deadline of 300 ms exceeded");
 }

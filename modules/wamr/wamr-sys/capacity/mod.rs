@@ -8,6 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use wamr_sys::sources as origin;
+
 #[path = "../sources.rs"]
 mod sources;
 
@@ -38,10 +40,10 @@ pub(crate) struct Program {
 impl Program {
     /// Compiles it as build.rs compiles WAMR, with this many lines of block address cache.
     pub(crate) fn build(width: Width, cache_lines: u32) -> Result<Self, String> {
-        let crate_root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let crate_root = Path::new(origin::CRATE);
         let path = scratch().join(format!("capacity-{width:?}-{cache_lines}"));
         let mut c = compiler(width);
-        let (ours, wamr) = (crate_root.join(".."), Path::new(env!("PROPLET_WAMR_CORE")));
+        let (ours, wamr) = (crate_root.join(".."), Path::new(origin::WAMR));
         sources::add(&mut c, &ours, wamr, &["all", "posix"])?;
         if width == Width::Bits32 || cfg!(target_arch = "x86") {
             c.flags(sources::X86_FLAGS);
@@ -96,7 +98,7 @@ pub(crate) fn build_text() -> Result<String, String> {
     let output = run(command.arg("--version"))?;
     let version = String::from_utf8_lossy(&output.stdout);
     let version = version.lines().next().unwrap_or_default();
-    Ok(format!("{}, {version}, -O2", env!("PROPLET_WAMR_TARGET")))
+    Ok(format!("{}, {version}, -O2", origin::TARGET))
 }
 
 /// Why no 32-bit program can be made and run here, and what to do about it.
@@ -119,7 +121,7 @@ pub(crate) fn no_32_bits() -> Result<(), String> {
 
 /// A compiler that says nothing to cargo, which does not listen to a test.
 fn compiler(width: Width) -> cc::Build {
-    let own = env!("PROPLET_WAMR_TARGET");
+    let own = origin::TARGET;
     let mut c = cc::Build::new();
     c.host(own).out_dir(scratch()).cargo_metadata(false);
     c.opt_level(2).debug(false).target(match width {

@@ -258,6 +258,17 @@ unsafe extern "C" {
     pub fn wasm_runtime_get_function_attachment(exec_env: *mut ExecEnv) -> *mut c_void;
 }
 
+/// What the C part was compiled from, for tests and benchmarks that compile it once more.
+#[cfg(not(target_os = "none"))]
+pub mod sources {
+    /// The folder of this crate.
+    pub const CRATE: &str = env!("CARGO_MANIFEST_DIR");
+    /// The folder of WAMR.
+    pub const WAMR: &str = env!("PROPLET_WAMR_CORE");
+    /// The target.
+    pub const TARGET: &str = env!("PROPLET_WAMR_TARGET");
+}
+
 /// The text of a buffer that C filled, without what is not UTF-8.
 #[must_use]
 pub fn error_text(buffer: &[u8]) -> &str {

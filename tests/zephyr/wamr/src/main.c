@@ -19,7 +19,8 @@
 #define WORKER_STACK_SIZE 2048
 #define WORKER_PRIORITY 10
 
-#define GUEST_STACK_SIZE 2048
+/* The default of CONFIG_PROPLET_GUEST_STACK_SIZE. */
+#define GUEST_STACK_SIZE 1536
 #define NO_BOUND UINT64_MAX
 
 static uint8_t arena[ARENA_SIZE] __aligned(8);
@@ -478,7 +479,8 @@ ZTEST(wamr, test_a_full_arena_refuses_and_recovers)
 	uint32_t add = function(&guest, "add");
 	uint32_t count = fill(&guest, GUEST_STACK_SIZE, NO_BOUND);
 
-	zassert_true(count > 24);
+	/* Upstream's benchmark has 24, of any size; a 64-bit machine takes more for each. */
+	zassert_true(count >= (IS_ENABLED(CONFIG_64BIT) ? 32 : 64), "%u instances", count);
 	for (uint32_t round = 0; round < 3; round++) {
 		/* Every third one goes and comes again. */
 		for (uint32_t i = round; i < count; i += 3) {
