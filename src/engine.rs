@@ -116,10 +116,10 @@ pub struct Needs {
 /// Who takes the processor from a guest, so that the others have their share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preemption {
-    /// The interpreter: it counts branches and calls, and yields when a turn's are used up. Shares
-    /// are the same in every run.
+    /// The interpreter: it counts branches and calls, and the guest yields when a turn's are used
+    /// up. Shares are the same in every run.
     Fuel,
-    /// The system's scheduler, by its clock. Nothing is counted, so nothing can bound the work.
+    /// The system's scheduler, by its clock.
     Time,
 }
 
@@ -198,7 +198,7 @@ pub struct RunUsage {
     pub cpu: Duration,
     /// Arena bytes it holds: linear memory, operand stack, instance.
     pub memory: usize,
-    /// Work done, in branches and calls; 0 where nothing counts it.
+    /// Work done, in branches and calls.
     pub work: u64,
 }
 

@@ -46,8 +46,7 @@ impl Budget {
             .map_or(u64::MAX, |d| d.as_millis().try_into().unwrap_or(u64::MAX));
         let stack = read(STACK_BYTES, STACK_MIN.into(), device.stack_max.into())?;
         let weight = read(WEIGHT, 1, Schedule::WEIGHT_MAX.into())?;
-        let work = read(WORK, 1, device.work.unwrap_or(u64::MAX))?.or(device.work);
-        let preemption = preemption(get(PREEMPTION), device.preemption, work.is_some())?;
+        let preemption = preemption(get(PREEMPTION), device.preemption)?;
         Ok(Self {
             limits: Limits {
                 stack: stack
@@ -55,7 +54,7 @@ impl Budget {
                     .next_multiple_of(8),
                 memory_cap: read(MEMORY_BYTES, 0, device.memory.unwrap_or(u64::MAX))?,
                 memory_max: device.memory,
-                work,
+                work: read(WORK, 1, device.work.unwrap_or(u64::MAX))?.or(device.work),
                 schedule: Schedule {
                     preemption,
                     weight: weight.map_or(Schedule::WEIGHT, |weight| weight as u8),
@@ -68,31 +67,20 @@ impl Budget {
     }
 }
 
-/// What the task asks for of what the port offers; for a task whose work is bounded, what counts it.
-fn preemption(
-    value: Option<&str>,
-    offered: &[Preemption],
-    bounded: bool,
-) -> Result<Preemption, Text> {
-    let counts = |offer: &&Preemption| !bounded || **offer == Preemption::Fuel;
+/// What the task asks for of what the port offers.
+fn preemption(value: Option<&str>, offered: &[Preemption]) -> Result<Preemption, Text> {
     let found = match value {
-        None => offered.iter().find(counts),
+        None => offered.first(),
         Some(name) => offered.iter().find(|offer| offer.name() == name),
     };
-    match (found, value) {
-        (Some(found), _) if counts(&found) => Ok(*found),
-        (None, Some(name)) => Err(text(format_args!(
-            "{PREEMPTION}={}: expected {}",
-            clip(name, 24),
-            match offered {
-                [only] => only.name(),
-                _ => "fuel or time",
-            }
-        ))),
-        _ => Err(text(format_args!(
-            "the work of this task is bounded, and with {PREEMPTION}=time nothing counts it"
-        ))),
-    }
+    found.copied().ok_or_else(|| {
+        let expected = match offered {
+            [only] => only.name(),
+            _ => "fuel or time",
+        };
+        let found = clip(value.unwrap_or_default(), 24);
+        text(format_args!("{PREEMPTION}={found}: expected {expected}"))
+    })
 }
 
 fn number(key: &str, value: Option<&str>, min: u64, max: u64) -> Result<Option<u64>, Text> {
@@ -180,41 +168,6 @@ mod tests {
         assert_eq!(
             with(PREEMPTION, "luck").unwrap_err(),
             "PROPLET_PREEMPTION=luck: expected fuel or time"
-        );
-    }
-
-    #[test]
-    fn work_that_is_bounded_is_counted() {
-        let with = |preemption: Option<&'static str>, offered| {
-            let device = TaskLimits {
-                preemption: offered,
-                ..DEVICE
-            };
-            let get = |key: &str| match key {
-                WORK => Some("5"),
-                PREEMPTION => preemption,
-                _ => None,
-            };
-            Budget::from_env(get, &device).map(|budget| budget.limits.schedule.preemption)
-        };
-        let both: &[_] = &[Preemption::Time, Preemption::Fuel];
-        assert_eq!(with(None, both), Ok(Preemption::Fuel));
-        assert!(with(Some("time"), both).unwrap_err().contains("bounded"));
-        assert!(with(None, &[Preemption::Time]).is_err());
-    }
-
-    #[test]
-    fn a_task_may_ask_for_less() {
-        assert_eq!(
-            with(DEADLINE_MS, "500").unwrap().deadline,
-            Some(Duration::from_millis(500))
-        );
-        assert_eq!(with(WORK, "1000").unwrap().limits.work, Some(1000));
-        assert_eq!(with(STACK_BYTES, "1000").unwrap().limits.stack, 1000);
-        assert_eq!(with(STACK_BYTES, "1001").unwrap().limits.stack, 1008);
-        assert_eq!(
-            with(MEMORY_BYTES, "131072").unwrap().limits.memory_cap,
-            Some(131_072)
         );
     }
 

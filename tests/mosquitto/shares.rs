@@ -84,8 +84,7 @@ fn a_task_says_who_preempts_it() {
         let cpu = sample["cpu_percent"].as_f64();
         assert!(cpu.is_some_and(|cpu| cpu > 0.0), "{task:?}: {sample}");
     }
-    // Bounded work is counted, whatever the default is.
-    let extra = env(&[("PROPLET_WORK", "1000")]);
+    let extra = env(&[("PROPLET_PREEMPTION", "time"), ("PROPLET_WORK", "1000")]);
     stage.start("bounded", "main", LOOP, &extra);
     stage.assert_error("bounded", "work budget of 1000");
     let extra = env(&[
@@ -115,10 +114,6 @@ fn shares_that_there_are_not_are_refused() {
         (
             &[("PROPLET_PREEMPTION", "luck")],
             "PROPLET_PREEMPTION=luck: expected fuel or time",
-        ),
-        (
-            &[("PROPLET_PREEMPTION", "time"), ("PROPLET_WORK", "5")],
-            "the work of this task is bounded, and with PROPLET_PREEMPTION=time nothing counts it",
         ),
     ]
     .into_iter()

@@ -84,17 +84,6 @@
 #endif
 
 /*
- * The interpreters of this build: the one that counts a guest's branches and calls, and the one
- * that only looks at a flag there. Each is some 25 KB of code on a 32-bit device.
- */
-#ifndef WAMR_COUNTED
-#define WAMR_COUNTED 1
-#endif
-#ifndef WAMR_FLAGGED
-#define WAMR_FLAGGED 1
-#endif
-
-/*
  * The cache of where blocks end, in every execution environment: a line has three addresses of each
  * of two blocks, so 24 bytes on a 32-bit machine and 48 on a 64-bit one. wamr-sys/benches/capacity.rs
  * has measured what more lines are worth, in time and in instances. A power of two.

@@ -8,7 +8,6 @@
 #include "bh_log.h"
 #include "wasm_runtime.h"
 #include "wasm_runtime_common.h"
-#include "interp.h"
 
 /* Linear memories come in whole units of this many bytes. */
 #define MEMORY_UNIT 4096
@@ -374,8 +373,7 @@ wamr_exec_env_delete(struct WASMExecEnv *exec_env)
 bool
 wamr_slice_ended(struct WASMExecEnv *exec_env)
 {
-    void *run = wamr_run_of(exec_env);
-    uint32_t next = run ? on_slice(run) : 0;
+    uint32_t next = exec_env->user_data ? on_slice(exec_env->user_data) : 0;
 
     /* The unit at which the slice ended was its last: the next slice starts whole. */
     exec_env->suspend_flags.flags = next ? next - 1 : 0;
@@ -384,79 +382,22 @@ wamr_slice_ended(struct WASMExecEnv *exec_env)
     return next != 0;
 }
 
-/* WAMR's one way into its interpreter. */
-void
-wasm_interp_call_wasm(WASMModuleInstance *instance, WASMExecEnv *exec_env,
-                      WASMFunctionInstance *function, uint32 argc, uint32 *argv)
-{
-#if WAMR_FLAGGED
-    const wamr_running *running = exec_env->user_data;
-
-    if (running && running->flag) {
-        wamr_interp_flagged(instance, exec_env, function, argc, argv);
-        return;
-    }
-#endif
-#if WAMR_COUNTED
-    wamr_interp_counted(instance, exec_env, function, argc, argv);
-#else
-    (void)function;
-    (void)argc;
-    (void)argv;
-    wasm_set_exception(instance, "this build does not count work");
-#endif
-}
-
-static bool
-call(WASMExecEnv *exec_env, uint32_t index, uint32_t argc, uint32_t *argv, wamr_running *running)
+bool
+wamr_call(struct WASMExecEnv *exec_env, uint32_t index, uint32_t argc, uint32_t *argv,
+          uint32_t slice, void *run)
 {
     WASMModuleInstance *instance = (WASMModuleInstance *)exec_env->module_inst;
     bool ok;
 
     wasm_runtime_clear_exception(exec_env->module_inst);
-    exec_env->user_data = running;
+    exec_env->suspend_flags.flags = slice - 1;
+    exec_env->user_data = run;
     ok = wasm_runtime_call_wasm(exec_env, instance->e->functions + index, argc, argv);
     exec_env->user_data = NULL;
     /* One path on which a call is refused for lack of stack leaves its frame behind. */
     exec_env->wasm_stack.top = exec_env->wasm_stack.bottom;
     exec_env->cur_frame = NULL;
     return ok;
-}
-
-bool
-wamr_call(struct WASMExecEnv *exec_env, uint32_t index, uint32_t argc, uint32_t *argv,
-          uint32_t slice, void *run)
-{
-    wamr_running running = { .flag = NULL, .run = run };
-
-    exec_env->suspend_flags.flags = slice - 1;
-    return call(exec_env, index, argc, argv, &running);
-}
-
-bool
-wamr_call_flagged(struct WASMExecEnv *exec_env, uint32_t index, uint32_t argc, uint32_t *argv,
-                  const uint32_t *flag, void *run)
-{
-    wamr_running running = { .flag = flag, .run = run };
-
-#if WAMR_FLAGGED
-    return call(exec_env, index, argc, argv, &running);
-#else
-    (void)index;
-    (void)argc;
-    (void)argv;
-    (void)running;
-    wasm_runtime_set_exception(exec_env->module_inst, "this build counts all work");
-    return false;
-#endif
-}
-
-void *
-wamr_run_of(struct WASMExecEnv *exec_env)
-{
-    const wamr_running *running = exec_env->user_data;
-
-    return running ? running->run : NULL;
 }
 
 uint32_t

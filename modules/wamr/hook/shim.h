@@ -79,7 +79,7 @@ typedef struct wamr_sizes {
     uint32_t memory_unit;
 } wamr_sizes;
 
-/* Asked on the guest's thread when a slice is spent or a flag is up, with the `run` of the call.
+/* Asked on the guest's thread when a slice is spent, with the exec env's user data.
    Returns the length of the next slice, or 0 to stop the guest. */
 typedef uint32_t (*wamr_slice_fn)(void *run);
 
@@ -88,6 +88,10 @@ typedef enum wamr_init_result {
     WAMR_INIT_AGAIN = 1,
     WAMR_INIT_NO_ROOM = 2,
 } wamr_init_result;
+
+/* For the hook: true to go on. Cold: what it is called from stays as fast as without it. */
+bool
+wamr_slice_ended(struct WASMExecEnv *exec_env) __attribute__((cold));
 
 uint32_t
 wamr_init(void *arena, uint32_t arena_len, wamr_slice_fn on_slice);
@@ -161,16 +165,6 @@ wamr_exec_env_delete(struct WASMExecEnv *exec_env);
 bool
 wamr_call(struct WASMExecEnv *exec_env, uint32_t index, uint32_t argc, uint32_t *argv,
           uint32_t slice, void *run);
-
-/* As wamr_call, but nothing is counted: the guest is asked about when `flag` is not 0, which may be
-   at any time, from any thread. Whoever is asked clears it. */
-bool
-wamr_call_flagged(struct WASMExecEnv *exec_env, uint32_t index, uint32_t argc, uint32_t *argv,
-                  const uint32_t *flag, void *run);
-
-/* The `run` of the call that is in progress, or NULL. */
-void *
-wamr_run_of(struct WASMExecEnv *exec_env);
 
 /* Units left of the current slice, the unit that ends it not counted. */
 uint32_t

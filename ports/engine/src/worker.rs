@@ -24,14 +24,11 @@ pub trait Platform: Sync + 'static {
     /// Lets the slot's thread return from [`wait`](Self::wait).
     fn wake(&self, slot: Slot);
 
-    /// Whether code takes no time here, as on a simulator. Runs are always counted then, and
-    /// [`worked`](Self::worked) lets their time pass.
-    const SIMULATED: bool = false;
-
     /// A run of this schedule begins. Called on its own thread.
     fn schedule(&self, slot: Slot, schedule: Schedule);
 
-    /// This thread did so many units of work.
+    /// This thread did so many units of work. For a simulator, where code takes no time: it lets
+    /// the time pass.
     fn worked(&self, _units: u32) {}
 
     /// Waits for the turn of a guest that [`Preemption::Fuel`] preempts. Called before its first
@@ -93,8 +90,6 @@ pub struct SlotState {
     exited: AtomicBool,
     progress: Mutex<Cell<Progress>>,
     interrupted: AtomicBool,
-    /// Not 0: the worker is to look at the slot, where its guest's work is not counted.
-    flag: AtomicU32,
     /// Arena bytes promised to a run that has not taken them yet.
     promised: AtomicUsize,
 }
@@ -125,7 +120,6 @@ impl SlotState {
             exited: AtomicBool::new(false),
             progress: Mutex::new(Cell::new(Progress::NONE)),
             interrupted: AtomicBool::new(false),
-            flag: AtomicU32::new(0),
             promised: AtomicUsize::new(0),
         }
     }
@@ -230,13 +224,11 @@ impl<P: Platform> Workers<P> {
     }
 
     pub(crate) fn interrupt(&self, slot: Slot) {
-        let state = self.slot(slot);
-        state.interrupted.store(true, Ordering::Release);
-        state.flag.store(1, Ordering::Release);
+        self.slot(slot).interrupted.store(true, Ordering::Release);
         self.platform.hurry(slot);
     }
 
-    /// Memory is what it was at the last look, and this asks for another look.
+    /// Work and memory are what they were at the end of the last slice.
     pub(crate) fn usage(&self, slot: Slot) -> RunUsage {
         let state = self.slot(slot);
         let Progress {
@@ -246,7 +238,6 @@ impl<P: Platform> Workers<P> {
         } = state.update(|_| {});
         if let Some(before) = cpu_before {
             usage.cpu = self.platform.thread_time(slot).saturating_sub(before);
-            state.flag.store(1, Ordering::Release);
         }
         usage
     }
@@ -409,16 +400,9 @@ impl<P: Platform> Turns<P> {
 }
 
 impl<P: Platform> Supervisor for Turns<P> {
-    fn flag(&self) -> Option<&AtomicU32> {
-        let counted = self.schedule.preemption == Preemption::Fuel || P::SIMULATED;
-        (!counted).then_some(&self.workers.slot(self.slot).flag)
-    }
-
     fn slice(&self, work: u32, held: u32) -> Verdict {
         let (workers, slot) = (self.workers, self.slot);
         let state = workers.slot(slot);
-        // Before the interrupt is read: whoever raises it does so after that.
-        state.flag.store(0, Ordering::Relaxed);
         workers.platform.worked(work);
         let slice = workers.slice.load(Ordering::Relaxed);
         let mut is_over = false;

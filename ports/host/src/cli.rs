@@ -87,7 +87,7 @@ pub struct Limits {
     #[arg(long, env = "PROPLET_PREEMPTION", default_value = "fuel")]
     pub preemption: Preemption,
     /// Branches and calls that a guest of weight 10 executes before it's the next one's turn.
-    #[arg(long, env = "PROPLET_SLICE", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "PROPLET_SLICE", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub slice: u32,
     /// Cores that guests in turns share; all that there are if not given.
     #[arg(long, env = "PROPLET_GUEST_CORES", value_parser = clap::value_parser!(u16).range(1..))]
@@ -277,8 +277,8 @@ pub enum BenchMode {
 #[command(
     mut_arg("instances", |arg| arg.default_value("256")),
     mut_arg("guest_cores", |arg| arg.default_value("1")),
-    // As on a device: so that no workload ends within its first slice, which is beside the turns.
-    mut_arg("slice", |arg| arg.default_value("2000")),
+    // So that no workload ends within its first slice, which is beside the turns.
+    mut_arg("slice", |arg| arg.default_value("10000")),
     mut_arg("deployments", |arg| arg.hide(true)),
     mut_arg("stack_max_bytes", |arg| arg.hide(true)),
     mut_arg("deadline_max_ms", |arg| arg.hide(true)),

@@ -50,6 +50,7 @@ impl Engine for Fake {
         ArenaUsage {
             total: 100_000,
             free: 50_000,
+            free_min: 50_000,
         }
     }
 

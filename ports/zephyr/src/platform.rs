@@ -60,8 +60,6 @@ impl Platform for Zephyr {
         ffi::worker_wake(slot.0.into());
     }
 
-    const SIMULATED: bool = cfg!(CONFIG_ARCH_POSIX);
-
     #[cfg(CONFIG_ARCH_POSIX)]
     fn worked(&self, units: u32) {
         ffi::worker_worked(units);

@@ -136,9 +136,8 @@ pub struct NativeSymbol {
 /// Takes one `u64` for each argument, and leaves its result in the first.
 pub type RawFunction = unsafe extern "C" fn(*mut ExecEnv, *mut u64);
 
-/// Asked on the guest's thread when a slice is spent or its flag is up, with the run of
-/// [`wamr_call`] or [`wamr_call_flagged`]. Returns the length of the next slice, or 0 to stop the
-/// guest.
+/// Asked on the guest's thread when a slice is spent, with the run of [`wamr_call`]. Returns the
+/// length of the next slice, or 0 to stop the guest.
 pub type SliceFn = unsafe extern "C" fn(*mut c_void) -> u32;
 
 /// [`wamr_init`] succeeded.
@@ -220,17 +219,6 @@ unsafe extern "C" {
         slice: u32,
         run: *mut c_void,
     ) -> bool;
-    /// As [`wamr_call`], counting nothing: the [`SliceFn`] is called when `flag` is not 0.
-    pub fn wamr_call_flagged(
-        exec_env: *mut ExecEnv,
-        index: u32,
-        argc: u32,
-        argv: *mut u32,
-        flag: *const u32,
-        run: *mut c_void,
-    ) -> bool;
-    /// The run of the call that is in progress, or null.
-    pub fn wamr_run_of(exec_env: *mut ExecEnv) -> *mut c_void;
     /// Units left of the slice, the one that ends it not counted.
     pub fn wamr_slice_left(exec_env: *const ExecEnv) -> u32;
     /// The pending exception, or null.
@@ -256,6 +244,8 @@ unsafe extern "C" {
     pub fn wasm_runtime_destroy_thread_env();
     /// WAMR's own: the attachment of the host function that is running.
     pub fn wasm_runtime_get_function_attachment(exec_env: *mut ExecEnv) -> *mut c_void;
+    /// WAMR's own: the run of [`wamr_call`].
+    pub fn wasm_runtime_get_user_data(exec_env: *mut ExecEnv) -> *mut c_void;
 }
 
 /// What the C part was compiled from, for tests and benchmarks that compile it once more.

@@ -164,7 +164,7 @@ unsafe extern "C" fn trampoline(exec_env: *mut sys::ExecEnv, args: *mut u64) {
     // `register` gave, a static `HostFunction`.
     let (function, run) = unsafe {
         let function = sys::wasm_runtime_get_function_attachment(exec_env);
-        let run = sys::wamr_run_of(exec_env);
+        let run = sys::wasm_runtime_get_user_data(exec_env);
         (
             function.cast::<HostFunction>().as_ref(),
             run.cast::<Run<'_>>().as_ref(),

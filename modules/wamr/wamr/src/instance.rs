@@ -184,10 +184,8 @@ impl<'t> Instance<'t> {
         supervisor: &dyn Supervisor,
     ) -> Result<(), Trap> {
         let account = &raw mut self.account;
-        let flag = supervisor.flag();
         let run = Run {
             supervisor,
-            counted: flag.is_none(),
             account,
             interrupt: self.interrupt.as_ref(),
             slice: Cell::new(0),
@@ -207,15 +205,10 @@ impl<'t> Instance<'t> {
         // SAFETY: the execution environment belongs to `self.handle`, on this thread, and runs
         // nothing now, since `self` is borrowed mutably. `index` is a function of the module.
         // `cells` has room for MAX_PARAMS wide arguments and MAX_RESULTS wide results, which
-        // `Signature` bounds (start functions have neither). `run` and the flag outlive the call,
-        // and an atomic has the layout of what it holds.
+        // `Signature` bounds (start functions have neither). `run` outlives the call.
         let ok = unsafe {
             let user = (&raw const run).cast::<c_void>().cast_mut();
-            let (env, argv) = (self.exec_env, cells.as_mut_ptr());
-            match flag {
-                None => sys::wamr_call(env, index, argc, argv, first, user),
-                Some(flag) => sys::wamr_call_flagged(env, index, argc, argv, flag.as_ptr(), user),
-            }
+            sys::wamr_call(self.exec_env, index, argc, cells.as_mut_ptr(), first, user)
         };
         drop(booking);
         // SAFETY: the execution environment lives while `self`.
@@ -336,12 +329,10 @@ fn lay_out(
 /// A call in progress. WAMR's user data points to it.
 pub(crate) struct Run<'a> {
     supervisor: &'a dyn Supervisor,
-    counted: bool,
     /// The instance's account, which outlives the call.
     account: *const sys::Account,
     interrupt: Option<&'a InterruptHandle>,
-    /// The length of the slice that is running; 0 before the first and after the last, and where
-    /// nothing is counted.
+    /// The length of the slice that is running; 0 before the first and after the last.
     slice: Cell<u32>,
     /// The units of all slices before.
     work: Cell<u64>,
@@ -382,9 +373,7 @@ impl Run<'_> {
         if next == 0 {
             self.end.set(End::Interrupted);
         }
-        if self.counted {
-            self.slice.set(next);
-        }
+        self.slice.set(next);
         next
     }
 

@@ -9,7 +9,7 @@
 //! that a host function calls; a guest that is interrupted, or that traps, leaves an instance that
 //! can be dropped and even called again.
 //!
-//! One unit of work is a branch or a call executed, or a function entered: every loop and every
+//! One unit of work is a branch or a call that the guest executes: every loop and every
 //! recursion passes one. A unit has a bound and not a fixed cost: the longest are a
 //! `memory.fill` or `memory.copy` over the whole linear memory.
 #![no_std]

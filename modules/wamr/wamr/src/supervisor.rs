@@ -1,7 +1,7 @@
 //! How guests are kept on a leash.
 
 use core::any::Any;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::arena::Shared;
 use crate::error::Error;
@@ -11,13 +11,6 @@ use crate::error::Error;
 /// It may block or yield there: the guest waits meanwhile. It must not panic: guests are called
 /// through C, across which nothing unwinds, so a panic aborts.
 pub trait Supervisor: Any + Sync {
-    /// `None` for a guest whose work is counted, in slices. Otherwise nothing is counted, which
-    /// costs the guest less, and [`slice`](Self::slice) is called with 0 as the work soon after the
-    /// flag became something else than 0; it should make it 0 again. Asked once for each call.
-    fn flag(&self) -> Option<&AtomicU32> {
-        None
-    }
-
     /// The guest did `work` units since the last time, and its instance holds `held` bytes of the
     /// arena. The first time in each call `work` is 0, and no guest code has run yet.
     fn slice(&self, work: u32, held: u32) -> Verdict;
