@@ -36,6 +36,10 @@ pub trait Platform: Sync + 'static {
     /// wait.
     fn take_turn(&self, slot: Slot, interrupted: bool);
 
+    /// Lets guests come to their end that were [hurried](Self::hurry). Called after each slice of
+    /// any other guest.
+    fn give_way(&self, slot: Slot);
+
     /// Gives the turn up, at the end of a run.
     fn end_turn(&self, slot: Slot);
 
@@ -161,7 +165,7 @@ pub struct Workers<P: 'static> {
 
 impl<P: Platform> Workers<P> {
     /// At most 256 slots are used, each with one of as many `jobs`. `slice` is the work between two
-    /// looks at a counted run, and that of a turn of [`Schedule::WEIGHT`]; in branches and calls,
+    /// looks at a run, and that of a turn of [`Schedule::WEIGHT`]; in branches and calls,
     /// at least 1.
     pub fn new(
         platform: P,
@@ -420,11 +424,14 @@ impl<P: Platform> Supervisor for Turns<P> {
         if left == Some(0) {
             return Verdict::Interrupt;
         }
-        if is_over && self.schedule.preemption == Preemption::Fuel {
-            let interrupted = state.interrupted.load(Ordering::Acquire);
-            workers.platform.take_turn(slot, interrupted);
+        let interrupted = || state.interrupted.load(Ordering::Acquire);
+        if !interrupted() {
+            workers.platform.give_way(slot);
         }
-        if state.interrupted.load(Ordering::Acquire) {
+        if is_over && self.schedule.preemption == Preemption::Fuel {
+            workers.platform.take_turn(slot, interrupted());
+        }
+        if interrupted() {
             return Verdict::Interrupt;
         }
         let next = progress.turn.min(slice.into());

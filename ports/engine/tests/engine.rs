@@ -63,6 +63,7 @@ impl Platform for Threads {
         self.turns.fetch_add(1, Ordering::SeqCst);
     }
 
+    fn give_way(&self, _: Slot) {}
     fn end_turn(&self, _: Slot) {}
     fn hurry(&self, _: Slot) {}
 

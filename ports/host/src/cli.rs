@@ -89,7 +89,7 @@ pub struct Limits {
     /// Branches and calls that a guest of weight 10 executes before it's the next one's turn.
     #[arg(long, env = "PROPLET_SLICE", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub slice: u32,
-    /// Cores that guests in turns share; all that there are if not given.
+    /// Cores that guests share, the last of those that the process may use; all if not given.
     #[arg(long, env = "PROPLET_GUEST_CORES", value_parser = clap::value_parser!(u16).range(1..))]
     pub guest_cores: Option<u16>,
 }

@@ -134,6 +134,7 @@ fn spawn_worker(workers: &'static Workers<Linux>, slot: Slot, runtime: Runtime) 
 /// The life of a worker. A run that the kernel preempts has a thread of its own: the kernel knows
 /// its weight as a nice value, from which a thread does not come back without privileges.
 fn work_in(slot: Slot, workers: &'static Workers<Linux>, runtime: Runtime) {
+    workers.platform().stay_on_cores();
     let prepared = || ThreadEnv::enter(runtime).expect("a thread of Linux can run guests");
     let env = prepared();
     loop {

@@ -2,8 +2,9 @@
 //!
 //! The kernel would share the cores out as well, but in slices of several milliseconds: with two
 //! dozen loops, one that is to stop would see its flag only after all the others' slices. Here
-//! `cores` guests run, the others wait in line, and one that is to stop goes first. A guest's first
-//! slice is free, beside the others: most invocations end within it and never wait.
+//! `cores` guests run and the others wait in line. A guest's first turn is free, beside the others:
+//! most invocations end within it and never wait. While one that is to stop comes to its end, all
+//! others pause after their slices, also those that the kernel preempts.
 
 use proplet::engine::Slot;
 use std::{
@@ -18,6 +19,8 @@ pub struct Turns {
     state: Mutex<State>,
     /// A slot's guest waits here for its turn.
     granted: Box<[Condvar]>,
+    /// Guests that gave way wait here until none is hurried.
+    calm: Condvar,
 }
 
 #[derive(Debug)]
@@ -26,6 +29,10 @@ struct State {
     running: usize,
     line: VecDeque<Slot>,
     has_turn: Box<[bool]>,
+    /// Slots with a run, from [`Turns::begin`] to [`Turns::end`].
+    has_run: Box<[bool]>,
+    /// Those of them that are to stop.
+    hurried: Box<[bool]>,
 }
 
 impl Turns {
@@ -37,7 +44,10 @@ impl Turns {
                 running: 0,
                 line: VecDeque::with_capacity(slots),
                 has_turn: vec![false; slots].into(),
+                has_run: vec![false; slots].into(),
+                hurried: vec![false; slots].into(),
             }),
+            calm: Condvar::new(),
             granted: (0..slots).map(|_| Condvar::new()).collect(),
         }
     }
@@ -84,17 +94,44 @@ impl Turns {
         }
     }
 
-    /// Gives up the turn of `slot`, if it has one.
-    pub fn end(&self, slot: Slot) {
+    /// A run begins in `slot`.
+    pub fn begin(&self, slot: Slot) {
+        self.lock().has_run[usize::from(slot.0)] = true;
+    }
+
+    /// Waits while others are hurried.
+    pub fn give_way(&self, slot: Slot) {
         let mut state = self.lock();
-        if state.has_turn[usize::from(slot.0)] {
-            self.give_up(&mut state, slot);
+        while !state.hurried[usize::from(slot.0)] && state.hurried.contains(&true) {
+            state = self
+                .calm
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Takes `slot` out of the line and lets it run at once, beside the others.
-    pub fn hurry(&self, slot: Slot) {
+    /// The run of `slot` has ended.
+    pub fn end(&self, slot: Slot) {
+        let index = usize::from(slot.0);
         let mut state = self.lock();
+        if state.has_turn[index] {
+            self.give_up(&mut state, slot);
+        }
+        state.has_run[index] = false;
+        if std::mem::take(&mut state.hurried[index]) {
+            self.calm.notify_all();
+        }
+    }
+
+    /// Lets the run of `slot`, if there is one, come to its end before others go on. Takes it out of
+    /// the line.
+    pub fn hurry(&self, slot: Slot) {
+        let index = usize::from(slot.0);
+        let mut state = self.lock();
+        if !state.has_run[index] {
+            return;
+        }
+        state.hurried[index] = true;
         if let Some(at) = state.line.iter().position(|waiting| *waiting == slot) {
             state.line.remove(at);
             self.grant(&mut state, slot);
@@ -146,11 +183,40 @@ mod tests {
     }
 
     #[test]
+    fn who_runs_gives_way_to_who_is_to_stop_and_then_goes_on() {
+        let turns = Turns::new(2, 1);
+        turns.begin(Slot(0));
+        turns.take(Slot(0), false);
+        turns.give_way(Slot(0));
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                turns.begin(Slot(1));
+                turns.take(Slot(1), false);
+                turns.take(Slot(1), false);
+                turns.give_way(Slot(1));
+                turns.end(Slot(1));
+            });
+            while turns.lock().line.is_empty() {
+                thread::yield_now();
+            }
+            turns.hurry(Slot(1));
+            turns.give_way(Slot(0));
+            assert!(!turns.lock().has_run[1], "it has ended first");
+            assert!(turns.lock().has_turn[0], "the other has kept its turn");
+            waiting.join().expect("it has had its turn");
+        });
+        // One that has ended hurries nobody.
+        turns.hurry(Slot(1));
+        turns.give_way(Slot(0));
+    }
+
+    #[test]
     fn who_is_to_stop_need_not_wait() {
         let turns = Turns::new(3, 1);
         turns.take(Slot(0), false);
         thread::scope(|scope| {
             let waiting = scope.spawn(|| {
+                turns.begin(Slot(1));
                 turns.take(Slot(1), false);
                 turns.take(Slot(1), false);
                 turns.end(Slot(1));

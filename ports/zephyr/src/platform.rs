@@ -79,6 +79,9 @@ impl Platform for Zephyr {
         }
     }
 
+    /// Its priority has let a hurried guest go first.
+    fn give_way(&self, _: Slot) {}
+
     fn end_turn(&self, _: Slot) {}
 
     fn hurry(&self, slot: Slot) {
