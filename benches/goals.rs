@@ -22,11 +22,11 @@ use proplet_host::{
 };
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity},
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
     time::{ClockId, clock_gettime},
 };
 use std::{
-    fs, ptr,
+    ptr,
     time::{Duration, Instant},
 };
 use wamr_sys as sys;
@@ -94,18 +94,7 @@ impl Table {
     }
 }
 
-/// Keeps all threads, and those that they start, on these cores.
-fn stay_on(cores: &CpuSet) {
-    let threads = fs::read_dir("/proc/self/task").expect("Linux lists the threads");
-    for thread in threads {
-        let name = thread.expect("a thread").file_name();
-        let id = name.to_str().and_then(|id| id.parse().ok());
-        let id = Pid::from_raw(id.expect("a thread's name is its number"));
-        sched_setaffinity(id, cores).expect("we may run there");
-    }
-}
-
-/// The last core of `cores`.
+/// The last core of `cores`: the guests'.
 fn one_of(cores: &CpuSet) -> CpuSet {
     let mut one = CpuSet::new();
     let last = (0..CpuSet::MAX_CPU).rev().find(|cpu| cores.is_set(*cpu));
@@ -121,11 +110,11 @@ fn main() {
         instances(&mut table);
     }
     let mut bench = Bench::new();
-    // On two, guests would slow each other down by more than is to be measured.
+    // What is compared runs on one core.
     let cores = sched_getaffinity(None).expect("the kernel says where we may run");
-    stay_on(&one_of(&cores));
+    sched_setaffinity(None, &one_of(&cores)).expect("it is one of those");
     bench.overheads(&mut table);
-    stay_on(&cores);
+    sched_setaffinity(None, &cores).expect("we were there before");
     bench.fairness(&mut table);
     bench.stops(&mut table);
     bench.rounds(&mut table);

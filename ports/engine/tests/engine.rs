@@ -258,7 +258,13 @@ fn interrupts(bench: &mut Bench, limits: Limits) {
     for slot in 0..SLOTS as u8 {
         bench.spawn(slot, &[], limits);
     }
-    for slot in [5, 0, 7, 2, 1, 3, 6, 4] {
+    for (slot, slice) in [5, 0, 7, 2, 1, 3, 6, 4]
+        .into_iter()
+        .zip([1, 7, 100, 1_000_000].into_iter().cycle())
+    {
+        // While they run.
+        bench.workers.set_slice(slice);
+        thread::sleep(Duration::from_millis(2));
         bench.engine.interrupt(Slot(slot));
         bench.engine.interrupt(Slot(slot));
         let exit = bench.exit();
@@ -268,6 +274,7 @@ fn interrupts(bench: &mut Bench, limits: Limits) {
         );
         assert!(exit.usage.cpu > Duration::ZERO);
     }
+    bench.workers.set_slice(1000);
     bench.engine.unload(ModuleId(0));
     let start = r#"(module (func $s (loop (br 0))) (start $s) (func (export "main")))"#;
     bench.load(0, start).unwrap();

@@ -52,24 +52,23 @@ fn succeed(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {text}");
 }
 
-/// clang and wasm-ld of one version: those without a suffix, or else the newest.
+/// clang and wasm-ld of one version: the newest that has one in its name, or else those without.
 fn clang() -> Option<(PathBuf, PathBuf)> {
     let path = env::var_os("PATH")?;
     let find = |name: String| {
         let files = env::split_paths(&path).map(|folder| folder.join(&name));
         files.into_iter().find(|file| file.is_file())
     };
-    let suffixes = (14..=21).rev().map(|version| format!("-{version}"));
-    [String::new()]
-        .into_iter()
-        .chain(suffixes)
+    let suffixes = (15..=25).rev().map(|version| format!("-{version}"));
+    suffixes
+        .chain([String::new()])
         .find_map(|suffix| find(format!("clang{suffix}")).zip(find(format!("wasm-ld{suffix}"))))
 }
 
 /// Compiles a C file with the guests' flags.
 fn compile(source: &Path) -> Option<Vec<u8>> {
     let Some((clang, wasm_ld)) = clang() else {
-        skip("clang and wasm-ld", "Debian: clang, lld");
+        skip("clang and wasm-ld", "Debian: clang-19, lld-19");
         return None;
     };
     let wasm = built().join(source.file_name()?).with_extension("wasm");
