@@ -206,7 +206,7 @@ fn write_evenness(out: &mut impl Write, what: &str, evenness: Option<Evenness>) 
             "{what:<5} Jain's index {jain:.4}, largest error of a share {:.1} %",
             error * 100.0
         ),
-        None => writeln!(out, "{what:<5} not counted"),
+        None => writeln!(out, "{what:<5} none"),
     }
 }
 

@@ -159,7 +159,7 @@ pub struct Share {
     pub weight: u8,
     /// What it is due of all, by its weight, from 0 to 1.
     pub due: f64,
-    /// Work it did, in branches and calls; 0 where nothing counts it.
+    /// Work it did, in branches and calls.
     pub work: u64,
     /// Its part of all work, from 0 to 1.
     pub work_share: f64,
@@ -176,7 +176,7 @@ pub struct Fairness {
     pub instances: usize,
     /// How long they shared the processor.
     pub wall: Duration,
-    /// Evenness of the work; `None` where nothing counts it.
+    /// Evenness of the work; `None` if there was none.
     pub work: Option<Evenness>,
     /// Evenness of the processor time; `None` if there was none.
     pub cpu: Option<Evenness>,

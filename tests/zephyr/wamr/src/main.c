@@ -275,7 +275,7 @@ ZTEST(wamr, test_results)
 	struct WASMExecEnv *exec_env;
 	uint32_t cells[2] = {20};
 
-	zassert_true(instantiate(&guest, 2 * GUEST_STACK_SIZE, NO_BOUND, &instance, &exec_env));
+	zassert_true(instantiate(&guest, 4 * GUEST_STACK_SIZE, NO_BOUND, &instance, &exec_env));
 	zassert_true(call(exec_env, function(&guest, "run"), 1, cells));
 	zassert_equal(cells[0], 6765);
 	tear_down(instance, exec_env);
