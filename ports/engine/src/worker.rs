@@ -36,8 +36,9 @@ pub trait Platform: Sync + 'static {
     /// wait.
     fn take_turn(&self, slot: Slot, interrupted: bool);
 
-    /// Lets guests come to their end that were [hurried](Self::hurry). Called after each slice of
-    /// any other guest.
+    /// Lets guests come to their end that were [hurried](Self::hurry), and others go first where the
+    /// time of a guest that [`Preemption::Time`] preempts is over. Called after each slice of a
+    /// guest that is not to end, on its own thread.
     fn give_way(&self, slot: Slot);
 
     /// Gives the turn up, at the end of a run.

@@ -32,9 +32,11 @@ void proplet_workers_start(proplet_worker_fn run);
 void proplet_worker_wait(uint32_t slot);
 void proplet_worker_wake(uint32_t slot);
 void proplet_worker_hurry(uint32_t slot);
-/* The worker's next run is preempted by the kernel, in slices for this weight; or, if 0, not. */
+/* The worker's next run is preempted by the clock, in slices for this weight; or, if 0, not. */
 void proplet_worker_weigh(uint32_t slot, uint32_t weight);
-/* Milliseconds of a kernel's time slice of weight 10; also for what runs. */
+/* Called by the worker after each slice of work: if its time is over, others go first. */
+void proplet_worker_look(uint32_t slot);
+/* Milliseconds of a time slice of weight 10; also for what runs. */
 void proplet_workers_set_slice_ms(uint32_t slice_ms);
 /* To the end of the line of those that are ready. */
 void proplet_worker_yield(void);

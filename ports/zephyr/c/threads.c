@@ -75,13 +75,25 @@ void proplet_worker_yield(void)
 }
 
 #ifdef CONFIG_TIMESLICE_PER_THREAD
-/* Of each worker; 0 where the kernel does not preempt it. */
+/* Of each worker; 0 where the clock does not preempt it. */
 static uint8_t weights[CONFIG_PROPLET_SLOTS];
+/* Its processor time when its turn began, in nanoseconds. */
+static uint64_t turns[CONFIG_PROPLET_SLOTS];
 static uint32_t slice_ms = CONFIG_PROPLET_SLICE_MS;
 
+static uint64_t turn_ns(uint32_t slot)
+{
+	return (uint64_t)slice_ms * weights[slot] * NSEC_PER_MSEC / 10;
+}
+
+/*
+ * The kernel begins a thread's slice anew whenever it resumes the thread: where others wake up more
+ * often than that, it never ends. So a worker yields by its own processor time, and the kernel's
+ * slice, twice as long, is for what does not come to look.
+ */
 static void set_slice(uint32_t slot)
 {
-	const uint32_t ticks = k_ms_to_ticks_ceil32(slice_ms * weights[slot]) / 10;
+	const uint64_t ticks = k_ns_to_ticks_ceil64(2 * turn_ns(slot));
 
 	k_thread_time_slice_set(&workers[slot],
 				weights[slot] > 0 ? CLAMP(ticks, 1, INT32_MAX) : 0, NULL, NULL);
@@ -90,7 +102,22 @@ static void set_slice(uint32_t slot)
 void proplet_worker_weigh(uint32_t slot, uint32_t weight)
 {
 	weights[slot] = weight;
+	turns[slot] = proplet_thread_time(slot);
 	set_slice(slot);
+}
+
+void proplet_worker_look(uint32_t slot)
+{
+	uint64_t now;
+
+	if (weights[slot] == 0) {
+		return;
+	}
+	now = proplet_thread_time(slot);
+	if (now - turns[slot] >= turn_ns(slot)) {
+		turns[slot] = now;
+		k_yield();
+	}
 }
 
 void proplet_workers_set_slice_ms(uint32_t ms)
@@ -105,6 +132,11 @@ void proplet_worker_weigh(uint32_t slot, uint32_t weight)
 {
 	ARG_UNUSED(slot);
 	ARG_UNUSED(weight);
+}
+
+void proplet_worker_look(uint32_t slot)
+{
+	ARG_UNUSED(slot);
 }
 
 void proplet_workers_set_slice_ms(uint32_t ms)

@@ -81,6 +81,7 @@ unsafe extern "C" {
     fn proplet_worker_wake(slot: u32);
     fn proplet_worker_hurry(slot: u32);
     fn proplet_worker_weigh(slot: u32, weight: u32);
+    fn proplet_worker_look(slot: u32);
     fn proplet_workers_set_slice_ms(slice_ms: u32);
     fn proplet_worker_yield();
     #[cfg(CONFIG_ARCH_POSIX)]
@@ -174,14 +175,21 @@ pub fn worker_hurry(slot: u32) {
     unsafe { proplet_worker_hurry(slot) }
 }
 
-/// The slot's next run is preempted by the kernel, as its weight says; or, if that is 0, not.
+/// The slot's next run is preempted by the clock, as its weight says; or, if that is 0, not.
 pub fn worker_weigh(slot: u32, weight: u8) {
     debug_assert!((slot as usize) < crate::sizes::SLOTS);
     // SAFETY: as for `worker_wait`.
     unsafe { proplet_worker_weigh(slot, weight.into()) }
 }
 
-/// Milliseconds of the kernel's time slice of a run of weight 10. After the workers were started.
+/// Lets others go first, if the time of the slot's turn is over. On its own thread.
+pub fn worker_look(slot: u32) {
+    debug_assert!((slot as usize) < crate::sizes::SLOTS);
+    // SAFETY: as for `worker_wait`.
+    unsafe { proplet_worker_look(slot) }
+}
+
+/// Milliseconds of the time slice of a run of weight 10. After the workers were started.
 pub fn workers_set_slice_ms(slice_ms: u32) {
     // SAFETY: the threads exist.
     unsafe { proplet_workers_set_slice_ms(slice_ms) }

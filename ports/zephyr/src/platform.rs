@@ -79,8 +79,10 @@ impl Platform for Zephyr {
         }
     }
 
-    /// Its priority has let a hurried guest go first.
-    fn give_way(&self, _: Slot) {}
+    /// A hurried guest has gone first by its priority.
+    fn give_way(&self, slot: Slot) {
+        ffi::worker_look(slot.0.into());
+    }
 
     fn end_turn(&self, _: Slot) {}
 
