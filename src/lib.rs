@@ -9,6 +9,7 @@
 //! - [`task`]: arguments, limits and the monitor of a run.
 //! - [`engine`]: the seam to the Wasm engine of a port.
 //! - [`wifi`]: bring-up of the network, where that is the port's to do.
+//! - [`store`]: the seam to storage that survives a reboot.
 //! - [`retry`]: how long to wait between two attempts.
 //! - [`config`], [`settings`], [`time`]: what a port passes in.
 #![no_std]
@@ -20,6 +21,7 @@ pub mod engine;
 pub mod module;
 pub mod retry;
 pub mod settings;
+pub mod store;
 pub mod task;
 #[cfg(test)]
 pub(crate) mod testing;
