@@ -1,6 +1,10 @@
 //! Settings of a proplet, loaded by the port.
 
-use crate::{engine::Preemption, time::Duration};
+use crate::{
+    engine::Preemption,
+    task::{caps::Caps, learning::Services},
+    time::Duration,
+};
 
 /// What a proplet says of itself in its discovery message; `None` is left out.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,6 +38,10 @@ pub struct TaskLimits {
     pub memory: Option<u64>,
     /// How the port can preempt a task; the first is for one that doesn't say. Not empty.
     pub preemption: &'static [Preemption],
+    /// What a task may ask for by its environment.
+    pub caps: Caps,
+    /// Most bytes of a module.
+    pub module_bytes: usize,
 }
 
 /// Settings of the agent.
@@ -56,12 +64,16 @@ pub struct Config<'a> {
     /// Least time from a start's receipt to its result. The manager marks a task as running
     /// after it has sent the start, and a result that it reads before that is overwritten.
     pub result_delay: Duration,
-    /// How long a start waits for its module from the registry.
+    /// How long a start waits for its module, and then a task of a federated round for its model.
     pub fetch_timeout: Duration,
     /// How long an incomplete module from the registry is kept.
     pub assembly_ttl: Duration,
     /// Bounds on tasks.
     pub limits: TaskLimits,
+    /// Services of federated learning that a task doesn't name.
+    pub services: Services<'a>,
+    /// Most bytes of a model or a data set.
+    pub data_bytes: usize,
 }
 
 impl Config<'_> {
@@ -96,6 +108,14 @@ impl Config<'_> {
             stack_max: 65536,
             memory: None,
             preemption: &[Preemption::Fuel],
+            caps: Caps::HARMLESS,
+            module_bytes: usize::MAX,
         },
+        services: Services {
+            models: "",
+            data: "",
+            coordinator: "",
+        },
+        data_bytes: 65536,
     };
 }

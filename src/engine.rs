@@ -4,8 +4,12 @@
 //! thread a slot, and comes back through [`Engine::poll_exit`]. No call of this trait may run
 //! guest code or wait for a worker.
 
-use crate::time::Duration;
-use core::fmt;
+use crate::{
+    task::caps::Caps,
+    time::Duration,
+    wire::{List, Pairs},
+};
+use core::{fmt, ops::DerefMut};
 
 /// Most parameters a function may have to be called by a task.
 pub const PARAMS_MAX: usize = 16;
@@ -178,6 +182,59 @@ pub struct Limits {
     pub schedule: Schedule,
 }
 
+/// What a run is given beside its arguments. Its guest reads it by host functions.
+#[derive(Debug)]
+pub struct TaskData<B> {
+    /// The packed inputs, and then the packed environment; none where both are empty.
+    text: Option<B>,
+    /// Bytes of the packed inputs.
+    inputs_len: usize,
+    /// The model of a federated round.
+    pub model: Option<B>,
+    /// The data set to train it with.
+    pub dataset: Option<B>,
+    /// What the guest may call.
+    pub caps: Caps,
+}
+
+impl<B> TaskData<B> {
+    /// Nothing, and no permission.
+    pub const NONE: Self = Self {
+        text: None,
+        inputs_len: 0,
+        model: None,
+        dataset: None,
+        caps: Caps::NONE,
+    };
+}
+
+impl<B: DerefMut<Target = [u8]>> TaskData<B> {
+    /// With a copy of inputs and environment in `text`, which has exactly their bytes.
+    pub(crate) fn with_text(self, mut text: B, inputs: List<'_>, env: Pairs<'_>) -> Self {
+        let (inputs, env) = (inputs.as_bytes(), env.as_bytes());
+        let (first, rest) = text.split_at_mut(inputs.len());
+        first.copy_from_slice(inputs);
+        rest.copy_from_slice(env);
+        Self {
+            inputs_len: inputs.len(),
+            text: Some(text),
+            ..self
+        }
+    }
+
+    /// The task's inputs, as text.
+    pub fn inputs(&self) -> List<'_> {
+        let bytes = self.text.as_deref().and_then(|t| t.get(..self.inputs_len));
+        bytes.and_then(List::from_bytes).unwrap_or_default()
+    }
+
+    /// The task's environment.
+    pub fn env(&self) -> Pairs<'_> {
+        let bytes = self.text.as_deref().and_then(|t| t.get(self.inputs_len..));
+        bytes.and_then(Pairs::from_bytes).unwrap_or_default()
+    }
+}
+
 /// A function to call in a fresh instance of a module.
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
@@ -200,6 +257,31 @@ pub struct RunUsage {
     pub memory: usize,
     /// Work done, in branches and calls.
     pub work: u64,
+    /// Messages and log lines of the guest that exceeded a limit and were dropped.
+    pub dropped: u32,
+}
+
+/// Bounds on what a guest says and gets, the same for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GuestLimits {
+    /// Bytes of log that a guest may write in a second; what exceeds them is dropped.
+    pub log_bytes: u32,
+    /// Messages that a guest may publish in a second; what exceeds them is dropped.
+    pub messages: u32,
+    /// Most bytes of a message's topic and payload, in and out.
+    pub message_bytes: u32,
+    /// Most bytes of a result.
+    pub result_bytes: u32,
+}
+
+impl GuestLimits {
+    /// For a small device.
+    pub const DEFAULT: Self = Self {
+        log_bytes: 1024,
+        messages: 10,
+        message_bytes: 512,
+        result_bytes: 1024,
+    };
 }
 
 /// What the whole proplet has used.
@@ -224,43 +306,68 @@ pub enum Failure {
 
 /// The end of a run. Its slot is free again.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Exit {
+pub struct Exit<B> {
     /// The slot that the run had.
     pub slot: Slot,
     /// Its first result, if the function has any.
     pub result: Result<Option<Value>, Failure>,
+    /// What the guest last called its result, UTF-8; it takes the place of `result`'s value.
+    pub output: Option<B>,
     /// What it used; `memory` is the most it held.
     pub usage: RunUsage,
 }
 
+/// What a guest wants of the channel.
+#[derive(Debug, PartialEq)]
+pub enum Message<B> {
+    /// To publish a message.
+    Publish {
+        /// The topic below the channel, UTF-8, and then the payload.
+        bytes: B,
+        /// Bytes of the topic.
+        topic_len: usize,
+    },
+    /// To get the messages of a topic.
+    Subscribe {
+        /// The topic filter below the channel, UTF-8.
+        filter: B,
+    },
+}
+
 /// A Wasm engine: a bounded arena, a table of modules and a worker for each slot.
 pub trait Engine {
+    /// Bytes in the arena, given back when dropped.
+    type Buffer: DerefMut<Target = [u8]> + fmt::Debug;
+
     /// Present state of the arena.
     fn arena(&self) -> ArenaUsage;
 
-    /// Gives `module` a buffer of at least `len` bytes in the arena and keeps what it holds.
+    /// A block of `len` bytes of the arena, zeroed.
     ///
     /// # Errors
     /// The reason as text, if the arena has no such block.
-    fn reserve(&mut self, module: ModuleId, len: usize) -> Result<(), Text>;
+    fn allocate(&mut self, len: usize) -> Result<Self::Buffer, Text>;
 
-    /// The buffer of a reserved module that is not loaded yet; empty for any other.
-    fn buffer(&mut self, module: ModuleId) -> &mut [u8];
+    /// Makes `buffer` `len` bytes long, where it is if the arena has room behind it. What is new is
+    /// zeroed.
+    ///
+    /// # Errors
+    /// The reason as text; `buffer` is as before.
+    fn resize(&mut self, buffer: &mut Self::Buffer, len: usize) -> Result<(), Text>;
 
-    /// What the module in the first `len` bytes of the buffer would take; found without
-    /// allocating.
+    /// What the module `bytes` would take; found without allocating.
     ///
     /// # Errors
     /// The reason as text, if they are no Wasm module.
-    fn estimate(&mut self, module: ModuleId, len: usize, limits: &Limits) -> Result<Needs, Text>;
+    fn estimate(&self, bytes: &[u8], limits: &Limits) -> Result<Needs, Text>;
 
-    /// Parses the first `len` bytes of the buffer.
+    /// Parses a module, all of `bytes`, and keeps them.
     ///
     /// # Errors
-    /// The reason as text; the module must be unloaded then.
-    fn load(&mut self, module: ModuleId, len: usize) -> Result<(), Text>;
+    /// The reason as text; nothing is kept then.
+    fn load(&mut self, module: ModuleId, bytes: Self::Buffer) -> Result<(), Text>;
 
-    /// Frees a module, loaded or only reserved; nothing if it is neither. No run uses it any more.
+    /// Frees a module; nothing if it is not loaded. No run uses it any more.
     fn unload(&mut self, module: ModuleId);
 
     /// Arena bytes that one more instance of a loaded module takes under `limits`.
@@ -276,7 +383,7 @@ pub trait Engine {
     fn params(&self, module: ModuleId, export: &str) -> Result<Option<Params>, Text>;
 
     /// Starts a run on the worker of a free slot. Its end comes from [`poll_exit`](Self::poll_exit).
-    fn spawn(&mut self, slot: Slot, call: &Call<'_>);
+    fn spawn(&mut self, slot: Slot, call: &Call<'_>, data: TaskData<Self::Buffer>);
 
     /// Asks a run to end; it does so within a slice, and its exit says [`Failure::Interrupted`]
     /// unless it had already ended. Idempotent.
@@ -288,6 +395,15 @@ pub trait Engine {
     /// What the proplet has used since boot.
     fn process(&self) -> ProcessUsage;
 
-    /// The next run that has ended, if any.
-    fn poll_exit(&mut self) -> Option<Exit>;
+    /// The next run that has ended, if any. All that its guest had to say has been given out
+    /// before, or is lost.
+    fn poll_exit(&mut self) -> Option<Exit<Self::Buffer>>;
+
+    /// What a run's guest has to say on the channel, if anything, given out once. Until then the
+    /// guest can say no more.
+    fn poll_message(&mut self, slot: Slot) -> Option<Message<Self::Buffer>>;
+
+    /// Gives a message, whose topic is below the channel, to a run's guest. One that its inbox or
+    /// the arena has no room for is dropped, and counted in the run's usage.
+    fn deliver(&mut self, slot: Slot, topic: &str, payload: &[u8]);
 }

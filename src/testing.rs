@@ -4,7 +4,14 @@
 extern crate std;
 
 use crate::{engine::*, time::Duration};
-use std::{collections::VecDeque, string::String, vec::Vec};
+use std::{
+    cell::Cell,
+    collections::VecDeque,
+    ops::{Deref, DerefMut},
+    rc::Rc,
+    string::String,
+    vec::Vec,
+};
 
 /// What the fake takes for an instance.
 pub(crate) const INSTANCE: usize = 100;
@@ -12,13 +19,41 @@ pub(crate) const INSTANCE: usize = 100;
 /// What the fake takes for parsing.
 pub(crate) const LOAD: usize = 10;
 
-#[derive(Debug, Clone)]
+/// Bytes that count while they live.
+#[derive(Debug)]
+pub(crate) struct FakeBuffer {
+    bytes: Vec<u8>,
+    used: Rc<Cell<usize>>,
+}
+
+impl Deref for FakeBuffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl DerefMut for FakeBuffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl Drop for FakeBuffer {
+    fn drop(&mut self) {
+        self.used.set(self.used.get() - self.bytes.len());
+    }
+}
+
+#[derive(Debug)]
 pub(crate) struct Spawned {
     pub(crate) slot: Slot,
     pub(crate) module: ModuleId,
     pub(crate) export: String,
     pub(crate) args: Vec<Value>,
     pub(crate) limits: Limits,
+    pub(crate) data: TaskData<FakeBuffer>,
 }
 
 /// A module is text: `export(params)` lines, such as `main(i32 i32)`. `trap` as first line makes
@@ -26,11 +61,14 @@ pub(crate) struct Spawned {
 #[derive(Debug)]
 pub(crate) struct FakeEngine {
     total: usize,
-    buffers: Vec<(ModuleId, Vec<u8>, bool)>,
+    used: Rc<Cell<usize>>,
+    modules: Vec<(ModuleId, FakeBuffer)>,
     pub(crate) running: Vec<Spawned>,
     pub(crate) interrupted: Vec<Slot>,
     pub(crate) usage: RunUsage,
-    exits: VecDeque<Exit>,
+    exits: VecDeque<Exit<FakeBuffer>>,
+    messages: VecDeque<(Slot, Message<FakeBuffer>)>,
+    pub(crate) delivered: Vec<(Slot, String, Vec<u8>)>,
     pub(crate) loads: usize,
 }
 
@@ -38,30 +76,52 @@ impl FakeEngine {
     pub(crate) fn new(total: usize) -> Self {
         Self {
             total,
-            buffers: Vec::new(),
+            used: Rc::new(Cell::new(0)),
+            modules: Vec::new(),
             running: Vec::new(),
             interrupted: Vec::new(),
             usage: RunUsage::default(),
             exits: VecDeque::new(),
+            messages: VecDeque::new(),
+            delivered: Vec::new(),
             loads: 0,
         }
     }
 
+    /// The run in `slot`.
+    pub(crate) fn run(&self, slot: Slot) -> &Spawned {
+        let mut runs = self.running.iter();
+        runs.find(|run| run.slot == slot).expect("it runs")
+    }
+
     /// Ends the run in `slot`.
     pub(crate) fn exit(&mut self, slot: Slot, result: Result<Option<Value>, Failure>) {
+        self.exit_with(slot, result, None);
+    }
+
+    /// Ends the run in `slot`, whose guest has published `output` as its result.
+    pub(crate) fn exit_with(
+        &mut self,
+        slot: Slot,
+        result: Result<Option<Value>, Failure>,
+        output: Option<&str>,
+    ) {
         let index = self
             .running
             .iter()
             .position(|run| run.slot == slot)
             .expect("nothing runs in this slot");
         self.running.remove(index);
+        let output = output.map(|text| self.copy(text.as_bytes()));
         self.exits.push_back(Exit {
             slot,
             result,
+            output,
             usage: RunUsage {
                 cpu: Duration::from_millis(1),
                 memory: INSTANCE,
                 work: 7,
+                dropped: 0,
             },
         });
     }
@@ -73,24 +133,43 @@ impl FakeEngine {
         }
     }
 
+    /// The guest in `slot` publishes.
+    pub(crate) fn publish(&mut self, slot: Slot, topic: &str, payload: &[u8]) {
+        let bytes = self.copy(&[topic.as_bytes(), payload].concat());
+        let topic_len = topic.len();
+        let message = Message::Publish { bytes, topic_len };
+        self.messages.push_back((slot, message));
+    }
+
+    /// The guest in `slot` subscribes.
+    pub(crate) fn subscribe(&mut self, slot: Slot, filter: &str) {
+        let filter = self.copy(filter.as_bytes());
+        self.messages
+            .push_back((slot, Message::Subscribe { filter }));
+    }
+
+    fn copy(&mut self, bytes: &[u8]) -> FakeBuffer {
+        let mut copy = self.allocate(bytes.len()).expect("there is room");
+        copy.copy_from_slice(bytes);
+        copy
+    }
+
     fn exports(&self, module: ModuleId) -> String {
-        let (_, bytes, _) = self
-            .buffers
+        let (_, bytes) = self
+            .modules
             .iter()
-            .find(|(id, _, loaded)| *id == module && *loaded)
+            .find(|(id, _)| *id == module)
             .expect("module is not loaded");
         String::from_utf8_lossy(bytes).into_owned()
     }
 }
 
 impl Engine for FakeEngine {
+    type Buffer = FakeBuffer;
+
     fn arena(&self) -> ArenaUsage {
-        let modules: usize = self
-            .buffers
-            .iter()
-            .map(|(_, bytes, loaded)| bytes.len() + if *loaded { LOAD } else { 0 })
-            .sum();
-        let free = self.total - modules - self.running.len() * INSTANCE;
+        let taken = self.modules.len() * LOAD + self.running.len() * INSTANCE;
+        let free = self.total - self.used.get() - taken;
         ArenaUsage {
             total: self.total,
             free,
@@ -98,25 +177,25 @@ impl Engine for FakeEngine {
         }
     }
 
-    fn reserve(&mut self, module: ModuleId, len: usize) -> Result<(), Text> {
-        let old = self.buffer(module).to_vec();
-        assert!(len <= old.len() + self.arena().free, "not admitted");
-        self.unload(module);
-        let mut bytes = old;
-        bytes.resize(len.max(bytes.len()), 0);
-        self.buffers.push((module, bytes, false));
+    fn allocate(&mut self, len: usize) -> Result<FakeBuffer, Text> {
+        let mut buffer = FakeBuffer {
+            bytes: Vec::new(),
+            used: Rc::clone(&self.used),
+        };
+        self.resize(&mut buffer, len)?;
+        Ok(buffer)
+    }
+
+    fn resize(&mut self, buffer: &mut FakeBuffer, len: usize) -> Result<(), Text> {
+        let old = buffer.bytes.len();
+        assert!(len <= old + self.arena().free, "not admitted");
+        self.used.set(self.used.get() + len - old);
+        buffer.bytes.resize(len, 0);
         Ok(())
     }
 
-    fn buffer(&mut self, module: ModuleId) -> &mut [u8] {
-        self.buffers
-            .iter_mut()
-            .find(|(id, _, loaded)| *id == module && !loaded)
-            .map_or(&mut [], |(_, bytes, _)| bytes)
-    }
-
-    fn estimate(&mut self, module: ModuleId, len: usize, _: &Limits) -> Result<Needs, Text> {
-        if self.buffer(module)[..len].starts_with(b"trap") {
+    fn estimate(&self, bytes: &[u8], _: &Limits) -> Result<Needs, Text> {
+        if bytes.starts_with(b"trap") {
             return Err(text(format_args!("magic header not detected")));
         }
         Ok(Needs {
@@ -125,14 +204,12 @@ impl Engine for FakeEngine {
         })
     }
 
-    fn load(&mut self, module: ModuleId, len: usize) -> Result<(), Text> {
-        let entry = self
-            .buffers
-            .iter_mut()
-            .find(|(id, _, _)| *id == module)
-            .expect("module is not reserved");
-        entry.1.truncate(len);
-        entry.2 = true;
+    fn load(&mut self, module: ModuleId, bytes: FakeBuffer) -> Result<(), Text> {
+        assert!(
+            self.modules.iter().all(|(id, _)| *id != module),
+            "it is taken"
+        );
+        self.modules.push((module, bytes));
         self.loads += 1;
         Ok(())
     }
@@ -142,7 +219,7 @@ impl Engine for FakeEngine {
             self.running.iter().all(|run| run.module != module),
             "unloaded a module that runs"
         );
-        self.buffers.retain(|(id, _, _)| *id != module);
+        self.modules.retain(|(id, _)| *id != module);
     }
 
     fn instance_bytes(&self, module: ModuleId, _: &Limits) -> Result<usize, Text> {
@@ -168,7 +245,7 @@ impl Engine for FakeEngine {
         }))
     }
 
-    fn spawn(&mut self, slot: Slot, call: &Call<'_>) {
+    fn spawn(&mut self, slot: Slot, call: &Call<'_>, data: TaskData<FakeBuffer>) {
         assert!(self.running.iter().all(|run| run.slot != slot));
         self.running.push(Spawned {
             slot,
@@ -176,6 +253,7 @@ impl Engine for FakeEngine {
             export: call.export.into(),
             args: call.args.to_vec(),
             limits: call.limits,
+            data,
         });
     }
 
@@ -192,7 +270,16 @@ impl Engine for FakeEngine {
         ProcessUsage::default()
     }
 
-    fn poll_exit(&mut self) -> Option<Exit> {
+    fn poll_exit(&mut self) -> Option<Exit<FakeBuffer>> {
         self.exits.pop_front()
+    }
+
+    fn poll_message(&mut self, slot: Slot) -> Option<Message<FakeBuffer>> {
+        let index = self.messages.iter().position(|(of, _)| *of == slot)?;
+        self.messages.remove(index).map(|(_, message)| message)
+    }
+
+    fn deliver(&mut self, slot: Slot, topic: &str, payload: &[u8]) {
+        self.delivered.push((slot, topic.into(), payload.to_vec()));
     }
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     engine::{Engine, Slot, Text, text},
-    task::{budget::Budget, monitor::Monitor},
+    task::{budget::Budget, learning::Round, monitor::Monitor},
     time::Instant,
     wire::{Inbound, Invoke, Rejected, Scratch, Start, Stop},
 };
@@ -15,7 +15,7 @@ use crate::{
 impl<E: Engine> Agent<'_, E> {
     pub(super) fn message(&mut self, topic: &str, payload: &[u8], now: Instant) {
         let Some(kind) = self.topics.classify(topic) else {
-            log::debug!("ignored a message on {topic}");
+            self.other_message(topic, payload, now);
             return;
         };
         // The command borrows the buffers while the agent acts on it.
@@ -85,7 +85,12 @@ impl<E: Engine> Agent<'_, E> {
             self.start_run(start, now)
         };
         if let Err(reason) = accepted {
-            self.refuse(start.id, reason, now);
+            match Round::of(start.env, self.config.services) {
+                Some(round) if !start.latent && !start.daemon => {
+                    self.refuse_round(start.id, &round, reason, now);
+                }
+                _ => self.refuse(start.id, reason, now),
+            }
         }
     }
 
@@ -121,12 +126,16 @@ impl<E: Engine> Agent<'_, E> {
         self.accepts(start.encrypted)?;
         let slot = self.vacant_slot()?;
         let budget = Budget::from_env(|key| start.env.get(key), &self.config.limits)?;
+        let round = Round::of(start.env, self.config.services).filter(|_| !start.daemon);
+        if let Some(round) = &round {
+            round.check(self.config.proplet_id)?;
+        }
         let packed = Packed::store(self.run_text(slot), start.inputs, &[start.env])?;
         self.runs[usize::from(slot.0)] = Run {
-            purpose: if start.daemon {
-                Purpose::Daemon
-            } else {
-                Purpose::Task
+            purpose: match round {
+                _ if start.daemon => Purpose::Daemon,
+                Some(_) => Purpose::Round,
+                None => Purpose::Task,
             },
             id: bounded(start.id)?,
             name: bounded(start.name)?,
@@ -218,6 +227,7 @@ impl<E: Engine> Agent<'_, E> {
                 self.end(slot, Ending::Stopped, now);
             }
         }
+        self.forget_deployment(index);
         if let Phase::Ready { module } = deployment.phase {
             self.release(module);
         }
@@ -237,9 +247,16 @@ impl<E: Engine> Agent<'_, E> {
         let run = &mut self.runs[usize::from(slot.0)];
         match run.phase {
             Phase::Vacant => {}
-            Phase::Fetching { .. } => {
+            Phase::Fetching { .. } | Phase::Gathering { .. } => {
                 run.ending = Some(ending);
                 self.fail(slot, ending.reason(), now);
+            }
+            Phase::Posted { .. } => {}
+            Phase::Posting => {
+                self.cancel_run_exchange(slot);
+                let run = &mut self.runs[usize::from(slot.0)];
+                run.ending = Some(ending);
+                self.posted(slot, Err(ending.reason()), now);
             }
             Phase::Ready { .. } => {
                 // The first reason is the one that is told.

@@ -8,13 +8,18 @@
 //! stay in the outbox until the broker has acknowledged them.
 
 mod commands;
+mod exchange;
+mod guests;
 mod modules;
 mod outbox;
+mod persist;
 mod publish;
 mod records;
 mod runs;
 mod view;
 
+pub use exchange::{Progress, Request, RequestKind, Ticket};
+pub use guests::Subscription;
 pub use outbox::Letter;
 pub use records::{Deployment, Run};
 pub use view::{ModuleView, Stage, TaskView};
@@ -23,15 +28,20 @@ use crate::{
     config::Config,
     engine::{Engine, Slot, Text, clip, text},
     module::{
-        assembly::Assembly,
+        signature::Trust,
+        source::Fetch,
         table::{Entry, Table},
     },
+    store::Store,
     time::{Duration, Instant},
     wire::{
         ID_MAX, NAME_MAX, Outbound, TopicError, TopicName, Topics,
         report::{self, BufferTooSmall},
     },
 };
+use exchange::Exchange;
+use guests::Interest;
+use heapless::Vec;
 use outbox::Outbox;
 use records::{Ending, Phase};
 
@@ -48,9 +58,18 @@ const FALLBACKS: [&str; 3] = ["main", "run", "_start"];
 /// introduced the proplet to the manager.
 const SECOND_HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// HTTP exchanges that may be under way at once; a link may do fewer.
+pub const EXCHANGES_MAX: usize = 4;
+
+/// Topics that guests may be subscribed to at once, all together.
+pub const INTERESTS_MAX: usize = 8;
+
 /// Something that happened.
 #[derive(Debug)]
 pub enum Event<'m> {
+    /// The broker knows nothing of an earlier session: what [`Agent::poll_subscribe`] has given out
+    /// is to be asked for again.
+    NewSession,
     /// The broker accepted the connection and [`Agent::subscriptions`] are in force.
     Connected,
     /// The connection is gone.
@@ -122,24 +141,26 @@ pub struct Publication {
 
 /// Memory of an [`Agent`], owned by the port: its sizes are the proplet's capacities.
 #[derive(Debug)]
-pub struct Storage<'a> {
+pub struct Storage<'a, B> {
     /// A record for each slot: how many guests run at once, at most 256.
-    pub runs: &'a mut [Run],
+    pub runs: &'a mut [Run<B>],
     /// A record for each latent deployment, at most 256.
     pub deployments: &'a mut [Deployment],
     /// The module table, at most 256 entries.
     pub modules: &'a mut [Entry],
-    /// Modules that may be on their way from the registry at once, at most 256.
-    pub assemblies: &'a mut [Assembly],
+    /// Modules that may be on their way at once, at most 256.
+    pub fetches: &'a mut [Fetch<B>],
     /// Messages about tasks that await their acknowledgement, at most 65,536. A task whose results
     /// find no room keeps its slot until there is some; a refusal is lost then.
-    pub outbox: &'a mut [Letter],
+    pub outbox: &'a mut [Letter<B>],
     /// Inputs and environments, shared evenly by all runs and deployments.
     pub text: &'a mut [u8],
     /// Inputs and environment of the message at hand; more than a share of `text` is of no use.
     pub packed: &'a mut [u8],
     /// Strings with escapes of the message at hand.
     pub unescaped: &'a mut [u8],
+    /// What survives a reboot, if anything does.
+    pub store: Option<&'a mut dyn Store>,
 }
 
 /// What a proplet does at the moment.
@@ -151,7 +172,7 @@ pub struct Status {
     pub running: usize,
     /// Slots in all.
     pub slots: usize,
-    /// Starts that wait for their module.
+    /// Starts that wait for their module or their round's data.
     pub fetching: usize,
     /// Latent deployments that can be invoked.
     pub deployed: usize,
@@ -171,15 +192,21 @@ enum Discovery {
 
 /// The proplet.
 #[derive(Debug)]
-pub struct Agent<'a, E> {
+pub struct Agent<'a, E: Engine> {
     config: Config<'a>,
     topics: Topics,
     engine: E,
     table: Table<'a>,
-    runs: &'a mut [Run],
+    runs: &'a mut [Run<E::Buffer>],
     deployments: &'a mut [Deployment],
-    fetches: &'a mut [Assembly],
-    outbox: Outbox<'a>,
+    fetches: &'a mut [Fetch<E::Buffer>],
+    exchanges: Vec<Exchange<E::Buffer>, EXCHANGES_MAX>,
+    /// Names the next exchange.
+    ticket: u32,
+    interests: Vec<Interest<E::Buffer>, INTERESTS_MAX>,
+    outbox: Outbox<'a, E::Buffer>,
+    store: Option<&'a mut dyn Store>,
+    trust: Option<Trust<'a>>,
     text: &'a mut [u8],
     /// Bytes of `text` for each run and deployment.
     share: usize,
@@ -213,20 +240,25 @@ impl<'a, E: Engine> Agent<'a, E> {
     ///
     /// # Errors
     /// If tenant and channel make no topics.
-    pub fn new(config: Config<'a>, storage: Storage<'a>, engine: E) -> Result<Self, TopicError> {
+    pub fn new(
+        config: Config<'a>,
+        storage: Storage<'a, E::Buffer>,
+        engine: E,
+    ) -> Result<Self, TopicError> {
         let Storage {
             runs,
             deployments,
             modules,
-            assemblies,
+            fetches,
             outbox,
             text,
             packed,
             unescaped,
+            store,
         } = storage;
-        runs.fill(Run::VACANT);
+        runs.fill_with(|| Run::VACANT);
         deployments.fill(Deployment::VACANT);
-        assemblies.fill(Assembly::VACANT);
+        fetches.fill_with(|| Fetch::VACANT);
         let share = text.len() / (runs.len() + deployments.len()).max(1);
         Ok(Self {
             topics: Topics::new(config.tenant, config.channel)?,
@@ -235,8 +267,13 @@ impl<'a, E: Engine> Agent<'a, E> {
             table: Table::new(modules),
             runs,
             deployments,
-            fetches: assemblies,
+            fetches,
+            exchanges: Vec::new(),
+            ticket: 0,
+            interests: Vec::new(),
             outbox: Outbox::new(outbox),
+            store,
+            trust: None,
             text,
             share,
             packed,
@@ -257,6 +294,11 @@ impl<'a, E: Engine> Agent<'a, E> {
         self.boot = unix_ms.checked_sub(now.as_millis());
     }
 
+    /// Takes only modules that these have signed.
+    pub fn set_trust(&mut self, trust: Trust<'a>) {
+        self.trust = Some(trust);
+    }
+
     /// The engine.
     pub fn engine(&self) -> &E {
         &self.engine
@@ -269,7 +311,8 @@ impl<'a, E: Engine> Agent<'a, E> {
 
     /// What the proplet does at the moment.
     pub fn status(&self) -> Status {
-        let fetching = |phase: Phase| matches!(phase, Phase::Fetching { .. });
+        let fetching =
+            |phase: Phase| matches!(phase, Phase::Fetching { .. } | Phase::Gathering { .. });
         let ready = |phase: Phase| matches!(phase, Phase::Ready { .. });
         let runs = self.runs.iter().map(|run| run.phase);
         let deployments = self.deployments.iter().map(|d| d.phase);
@@ -312,6 +355,7 @@ impl<'a, E: Engine> Agent<'a, E> {
     /// [`next_deadline`](Self::next_deadline) are to be asked again afterwards.
     pub fn handle(&mut self, event: Event<'_>, now: Instant) {
         match event {
+            Event::NewSession => self.forget_subscriptions(),
             Event::Connected => self.connect(now),
             Event::Disconnected => {
                 self.connected = false;
@@ -323,6 +367,7 @@ impl<'a, E: Engine> Agent<'a, E> {
             Event::Published(token, delivery) => self.published(token, delivery, now),
             Event::Shutdown => self.shut_down(now),
         }
+        self.listen(now);
         self.collect(now);
         self.expire(now);
     }
@@ -331,7 +376,7 @@ impl<'a, E: Engine> Agent<'a, E> {
     /// Without a connection only tasks have deadlines.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let until = |phase: Phase| match phase {
-            Phase::Fetching { until, .. } => Some(until),
+            Phase::Fetching { until, .. } | Phase::Gathering { until, .. } => Some(until),
             _ => None,
         };
         let runs = self
@@ -342,7 +387,7 @@ impl<'a, E: Engine> Agent<'a, E> {
         let fetches = self
             .fetches
             .iter()
-            .map(|f| f.module().map(|_| f.began() + self.config.assembly_ttl));
+            .map(|f| (!f.is_vacant()).then(|| f.began() + self.config.assembly_ttl));
         let samples = self
             .runs
             .iter()
@@ -370,7 +415,7 @@ impl<'a, E: Engine> Agent<'a, E> {
         for index in 0..self.fetches.len() {
             let waited_for = self.has_waiters(index);
             let fetch = &mut self.fetches[index];
-            fetch.request_due |= fetch.module().is_some() && waited_for;
+            fetch.request_due |= fetch.is_registry() && waited_for;
         }
     }
 
@@ -411,7 +456,7 @@ impl<'a, E: Engine> Agent<'a, E> {
         (0..len).map(|index| Slot(index as u8))
     }
 
-    fn run(&self, slot: Slot) -> &Run {
+    fn run(&self, slot: Slot) -> &Run<E::Buffer> {
         &self.runs[usize::from(slot.0)]
     }
 
@@ -425,7 +470,7 @@ impl<'a, E: Engine> Agent<'a, E> {
     }
 }
 
-fn is_running(run: &Run) -> bool {
+fn is_running<B>(run: &Run<B>) -> bool {
     matches!(run.phase, Phase::Ready { .. }) && run.exit.is_none()
 }
 

@@ -1,15 +1,15 @@
-//! How a task gets its module: known, inline or in chunks.
+//! How a task gets its module: known, stored, inline, in chunks or over HTTP.
 
 use super::{Agent, bounded, fits, records::Phase};
 use crate::{
     engine::{Engine, Limits, ModuleId, Schedule, Text, clip, text},
     module::{
-        assembly::Assembly,
+        source::{self, Fetch, Piece, Reference},
         table::{Digest, digest, digest_base64},
     },
     task::budget::Budget,
     time::Instant,
-    wire::{Chunk, Scratch, Start, decode_into, decoded_len},
+    wire::{Chunk, Scratch, Start, decoded_len},
 };
 
 impl<E: Engine> Agent<'_, E> {
@@ -20,105 +20,115 @@ impl<E: Engine> Agent<'_, E> {
         budget: &Budget,
         now: Instant,
     ) -> Result<Phase, Text> {
+        let image = start.image_url.unwrap_or_default();
+        let expected = Reference::parse(image)?.digest;
+        let budget = (!start.latent).then_some(budget);
         if let Some(file) = start.file {
-            let budget = (!start.latent).then_some(budget);
-            let module = self.inline_module(file, budget)?;
+            let module = self.inline_module(file, expected.as_ref(), budget)?;
             return Ok(Phase::Ready { module });
         }
-        let image = start.image_url.unwrap_or_default();
-        if image.starts_with("http://") || image.starts_with("https://") {
-            return Err(text(format_args!(
-                "image_url {}: this proplet fetches from the registry only, not over HTTP",
-                clip(image, 64)
-            )));
+        // What a deployment needs must be in the store, not only in the table.
+        if let Some(digest) = &expected
+            && (!start.latent || self.is_stored(digest))
+            && let Some(module) = self.recall(digest, budget)?
+        {
+            return Ok(Phase::Ready { module });
         }
         Ok(Phase::Fetching {
-            assembly: self.fetch(image, now)?,
+            fetch: self.fetch(image, now)?,
             until: now + self.config.fetch_timeout,
         })
     }
 
-    /// The module whose bytes are `file` in base64: a known one, or this one, newly parsed.
-    fn inline_module(&mut self, file: &str, budget: Option<&Budget>) -> Result<ModuleId, Text> {
-        let bad = |e| text(format_args!("field \"file\": {e}"));
-        let digest = digest_base64(file).map_err(bad)?;
-        if let Some(known) = self.table.find(&digest) {
-            return Ok(known);
-        }
-        let len = decoded_len(file).map_err(bad)?;
-        self.make_room(len, "the module's bytes")?;
-        let module = self.reserve()?;
-        let copied = self
-            .engine
-            .reserve(module, len)
-            .and_then(|()| decode_into(file, &mut self.engine.buffer(module)[..len]).map_err(bad));
-        if let Err(reason) = copied {
-            self.abandon(module);
-            return Err(reason);
-        }
-        self.parse(module, len, digest, budget)
-    }
-
-    fn reserve(&mut self) -> Result<ModuleId, Text> {
-        if let Some(module) = self.table.reserve() {
-            return Ok(module);
-        }
-        self.evict_idle_fetch();
-        self.table.reserve().ok_or_else(|| {
-            text(format_args!(
-                "the module table is full: all {} entries are in use",
-                self.table.capacity()
-            ))
-        })
-    }
-
-    fn abandon(&mut self, module: ModuleId) {
-        self.engine.unload(module);
-        self.table.cancel(module);
-    }
-
-    /// Makes a module of the bytes in a reserved buffer, or finds that it is loaded already.
-    fn load(
+    /// The module whose bytes are `file` in base64: a known one, or this one, newly parsed. A
+    /// deployment has no budget yet.
+    fn inline_module(
         &mut self,
-        module: ModuleId,
-        len: usize,
+        file: &str,
+        expected: Option<&Digest>,
         budget: Option<&Budget>,
     ) -> Result<ModuleId, Text> {
-        let digest = digest(&self.engine.buffer(module)[..len]);
-        if let Some(known) = self.table.find(&digest) {
-            self.abandon(module);
+        let bad = |e| text(format_args!("field \"file\": {e}"));
+        let digest = digest_base64(file).map_err(bad)?;
+        source::check(expected, &digest)?;
+        let keep = budget.is_none() && !self.is_stored(&digest);
+        if !keep && let Some(known) = self.table.find(&digest) {
             return Ok(known);
         }
-        self.parse(module, len, digest, budget)
+        self.evict_for(decoded_len(file).map_err(bad)?);
+        let bytes = source::inline(file, self.config.limits.module_bytes, &mut self.engine)?;
+        self.take_module(bytes, digest, budget, keep)
     }
 
-    /// Parses the bytes in a reserved buffer, which no loaded module has. `budget` is that of a run
-    /// that follows at once.
-    fn parse(
+    /// Makes a module of its bytes, or finds that it is loaded already. With `keep` it goes to the
+    /// store.
+    fn take_module(
         &mut self,
-        module: ModuleId,
-        len: usize,
+        bytes: E::Buffer,
+        digest: Digest,
+        budget: Option<&Budget>,
+        keep: bool,
+    ) -> Result<ModuleId, Text> {
+        let known = self.table.find(&digest);
+        if known.is_none() {
+            // Before anything is made of bytes that nobody trusts.
+            self.check_signature(&bytes)?;
+        }
+        if keep {
+            // Parsing rewrites the bytes.
+            self.keep_module(&digest, &bytes);
+        }
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let parsed = self.admit(bytes, digest, budget);
+        if parsed.is_err() && keep {
+            self.forget_module(&digest);
+        }
+        parsed
+    }
+
+    fn check_signature(&self, bytes: &[u8]) -> Result<(), Text> {
+        self.trust
+            .as_ref()
+            .map_or(Ok(()), |trust| trust.check(bytes))
+    }
+
+    /// Parses a module that no loaded one is and that comes from the store.
+    pub(super) fn parse(
+        &mut self,
+        bytes: E::Buffer,
         digest: Digest,
         budget: Option<&Budget>,
     ) -> Result<ModuleId, Text> {
-        if let Err(reason) = self.admit(module, len, budget) {
-            self.abandon(module);
-            return Err(reason);
-        }
-        self.table.loaded_as(module, digest);
-        Ok(module)
+        self.check_signature(&bytes)?;
+        self.admit(bytes, digest, budget)
     }
 
-    fn admit(&mut self, module: ModuleId, len: usize, budget: Option<&Budget>) -> Result<(), Text> {
+    /// Parses a module. `budget` is that of a run that follows at once.
+    fn admit(
+        &mut self,
+        bytes: E::Buffer,
+        digest: Digest,
+        budget: Option<&Budget>,
+    ) -> Result<ModuleId, Text> {
         let limits = budget.map_or(self.device_limits(), |budget| budget.limits);
-        let needs = self.engine.estimate(module, len, &limits)?;
+        let needs = self.engine.estimate(&bytes, &limits)?;
         if budget.is_some() {
             let bytes = needs.load.saturating_add(needs.instance);
             self.make_room(bytes, "parsing the module and one instance")?;
         } else {
             self.make_room(needs.load, "parsing the module")?;
         }
-        self.engine.load(module, len)
+        let module = self.table.vacant().ok_or_else(|| {
+            text(format_args!(
+                "the module table is full: all {} entries are in use",
+                self.table.capacity()
+            ))
+        })?;
+        self.engine.load(module, bytes)?;
+        self.table.loaded_as(module, digest);
+        Ok(module)
     }
 
     fn device_limits(&self) -> Limits {
@@ -133,9 +143,14 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     /// Refuses what does not fit the arena, even without the modules that nobody waits for.
-    fn make_room(&mut self, need: usize, what: &str) -> Result<(), Text> {
-        while need > self.engine.arena().free && self.evict_idle_fetch() {}
+    pub(super) fn make_room(&mut self, need: usize, what: &str) -> Result<(), Text> {
+        self.evict_for(need);
         fits(need, self.engine.arena().free, what)
+    }
+
+    /// Frees modules on their way that nobody waits for, while `need` bytes do not fit.
+    pub(super) fn evict_for(&mut self, need: usize) {
+        while need > self.engine.arena().free && self.evict_idle_fetch() {}
     }
 
     pub(super) fn release(&mut self, module: ModuleId) {
@@ -144,37 +159,29 @@ impl<E: Engine> Agent<'_, E> {
         }
     }
 
-    /// Waits for `image` together with whoever does already, or asks the registry for it.
+    /// Waits for `image` together with whoever does already, or asks for it.
     fn fetch(&mut self, image: &str, now: Instant) -> Result<u8, Text> {
-        if let Some(index) = self.fetch_of(image) {
+        let under_way = self
+            .fetches
+            .iter()
+            .position(|f| !f.is_vacant() && f.reference() == image);
+        if let Some(index) = under_way {
             // Idle ones are asked for again: what is missing may never have been sent.
             self.fetches[index].request_due |= !self.has_waiters(index);
             return Ok(index as u8);
         }
-        if self.fetches.iter().all(|f| f.module().is_some()) {
+        let vacant = |fetches: &[Fetch<E::Buffer>]| fetches.iter().position(Fetch::is_vacant);
+        if vacant(self.fetches).is_none() {
             self.evict_idle_fetch();
         }
-        let index = self
-            .fetches
-            .iter()
-            .position(|f| f.module().is_none())
-            .ok_or_else(|| {
-                text(format_args!(
-                    "too many modules on their way: all {} assemblies are taken",
-                    self.fetches.len()
-                ))
-            })?;
-        let module = self.reserve()?;
-        match Assembly::begin(image, module, now) {
-            Ok(assembly) => {
-                self.fetches[index] = assembly;
-                Ok(index as u8)
-            }
-            Err(reason) => {
-                self.table.cancel(module);
-                Err(reason)
-            }
-        }
+        let index = vacant(self.fetches).ok_or_else(|| {
+            text(format_args!(
+                "too many modules on their way: all {} places are taken",
+                self.fetches.len()
+            ))
+        })?;
+        self.fetches[index] = Fetch::begin(image, self.config.limits.module_bytes, now)?;
+        Ok(index as u8)
     }
 
     pub(super) fn has_waiters(&self, index: usize) -> bool {
@@ -185,7 +192,7 @@ impl<E: Engine> Agent<'_, E> {
     /// Frees the assembly that nobody waits for and that began first; false if there is none.
     fn evict_idle_fetch(&mut self) -> bool {
         let idle = (0..self.fetches.len())
-            .filter(|&i| self.fetches[i].module().is_some() && !self.has_waiters(i))
+            .filter(|&i| !self.fetches[i].is_vacant() && !self.has_waiters(i))
             .min_by_key(|&i| self.fetches[i].began());
         if let Some(index) = idle {
             self.drop_fetch(index);
@@ -194,63 +201,71 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     pub(super) fn drop_fetch(&mut self, index: usize) {
-        let fetch = core::mem::replace(&mut self.fetches[index], Assembly::VACANT);
-        if let Some(module) = fetch.module() {
-            self.abandon(module);
-        }
+        self.fetches[index] = Fetch::VACANT;
+        self.cancel_fetch_exchange(index);
     }
 
     pub(super) fn chunk_message(&mut self, payload: &[u8], scratch: Scratch<'_>, now: Instant) {
         // Most chunks of a channel are for others: don't read their data.
         if let Some(app) = Chunk::app_name_of(payload)
-            && self.fetch_of(app).is_none()
+            && self.fetches_of(app).next().is_none()
         {
             log::trace!("skipped a chunk of {app}");
             return;
         }
-        match Chunk::parse(payload, scratch) {
-            Ok(chunk) => {
-                if let Some(index) = self.fetch_of(chunk.app_name) {
-                    self.chunk(index, &chunk, now);
-                }
+        let (app, chunk) = match Chunk::parse(payload, scratch) {
+            Ok(chunk) => (Some(chunk.app_name), Ok(chunk)),
+            Err(rejected) => (rejected.id, Err(rejected.error)),
+        };
+        let mut found = false;
+        // Two may differ in their digest alone.
+        for index in 0..self.fetches.len() {
+            if app.is_none_or(|app| !self.fetches_of(app).any(|i| i == index)) {
+                continue;
             }
-            Err(rejected) => match rejected.id.and_then(|app| self.fetch_of(app)) {
-                Some(index) => {
-                    self.fetch_failed(index, text(format_args!("{}", rejected.error)), now)
-                }
-                None => log::warn!("chunk refused: {}", rejected.error),
-            },
+            found = true;
+            match &chunk {
+                Ok(chunk) => self.chunk(index, chunk, now),
+                Err(error) => self.fetch_failed(index, text(format_args!("{error}")), now),
+            }
+        }
+        if let (false, Err(error)) = (found, chunk) {
+            log::warn!("chunk refused: {error}");
         }
     }
 
-    fn fetch_of(&self, app: &str) -> Option<usize> {
-        self.fetches
-            .iter()
-            .position(|f| f.module().is_some() && f.app() == app)
+    fn fetches_of(&self, app: &str) -> impl Iterator<Item = usize> {
+        let all = self.fetches.iter().enumerate();
+        all.filter_map(move |(index, f)| (f.is_registry() && f.location() == app).then_some(index))
     }
 
     fn chunk(&mut self, index: usize, chunk: &Chunk<'_>, now: Instant) {
-        match self.fetches[index].accept(chunk, &mut self.engine) {
+        match self.fetches[index].accept(Piece::Chunk(chunk), &mut self.engine) {
             Ok(None) => {}
-            Ok(Some(len)) => self.fetched(index, len, now),
+            Ok(Some(bytes)) => self.fetched(index, bytes, now),
             Err(reason) => self.fetch_failed(index, reason, now),
         }
     }
 
-    /// Serves everybody who waits for an assembly that is complete.
-    fn fetched(&mut self, index: usize, len: usize, now: Instant) {
-        let fetch = core::mem::replace(&mut self.fetches[index], Assembly::VACANT);
-        let Some(module) = fetch.module() else { return };
+    /// Serves everybody who waits for a module that has come.
+    pub(super) fn fetched(&mut self, index: usize, bytes: E::Buffer, now: Instant) {
+        let fetch = core::mem::replace(&mut self.fetches[index], Fetch::VACANT);
         let mut runs = self.runs.iter().filter(|run| run.phase.waits_for(index));
         let budget = runs.next().map(|run| run.budget);
-        match self.load(module, len, budget.as_ref()) {
+        let is_deployed = self.deployments.iter().any(|d| d.phase.waits_for(index));
+        let digest = digest(&bytes);
+        // Only what is asked for by its digest is looked for in the store.
+        let keep = is_deployed || fetch.digest().is_some();
+        let module = source::check(fetch.digest(), &digest)
+            .and_then(|()| self.take_module(bytes, digest, budget.as_ref(), keep));
+        match module {
             Ok(module) => {
                 // Holds the module while some of those who wait for it may fail.
                 self.table.acquire(module);
                 self.serve(index, module, now);
                 self.release(module);
             }
-            Err(reason) => self.fail_waiters(index, fetch.app(), &reason, now),
+            Err(reason) => self.fail_waiters(index, fetch.location(), &reason, now),
         }
     }
 
@@ -271,9 +286,9 @@ impl<E: Engine> Agent<'_, E> {
         }
     }
 
-    fn fetch_failed(&mut self, index: usize, reason: Text, now: Instant) {
+    pub(super) fn fetch_failed(&mut self, index: usize, reason: Text, now: Instant) {
         let app: heapless::String<64> =
-            bounded(clip(self.fetches[index].app(), 64)).unwrap_or_default();
+            bounded(clip(self.fetches[index].location(), 64)).unwrap_or_default();
         self.drop_fetch(index);
         self.fail_waiters(index, &app, &reason, now);
     }

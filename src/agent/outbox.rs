@@ -2,10 +2,15 @@
 
 use super::{Delivery, Id, Qos};
 use crate::{
-    engine::Text,
-    task::monitor::Monitor,
+    engine::{Text, clip, text},
+    task::{
+        learning::{FORMAT_MAX, Round},
+        monitor::Monitor,
+    },
     time::{Duration, Instant},
+    wire::ID_MAX,
 };
+use core::ops::Deref;
 
 /// A letter that the broker refuses this often is given up.
 const REFUSALS_MAX: u8 = 3;
@@ -13,12 +18,41 @@ const REFUSALS_MAX: u8 = 3;
 /// Time from a refusal to the next attempt.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 
-/// A result's text, or an error's.
-pub(super) type Outcome = Result<Text, Text>;
+/// A result, or an error's text.
+pub(super) type Outcome<B> = Result<Output<B>, Text>;
+
+/// A result.
+#[derive(Debug)]
+pub(super) enum Output<B> {
+    /// A value in decimal; empty if there is none.
+    Value(Text),
+    /// What the guest said, UTF-8.
+    Bytes(B),
+}
+
+impl<B: Deref<Target = [u8]>> Output<B> {
+    pub(super) fn as_str(&self) -> &str {
+        match self {
+            Self::Value(text) => text,
+            Self::Bytes(bytes) => core::str::from_utf8(bytes).unwrap_or_default(),
+        }
+    }
+}
+
+/// The end of a task of a federated round.
+#[derive(Debug)]
+pub(super) struct Update<B> {
+    pub(super) round: Id,
+    pub(super) format: heapless::String<FORMAT_MAX>,
+    pub(super) samples: u64,
+    pub(super) outcome: Outcome<B>,
+    /// Whether the coordinator did not take it: it goes to the round's topic first.
+    pub(super) fallback: bool,
+}
 
 /// Storage of one letter: a message about a task.
-#[derive(Debug, Clone)]
-pub struct Letter {
+#[derive(Debug)]
+pub struct Letter<B> {
     state: State,
     /// Order of posting; wraps after 4 billion letters.
     seq: u32,
@@ -26,10 +60,10 @@ pub struct Letter {
     due: Instant,
     refusals: u8,
     pub(super) task: Id,
-    pub(super) body: Body,
+    pub(super) body: Body<B>,
 }
 
-impl Letter {
+impl<B> Letter<B> {
     /// A vacant letter.
     pub const VACANT: Self = Self {
         state: State::Vacant,
@@ -38,7 +72,7 @@ impl Letter {
         refusals: 0,
         task: Id::new(),
         body: Body::Results {
-            outcome: Ok(Text::new()),
+            outcome: Ok(Output::Value(Text::new())),
             stopped: false,
         },
     };
@@ -53,42 +87,91 @@ enum State {
 }
 
 /// What a letter says of its task.
-#[derive(Debug, Clone)]
-pub(super) enum Body {
+#[derive(Debug)]
+pub(super) enum Body<B> {
     /// The last sample of a run: worth sending once, not worth repeating.
     Sample(Monitor),
     Results {
-        outcome: Outcome,
+        outcome: Outcome<B>,
         /// Whether a stop command came since the start: the task may be started anew at once.
         stopped: bool,
     },
     InvokeResults {
         invocation: Id,
-        outcome: Outcome,
+        outcome: Outcome<B>,
+    },
+    Update {
+        update: Update<B>,
+        /// As in results.
+        stopped: bool,
+    },
+    /// What a guest publishes: its topic below the channel, and then the payload.
+    Message {
+        bytes: B,
+        topic_len: usize,
     },
 }
 
-impl Body {
+impl<B> Update<B> {
+    pub(super) fn new(round: &Round<'_>, outcome: Outcome<B>, fallback: bool) -> Self {
+        Self {
+            round: Id::try_from(clip(round.id, ID_MAX)).unwrap_or_default(),
+            // The round has it bounded.
+            format: heapless::String::try_from(round.format).unwrap_or_default(),
+            samples: round.samples,
+            outcome,
+            fallback,
+        }
+    }
+}
+
+impl<B> Body<B> {
+    /// Whether there is more to be said, now that the first is delivered.
+    fn next(&mut self) -> bool {
+        match self {
+            Self::Update { update, .. } => core::mem::take(&mut update.fallback),
+            _ => false,
+        }
+    }
+
+    /// Says less, where the whole was refused: most likely it is too large for the link or the
+    /// broker, and a task must not end in silence.
+    fn shrink(&mut self) {
+        let outcome = match self {
+            Self::Results { outcome, .. } | Self::InvokeResults { outcome, .. } => outcome,
+            Self::Update { update, .. } => {
+                update.fallback = false;
+                &mut update.outcome
+            }
+            Self::Sample(_) | Self::Message { .. } => return,
+        };
+        if let Ok(Output::Bytes(_)) = outcome {
+            *outcome = Err(text(format_args!(
+                "the result was refused by the link or the broker: is it too large for a message?"
+            )));
+        }
+    }
+
     fn qos(&self) -> Qos {
         match self {
             Self::Sample(_) => Qos::AtMostOnce,
-            Self::Results { .. } | Self::InvokeResults { .. } => Qos::AtLeastOnce,
+            _ => Qos::AtLeastOnce,
         }
     }
 }
 
 /// Letters, sent in the order of posting as they fall due.
 #[derive(Debug)]
-pub(super) struct Outbox<'a> {
-    letters: &'a mut [Letter],
+pub(super) struct Outbox<'a, B> {
+    letters: &'a mut [Letter<B>],
     /// All letters from here on are vacant: a large outbox costs no time while it is not full.
     top: usize,
     seq: u32,
 }
 
-impl<'a> Outbox<'a> {
-    pub(super) fn new(letters: &'a mut [Letter]) -> Self {
-        letters.fill(Letter::VACANT);
+impl<'a, B> Outbox<'a, B> {
+    pub(super) fn new(letters: &'a mut [Letter<B>]) -> Self {
+        letters.fill_with(|| Letter::VACANT);
         Self {
             letters,
             top: 0,
@@ -96,7 +179,7 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    fn posted(&self) -> impl Iterator<Item = &Letter> {
+    fn posted(&self) -> impl Iterator<Item = &Letter<B>> {
         let letters = self.letters[..self.top].iter();
         letters.filter(|l| l.state != State::Vacant)
     }
@@ -108,8 +191,13 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    pub(super) fn get(&self, index: u16) -> &Letter {
+    pub(super) fn get(&self, index: u16) -> &Letter<B> {
         &self.letters[usize::from(index)]
+    }
+
+    /// Letters that it holds at most.
+    pub(super) fn capacity(&self) -> usize {
+        self.letters.len()
     }
 
     /// Letters that can still be posted.
@@ -134,8 +222,8 @@ impl<'a> Outbox<'a> {
 
     /// Keeps a letter until it is delivered; returns false if there is no room.
     #[must_use]
-    pub(super) fn post(&mut self, task: &Id, body: Body, due: Instant) -> bool {
-        let vacant = |l: &Letter| l.state == State::Vacant;
+    pub(super) fn post(&mut self, task: &Id, body: Body<B>, due: Instant) -> bool {
+        let vacant = |l: &Letter<B>| l.state == State::Vacant;
         let Some(index) = self.letters.iter().position(vacant) else {
             return false;
         };
@@ -154,8 +242,13 @@ impl<'a> Outbox<'a> {
 
     /// Whether results of this task are posted and not yet delivered, and no stop has come since.
     pub(super) fn holds_results(&self, task: &str) -> bool {
-        self.posted()
-            .any(|l| l.task == task && matches!(l.body, Body::Results { stopped: false, .. }))
+        self.posted().any(|l| {
+            l.task == task
+                && matches!(
+                    l.body,
+                    Body::Results { stopped: false, .. } | Body::Update { stopped: false, .. }
+                )
+        })
     }
 
     /// Notes that the manager has stopped a task whose results are still to be delivered; returns
@@ -165,7 +258,8 @@ impl<'a> Outbox<'a> {
         for letter in &mut self.letters[..self.top] {
             if letter.state != State::Vacant
                 && letter.task == task
-                && let Body::Results { stopped, .. } = &mut letter.body
+                && let Body::Results { stopped, .. } | Body::Update { stopped, .. } =
+                    &mut letter.body
             {
                 *stopped = true;
                 found = true;
@@ -204,17 +298,19 @@ impl<'a> Outbox<'a> {
         let index = usize::from(index);
         let letter = &mut self.letters[index];
         match delivery {
+            Delivery::Done if letter.body.next() => letter.state = State::Posted,
             Delivery::Done => self.free(index),
             Delivery::Lost if letter.body.qos() == Qos::AtMostOnce => self.free(index),
             Delivery::Lost => letter.state = State::Posted,
             Delivery::Refused => {
+                letter.body.shrink();
                 letter.refusals += 1;
                 if letter.refusals < REFUSALS_MAX {
                     letter.state = State::Posted;
                     letter.due = now + REFUSED_PAUSE;
                 } else {
                     log::error!(
-                        "results of task {} given up: the broker refused them {REFUSALS_MAX} times",
+                        "a message about task {} given up: it was refused {REFUSALS_MAX} times",
                         letter.task
                     );
                     self.free(index);
@@ -226,6 +322,8 @@ impl<'a> Outbox<'a> {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
 
     fn at(ms: u64) -> Instant {
@@ -236,9 +334,9 @@ mod tests {
         Id::try_from(s).unwrap()
     }
 
-    fn results() -> Body {
+    fn results() -> Body<std::vec::Vec<u8>> {
         Body::Results {
-            outcome: Ok(Text::new()),
+            outcome: Ok(Output::Value(Text::new())),
             stopped: false,
         }
     }
@@ -252,7 +350,7 @@ mod tests {
         assert!(outbox.post(&id("c"), results(), at(0)));
         assert!(!outbox.post(&id("d"), results(), at(0)), "no room");
 
-        let take = |outbox: &mut Outbox<'_>, ms| {
+        let take = |outbox: &mut Outbox<'_, _>, ms| {
             outbox
                 .take(Qos::AtLeastOnce, at(ms))
                 .map(|(index, _)| outbox.get(index).task.clone())

@@ -2,8 +2,10 @@
 
 use super::{
     Agent, Discovery, Publication, Qos, SECOND_HEARTBEAT, Subject, Token, is_running,
-    outbox::{Body, Letter, Outcome},
+    outbox::{Body, Letter, Outcome, Update},
 };
+use core::ops::Deref;
+
 use crate::{
     engine::{Engine, Slot},
     task::monitor::Monitor,
@@ -11,6 +13,7 @@ use crate::{
     wire::{
         Outbound, TopicName,
         report::{self, BufferTooSmall},
+        update_topic,
     },
 };
 
@@ -64,7 +67,7 @@ impl<E: Engine> Agent<'_, E> {
     fn next_request(&mut self) -> Option<u8> {
         let index = (0..=u8::MAX)
             .zip(self.fetches.iter())
-            .find_map(|(index, f)| (f.request_due).then_some(index))?;
+            .find_map(|(index, f)| (f.request_due && f.is_registry()).then_some(index))?;
         self.fetches[usize::from(index)].request_due = false;
         Some(index)
     }
@@ -83,18 +86,28 @@ impl<E: Engine> Agent<'_, E> {
 
     /// Topic of a publication.
     pub fn topic(&self, token: Token) -> TopicName {
-        self.topics.name(match token.0 {
+        let outbound = match token.0 {
             Subject::Create => Outbound::Create,
             Subject::Alive => Outbound::Alive,
             Subject::Metrics => Outbound::Metrics,
             Subject::Sample(_) => Outbound::TaskMetrics,
             Subject::Request(_) => Outbound::ModuleRequest,
-            Subject::Letter(index) => match self.outbox.get(index).body {
+            Subject::Letter(index) => match &self.outbox.get(index).body {
                 Body::Sample(_) => Outbound::TaskMetrics,
-                Body::Results { .. } => Outbound::Results,
+                Body::Update { update, .. } if update.fallback => {
+                    return update_topic(&update.round, self.config.proplet_id);
+                }
+                Body::Results { .. } | Body::Update { .. } => Outbound::Results,
                 Body::InvokeResults { .. } => Outbound::InvokeResults,
+                Body::Message { bytes, topic_len } => {
+                    let topic = bytes.get(..*topic_len).unwrap_or_default();
+                    let topic = core::str::from_utf8(topic).unwrap_or_default();
+                    // The engine bounds it so that it fits.
+                    return self.topics.below(topic).unwrap_or_default();
+                }
             },
-        })
+        };
+        self.topics.name(outbound)
     }
 
     /// Serialises a publication's payload, JSON, into `buf` and returns its length.
@@ -124,14 +137,18 @@ impl<E: Engine> Agent<'_, E> {
                 report::write(&self.sample(&run.id, &run.monitor), buf)
             }
             Subject::Request(index) => {
-                let app_name = self.fetches[usize::from(index)].app();
+                let app_name = self.fetches[usize::from(index)].location();
                 report::write(&report::ModuleRequest { app_name }, buf)
             }
             Subject::Letter(index) => self.write_letter(self.outbox.get(index), buf),
         }
     }
 
-    fn write_letter(&self, letter: &Letter, buf: &mut [u8]) -> Result<usize, BufferTooSmall> {
+    fn write_letter(
+        &self,
+        letter: &Letter<E::Buffer>,
+        buf: &mut [u8],
+    ) -> Result<usize, BufferTooSmall> {
         let (task_id, proplet_id) = (&*letter.task, self.config.proplet_id);
         match &letter.body {
             Body::Sample(monitor) => report::write(&self.sample(task_id, monitor), buf),
@@ -159,7 +176,39 @@ impl<E: Engine> Agent<'_, E> {
                 };
                 report::write(&results, buf)
             }
+            Body::Update { update, .. } => self.write_update(task_id, update, buf),
+            Body::Message { bytes, topic_len } => {
+                copy(bytes.get(*topic_len..).unwrap_or_default(), buf)
+            }
         }
+    }
+
+    fn write_update(
+        &self,
+        task_id: &str,
+        update: &Update<E::Buffer>,
+        buf: &mut [u8],
+    ) -> Result<usize, BufferTooSmall> {
+        let (output, error) = parts(&update.outcome);
+        if update.fallback {
+            return copy(output.as_bytes(), buf);
+        }
+        let proplet_id = self.config.proplet_id;
+        let results = report::RoundResults {
+            task_id,
+            proplet_id,
+            results: report::RoundUpdate {
+                task_id,
+                round_id: &update.round,
+                proplet_id,
+                num_samples: update.samples,
+                update_b64: output.as_bytes(),
+                format: &update.format,
+                metrics: report::Empty {},
+            },
+            error,
+        };
+        report::write(&results, buf)
     }
 
     pub(super) fn alive(&self, status: report::Status) -> report::Alive<'_> {
@@ -237,9 +286,16 @@ impl<E: Engine> Agent<'_, E> {
     }
 }
 
-fn parts(outcome: &Outcome) -> (&str, Option<&str>) {
+fn copy(bytes: &[u8], buf: &mut [u8]) -> Result<usize, BufferTooSmall> {
+    let limit = buf.len();
+    let to = buf.get_mut(..bytes.len()).ok_or(BufferTooSmall { limit })?;
+    to.copy_from_slice(bytes);
+    Ok(bytes.len())
+}
+
+fn parts<B: Deref<Target = [u8]>>(outcome: &Outcome<B>) -> (&str, Option<&str>) {
     match outcome {
-        Ok(results) => (results, None),
+        Ok(results) => (results.as_str(), None),
         Err(error) => ("", Some(error)),
     }
 }

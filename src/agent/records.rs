@@ -3,7 +3,7 @@
 use super::{Id, Name};
 use crate::{
     engine::{Exit, Limits, ModuleId, Schedule, Text, text},
-    task::{budget::Budget, monitor::Monitor},
+    task::{budget::Budget, caps::Caps, monitor::Monitor},
     time::{Duration, Instant},
     wire::{List, MonitoringProfile, Pairs},
 };
@@ -43,6 +43,11 @@ impl Packed {
         })
     }
 
+    /// Bytes of both.
+    pub(super) const fn len(self) -> usize {
+        self.inputs + self.env
+    }
+
     pub(super) fn inputs(self, share: &[u8]) -> List<'_> {
         // What `store` copied was a list.
         List::from_bytes(&share[..self.inputs]).unwrap_or(List::EMPTY)
@@ -58,16 +63,22 @@ impl Packed {
 pub(super) enum Phase {
     /// The record is free.
     Vacant,
-    /// Waits for an assembly's chunks, but not for ever.
-    Fetching { assembly: u8, until: Instant },
+    /// Waits for a module that is on its way, but not for ever.
+    Fetching { fetch: u8, until: Instant },
+    /// Has its module, and waits for the data of its round, but not for ever.
+    Gathering { module: ModuleId, until: Instant },
     /// Has its module: a run's worker is busy, a deployment can be invoked.
     Ready { module: ModuleId },
+    /// Has ended; its update is on its way to the coordinator.
+    Posting,
+    /// Has ended, and the coordinator has its update, or else the round's topic is to have it.
+    Posted { fallback: bool },
 }
 
 impl Phase {
-    /// Whether it waits for this assembly.
+    /// Whether it waits for this fetch.
     pub(super) fn waits_for(self, index: usize) -> bool {
-        matches!(self, Self::Fetching { assembly, .. } if usize::from(assembly) == index)
+        matches!(self, Self::Fetching { fetch, .. } if usize::from(fetch) == index)
     }
 }
 
@@ -92,11 +103,21 @@ impl Ending {
     }
 }
 
+/// An exchange with a service of federated learning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Service {
+    Model,
+    Dataset,
+    Update,
+}
+
 /// What a run is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// A started task.
     Task,
+    /// A started task of a federated round.
+    Round,
     /// A started task whose results were sent at once.
     Daemon,
     /// A call of a latent deployment.
@@ -104,8 +125,8 @@ pub(super) enum Purpose {
 }
 
 /// Storage of one run; its index is the slot of its worker.
-#[derive(Debug, Clone)]
-pub struct Run {
+#[derive(Debug)]
+pub struct Run<B> {
     pub(super) phase: Phase,
     pub(super) purpose: Purpose,
     pub(super) id: Id,
@@ -117,10 +138,17 @@ pub struct Run {
     pub(super) expires: Option<Instant>,
     pub(super) ending: Option<Ending>,
     /// Its end, while the outbox has no room for the results.
-    pub(super) exit: Option<Exit>,
+    pub(super) exit: Option<Exit<B>>,
+    /// The exchange that its round needs next, until it is given out.
+    pub(super) due: Option<Service>,
+    /// The round's model and data set, until the run begins.
+    pub(super) model: Option<B>,
+    pub(super) dataset: Option<B>,
+    /// The round's update, once the run has ended.
+    pub(super) update: Option<B>,
 }
 
-impl Run {
+impl<B> Run<B> {
     /// A free slot.
     pub const VACANT: Self = Self {
         phase: Phase::Vacant,
@@ -134,6 +162,10 @@ impl Run {
         expires: None,
         ending: None,
         exit: None,
+        due: None,
+        model: None,
+        dataset: None,
+        update: None,
     };
 }
 
@@ -169,6 +201,7 @@ const NO_BUDGET: Budget = Budget {
         schedule: Schedule::DEFAULT,
     },
     deadline: None,
+    caps: Caps::NONE,
 };
 
 /// Index of the first vacant record.

@@ -2,14 +2,17 @@
 
 use super::{
     Agent, FALLBACKS, Id, fits,
-    outbox::{Body, Outcome},
+    outbox::{Body, Outcome, Output, Update},
     records::{Deployment, Ending, Phase, Purpose, Run},
 };
 use crate::{
-    engine::{Call, Engine, Exit, Failure, ModuleId, Params, Slot, Text, clip, text},
-    task::{args, monitor::Monitor},
+    engine::{Call, Engine, Exit, Failure, ModuleId, Params, Slot, TaskData, Text, clip, text},
+    task::{args, learning::Round, monitor::Monitor},
     time::Instant,
 };
+
+/// Most bytes of a result that the log shows.
+const SHOWN: usize = 192;
 
 impl<E: Engine> Agent<'_, E> {
     /// Calls a run's function in a fresh instance of its module.
@@ -20,10 +23,16 @@ impl<E: Engine> Agent<'_, E> {
         now: Instant,
     ) -> Result<(), Text> {
         self.table.acquire(module);
-        if let Err(reason) = self.spawn(slot, module) {
-            self.release(module);
-            return Err(reason);
+        if self.gather(slot, module, now) {
+            return Ok(());
         }
+        self.begin(slot, module, now)
+            .inspect_err(|_| self.release(module))
+    }
+
+    /// Begins the run of a module that it has acquired.
+    pub(super) fn begin(&mut self, slot: Slot, module: ModuleId, now: Instant) -> Result<(), Text> {
+        self.spawn(slot, module)?;
         let run = &mut self.runs[usize::from(slot.0)];
         log::info!("task {} runs in slot {}", run.id, slot.0);
         run.phase = Phase::Ready { module };
@@ -31,30 +40,43 @@ impl<E: Engine> Agent<'_, E> {
         run.monitor = Monitor::new(run.monitor.profile, now);
         if run.purpose == Purpose::Daemon {
             let (id, received) = (run.id.clone(), run.received);
-            self.post(&id, results(Ok(Text::new())), self.due(received, now));
+            let nothing = Output::Value(Text::new());
+            self.post(&id, results(Ok(nothing)), self.due(received, now));
         }
         Ok(())
     }
 
     fn spawn(&mut self, slot: Slot, module: ModuleId) -> Result<(), Text> {
         let at = usize::from(slot.0);
-        let run = &self.runs[at];
+        // The text is the run's own share; its records are not touched before the worker has all.
+        let share = &self.text[at * self.share..];
+        let run = &mut self.runs[at];
         let (export, params) = entry(&self.engine, module, &run.name)?;
-        let inputs = run.packed.inputs(&self.text[at * self.share..]);
+        let (inputs, env) = (run.packed.inputs(share), run.packed.env(share));
         let args = args::parse(&params, inputs.iter())
             .map_err(|e| text(format_args!("function '{export}': {e}")))?;
         let need = self.engine.instance_bytes(module, &run.budget.limits)?;
+        let len = run.packed.len();
         // Not make_room: inputs and arguments are borrowed from the run.
-        fits(need, self.engine.arena().free, "one more instance")?;
-        self.engine.spawn(
-            slot,
-            &Call {
-                module,
-                export,
-                args: &args,
-                limits: run.budget.limits,
-            },
-        );
+        fits(
+            need.saturating_add(len),
+            self.engine.arena().free,
+            "one more instance",
+        )?;
+        let mut data = TaskData::NONE;
+        data.caps = run.budget.caps;
+        if len > 0 {
+            data = data.with_text(self.engine.allocate(len)?, inputs, env);
+        }
+        let call = Call {
+            module,
+            export,
+            args: &args,
+            limits: run.budget.limits,
+        };
+        data.model = run.model.take();
+        data.dataset = run.dataset.take();
+        self.engine.spawn(slot, &call, data);
         Ok(())
     }
 
@@ -67,6 +89,7 @@ impl<E: Engine> Agent<'_, E> {
         }
         deployment.phase = Phase::Ready { module };
         log::info!("latent task {} is ready to be invoked", deployment.id);
+        self.keep_deployment(index, module);
         Ok(())
     }
 
@@ -79,6 +102,18 @@ impl<E: Engine> Agent<'_, E> {
             if self.run(slot).exit.is_some() {
                 self.finish(slot, now);
             }
+            if let Phase::Posted { fallback } = self.run(slot).phase {
+                self.finish_round(slot, fallback, now);
+            }
+        }
+    }
+
+    /// Reports a round's task whose update is delivered, or not; later, if the outbox is full.
+    fn finish_round(&mut self, slot: Slot, fallback: bool, now: Instant) {
+        if self.outbox.room() > 0
+            && let Some(update) = self.runs[usize::from(slot.0)].update.take()
+        {
+            self.report_round(slot, Ok(Output::Bytes(update)), fallback, now);
         }
     }
 
@@ -93,37 +128,81 @@ impl<E: Engine> Agent<'_, E> {
             return;
         }
         let run = &mut self.runs[usize::from(slot.0)];
-        let Some(Exit { result, usage, .. }) = run.exit.take() else {
+        let Some(Exit {
+            result,
+            output,
+            usage,
+            ..
+        }) = run.exit.take()
+        else {
             return;
         };
         let outcome = match result {
-            Ok(value) => Ok(args::format(value)),
+            Ok(value) => Ok(match output {
+                Some(bytes) => Output::Bytes(bytes),
+                None => Output::Value(args::format(value)),
+            }),
             Err(Failure::Trap(reason)) => Err(reason),
             Err(Failure::Interrupted) => Err(run.ending.unwrap_or(Ending::Stopped).reason()),
         };
         run.monitor.sample(&usage, self.engine.arena().total, now);
-        let run = core::mem::replace(run, Run::VACANT);
+        run.expires = None;
+        let is_round = run.purpose == Purpose::Round;
+        self.unsubscribe(slot);
         self.release(module);
-        self.report(&run, outcome, now);
+        if is_round {
+            self.end_round(slot, outcome, now);
+        } else {
+            let run = core::mem::replace(&mut self.runs[usize::from(slot.0)], Run::VACANT);
+            self.report(slot, &run, outcome, false, now);
+        }
+    }
+
+    /// Sends a round's update on its way, and reports it afterwards; what failed is reported at
+    /// once.
+    fn end_round(&mut self, slot: Slot, outcome: Outcome<E::Buffer>, now: Instant) {
+        let failed = match outcome {
+            Ok(output) => match self.post_update(slot, output) {
+                Ok(()) => return,
+                Err((_, reason)) => Err(reason),
+            },
+            Err(reason) => Err(reason),
+        };
+        self.report_round(slot, failed, false, now);
+    }
+
+    /// Reports a round's task and frees its slot.
+    pub(super) fn report_round(
+        &mut self,
+        slot: Slot,
+        outcome: Outcome<E::Buffer>,
+        fallback: bool,
+        now: Instant,
+    ) {
+        self.cancel_run_exchange(slot);
+        let run = core::mem::replace(&mut self.runs[usize::from(slot.0)], Run::VACANT);
+        self.report(slot, &run, outcome, fallback, now);
     }
 
     /// Ends a run that has not begun.
     pub(super) fn fail(&mut self, slot: Slot, reason: Text, now: Instant) {
+        self.cancel_run_exchange(slot);
+        self.unsubscribe(slot);
         let run = core::mem::replace(&mut self.runs[usize::from(slot.0)], Run::VACANT);
+        if let Phase::Gathering { module, .. } = run.phase {
+            self.release(module);
+        }
         let purpose = match run.purpose {
             // Its success has not been told yet.
             Purpose::Daemon => Purpose::Task,
             other => other,
         };
-        self.report(
-            &Run {
-                purpose,
-                monitor: Monitor::OFF,
-                ..run
-            },
-            Err(reason),
-            now,
-        );
+        let run = Run {
+            purpose,
+            monitor: Monitor::OFF,
+            ..run
+        };
+        self.report(slot, &run, Err(reason), false, now);
     }
 
     pub(super) fn fail_deployment(&mut self, index: usize, reason: Text, now: Instant) {
@@ -133,16 +212,35 @@ impl<E: Engine> Agent<'_, E> {
         self.post(&deployment.id, results(Err(reason)), due);
     }
 
-    fn report(&mut self, run: &Run, outcome: Outcome, now: Instant) {
+    /// Reports a run that has left its slot; the slot's text is still its own.
+    fn report(
+        &mut self,
+        slot: Slot,
+        run: &Run<E::Buffer>,
+        outcome: Outcome<E::Buffer>,
+        fallback: bool,
+        now: Instant,
+    ) {
         match &outcome {
-            Ok(result) => log::info!("task {} completed: '{result}'", run.id),
+            Ok(result) => {
+                let result = clip(result.as_str(), SHOWN);
+                log::info!("task {} completed: '{result}'", run.id);
+            }
             Err(reason) => log::warn!("task {} failed: {reason}", run.id),
         }
+        let stopped = run.ending == Some(Ending::Stopped);
+        let env = run
+            .packed
+            .env(&self.text[usize::from(slot.0) * self.share..]);
         let body = match &run.purpose {
-            Purpose::Task => Some(Body::Results {
-                outcome,
-                stopped: run.ending == Some(Ending::Stopped),
-            }),
+            Purpose::Task => Some(Body::Results { outcome, stopped }),
+            Purpose::Round => {
+                // The run is none without a round.
+                Round::of(env, self.config.services).map(|round| {
+                    let update = Update::new(&round, outcome, fallback);
+                    Body::Update { update, stopped }
+                })
+            }
             Purpose::Daemon => None,
             Purpose::Invocation(id) => Some(Body::InvokeResults {
                 invocation: id.clone(),
@@ -150,7 +248,7 @@ impl<E: Engine> Agent<'_, E> {
             }),
         };
         let due = match body {
-            Some(Body::Results { .. }) => self.due(run.received, now),
+            Some(Body::Results { .. } | Body::Update { .. }) => self.due(run.received, now),
             _ => now,
         };
         // A short invocation would double its messages by a sample.
@@ -167,8 +265,20 @@ impl<E: Engine> Agent<'_, E> {
 
     pub(super) fn refuse(&mut self, id: &str, reason: Text, now: Instant) {
         log::warn!("start of {id} refused: {reason}");
+        self.refuse_with(id, results(Err(reason)), now);
+    }
+
+    /// Refuses a task of a federated round.
+    pub(super) fn refuse_round(&mut self, id: &str, round: &Round<'_>, reason: Text, now: Instant) {
+        log::warn!("start of {id} refused: {reason}");
+        let update = Update::new(round, Err(reason), false);
+        let stopped = false;
+        self.refuse_with(id, Body::Update { update, stopped }, now);
+    }
+
+    fn refuse_with(&mut self, id: &str, body: Body<E::Buffer>, now: Instant) {
         match Id::try_from(id) {
-            Ok(id) => self.post(&id, results(Err(reason)), self.due(now, now)),
+            Ok(id) => self.post(&id, body, self.due(now, now)),
             Err(_) => debug_assert!(false, "ids are bounded when they are read"),
         }
     }
@@ -202,7 +312,7 @@ impl<E: Engine> Agent<'_, E> {
         (received + self.config.result_delay).max(now)
     }
 
-    pub(super) fn post(&mut self, id: &Id, body: Body, due: Instant) {
+    pub(super) fn post(&mut self, id: &Id, body: Body<E::Buffer>, due: Instant) {
         if !self.outbox.post(id, body, due) {
             log::error!("the outbox is full: a message about task {id} is lost");
         }
@@ -217,36 +327,48 @@ impl<E: Engine> Agent<'_, E> {
             {
                 self.end(slot, Ending::Deadline(limit), now);
             }
-            if let Phase::Fetching { assembly, until } = self.run(slot).phase
-                && until <= now
-            {
-                self.fail(slot, self.late(assembly), now);
+            match self.run(slot).phase {
+                Phase::Fetching { fetch, until } if until <= now => {
+                    self.fail(slot, self.late(fetch), now);
+                }
+                Phase::Gathering { until, .. } if until <= now => {
+                    let seconds = self.config.fetch_timeout.as_secs();
+                    let reason = text(format_args!(
+                        "no model or data set of the round within {seconds} s"
+                    ));
+                    self.fail(slot, reason, now);
+                }
+                _ => {}
             }
         }
         for d in 0..self.deployments.len() {
-            if let Phase::Fetching { assembly, until } = self.deployments[d].phase
+            if let Phase::Fetching { fetch, until } = self.deployments[d].phase
                 && until <= now
             {
-                self.fail_deployment(d, self.late(assembly), now);
+                self.fail_deployment(d, self.late(fetch), now);
             }
         }
         for index in 0..self.fetches.len() {
             let fetch = &self.fetches[index];
-            if fetch.module().is_some()
-                && fetch.began() + self.config.assembly_ttl <= now
-                && !self.has_waiters(index)
-            {
-                log::warn!("incomplete module {} dropped", fetch.app());
+            // The registry sends on for whoever asks again; a server only for as long as it is heard.
+            let is_over = fetch.is_http() || fetch.began() + self.config.assembly_ttl <= now;
+            if !fetch.is_vacant() && is_over && !self.has_waiters(index) {
+                log::warn!("incomplete module {} dropped", fetch.location());
                 self.drop_fetch(index);
             }
         }
     }
 
-    fn late(&self, assembly: u8) -> Text {
-        let fetch = &self.fetches[usize::from(assembly)];
+    fn late(&self, fetch: u8) -> Text {
+        let fetch = &self.fetches[usize::from(fetch)];
         let (count, total) = fetch.progress();
         let seconds = self.config.fetch_timeout.as_secs();
-        let app = clip(fetch.app(), 64);
+        let app = clip(fetch.location(), 64);
+        if fetch.is_http() {
+            return text(format_args!(
+                "timeout: module {app} is not here after {seconds} s"
+            ));
+        }
         text(format_args!(
             "timeout waiting for binary chunks: module {app} has {count} of {total} after {seconds} s"
         ))
@@ -270,7 +392,7 @@ fn entry<'n, E: Engine>(
 }
 
 /// Results that no stop command brought about.
-fn results(outcome: Outcome) -> Body {
+fn results<B>(outcome: Outcome<B>) -> Body<B> {
     Body::Results {
         outcome,
         stopped: false,

@@ -25,8 +25,8 @@ struct Bench {
     now: Instant,
 }
 
-fn leak<T: Clone>(value: T, len: usize) -> &'static mut [T] {
-    Box::leak(vec![value; len].into_boxed_slice())
+fn leak<T>(value: impl Fn() -> T, len: usize) -> &'static mut [T] {
+    Box::leak(std::iter::repeat_with(value).take(len).collect())
 }
 
 impl Bench {
@@ -41,15 +41,20 @@ impl Bench {
     }
 
     fn with_config(config: Config<'static>) -> Self {
+        Self::with_store(config, None)
+    }
+
+    fn with_store(config: Config<'static>, store: Option<&'static mut dyn Store>) -> Self {
         let storage = Storage {
-            runs: leak(Run::VACANT, 4),
-            deployments: leak(Deployment::VACANT, 2),
-            modules: leak(Entry::VACANT, 2),
-            assemblies: leak(Assembly::VACANT, 2),
-            outbox: leak(Letter::VACANT, 8),
-            text: leak(0, 6 * 256),
-            packed: leak(0, 256),
-            unescaped: leak(0, 256),
+            runs: leak(|| Run::VACANT, 4),
+            deployments: leak(|| Deployment::VACANT, 2),
+            modules: leak(|| Entry::VACANT, 2),
+            fetches: leak(|| Fetch::VACANT, 2),
+            outbox: leak(|| Letter::VACANT, 8),
+            text: leak(|| 0, 6 * 512),
+            packed: leak(|| 0, 512),
+            unescaped: leak(|| 0, 256),
+            store,
         };
         Self {
             agent: Agent::new(config, storage, FakeEngine::new(10_000)).unwrap(),
@@ -242,10 +247,14 @@ fn discovery_is_repeated_until_it_is_acknowledged() {
 fn a_task_runs_and_its_result_comes_no_sooner_than_250_ms_after_the_start() {
     let mut bench = Bench::online();
     bench.start(task("a"));
-    let run = bench.agent.engine.running[0].clone();
+    let run = &bench.agent.engine.running[0];
     assert_eq!(
-        (run.slot, &*run.export, run.args),
-        (Slot(0), "add", vec![Value::I32(20), Value::I32(22)])
+        (run.slot, &*run.export, &*run.args),
+        (Slot(0), "add", &[Value::I32(20), Value::I32(22)][..])
+    );
+    assert!(
+        run.data.inputs().iter().eq(["20", "22"]),
+        "its guest can read them"
     );
     bench.at(1010).exit(0, Ok(Some(Value::I32(42))));
     assert!(bench.arena_is_free(), "the module goes with its last run");
@@ -340,8 +349,16 @@ fn what_can_be_refused_is_told_in_the_results() {
         ),
         (json!({"encrypted": true}), "TEE runtime not available"),
         (
-            json!({"file": null, "image_url": "https://example.org/a.wasm"}),
-            "fetches from the registry only",
+            json!({"file": null, "image_url": "app@sha256:12"}),
+            "digest '12': expected 64 hexadecimal digits behind @sha256:",
+        ),
+        (
+            json!({"image_url": format!("app#sha256={}", "0".repeat(64))}),
+            "digest mismatch: expected sha256:0000000000000000…, found sha256:",
+        ),
+        (
+            json!({"env": {"PROPLET_CAPS": "time,gpio"}}),
+            "PROPLET_CAPS: this proplet's setting caps does not allow 'gpio'",
         ),
         (
             json!({"env": {"PROPLET_DEADLINE_MS": "soon"}}),
@@ -684,7 +701,7 @@ fn a_deployment_is_invoked_any_number_of_times_at_once() {
         json!({"inputs": ["1", "2"], "env": {"PROPLET_WORK": "9"}}),
     );
     bench.invoke("2", json!({}));
-    let running = bench.agent.engine.running.clone();
+    let running = &bench.agent.engine.running;
     assert_eq!(running.len(), 2, "a repeated invocation is ignored");
     assert_eq!(running[0].args, [Value::I32(20), Value::I32(22)]);
     assert_eq!(
@@ -885,7 +902,7 @@ fn an_incomplete_module_gives_way_to_others() {
         results,
         [failure(
             "c",
-            "too many modules on their way: all 2 assemblies are taken"
+            "too many modules on their way: all 2 places are taken"
         )]
     );
     bench.run_until(62_000);

@@ -15,11 +15,13 @@ use crate::{
 pub enum Stage {
     /// Waits for its module.
     Fetching,
+    /// Waits for the data of its round.
+    Gathering,
     /// A guest runs.
     Running,
     /// Its guest is to end.
     Stopping,
-    /// Its results wait for room in the outbox.
+    /// Its results wait for room in the outbox, or its update is on its way.
     Reporting,
     /// A deployment that can be invoked.
     Deployed,
@@ -59,7 +61,7 @@ pub struct ModuleView {
 
 fn module_of(phase: Phase) -> Option<ModuleId> {
     match phase {
-        Phase::Ready { module } => Some(module),
+        Phase::Ready { module } | Phase::Gathering { module, .. } => Some(module),
         _ => None,
     }
 }
@@ -72,6 +74,8 @@ impl<E: Engine> Agent<'_, E> {
             let stage = match run.phase {
                 Phase::Vacant => return None,
                 Phase::Fetching { .. } => Stage::Fetching,
+                Phase::Gathering { .. } => Stage::Gathering,
+                Phase::Posting | Phase::Posted { .. } => Stage::Reporting,
                 Phase::Ready { .. } if run.exit.is_some() => Stage::Reporting,
                 Phase::Ready { .. } if run.ending.is_some() => Stage::Stopping,
                 Phase::Ready { .. } => Stage::Running,
@@ -81,7 +85,7 @@ impl<E: Engine> Agent<'_, E> {
                 id: &run.id,
                 invocation: match &run.purpose {
                     Purpose::Invocation(id) => Some(id),
-                    Purpose::Task | Purpose::Daemon => None,
+                    Purpose::Task | Purpose::Round | Purpose::Daemon => None,
                 },
                 name: &run.name,
                 stage,
@@ -92,9 +96,10 @@ impl<E: Engine> Agent<'_, E> {
         });
         let deployments = self.deployments.iter().filter_map(|deployment| {
             let stage = match deployment.phase {
-                Phase::Vacant => return None,
-                Phase::Fetching { .. } => Stage::Fetching,
                 Phase::Ready { .. } => Stage::Deployed,
+                Phase::Fetching { .. } => Stage::Fetching,
+                // A deployment neither gathers nor posts.
+                _ => return None,
             };
             Some(TaskView {
                 slot: None,

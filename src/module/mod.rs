@@ -1,7 +1,12 @@
 //! Modules: where their bytes come from, and the table that shares them.
 //!
 //! - [`table`]: the shared-module instance table, keyed by SHA-256.
-//! - [`assembly`]: a module from the registry, put together from chunks.
+//! - [`source`]: what an image reference says, and a module on its way from any source.
+//! - [`chunks`]: a module from the registry, put together from chunks.
+//! - [`stream`]: a response's body, put into place.
 
-pub mod assembly;
+pub mod chunks;
+pub mod signature;
+pub mod source;
+pub mod stream;
 pub mod table;

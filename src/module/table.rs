@@ -33,8 +33,6 @@ impl Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Vacant,
-    /// Its bytes are on their way into the engine's buffer.
-    Arriving,
     Loaded {
         digest: Digest,
         /// Runs and latent deployments.
@@ -89,6 +87,14 @@ impl<'a> Table<'a> {
         self.users().count()
     }
 
+    /// Digest of a loaded module.
+    pub(crate) fn digest(&self, id: ModuleId) -> Option<Digest> {
+        match self.entries.get(usize::from(id.0))?.0 {
+            State::Loaded { digest, .. } => Some(digest),
+            State::Vacant => None,
+        }
+    }
+
     /// The loaded module with this digest.
     pub(crate) fn find(&self, digest: &Digest) -> Option<ModuleId> {
         self.ids().find_map(|(id, state)| match state {
@@ -97,22 +103,15 @@ impl<'a> Table<'a> {
         })
     }
 
-    /// Takes a vacant entry for a module whose bytes will arrive.
-    pub(crate) fn reserve(&mut self) -> Option<ModuleId> {
+    /// A vacant entry.
+    pub(crate) fn vacant(&self) -> Option<ModuleId> {
         let (id, _) = self.ids().find(|(_, state)| *state == State::Vacant)?;
-        *self.state(id) = State::Arriving;
         Some(id)
     }
 
-    /// Gives up an entry whose bytes did not become a module.
-    pub(crate) fn cancel(&mut self, id: ModuleId) {
-        debug_assert_eq!(*self.state(id), State::Arriving);
-        *self.state(id) = State::Vacant;
-    }
-
-    /// Marks a reserved entry as parsed, with no users yet.
+    /// Marks a vacant entry as parsed, with no users yet.
     pub(crate) fn loaded_as(&mut self, id: ModuleId, digest: Digest) {
-        debug_assert_eq!(*self.state(id), State::Arriving);
+        debug_assert_eq!(*self.state(id), State::Vacant);
         *self.state(id) = State::Loaded { digest, users: 0 };
         self.parses = self.parses.saturating_add(1);
     }
@@ -139,7 +138,7 @@ impl<'a> Table<'a> {
                 *state = State::Vacant;
                 true
             }
-            _ => {
+            State::Vacant => {
                 debug_assert!(false, "released a module that is {state:?}");
                 false
             }
@@ -158,8 +157,7 @@ mod tests {
         let digest = digest(b"module");
         assert_eq!(table.find(&digest), None);
 
-        let id = table.reserve().unwrap();
-        assert_eq!(table.find(&digest), None, "not before it is parsed");
+        let id = table.vacant().unwrap();
         table.loaded_as(id, digest);
         for _ in 0..24 {
             assert_eq!(table.find(&digest), Some(id));
@@ -175,12 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_reserves_nothing() {
+    fn a_full_table_has_no_vacancy() {
         let mut entries = [Entry::VACANT; 1];
         let mut table = Table::new(&mut entries);
-        let id = table.reserve().unwrap();
-        assert_eq!(table.reserve(), None);
-        table.cancel(id);
-        assert_eq!(table.reserve(), Some(id));
+        let id = table.vacant().unwrap();
+        table.loaded_as(id, digest(b"module"));
+        assert_eq!(table.vacant(), None);
+        assert!(table.release(id));
+        assert_eq!(table.vacant(), Some(id));
     }
 }

@@ -3,6 +3,7 @@
 use crate::{
     config::TaskLimits,
     engine::{Limits, Preemption, Schedule, Text, clip, text},
+    task::caps::{self, Caps},
     time::Duration,
 };
 
@@ -29,6 +30,8 @@ pub struct Budget {
     pub limits: Limits,
     /// What the agent enforces.
     pub deadline: Option<Duration>,
+    /// What the guest may call.
+    pub caps: Caps,
 }
 
 impl Budget {
@@ -63,6 +66,7 @@ impl Budget {
             deadline: read(DEADLINE_MS, 1, deadline_max)?
                 .map(Duration::from_millis)
                 .or(device.deadline),
+            caps: Caps::granted(get(caps::CAPS), device.caps)?,
         })
     }
 }

@@ -169,6 +169,7 @@ mod tests {
             cpu: Duration::from_millis(cpu_ms),
             memory,
             work: cpu_ms * 10,
+            dropped: 0,
         }
     }
 

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::time::Duration;
 use core::ops::Range;
+use serde::{Deserialize, Serialize};
 
 /// Most bytes of a task's, an invocation's or a proplet's id.
 pub const ID_MAX: usize = 64;
@@ -282,7 +283,7 @@ fn is_for(broadcast: bool, proplet_id: Option<&str>, my_id: &str) -> bool {
 }
 
 /// How to monitor a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the protocol's field names")]
 pub struct MonitoringProfile {
     pub enabled: bool,

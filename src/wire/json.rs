@@ -245,3 +245,20 @@ fn code_unit(text: &[u8], at: usize) -> Option<u16> {
     let digits = core::str::from_utf8(digits).ok()?;
     u16::from_str_radix(digits, 16).ok()
 }
+
+/// Whether `bytes` are one JSON object, and nothing else.
+pub fn is_object(bytes: &[u8]) -> bool {
+    // Without room for escapes, what has them is left out, and checked nevertheless.
+    let mut reader = Reader::new(bytes, &mut []);
+    let mut first = true;
+    loop {
+        match reader.next() {
+            Ok(Token::OpenObject) => {}
+            Ok(Token::End) => return !first,
+            Ok(_) if first => return false,
+            Ok(_) => {}
+            Err(_) => return false,
+        }
+        first = false;
+    }
+}

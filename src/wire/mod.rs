@@ -16,6 +16,10 @@ pub use command::{
     Chunk, ID_MAX, Invoke, MonitoringProfile, NAME_MAX, Rejected, Scratch, Start, Stop, URL_MAX,
 };
 pub use error::Error;
-pub use json::DEPTH_MAX;
+pub use json::{DEPTH_MAX, is_object};
+#[cfg(test)]
+pub(crate) use pack::Packer;
 pub use pack::{List, Pairs};
-pub use topic::{Inbound, Outbound, TOPIC_MAX, TopicError, TopicName, Topics};
+pub use topic::{
+    Inbound, Outbound, TOPIC_MAX, TopicError, TopicName, Topics, matches, update_topic,
+};

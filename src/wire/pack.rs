@@ -107,28 +107,28 @@ fn split(bytes: &[u8]) -> Option<(&str, &[u8])> {
 }
 
 /// Writes packed strings into a buffer, back to back.
-pub(super) struct Packer<'s> {
+pub(crate) struct Packer<'s> {
     buf: &'s mut [u8],
     len: usize,
 }
 
 impl<'s> Packer<'s> {
-    pub(super) fn new(buf: &'s mut [u8]) -> Self {
+    pub(crate) fn new(buf: &'s mut [u8]) -> Self {
         Self { buf, len: 0 }
     }
 
     /// Bytes written so far.
-    pub(super) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.len
     }
 
     /// Drops what was written from `len` on.
-    pub(super) fn truncate(&mut self, len: usize) {
+    pub(crate) fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
 
     /// Appends `text` whole, or nothing.
-    pub(super) fn push(&mut self, text: &str) -> Result<(), Error> {
+    pub(crate) fn push(&mut self, text: &str) -> Result<(), Error> {
         let limit = self.buf.len();
         self.try_push(text).ok_or(Error::Packed { limit })
     }

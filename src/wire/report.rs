@@ -1,6 +1,7 @@
 //! Messages out, as JSON objects. Fields that are `None` are left out.
 
 use crate::config::Metadata;
+use base64::{display::Base64Display, prelude::BASE64_STANDARD};
 use core::fmt;
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
@@ -149,6 +150,48 @@ pub struct InvokeResults<'a> {
     /// Why it failed, not empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'a str>,
+}
+
+/// The end of a task of a federated round.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct RoundResults<'a> {
+    /// The task.
+    pub task_id: &'a str,
+    /// The proplet that ran it.
+    pub proplet_id: &'a str,
+    /// What it found.
+    pub results: RoundUpdate<'a>,
+    /// Why it failed, not empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<&'a str>,
+}
+
+/// The envelope of a round's update.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct RoundUpdate<'a> {
+    /// The task.
+    pub task_id: &'a str,
+    /// The round.
+    pub round_id: &'a str,
+    /// The proplet that ran it.
+    pub proplet_id: &'a str,
+    /// Samples that it stands for.
+    pub num_samples: u64,
+    /// What the guest said, written in base64; empty if it failed.
+    #[serde(serialize_with = "base64")]
+    pub update_b64: &'a [u8],
+    /// What the update is.
+    pub format: &'a str,
+    /// None: the guest's metrics are in its update.
+    pub metrics: Empty,
+}
+
+/// An empty object.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Empty {}
+
+fn base64<S: Serializer>(bytes: &&[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&Base64Display::new(bytes, &BASE64_STANDARD))
 }
 
 /// Asks the registry for a module.

@@ -152,6 +152,16 @@ impl Topics {
         Inbound::ALL.map(|inbound| self.with(inbound.suffix()))
     }
 
+    /// A topic or filter below the channel, complete with its prefix; `None` if that is too long.
+    pub fn below(&self, topic: &str) -> Option<TopicName> {
+        concat(&[&self.prefix, topic])
+    }
+
+    /// What of a topic is below the channel; `None` if it is not.
+    pub fn strip<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        topic.strip_prefix(self.prefix.as_str())
+    }
+
     fn with(&self, suffix: &str) -> TopicName {
         // `new` has checked the longest one.
         concat(&[&self.prefix, suffix]).unwrap_or_default()
@@ -166,6 +176,26 @@ fn check(part: &'static str, text: &str) -> Result<(), TopicError> {
         Some(found) => Err(TopicError::Character { part, found }),
         None => Ok(()),
     }
+}
+
+/// Whether a topic is one that a filter asks for, by MQTT's rules.
+pub fn matches(filter: &str, topic: &str) -> bool {
+    let mut levels = topic.split('/');
+    for part in filter.split('/') {
+        match (part, levels.next()) {
+            ("#", _) => return true,
+            ("+", Some(_)) => {}
+            (part, Some(level)) if part == level => {}
+            _ => return false,
+        }
+    }
+    levels.next().is_none()
+}
+
+/// Where a round's updates go that the coordinator does not take.
+pub fn update_topic(round: &str, proplet_id: &str) -> TopicName {
+    // Two ids, bounded, and 20 bytes.
+    concat(&["fl/rounds/", round, "/updates/", proplet_id]).unwrap_or_default()
 }
 
 fn concat(parts: &[&str]) -> Option<TopicName> {

@@ -1,26 +1,24 @@
-//! A module from the registry, put together in place from the channel's chunks.
+//! A module that comes in chunks, put together in place.
 
 use crate::{
-    engine::{Engine, ModuleId, Text, text},
-    time::Instant,
-    wire::{Chunk, URL_MAX, decode_into, decoded_len},
+    engine::{Engine, Text, text},
+    module::source::grow,
+    wire::{Chunk, decode_into, decoded_len},
 };
-use heapless::String;
+use core::ops::DerefMut;
 
 /// Most chunks of a module.
 pub const CHUNKS_MAX: usize = 2048;
 
 const WORDS: usize = CHUNKS_MAX / 32;
 
-/// Storage of one module that is on its way.
+/// A module of which some chunks have come.
 ///
 /// Chunks are equally long but for the last; the proxy cuts them so. They may come in any
-/// order and more than once. The buffer is reserved when the first one tells how long they are.
-#[derive(Debug, Clone)]
-pub struct Assembly {
-    app: String<URL_MAX>,
-    /// Entry of the module table whose buffer takes the bytes; `None` if this is vacant.
-    module: Option<ModuleId>,
+/// order and more than once. The buffer is allocated when the first one tells how long they are.
+#[derive(Debug)]
+pub struct Chunks<B> {
+    bytes: Option<B>,
     total: u32,
     /// Bytes of every chunk but the last; 0 until one of them has come.
     stride: usize,
@@ -28,57 +26,22 @@ pub struct Assembly {
     tail: Option<usize>,
     seen: [u32; WORDS],
     count: u32,
-    began: Instant,
-    /// Whether the registry is to be asked for it, first or again.
-    pub(crate) request_due: bool,
+    /// Most bytes of the module.
+    limit: usize,
 }
 
-impl Assembly {
-    /// A vacant assembly.
-    pub const VACANT: Self = Self {
-        app: String::new(),
-        module: None,
-        total: 0,
-        stride: 0,
-        tail: None,
-        seen: [0; WORDS],
-        count: 0,
-        began: Instant::BOOT,
-        request_due: false,
-    };
-
-    /// Begins to wait for `app`'s chunks, to be put into `module`'s buffer.
-    ///
-    /// # Errors
-    /// The limit, if the name is longer than [`URL_MAX`].
-    pub fn begin(app: &str, module: ModuleId, now: Instant) -> Result<Self, Text> {
-        Ok(Self {
-            app: String::try_from(app).map_err(|_| {
-                text(format_args!(
-                    "image reference of {} bytes is longer than {URL_MAX}",
-                    app.len()
-                ))
-            })?,
-            module: Some(module),
-            began: now,
-            request_due: true,
-            ..Self::VACANT
-        })
-    }
-
-    /// Where the bytes go; `None` if this is vacant.
-    pub const fn module(&self) -> Option<ModuleId> {
-        self.module
-    }
-
-    /// The image reference that was asked for.
-    pub fn app(&self) -> &str {
-        &self.app
-    }
-
-    /// When it began.
-    pub const fn began(&self) -> Instant {
-        self.began
+impl<B: DerefMut<Target = [u8]>> Chunks<B> {
+    /// Of a module of at most `limit` bytes.
+    pub const fn new(limit: usize) -> Self {
+        Self {
+            bytes: None,
+            total: 0,
+            stride: 0,
+            tail: None,
+            seen: [0; WORDS],
+            count: 0,
+            limit,
+        }
     }
 
     /// Chunks that have come, and how many there are; 0 of 0 before the first.
@@ -86,36 +49,39 @@ impl Assembly {
         (self.count, self.total)
     }
 
-    /// Takes a chunk of this app. Returns the module's length once all have come.
+    /// Takes a chunk. Returns the module once all have come.
     ///
     /// # Errors
-    /// What contradicts the chunks before, or doesn't fit the arena. The bytes so far are of no
-    /// use then.
-    pub fn accept(
+    /// What contradicts the chunks before, or doesn't fit. The bytes so far are of no use then.
+    pub fn accept<E: Engine<Buffer = B>>(
         &mut self,
         chunk: &Chunk<'_>,
-        engine: &mut impl Engine,
-    ) -> Result<Option<usize>, Text> {
-        let module = self
-            .module
-            .ok_or_else(|| text(format_args!("nobody waits for {}", chunk.app_name)))?;
+        engine: &mut E,
+    ) -> Result<Option<B>, Text> {
         let (index, total) = (chunk.chunk_idx, chunk.total_chunks);
         self.check_total(index, total)?;
         if self.has(index) {
             return Ok(None);
         }
-        let len = decoded_len(chunk.data)
-            .map_err(|e| text(format_args!("chunk {index} of {total}: {e}")))?;
+        let bad = |e| text(format_args!("chunk {index} of {total}: {e}"));
+        let len = decoded_len(chunk.data).map_err(bad)?;
         let offset = if index + 1 == total {
-            self.place_tail(index, len, module, engine)?
+            self.place_tail(index, len, engine)?
         } else {
-            self.place(index, len, module, engine)?
+            self.place(index, len, engine)?
         };
-        decode_into(chunk.data, &mut engine.buffer(module)[offset..offset + len])
-            .map_err(|e| text(format_args!("chunk {index} of {total}: {e}")))?;
+        let bytes = self.bytes.as_deref_mut().unwrap_or_default();
+        decode_into(chunk.data, &mut bytes[offset..offset + len]).map_err(bad)?;
         self.mark(index);
         self.count += 1;
-        Ok((self.count == self.total).then(|| self.len()))
+        if self.count < self.total {
+            return Ok(None);
+        }
+        let mut whole = self.bytes.take();
+        if let Some(bytes) = &mut whole {
+            engine.resize(bytes, self.tail_offset() + self.tail.unwrap_or(0))?;
+        }
+        Ok(whole)
     }
 
     fn check_total(&mut self, index: u32, total: u32) -> Result<(), Text> {
@@ -142,29 +108,32 @@ impl Assembly {
     }
 
     /// Makes room for the last chunk and returns its offset.
-    fn place_tail(
+    fn place_tail<E: Engine<Buffer = B>>(
         &mut self,
         index: u32,
         len: usize,
-        module: ModuleId,
-        engine: &mut impl Engine,
+        engine: &mut E,
     ) -> Result<usize, Text> {
         if self.stride != 0 && len > self.stride {
             return Err(self.unequal(index, len));
         }
         let offset = self.tail_offset();
-        reserve(engine, module, offset.saturating_add(len))?;
+        grow(
+            &mut self.bytes,
+            offset.saturating_add(len),
+            self.limit,
+            engine,
+        )?;
         self.tail = Some(len);
         Ok(offset)
     }
 
     /// Makes room for a chunk that is not the last and returns its offset.
-    fn place(
+    fn place<E: Engine<Buffer = B>>(
         &mut self,
         index: u32,
         len: usize,
-        module: ModuleId,
-        engine: &mut impl Engine,
+        engine: &mut E,
     ) -> Result<usize, Text> {
         if self.stride == 0 {
             if len == 0 || self.tail.is_some_and(|tail| tail > len) {
@@ -175,14 +144,11 @@ impl Assembly {
                 )));
             }
             let before_tail = len.saturating_mul(self.total as usize - 1);
-            reserve(
-                engine,
-                module,
-                before_tail.saturating_add(self.tail.unwrap_or(len)),
-            )?;
+            let whole = before_tail.saturating_add(self.tail.unwrap_or(len));
+            grow(&mut self.bytes, whole, self.limit, engine)?;
             self.stride = len;
-            if let Some(tail) = self.tail {
-                engine.buffer(module).copy_within(..tail, before_tail);
+            if let (Some(tail), Some(bytes)) = (self.tail, self.bytes.as_deref_mut()) {
+                bytes.copy_within(..tail, before_tail);
             }
         }
         if len != self.stride {
@@ -203,10 +169,6 @@ impl Assembly {
         self.stride * (self.total as usize - 1)
     }
 
-    fn len(&self) -> usize {
-        self.tail_offset() + self.tail.unwrap_or(0)
-    }
-
     fn has(&self, index: u32) -> bool {
         self.seen[index as usize / 32] & (1 << (index % 32)) != 0
     }
@@ -214,15 +176,6 @@ impl Assembly {
     fn mark(&mut self, index: u32) {
         self.seen[index as usize / 32] |= 1 << (index % 32);
     }
-}
-
-fn reserve(engine: &mut impl Engine, module: ModuleId, len: usize) -> Result<(), Text> {
-    let have = engine.buffer(module).len();
-    if len <= have {
-        return Ok(());
-    }
-    crate::agent::fits(len - have, engine.arena().free, "the module's bytes")?;
-    engine.reserve(module, len)
 }
 
 #[cfg(test)]
@@ -234,7 +187,7 @@ mod tests {
     use proptest::prelude::*;
     use std::{string::String as StdString, vec::Vec};
 
-    const MODULE: ModuleId = ModuleId(0);
+    const LIMIT: usize = 8192;
 
     fn encode(bytes: &[u8]) -> StdString {
         BASE64_STANDARD.encode(bytes)
@@ -255,13 +208,13 @@ mod tests {
     /// Feeds `chunks` and returns the assembled module or the error.
     fn feed(chunks: &[Part<'_>], arena: usize) -> Result<Option<Vec<u8>>, StdString> {
         let mut engine = FakeEngine::new(arena);
-        let mut assembly = Assembly::begin("app", MODULE, Instant::BOOT).unwrap();
+        let mut assembly = Chunks::new(LIMIT);
         for (index, total, bytes) in chunks {
             let done = assembly
                 .accept(&chunk(*index, *total, &encode(bytes)), &mut engine)
                 .map_err(|e| StdString::from(e.as_str()))?;
-            if let Some(len) = done {
-                return Ok(Some(engine.buffer(MODULE)[..len].to_vec()));
+            if let Some(bytes) = done {
+                return Ok(Some(bytes.to_vec()));
             }
         }
         Ok(None)
@@ -317,9 +270,30 @@ mod tests {
     }
 
     #[test]
+    fn a_module_over_the_limit_is_refused_before_it_takes_memory() {
+        for chunks in [[(0, 200, &[0; 64])], [(199, 200, &[0; 64])]] {
+            let chunks: Vec<Part<'_>> = chunks.map(|(i, t, b)| (i, t, &b[..])).into();
+            let mut engine = FakeEngine::new(100_000);
+            let mut assembly = Chunks::new(LIMIT);
+            let (index, total, bytes) = chunks[0];
+            let first = assembly.accept(&chunk(index, total, &encode(bytes)), &mut engine);
+            let error = first
+                .and_then(|_| assembly.accept(&chunk(1, total, &encode(&[0; 64])), &mut engine));
+            assert_eq!(
+                error.unwrap_err(),
+                "the module has 12800 bytes, this proplet takes 8192"
+            );
+            assert_eq!(
+                engine.arena().free,
+                if index == 0 { 100_000 } else { 100_000 - 64 }
+            );
+        }
+    }
+
+    #[test]
     fn bad_base64_is_refused() {
         let mut engine = FakeEngine::new(4096);
-        let mut assembly = Assembly::begin("app", MODULE, Instant::BOOT).unwrap();
+        let mut assembly = Chunks::new(LIMIT);
         assert!(
             assembly
                 .accept(&chunk(0, 1, "@@@@"), &mut engine)

@@ -1,0 +1,359 @@
+//! What the agent wants of HTTP servers: modules, and the services of federated rounds.
+
+use super::{
+    Agent,
+    outbox::Output,
+    records::{Phase, Purpose, Service},
+};
+use crate::{
+    engine::{Engine, ModuleId, Slot, Text, clip, text},
+    module::{source::Piece, stream::Stream},
+    task::learning::{Round, Url},
+    time::Instant,
+    wire::is_object,
+};
+
+/// Names one exchange, from [`Agent::poll_exchange`] to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket(u32);
+
+/// What is asked of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The URL.
+    pub url: Url,
+    /// Which request it is.
+    pub kind: RequestKind,
+    /// Most bytes of the response's body.
+    pub limit: usize,
+    /// Bytes of the request's body.
+    pub body_len: usize,
+}
+
+/// Kinds of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestKind {
+    /// GET of a module: its content type, if there is one, must be one of a module.
+    Module,
+    /// GET of anything.
+    Data,
+    /// POST of JSON, whose answer is not read.
+    Update,
+}
+
+/// What happened in an exchange.
+#[derive(Debug)]
+pub enum Progress<'p> {
+    /// The response is good, and its body of so many bytes, if the server says, begins.
+    Begin(Option<usize>),
+    /// More of the body.
+    Bytes(&'p [u8]),
+    /// The body is complete, or why there is none.
+    End(Result<(), Text>),
+}
+
+/// An exchange under way.
+#[derive(Debug)]
+pub(super) struct Exchange<B> {
+    ticket: Ticket,
+    errand: Errand<B>,
+}
+
+#[derive(Debug)]
+enum Errand<B> {
+    /// For a fetch.
+    Module(u8),
+    /// For a run.
+    Data(Slot, Service, Stream<B>),
+    /// Of a run.
+    Update(Slot),
+}
+
+impl<E: Engine> Agent<'_, E> {
+    /// The next exchange to begin, if any, given out once. It is over with [`Progress::End`], or
+    /// when it is no longer [wanted](Self::wants).
+    pub fn poll_exchange(&mut self) -> Option<Ticket> {
+        if self.exchanges.is_full() {
+            return None;
+        }
+        let errand = self.next_errand()?;
+        self.ticket = self.ticket.wrapping_add(1);
+        let ticket = Ticket(self.ticket);
+        let exchange = Exchange { ticket, errand };
+        self.exchanges.push(exchange).ok()?;
+        Some(ticket)
+    }
+
+    fn next_errand(&mut self) -> Option<Errand<E::Buffer>> {
+        let http = |(_, f): &(u8, &mut _)| {
+            let f: &crate::module::source::Fetch<E::Buffer> = f;
+            f.request_due && f.is_http()
+        };
+        if let Some((index, fetch)) = (0..=u8::MAX).zip(self.fetches.iter_mut()).find(http) {
+            fetch.request_due = false;
+            return Some(Errand::Module(index));
+        }
+        let slot = self.slots().find(|slot| self.run(*slot).due.is_some())?;
+        let due = self.runs[usize::from(slot.0)].due.take()?;
+        let stream = |what| Stream::new(what, self.config.data_bytes);
+        Some(match due {
+            Service::Model => Errand::Data(slot, due, stream("model")),
+            Service::Dataset => Errand::Data(slot, due, stream("data set")),
+            Service::Update => Errand::Update(slot),
+        })
+    }
+
+    fn errand(&self, ticket: Ticket) -> Option<&Errand<E::Buffer>> {
+        let mut exchanges = self.exchanges.iter();
+        exchanges.find(|e| e.ticket == ticket).map(|e| &e.errand)
+    }
+
+    /// Whether somebody still waits for this exchange.
+    pub fn wants(&self, ticket: Ticket) -> bool {
+        self.errand(ticket).is_some()
+    }
+
+    /// What to ask; `None` if nobody waits for it any more.
+    pub fn request(&self, ticket: Ticket) -> Option<Request> {
+        let (slot, service) = match self.errand(ticket)? {
+            Errand::Module(index) => {
+                let location = self.fetches[usize::from(*index)].location();
+                return Some(Request {
+                    url: Url::try_from(location).ok()?,
+                    kind: RequestKind::Module,
+                    limit: self.config.limits.module_bytes,
+                    body_len: 0,
+                });
+            }
+            Errand::Data(slot, service, _) => (*slot, *service),
+            Errand::Update(slot) => (*slot, Service::Update),
+        };
+        let round = self.round(slot)?;
+        // The run was refused if one of them were wrong.
+        let url = match service {
+            Service::Model => round.model_url().ok()??,
+            Service::Dataset => round.dataset_url(self.config.proplet_id).ok()??,
+            Service::Update => round.update_url().ok()?,
+        };
+        let posts = service == Service::Update;
+        Some(Request {
+            url,
+            kind: if posts {
+                RequestKind::Update
+            } else {
+                RequestKind::Data
+            },
+            limit: self.config.data_bytes,
+            body_len: if posts { self.update(slot).len() } else { 0 },
+        })
+    }
+
+    fn update(&self, slot: Slot) -> &[u8] {
+        self.run(slot).update.as_deref().unwrap_or_default()
+    }
+
+    /// Copies the request's body from `offset` on into `to`, as much as there is; how much.
+    pub fn request_body(&self, ticket: Ticket, offset: usize, to: &mut [u8]) -> usize {
+        let Some(Errand::Update(slot)) = self.errand(ticket) else {
+            return 0;
+        };
+        let rest = self.update(*slot).get(offset..).unwrap_or_default();
+        let len = rest.len().min(to.len());
+        to[..len].copy_from_slice(&rest[..len]);
+        len
+    }
+
+    /// Takes what happened in an exchange.
+    ///
+    /// # Errors
+    /// Why it is to be given up; that is all there is to do about it.
+    pub fn exchange(
+        &mut self,
+        ticket: Ticket,
+        progress: Progress<'_>,
+        now: Instant,
+    ) -> Result<(), Text> {
+        let index = self.exchanges.iter().position(|e| e.ticket == ticket);
+        let index = index.ok_or_else(|| text(format_args!("nobody waits for it any more")))?;
+        match progress {
+            Progress::End(result) => {
+                let Exchange { errand, .. } = self.exchanges.swap_remove(index);
+                self.end_errand(errand, result, now);
+                self.collect(now);
+                Ok(())
+            }
+            Progress::Begin(length) => self.piece(index, Piece::Length(length)),
+            Progress::Bytes(bytes) => self.piece(index, Piece::Bytes(bytes)),
+        }
+    }
+
+    fn piece(&mut self, index: usize, piece: Piece<'_>) -> Result<(), Text> {
+        match &mut self.exchanges[index].errand {
+            Errand::Module(fetch) => {
+                let fetch = usize::from(*fetch);
+                if let Piece::Length(Some(len)) = piece {
+                    self.evict_for(len);
+                }
+                self.fetches[fetch].accept(piece, &mut self.engine)?;
+                Ok(())
+            }
+            Errand::Data(_, _, stream) => match piece {
+                Piece::Length(length) => stream.begin(length, &mut self.engine),
+                Piece::Bytes(bytes) => stream.bytes(bytes, &mut self.engine),
+                _ => Ok(()),
+            },
+            // What the coordinator says beyond its status is not read.
+            Errand::Update(_) => Ok(()),
+        }
+    }
+
+    fn end_errand(&mut self, errand: Errand<E::Buffer>, result: Result<(), Text>, now: Instant) {
+        match errand {
+            Errand::Module(index) => {
+                let index = usize::from(index);
+                let end = |()| self.fetches[index].accept(Piece::End, &mut self.engine);
+                match result.and_then(end) {
+                    Ok(Some(bytes)) => self.fetched(index, bytes, now),
+                    Ok(None) => {}
+                    Err(reason) => self.fetch_failed(index, reason, now),
+                }
+            }
+            Errand::Data(slot, service, mut stream) => {
+                let bytes = result.and_then(|()| stream.end(&mut self.engine));
+                self.gathered(slot, service, bytes, now);
+            }
+            Errand::Update(slot) => self.posted(slot, result, now),
+        }
+    }
+
+    /// Gives up the exchanges of a fetch.
+    pub(super) fn cancel_fetch_exchange(&mut self, index: usize) {
+        self.exchanges
+            .retain(|e| !matches!(e.errand, Errand::Module(i) if usize::from(i) == index));
+    }
+
+    /// Gives up the exchanges of a run.
+    pub(super) fn cancel_run_exchange(&mut self, slot: Slot) {
+        self.exchanges.retain(|e| match &e.errand {
+            Errand::Module(_) => true,
+            Errand::Data(of, _, _) | Errand::Update(of) => *of != slot,
+        });
+    }
+
+    /// The round that a run's environment names.
+    pub(super) fn round(&self, slot: Slot) -> Option<Round<'_>> {
+        let at = usize::from(slot.0);
+        let env = self.runs[at].packed.env(&self.text[at * self.share..]);
+        Round::of(env, self.config.services)
+    }
+
+    /// Begins to gather what a run's round needs before it; false if that is nothing.
+    pub(super) fn gather(&mut self, slot: Slot, module: ModuleId, now: Instant) -> bool {
+        if self.run(slot).purpose != Purpose::Round {
+            return false;
+        }
+        let Some(round) = self.round(slot) else {
+            return false;
+        };
+        let has = |url: Result<Option<Url>, Text>| url.is_ok_and(|url| url.is_some());
+        let due = if has(round.model_url()) {
+            Service::Model
+        } else if has(round.dataset_url(self.config.proplet_id)) {
+            Service::Dataset
+        } else {
+            return false;
+        };
+        let until = now + self.config.fetch_timeout;
+        let run = &mut self.runs[usize::from(slot.0)];
+        run.phase = Phase::Gathering { module, until };
+        run.due = Some(due);
+        log::info!("task {} gathers the data of its round", run.id);
+        true
+    }
+
+    fn gathered(
+        &mut self,
+        slot: Slot,
+        service: Service,
+        bytes: Result<E::Buffer, Text>,
+        now: Instant,
+    ) {
+        match (service, bytes) {
+            (Service::Model, Err(reason)) => {
+                log::warn!("task {}: model: {reason}", self.run(slot).id);
+                if let Err(reason) = self.await_model(slot, &reason, now) {
+                    self.fail(slot, reason, now);
+                }
+            }
+            (Service::Model, Ok(bytes)) => self.has_model(slot, bytes, now),
+            (_, bytes) => {
+                let run = &mut self.runs[usize::from(slot.0)];
+                match bytes {
+                    Ok(bytes) => run.dataset = Some(bytes),
+                    Err(reason) => log::warn!("task {}: data set: {reason}", run.id),
+                }
+                self.has_gathered(slot, now);
+            }
+        }
+    }
+
+    /// A run has its model: the data set is next.
+    pub(super) fn has_model(&mut self, slot: Slot, bytes: E::Buffer, now: Instant) {
+        let dataset = self.round(slot).and_then(|round| {
+            let url = round.dataset_url(self.config.proplet_id);
+            url.ok().flatten()
+        });
+        let run = &mut self.runs[usize::from(slot.0)];
+        run.model = Some(bytes);
+        if dataset.is_some() {
+            run.due = Some(Service::Dataset);
+        } else {
+            self.has_gathered(slot, now);
+        }
+    }
+
+    fn has_gathered(&mut self, slot: Slot, now: Instant) {
+        if let Phase::Gathering { module, .. } = self.run(slot).phase
+            && let Err(reason) = self.begin(slot, module, now)
+        {
+            self.fail(slot, reason, now);
+        }
+    }
+
+    /// Sends a round's update to the coordinator; gives it back if that is impossible.
+    pub(super) fn post_update(
+        &mut self,
+        slot: Slot,
+        output: Output<E::Buffer>,
+    ) -> Result<(), (Output<E::Buffer>, Text)> {
+        match output {
+            Output::Bytes(bytes) if is_object(&bytes) => {
+                let run = &mut self.runs[usize::from(slot.0)];
+                run.update = Some(bytes);
+                run.due = Some(Service::Update);
+                run.phase = Phase::Posting;
+                Ok(())
+            }
+            output => {
+                let reason = text(format_args!(
+                    "the update is no JSON object: '{}'",
+                    clip(output.as_str(), 64)
+                ));
+                Err((output, reason))
+            }
+        }
+    }
+
+    /// The coordinator has taken an update, or has not.
+    pub(super) fn posted(&mut self, slot: Slot, result: Result<(), Text>, now: Instant) {
+        let fallback = result.is_err();
+        if let Err(reason) = result {
+            log::warn!(
+                "task {}: coordinator: {reason}; its update goes to the round's topic",
+                self.run(slot).id
+            );
+        }
+        self.runs[usize::from(slot.0)].phase = Phase::Posted { fallback };
+        self.collect(now);
+    }
+}

@@ -1,0 +1,148 @@
+//! What a task's guest may call beyond what all guests may.
+
+use crate::engine::{Text, clip, text};
+
+/// Capabilities that a task asks for, separated by commas.
+pub const CAPS: &str = "PROPLET_CAPS";
+
+/// A permission to call some host functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cap {
+    /// The clock, and to sleep.
+    Time,
+    /// Random bytes.
+    Random,
+    /// A periodic timer.
+    Timer,
+    /// To publish below the channel.
+    Publish,
+    /// To receive what is published below the channel.
+    Subscribe,
+    /// The board's pins.
+    Gpio,
+    /// The board's sensors.
+    Sensor,
+}
+
+impl Cap {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Time,
+        Self::Random,
+        Self::Timer,
+        Self::Publish,
+        Self::Subscribe,
+        Self::Gpio,
+        Self::Sensor,
+    ];
+
+    /// Its name in settings and environments.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Time => "time",
+            Self::Random => "random",
+            Self::Timer => "timer",
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+            Self::Gpio => "gpio",
+            Self::Sensor => "sensor",
+        }
+    }
+
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// A set of capabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Caps(u8);
+
+impl Caps {
+    /// None.
+    pub const NONE: Self = Self(0);
+
+    /// What reaches nothing but the task itself: what a device allows if it doesn't say.
+    pub const HARMLESS: Self = Self(Cap::Time.bit() | Cap::Random.bit() | Cap::Timer.bit());
+
+    /// Reads names, separated by commas; none of them is in the empty text.
+    ///
+    /// # Errors
+    /// The name that is none, and all that are.
+    pub fn parse(names: &str) -> Result<Self, Text> {
+        let mut caps = Self::NONE;
+        for name in names.split(',').map(str::trim).filter(|n| !n.is_empty()) {
+            let cap = Cap::ALL.into_iter().find(|cap| cap.name() == name);
+            let cap = cap.ok_or_else(|| {
+                text(format_args!(
+                    "'{}' is no capability: expected time, random, timer, publish, subscribe, gpio or sensor",
+                    clip(name, 24)
+                ))
+            })?;
+            caps.0 |= cap.bit();
+        }
+        Ok(caps)
+    }
+
+    /// What a task asks for by [`CAPS`], within what the device allows.
+    ///
+    /// # Errors
+    /// The first capability that the device does not allow, or a name that is none.
+    pub fn granted(asked: Option<&str>, allowed: Self) -> Result<Self, Text> {
+        let asked = Self::parse(asked.unwrap_or_default())
+            .map_err(|reason| text(format_args!("{CAPS}: {reason}")))?;
+        match Cap::ALL
+            .into_iter()
+            .find(|&cap| asked.has(cap) && !allowed.has(cap))
+        {
+            None => Ok(asked),
+            Some(cap) => Err(text(format_args!(
+                "{CAPS}: this proplet's setting caps does not allow '{}'",
+                cap.name()
+            ))),
+        }
+    }
+
+    /// Whether `cap` is one of them.
+    pub const fn has(self, cap: Cap) -> bool {
+        self.0 & cap.bit() != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+
+    #[test]
+    fn names_are_read_and_the_rest_is_refused_by_name() {
+        for cap in Cap::ALL {
+            let caps = Caps::parse(cap.name()).unwrap();
+            assert!(Cap::ALL.into_iter().all(|c| caps.has(c) == (c == cap)));
+        }
+        let caps = Caps::parse(" time, gpio,").unwrap();
+        assert!(caps.has(Cap::Time) && caps.has(Cap::Gpio) && !caps.has(Cap::Sensor));
+        assert_eq!(Caps::parse(""), Ok(Caps::NONE));
+        let error = Caps::parse("time,GPIO").unwrap_err();
+        assert!(
+            error.starts_with("'GPIO' is no capability: expected time, "),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn nothing_is_granted_that_is_not_asked_for_and_allowed() {
+        let allowed = Caps::parse("time,publish").unwrap();
+        assert_eq!(Caps::granted(None, allowed), Ok(Caps::NONE));
+        assert_eq!(
+            Caps::granted(Some("publish"), allowed),
+            Caps::parse("publish")
+        );
+        assert_eq!(
+            Caps::granted(Some("time,gpio"), allowed).unwrap_err(),
+            "PROPLET_CAPS: this proplet's setting caps does not allow 'gpio'"
+        );
+        assert!(Caps::granted(Some("root"), allowed).is_err());
+    }
+}
