@@ -51,8 +51,8 @@ impl Bench {
             modules: leak(|| Entry::VACANT, 2),
             fetches: leak(|| Fetch::VACANT, 2),
             outbox: leak(|| Letter::VACANT, 8),
-            text: leak(|| 0, 6 * 512),
-            packed: leak(|| 0, 512),
+            text: leak(|| 0, 6 * 256),
+            packed: leak(|| 0, 256),
             unescaped: leak(|| 0, 256),
             store,
         };

@@ -9,8 +9,8 @@ use crate::{
 use core::slice;
 use proplet::{
     engine::{
-        ArenaUsage, Call, Engine, Exit, Failure, Limits, ModuleId, RunUsage, Schedule, Slot, Text,
-        Value, text,
+        ArenaUsage, Call, Engine, Exit, Failure, Limits, ModuleId, RunUsage, Schedule, Slot,
+        TaskData, Text, Value, text,
     },
     time::Duration,
 };
@@ -71,6 +71,7 @@ impl Lane {
             cpu: Duration::ZERO,
             memory: 0,
             work: 0,
+            dropped: 0,
         },
     };
 }
@@ -196,11 +197,11 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
     fn load_one(&mut self, id: ModuleId, workload: &'static Workload) -> Result<Part, Text> {
         let (len, free) = (workload.wasm.len(), self.engine.arena().free);
         fits(len, free, "its bytes")?;
-        self.engine.reserve(id, len)?;
-        self.engine.buffer(id)[..len].copy_from_slice(workload.wasm);
-        let needs = self.engine.estimate(id, len, &self.options.limits)?;
+        let mut bytes = self.engine.allocate(len)?;
+        bytes.copy_from_slice(workload.wasm);
+        let needs = self.engine.estimate(&bytes, &self.options.limits)?;
         fits(needs.load, self.engine.arena().free, "parsing it")?;
-        self.engine.load(id, len)?;
+        self.engine.load(id, bytes)?;
         Ok(Part {
             workload,
             loaded: free - self.engine.arena().free,
@@ -271,11 +272,11 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
             limits: Limits { schedule, ..limits },
         };
         self.lanes[slot].since = Some(self.port.now());
-        self.engine.spawn(Slot(slot as u8), &call);
+        self.engine.spawn(Slot(slot as u8), &call, TaskData::NONE);
     }
 
     /// The next run that has ended: its exit, and how long it took until now.
-    pub(crate) fn poll(&mut self) -> Option<(Exit, Duration)> {
+    pub(crate) fn poll(&mut self) -> Option<(Exit<E::Buffer>, Duration)> {
         let exit = self.engine.poll_exit()?;
         let since = self.lanes[usize::from(exit.slot.0)].since.take();
         let now = self.port.now();
@@ -283,7 +284,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
     }
 
     /// Whether a run gave its workload's result; an error if not.
-    pub(crate) fn judge(&mut self, exit: &Exit) -> bool {
+    pub(crate) fn judge(&mut self, exit: &Exit<E::Buffer>) -> bool {
         let expected = self.part(exit.slot.0.into()).workload.result;
         let is_right = exit.result == Ok(Some(Value::I32(expected)));
         if !is_right {
@@ -293,7 +294,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
     }
 
     /// Counts a run that did not end as it should.
-    pub(crate) fn note(&mut self, exit: &Exit) {
+    pub(crate) fn note(&mut self, exit: &Exit<E::Buffer>) {
         self.errors += 1;
         let Workload { name, result, .. } = *self.part(exit.slot.0.into()).workload;
         let slot = exit.slot.0;
@@ -309,7 +310,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
         self.first_error.get_or_insert_with(words);
     }
 
-    pub(crate) fn is_as_said(&self, exit: &Exit) -> bool {
+    pub(crate) fn is_as_said(&self, exit: &Exit<E::Buffer>) -> bool {
         exit.usage.memory == self.part(exit.slot.0.into()).instance
     }
 

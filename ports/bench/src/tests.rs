@@ -4,8 +4,8 @@ extern crate std;
 
 use crate::{workload::ENDLESS, *};
 use proplet::engine::{
-    ArenaUsage, Call, Engine, Exit, Failure, Limits, ModuleId, Needs, Params, ProcessUsage,
-    RunUsage, Schedule, Slot, Text, Value, text,
+    ArenaUsage, Call, Engine, Exit, Failure, Limits, Message, ModuleId, Needs, Params,
+    ProcessUsage, RunUsage, Schedule, Slot, TaskData, Text, Value, text,
 };
 use std::{cell::Cell, format, rc::Rc, string::String, vec, vec::Vec};
 
@@ -99,6 +99,8 @@ impl Fake {
 }
 
 impl Engine for Fake {
+    type Buffer = Vec<u8>;
+
     fn arena(&self) -> ArenaUsage {
         let modules: usize = self.modules.iter().map(|(_, wasm)| wasm.len() + LOAD).sum();
         let free = ARENA - modules - self.running().count() * self.instance - self.lost;
@@ -109,25 +111,24 @@ impl Engine for Fake {
         }
     }
 
-    fn reserve(&mut self, module: ModuleId, len: usize) -> Result<(), Text> {
-        self.modules.push((module, vec![0; len]));
+    fn allocate(&mut self, len: usize) -> Result<Vec<u8>, Text> {
+        Ok(vec![0; len])
+    }
+
+    fn resize(&mut self, buffer: &mut Vec<u8>, len: usize) -> Result<(), Text> {
+        buffer.resize(len, 0);
         Ok(())
     }
 
-    fn buffer(&mut self, module: ModuleId) -> &mut [u8] {
-        let found = self.modules.iter_mut().find(|(id, _)| *id == module);
-        &mut found.expect("the module is reserved").1
-    }
-
-    fn estimate(&mut self, _: ModuleId, _: usize, _: &Limits) -> Result<Needs, Text> {
+    fn estimate(&self, _: &[u8], _: &Limits) -> Result<Needs, Text> {
         Ok(Needs {
             load: LOAD,
             instance: INSTANCE,
         })
     }
 
-    fn load(&mut self, module: ModuleId, len: usize) -> Result<(), Text> {
-        assert_eq!(self.wasm(module).len(), len);
+    fn load(&mut self, module: ModuleId, bytes: Vec<u8>) -> Result<(), Text> {
+        self.modules.push((module, bytes));
         Ok(())
     }
 
@@ -149,7 +150,7 @@ impl Engine for Fake {
         Ok(Some(Params::new()))
     }
 
-    fn spawn(&mut self, slot: Slot, call: &Call<'_>) {
+    fn spawn(&mut self, slot: Slot, call: &Call<'_>, _: TaskData<Vec<u8>>) {
         let since = self.now.get();
         let is_endless = self.wasm(call.module) == ENDLESS[0].wasm;
         let run = &mut self.runs[usize::from(slot.0)];
@@ -182,6 +183,7 @@ impl Engine for Fake {
                 cpu: ran * run.weight.into(),
                 memory: self.instance,
                 work: ran.as_micros() as u64 * u64::from(run.weight),
+                dropped: 0,
             }
         })
     }
@@ -194,7 +196,7 @@ impl Engine for Fake {
         }
     }
 
-    fn poll_exit(&mut self) -> Option<Exit> {
+    fn poll_exit(&mut self) -> Option<Exit<Vec<u8>>> {
         let now = self.now.get();
         let is_over = |run: &Running| run.until.is_some_and(|until| until <= now);
         let slot =
@@ -209,11 +211,20 @@ impl Engine for Fake {
                 Some(expected) if !run.is_interrupted => (self.result)(self.ended, expected),
                 _ => Err(Failure::Interrupted),
             },
+            output: None,
             usage: RunUsage {
                 memory: self.instance,
                 ..RunUsage::default()
             },
         })
+    }
+
+    fn poll_message(&mut self, _: Slot) -> Option<Message<Vec<u8>>> {
+        None
+    }
+
+    fn deliver(&mut self, _: Slot, _: &str, _: &[u8]) {
+        unreachable!("the bench has no channel");
     }
 }
 
