@@ -3,9 +3,9 @@
 
 extern crate std;
 
-use crate::{engine::*, time::Duration};
+use crate::{engine::*, module::table::Digest, store::Store, time::Duration};
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell, RefMut},
     collections::VecDeque,
     ops::{Deref, DerefMut},
     rc::Rc,
@@ -281,5 +281,76 @@ impl Engine for FakeEngine {
 
     fn deliver(&mut self, slot: Slot, topic: &str, payload: &[u8]) {
         self.delivered.push((slot, topic.into(), payload.to_vec()));
+    }
+}
+
+/// What a [`FakeStore`] keeps.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) modules: Vec<(Digest, Vec<u8>)>,
+    pub(crate) records: Vec<(u8, Vec<u8>)>,
+    pub(crate) is_full: bool,
+}
+
+/// A store in memory; clones share it, as the boots of a device do.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FakeStore(Rc<RefCell<Kept>>);
+
+impl FakeStore {
+    pub(crate) fn kept(&self) -> RefMut<'_, Kept> {
+        self.0.borrow_mut()
+    }
+}
+
+impl Store for FakeStore {
+    fn module_len(&mut self, digest: &Digest) -> Option<usize> {
+        let kept = self.kept();
+        let found = kept.modules.iter().find(|(known, _)| known == digest);
+        found.map(|(_, bytes)| bytes.len())
+    }
+
+    fn read_module(&mut self, digest: &Digest, into: &mut [u8]) -> Result<(), Text> {
+        let kept = self.kept();
+        let found = kept.modules.iter().find(|(known, _)| known == digest);
+        into.copy_from_slice(&found.expect("it is there").1);
+        Ok(())
+    }
+
+    fn write_module(&mut self, digest: &Digest, bytes: &[u8]) -> Result<(), Text> {
+        let has = self.module_len(digest).is_some();
+        let mut kept = self.kept();
+        match (has, kept.is_full) {
+            (true, _) => Ok(()),
+            (false, true) => Err(text(format_args!("the store is full"))),
+            (false, false) => {
+                kept.modules.push((*digest, bytes.to_vec()));
+                Ok(())
+            }
+        }
+    }
+
+    fn remove_module(&mut self, digest: &Digest) -> Result<(), Text> {
+        self.kept().modules.retain(|(known, _)| known != digest);
+        Ok(())
+    }
+
+    fn read_record(&mut self, index: u8, into: &mut [u8]) -> Result<Option<usize>, Text> {
+        let kept = self.kept();
+        let found = kept.records.iter().find(|(at, _)| *at == index);
+        Ok(found.map(|(_, bytes)| {
+            into[..bytes.len()].copy_from_slice(bytes);
+            bytes.len()
+        }))
+    }
+
+    fn write_record(&mut self, index: u8, bytes: &[u8]) -> Result<(), Text> {
+        self.remove_record(index)?;
+        self.kept().records.push((index, bytes.to_vec()));
+        Ok(())
+    }
+
+    fn remove_record(&mut self, index: u8) -> Result<(), Text> {
+        self.kept().records.retain(|(at, _)| *at != index);
+        Ok(())
     }
 }

@@ -13,9 +13,13 @@ use std::{
     boxed::Box,
     format,
     string::{String, ToString},
-    vec,
     vec::Vec,
 };
+
+mod guests;
+mod http;
+mod persist;
+mod rounds;
 
 const ID: &str = "3fe95a65-74f1-4ede-bf20-ef565f04cecb";
 const ADD: &str = "add(i32 i32)\nmain()";
@@ -101,7 +105,7 @@ impl Bench {
     fn poll(&mut self) -> Option<(Publication, String, Json)> {
         let publication = self.agent.poll_publish(Qos::AtLeastOnce, self.now)?;
         let topic = self.agent.topic(publication.token);
-        let topic = topic.strip_prefix("m/t/c/c/").unwrap().into();
+        let topic = topic.strip_prefix("m/t/c/c/").unwrap_or(&topic).into();
         let mut buf = [0; 1024];
         let len = self
             .agent
@@ -156,6 +160,32 @@ impl Bench {
         let out = self.run_until(ms);
         let results = out.into_iter().filter(|(_, t, _)| t.ends_with("/results"));
         results.map(|(_, _, body)| body).collect()
+    }
+
+    /// The next HTTP exchange, which must be of this URL.
+    fn exchange(&mut self, url: &str) -> Ticket {
+        let ticket = self.agent.poll_exchange().expect("an exchange is due");
+        assert_eq!(self.agent.request(ticket).unwrap().url, url);
+        ticket
+    }
+
+    /// Answers an exchange with a body of a length that the server says.
+    fn respond(&mut self, ticket: Ticket, body: &[u8]) {
+        let now = self.now;
+        let mut tell = |progress| self.agent.exchange(ticket, progress, now);
+        tell(Progress::Begin(Some(body.len()))).unwrap();
+        for piece in body.chunks(7) {
+            tell(Progress::Bytes(piece)).unwrap();
+        }
+        tell(Progress::End(Ok(()))).unwrap();
+    }
+
+    fn break_off(&mut self, ticket: Ticket, reason: &str) {
+        let reason = text(format_args!("{reason}"));
+        let now = self.now;
+        self.agent
+            .exchange(ticket, Progress::End(Err(reason)), now)
+            .unwrap();
     }
 
     fn arena_is_free(&self) -> bool {

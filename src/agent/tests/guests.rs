@@ -1,0 +1,214 @@
+//! What guests say and hear, and results that they say.
+
+use super::*;
+
+fn running() -> Bench {
+    let mut bench = Bench::online();
+    bench.start(task("a"));
+    bench
+}
+
+fn add(topic: &str) -> Option<Subscription> {
+    let topic = TopicName::try_from(format!("m/t/c/c/{topic}").as_str()).unwrap();
+    Some(Subscription::Add(topic))
+}
+
+#[test]
+fn what_a_guest_says_is_the_result() {
+    let mut bench = running();
+    let said = "a \"quoted\" word";
+    let engine = bench.agent.engine_mut();
+    engine.exit_with(Slot(0), Ok(Some(Value::I32(1))), Some(said));
+    assert_eq!(bench.results_until(1300), [result("a", said)]);
+    assert!(bench.arena_is_free(), "the letter gives it back");
+}
+
+#[test]
+fn a_trap_is_told_whatever_was_said_before() {
+    let mut bench = running();
+    let trap = Err(Failure::Trap(text(format_args!("unreachable"))));
+    bench
+        .agent
+        .engine_mut()
+        .exit_with(Slot(0), trap, Some("all is well"));
+    assert_eq!(bench.results_until(1300), [failure("a", "unreachable")]);
+    assert!(bench.arena_is_free());
+}
+
+#[test]
+fn a_result_that_the_link_refuses_is_an_error_result() {
+    let mut bench = running();
+    let engine = bench.agent.engine_mut();
+    engine.exit_with(Slot(0), Ok(None), Some("too large for the link"));
+    bench.at(1300);
+    let (publication, topic, _) = loop {
+        let next = bench.poll().unwrap();
+        if next.1.ends_with("/results") {
+            break next;
+        }
+    };
+    assert_eq!(topic, "control/proplet/results");
+    bench.handle(Event::Published(publication.token, Delivery::Refused));
+    assert!(bench.arena_is_free());
+    let results = bench.results_until(7000);
+    assert_eq!(results.len(), 1);
+    assert!(
+        results[0]["error"].as_str().unwrap().contains("too large"),
+        "{results:?}"
+    );
+}
+
+#[test]
+fn messages_go_out_below_the_channel_and_survive_the_task() {
+    let mut bench = running();
+    bench.handle(Event::Disconnected);
+    bench
+        .agent
+        .engine_mut()
+        .publish(Slot(0), "sensors/1", br#"{"t":20}"#);
+    bench.handle(Event::Tick);
+    bench.exit(0, Ok(Some(Value::I32(42))));
+    bench.handle(Event::Connected);
+    let out = bench.run_until(1300);
+    let said: Vec<_> = out.iter().filter(|(_, t, _)| t == "sensors/1").collect();
+    assert_eq!(said.len(), 1);
+    assert_eq!(said[0].2, json!({"t": 20}));
+    assert!(bench.arena_is_free());
+}
+
+#[test]
+fn guests_fill_half_of_the_outbox_and_results_have_the_rest() {
+    let mut bench = running();
+    bench.handle(Event::Disconnected);
+    for n in 0..20 {
+        bench
+            .agent
+            .engine_mut()
+            .publish(Slot(0), &format!("t/{n}"), b"1");
+    }
+    bench.handle(Event::Tick);
+    assert_eq!(bench.agent.outbox.room(), 4);
+    bench.handle(Event::Connected);
+    let mut said = Vec::new();
+    for ms in 1..10 {
+        said.extend(
+            bench
+                .run_until(1000 + ms)
+                .into_iter()
+                .map(|(_, topic, _)| topic),
+        );
+        bench.handle(Event::Tick);
+    }
+    let said: Vec<_> = said.iter().filter(|t| t.starts_with("t/")).collect();
+    let all: Vec<_> = (0..20).map(|n| format!("t/{n}")).collect();
+    assert_eq!(said, all.iter().collect::<Vec<_>>(), "in order, none lost");
+}
+
+#[test]
+fn a_subscription_lasts_as_long_as_its_task() {
+    let mut bench = running();
+    bench.agent.engine_mut().subscribe(Slot(0), "news/+");
+    bench.handle(Event::Tick);
+    assert_eq!(bench.agent.poll_subscribe(), add("news/+"));
+    assert_eq!(bench.agent.poll_subscribe(), None);
+    for (topic, payload) in [("news/a", "1"), ("news/a/b", "2"), ("other", "3")] {
+        let topic = format!("m/t/c/c/{topic}");
+        bench.handle(Event::Message {
+            topic: &topic,
+            payload: payload.as_bytes(),
+        });
+    }
+    let delivered = &bench.agent.engine.delivered;
+    assert_eq!(delivered, &[(Slot(0), "news/a".into(), b"1".to_vec())]);
+
+    bench.handle(Event::Disconnected);
+    assert_eq!(
+        bench.agent.poll_subscribe(),
+        None,
+        "not without a connection"
+    );
+    bench.handle(Event::Connected);
+    assert_eq!(
+        bench.agent.poll_subscribe(),
+        None,
+        "the session is the same"
+    );
+    bench.handle(Event::NewSession);
+    assert_eq!(bench.agent.poll_subscribe(), add("news/+"));
+
+    bench.exit(0, Ok(None));
+    let topic = TopicName::try_from("m/t/c/c/news/+").unwrap();
+    assert_eq!(
+        bench.agent.poll_subscribe(),
+        Some(Subscription::Remove(topic))
+    );
+    assert_eq!(bench.agent.poll_subscribe(), None);
+    bench.run_until(1300);
+    assert!(bench.arena_is_free());
+}
+
+#[test]
+fn two_tasks_share_a_subscription() {
+    let mut bench = running();
+    bench.start(task("b"));
+    for slot in [0, 1, 1] {
+        bench.agent.engine_mut().subscribe(Slot(slot), "news");
+    }
+    bench.handle(Event::Tick);
+    assert_eq!(bench.agent.poll_subscribe(), add("news"));
+    assert_eq!(bench.agent.poll_subscribe(), None);
+    bench.handle(Event::Message {
+        topic: "m/t/c/c/news",
+        payload: b"1",
+    });
+    assert_eq!(bench.agent.engine.delivered.len(), 2);
+    bench.exit(0, Ok(None));
+    assert_eq!(
+        bench.agent.poll_subscribe(),
+        None,
+        "the other one listens on"
+    );
+    bench.handle(Event::Message {
+        topic: "m/t/c/c/news",
+        payload: b"2",
+    });
+    assert_eq!(bench.agent.engine.delivered.len(), 3);
+    bench.exit(1, Ok(None));
+    assert!(matches!(
+        bench.agent.poll_subscribe(),
+        Some(Subscription::Remove(_))
+    ));
+}
+
+#[test]
+fn subscriptions_are_bounded() {
+    let mut bench = running();
+    for n in 0..20 {
+        bench
+            .agent
+            .engine_mut()
+            .subscribe(Slot(0), &format!("t/{n}"));
+    }
+    bench.handle(Event::Tick);
+    let count = std::iter::from_fn(|| bench.agent.poll_subscribe()).count();
+    assert_eq!(count, INTERESTS_MAX);
+    bench.exit(0, Ok(None));
+    bench.handle(Event::NewSession);
+    assert_eq!(
+        bench.agent.poll_subscribe(),
+        None,
+        "nobody is left to listen"
+    );
+    bench.run_until(1300);
+    assert!(bench.arena_is_free());
+}
+
+#[test]
+fn a_task_has_the_capabilities_that_it_asks_for() {
+    let mut bench = Bench::online();
+    bench.start(with(task("a"), json!({"env": {"PROPLET_CAPS": "time"}})));
+    bench.start(task("b"));
+    use crate::task::caps::{Cap, Caps};
+    assert!(bench.agent.engine.run(Slot(0)).data.caps.has(Cap::Time));
+    assert_eq!(bench.agent.engine.run(Slot(1)).data.caps, Caps::NONE);
+}

@@ -1,0 +1,202 @@
+//! Modules over HTTP, and digests whatever the source.
+
+use super::*;
+use crate::module::{source::to_hex, table::digest};
+
+const URL: &str = "http://host/add.wasm";
+
+fn fetched(id: &str, url: &str) -> Json {
+    with(task(id), json!({"file": null, "image_url": url}))
+}
+
+fn pinned(url: &str, module: &str) -> String {
+    format!("{url}@sha256:{}", to_hex(&digest(module.as_bytes())))
+}
+
+#[test]
+fn a_module_is_fetched_once_for_all_who_wait() {
+    let mut bench = Bench::online();
+    bench.start(fetched("a", URL));
+    bench.start(fetched("b", URL));
+    assert_eq!(bench.agent.status().fetching, 2);
+    let ticket = bench.exchange(URL);
+    assert_eq!(bench.agent.poll_exchange(), None);
+    let request = bench.agent.request(ticket).unwrap();
+    assert_eq!((request.kind, request.body_len), (RequestKind::Module, 0));
+    bench.respond(ticket, ADD.as_bytes());
+    assert!(!bench.agent.wants(ticket));
+    assert_eq!(bench.agent.engine.running.len(), 2);
+    assert_eq!(bench.agent.engine.loads, 1);
+    bench.exit(0, Ok(None));
+    bench.exit(1, Ok(None));
+    assert!(bench.arena_is_free());
+}
+
+#[test]
+fn a_fetch_that_fails_fails_the_tasks_with_the_reason() {
+    let mut bench = Bench::online();
+    bench.start(fetched("a", URL));
+    let ticket = bench.exchange(URL);
+    bench.break_off(ticket, "HTTP 404 from host");
+    let reason = format!("module {URL}: HTTP 404 from host");
+    assert_eq!(bench.results_until(1250), [failure("a", &reason)]);
+    assert!(bench.arena_is_free());
+
+    bench.start(fetched("b", URL));
+    let ticket = bench.exchange(URL);
+    let now = bench.now;
+    let huge = bench
+        .agent
+        .exchange(ticket, Progress::Begin(Some(10_001)), now);
+    let reason = huge.unwrap_err();
+    assert_eq!(
+        reason,
+        "out of memory: its bytes need 10001 bytes, 10000 are free"
+    );
+    bench.break_off(ticket, &reason);
+    let results = bench.results_until(1500);
+    assert!(
+        results[0]["error"].as_str().unwrap().ends_with(&*reason),
+        "{results:?}"
+    );
+}
+
+#[test]
+fn a_fetch_that_never_ends_is_given_up_after_60_s() {
+    let mut bench = Bench::online();
+    bench.start(fetched("a", URL));
+    let ticket = bench.exchange(URL);
+    let results = bench.results_until(61_000);
+    let reason = format!("timeout: module {URL} is not here after 60 s");
+    assert_eq!(results, [failure("a", &reason)]);
+    assert!(
+        !bench.agent.wants(ticket),
+        "nor is the server heard any more"
+    );
+}
+
+#[test]
+fn a_stop_ends_the_exchange_and_a_new_start_begins_another() {
+    let mut bench = Bench::online();
+    bench.start(fetched("a", URL));
+    let ticket = bench.exchange(URL);
+    bench
+        .agent
+        .exchange(ticket, Progress::Begin(Some(100)), bench.now)
+        .unwrap();
+    bench.send("control/manager/stop", json!({"id": "a"}));
+    assert!(!bench.agent.wants(ticket));
+    assert!(
+        bench
+            .agent
+            .exchange(ticket, Progress::Bytes(b"x"), bench.now)
+            .is_err()
+    );
+    assert!(bench.arena_is_free());
+    assert_eq!(bench.results_until(1250), [failure("a", "task stopped")]);
+    bench.start(fetched("a", URL));
+    let ticket = bench.exchange(URL);
+    bench.respond(ticket, ADD.as_bytes());
+    assert_eq!(bench.agent.engine.running.len(), 1);
+}
+
+#[test]
+fn a_lost_link_does_not_fetch_again() {
+    let mut bench = Bench::online();
+    bench.start(fetched("a", URL));
+    bench.exchange(URL);
+    bench.handle(Event::Disconnected);
+    bench.handle(Event::Connected);
+    assert_eq!(bench.agent.poll_exchange(), None);
+    assert!(
+        bench
+            .drain()
+            .iter()
+            .all(|(topic, _)| topic != "registry/proplet")
+    );
+}
+
+#[test]
+fn a_digest_is_verified_before_anything_is_parsed() {
+    let other = "other()\nmain()";
+    let mut bench = Bench::online();
+    bench.start(fetched("a", &pinned(URL, ADD)));
+    let ticket = bench.exchange(URL);
+    bench.respond(ticket, other.as_bytes());
+    bench.start(fetched("b", &pinned("registry/app", ADD)));
+    let out = bench.drain();
+    let (_, request) = out.iter().find(|(t, _)| t == "registry/proplet").unwrap();
+    assert_eq!(request["app_name"], "registry/app", "without the digest");
+    bench.chunk("registry/app", 0, 1, other.as_bytes());
+    bench.start(with(
+        task("c"),
+        json!({"file": file(other), "image_url": pinned("x", ADD)}),
+    ));
+    let results = bench.results_until(1250);
+    assert_eq!(results.len(), 3);
+    for result in results {
+        let error = result["error"].as_str().unwrap();
+        assert!(
+            error.contains("digest mismatch: expected sha256:"),
+            "{error}"
+        );
+    }
+    assert_eq!(bench.agent.engine.loads, 0);
+    assert!(bench.arena_is_free());
+}
+
+#[test]
+fn what_is_in_the_table_is_not_fetched_again() {
+    let mut bench = Bench::online();
+    bench.start(task("a"));
+    for (id, url) in [("b", pinned(URL, ADD)), ("c", pinned("registry/app", ADD))] {
+        bench.start(fetched(id, &url));
+    }
+    assert_eq!(bench.agent.engine.running.len(), 3);
+    assert_eq!(bench.agent.engine.loads, 1);
+    assert_eq!(bench.agent.poll_exchange(), None);
+}
+
+#[test]
+fn one_location_with_two_digests_serves_each_as_it_asked() {
+    let other = "other()\nmain()";
+    let mut bench = Bench::online();
+    bench.start(fetched("a", &pinned("app", ADD)));
+    bench.start(fetched("b", &pinned("app", other)));
+    bench.drain();
+    bench.chunk("app", 0, 1, ADD.as_bytes());
+    assert_eq!(bench.agent.engine.running.len(), 1);
+    let results = bench.results_until(1250);
+    assert_eq!(results[0]["task_id"], "b");
+    assert!(
+        results[0]["error"]
+            .as_str()
+            .unwrap()
+            .contains("digest mismatch")
+    );
+}
+
+#[test]
+fn no_more_exchanges_are_under_way_than_there_may_be() {
+    let mut bench = Bench::online();
+    bench.start(fetched("a", "http://one/"));
+    bench.start(fetched("b", "http://two/"));
+    let (one, two) = (bench.exchange("http://one/"), bench.exchange("http://two/"));
+    assert_ne!(one, two);
+    // The module table's order does not matter.
+    bench.respond(two, ADD.as_bytes());
+    bench.respond(one, "main()".as_bytes());
+    assert_eq!(
+        bench.agent.engine.running.len(),
+        1,
+        "add() takes two inputs, main() none"
+    );
+    let exports: Vec<_> = bench
+        .agent
+        .engine
+        .running
+        .iter()
+        .map(|r| &*r.export)
+        .collect();
+    assert_eq!(exports, ["add"]);
+}

@@ -1,0 +1,191 @@
+//! Modules and deployments that survive a reboot.
+
+use super::*;
+use crate::module::{source::to_hex, table::digest};
+
+const CONFIG: Config<'_> = Config {
+    proplet_id: ID,
+    tenant: "t",
+    channel: "c",
+    ..Config::DEFAULT
+};
+
+/// A device that boots with what `store` holds.
+fn boot(store: &FakeStore) -> Bench {
+    let store = Box::leak(Box::new(store.clone()));
+    let mut bench = Bench::with_store(CONFIG, Some(store));
+    bench.agent.restore(bench.now);
+    bench.handle(Event::Connected);
+    bench.at(1000);
+    bench.drain();
+    bench
+}
+
+fn latent(id: &str) -> Json {
+    with(
+        task(id),
+        json!({"latent": true, "inputs": ["3", "4"], "env": {"PROPLET_STACK_BYTES": "1024"}}),
+    )
+}
+
+fn invoke(bench: &mut Bench, id: &str) {
+    bench.send(
+        "control/manager/invoke",
+        json!({"id": id, "invocation_id": "i1", "proplet_id": ID, "inputs": null, "broadcast": false}),
+    );
+}
+
+#[test]
+fn a_deployment_answers_after_a_reboot_without_the_manager() {
+    let store = FakeStore::default();
+    boot(&store).start(latent("a"));
+    assert_eq!(store.kept().modules.len(), 1);
+    assert_eq!(store.kept().records.len(), 1);
+    let mut bench = boot(&store);
+    assert_eq!(bench.agent.status().deployed, 1);
+    invoke(&mut bench, "a");
+    let run = bench.agent.engine.run(Slot(0));
+    assert_eq!(
+        (&*run.export, &*run.args),
+        ("add", &[Value::I32(3), Value::I32(4)][..])
+    );
+    assert_eq!(run.limits.stack, 1024);
+    bench.exit(0, Ok(Some(Value::I32(7))));
+    let out = bench.drain();
+    let (_, answer) = out
+        .iter()
+        .find(|(t, _)| t.ends_with("invoke_results"))
+        .unwrap();
+    assert_eq!(
+        (&answer["invocation_id"], &answer["results"]),
+        (&json!("i1"), &json!("7"))
+    );
+    // A start of the same id, as the manager may send, is harmless.
+    bench.start(latent("a"));
+    assert_eq!(bench.agent.status().deployed, 1);
+    assert!(bench.results_until(1500).is_empty());
+}
+
+#[test]
+fn a_stopped_deployment_does_not_come_back() {
+    let store = FakeStore::default();
+    let mut bench = boot(&store);
+    bench.start(latent("a"));
+    bench.send("control/manager/stop", json!({"id": "a"}));
+    assert_eq!(boot(&store).agent.status().deployed, 0);
+    assert!(store.kept().records.is_empty());
+}
+
+#[test]
+fn a_damaged_module_is_removed_and_its_deployment_with_it() {
+    let store = FakeStore::default();
+    boot(&store).start(latent("a"));
+    store.kept().modules[0].1[3] ^= 1;
+    let mut bench = boot(&store);
+    assert_eq!(bench.agent.status().deployed, 0);
+    assert!(bench.arena_is_free());
+    assert!(store.kept().modules.is_empty() && store.kept().records.is_empty());
+    invoke(&mut bench, "a");
+    let out = bench.drain();
+    let (_, answer) = out
+        .iter()
+        .find(|(t, _)| t.ends_with("invoke_results"))
+        .unwrap();
+    let error = answer["error"].as_str().unwrap();
+    assert!(error.contains("has not been precompiled"), "{error}");
+}
+
+#[test]
+fn a_damaged_record_is_removed_and_the_others_are_restored() {
+    let store = FakeStore::default();
+    let mut bench = boot(&store);
+    bench.start(latent("a"));
+    bench.start(with(latent("b"), json!({"file": file("add(i32 i32)")})));
+    for damage in [
+        |bytes: &mut Vec<u8>| bytes.truncate(40),
+        |bytes: &mut Vec<u8>| bytes[32] = 99,
+        |bytes: &mut Vec<u8>| bytes[0] ^= 1,
+    ] {
+        let before = store.kept().records.clone();
+        damage(&mut store.kept().records[0].1);
+        let bench = boot(&store);
+        let deployed: Vec<_> = bench.agent.tasks().map(|t| String::from(t.id)).collect();
+        assert_eq!(deployed, ["b"]);
+        assert_eq!(store.kept().records.len(), 1);
+        store.kept().records = before;
+    }
+}
+
+#[test]
+fn a_pinned_module_is_fetched_once_for_all_boots() {
+    let store = FakeStore::default();
+    let url = format!("http://host/add@sha256:{}", to_hex(&digest(ADD.as_bytes())));
+    let start = |id| with(task(id), json!({"file": null, "image_url": url}));
+    let mut bench = boot(&store);
+    bench.start(start("a"));
+    let ticket = bench.exchange("http://host/add");
+    bench.respond(ticket, ADD.as_bytes());
+    let mut bench = boot(&store);
+    bench.start(start("b"));
+    assert_eq!(bench.agent.poll_exchange(), None);
+    assert_eq!(bench.agent.engine.running.len(), 1);
+
+    // Damaged, it is fetched again, and stored again.
+    store.kept().modules[0].1[0] ^= 1;
+    let mut bench = boot(&store);
+    bench.start(start("c"));
+    let ticket = bench.exchange("http://host/add");
+    bench.respond(ticket, ADD.as_bytes());
+    assert_eq!(bench.agent.engine.running.len(), 1);
+    assert_eq!(
+        store.kept().modules,
+        [(digest(ADD.as_bytes()), ADD.as_bytes().to_vec())]
+    );
+}
+
+#[test]
+fn only_what_can_be_used_again_is_written() {
+    let store = FakeStore::default();
+    let mut bench = boot(&store);
+    bench.start(task("inline"));
+    bench.start(with(
+        task("b"),
+        json!({"file": null, "image_url": "http://host/b"}),
+    ));
+    let ticket = bench.exchange("http://host/b");
+    bench.respond(ticket, "add(i32 i32)".as_bytes());
+    assert!(store.kept().modules.is_empty());
+    // Its module is loaded already, and rewritten: what is stored is what came.
+    bench.start(latent("c"));
+    assert_eq!(
+        store.kept().modules,
+        [(digest(ADD.as_bytes()), ADD.as_bytes().to_vec())]
+    );
+    assert_eq!(bench.agent.engine.loads, 2);
+}
+
+#[test]
+fn a_full_store_costs_the_reboot_only() {
+    let store = FakeStore::default();
+    store.kept().is_full = true;
+    let mut bench = boot(&store);
+    bench.start(latent("a"));
+    assert_eq!(bench.agent.status().deployed, 1);
+    assert!(store.kept().records.is_empty());
+    assert_eq!(boot(&store).agent.status().deployed, 0);
+}
+
+#[test]
+fn what_is_no_module_does_not_stay_in_the_store() {
+    let store = FakeStore::default();
+    let mut bench = boot(&store);
+    bench.start(with(latent("a"), json!({"file": file("trap")})));
+    assert_eq!(bench.agent.status().deployed, 0);
+    assert!(store.kept().modules.is_empty());
+    // One that has no such function is one, but is not deployed.
+    bench.start(with(
+        latent("b"),
+        json!({"file": file("other()"), "name": "x"}),
+    ));
+    assert!(store.kept().records.is_empty());
+}

@@ -1,0 +1,316 @@
+//! Tasks of a federated round.
+
+use super::*;
+use crate::task::learning::Services;
+
+const SERVICES: Services<'_> = Services {
+    models: "http://models",
+    data: "http://data",
+    coordinator: "http://coordinator",
+};
+
+const MODEL: &str = "http://models/models/3";
+const DATA: &str = "http://data/datasets/3fe95a65-74f1-4ede-bf20-ef565f04cecb";
+const UPDATE: &str = "http://coordinator/update";
+
+fn bench(services: Services<'static>) -> Bench {
+    let mut bench = Bench::with_config(Config {
+        proplet_id: ID,
+        tenant: "t",
+        channel: "c",
+        services,
+        ..Config::DEFAULT
+    });
+    bench.handle(Event::Connected);
+    bench.at(1000);
+    bench.drain();
+    bench
+}
+
+fn round(id: &str) -> Json {
+    with(
+        task(id),
+        json!({"name": format!("fl-round-r1-{ID}"), "inputs": null, "file": file("main()"),
+            "env": {"ROUND_ID": "r1", "MODEL_URI": "fl/models/global_model_v3", "FL_NUM_SAMPLES": "7"}}),
+    )
+}
+
+fn envelope(id: &str, update: &str) -> Json {
+    json!({"task_id": id, "proplet_id": ID, "results": {
+        "task_id": id, "round_id": "r1", "proplet_id": ID, "num_samples": 7,
+        "update_b64": BASE64_STANDARD.encode(update), "format": "f32-delta", "metrics": {}}})
+}
+
+/// The guest has the model and the data set, and `output` is its result.
+fn train(bench: &mut Bench, output: &str) {
+    let ticket = bench.exchange(MODEL);
+    assert_eq!(bench.agent.request(ticket).unwrap().kind, RequestKind::Data);
+    bench.respond(ticket, br#"{"w":[1]}"#);
+    let ticket = bench.exchange(DATA);
+    bench.respond(ticket, br#"{"data":[]}"#);
+    let run = bench.agent.engine.run(Slot(0));
+    assert_eq!(run.data.model.as_deref(), Some(&br#"{"w":[1]}"#[..]));
+    assert_eq!(run.data.dataset.as_deref(), Some(&br#"{"data":[]}"#[..]));
+    assert_eq!(run.data.env().get("ROUND_ID"), Some("r1"));
+    end(bench, output);
+}
+
+fn end(bench: &mut Bench, output: &str) {
+    let engine = bench.agent.engine_mut();
+    engine.exit_with(Slot(0), Ok(None), Some(output));
+    bench.handle(Event::Tick);
+}
+
+/// The body of the exchange.
+fn body(bench: &Bench, ticket: Ticket) -> String {
+    let len = bench.agent.request(ticket).unwrap().body_len;
+    let (mut body, mut piece) = (Vec::new(), [0; 5]);
+    loop {
+        match bench.agent.request_body(ticket, body.len(), &mut piece) {
+            0 => break,
+            n => body.extend(&piece[..n]),
+        }
+    }
+    assert_eq!(body.len(), len);
+    String::from_utf8(body).unwrap()
+}
+
+#[test]
+fn model_and_data_set_are_fetched_and_the_update_is_posted() {
+    let mut bench = bench(SERVICES);
+    bench.start(round("a"));
+    let output = r#"{"update":{"w":[2]}}"#;
+    train(&mut bench, output);
+    let ticket = bench.exchange(UPDATE);
+    assert_eq!(body(&bench, ticket), output);
+    assert!(
+        bench.results_until(1400).is_empty(),
+        "not before it is delivered"
+    );
+    bench.respond(ticket, b"{}");
+    assert_eq!(bench.results_until(1400), [envelope("a", output)]);
+    assert!(bench.arena_is_free());
+}
+
+#[test]
+fn what_the_coordinator_does_not_take_goes_to_the_rounds_topic() {
+    let mut bench = bench(SERVICES);
+    bench.start(round("a"));
+    let output = r#"{"update":{"w":[2]}}"#;
+    train(&mut bench, output);
+    let ticket = bench.exchange(UPDATE);
+    bench.break_off(ticket, "HTTP 503 from coordinator");
+    let out: Vec<_> = bench.run_until(1500);
+    let out: Vec<_> = out
+        .iter()
+        .filter(|(_, t, _)| !t.contains("metrics"))
+        .collect();
+    assert_eq!(out[0].1, format!("fl/rounds/r1/updates/{ID}"));
+    assert_eq!(out[0].2, serde_json::from_str::<Json>(output).unwrap());
+    assert_eq!(out[1].1, "control/proplet/results");
+    assert_eq!(out[1].2, envelope("a", output));
+    assert_eq!(out.len(), 2);
+    assert!(bench.arena_is_free());
+}
+
+#[test]
+fn a_service_without_url_is_an_error_result() {
+    for (services, key) in [
+        (
+            Services {
+                models: "",
+                ..SERVICES
+            },
+            "MODEL_REGISTRY_URL",
+        ),
+        (
+            Services {
+                coordinator: "",
+                ..SERVICES
+            },
+            "MANAGER_COORDINATOR_URL",
+        ),
+    ] {
+        let mut bench = bench(services);
+        bench.start(round("a"));
+        let results = bench.results_until(1300);
+        let error = results[0]["error"].as_str().unwrap();
+        assert!(error.starts_with(&format!("{key} is not set")), "{error}");
+        assert_eq!(results[0]["results"], envelope("a", "")["results"]);
+        assert!(bench.arena_is_free());
+    }
+}
+
+#[test]
+fn without_a_data_store_the_guest_runs_without_data() {
+    for fails in [false, true] {
+        let services = Services {
+            data: if fails { SERVICES.data } else { "" },
+            ..SERVICES
+        };
+        let mut bench = bench(services);
+        bench.start(round("a"));
+        let ticket = bench.exchange(MODEL);
+        bench.respond(ticket, b"{}");
+        if fails {
+            let ticket = bench.exchange(DATA);
+            bench.break_off(ticket, "HTTP 404 from data");
+        }
+        let run = bench.agent.engine.run(Slot(0));
+        assert!(run.data.model.is_some() && run.data.dataset.is_none());
+    }
+}
+
+#[test]
+fn the_models_topic_takes_the_place_of_a_registry_that_fails() {
+    let mut bench = bench(Services {
+        data: "",
+        ..SERVICES
+    });
+    bench.start(round("a"));
+    let ticket = bench.exchange(MODEL);
+    bench.break_off(ticket, "models refused the connection");
+    let topic = "fl/models/global_model_v3";
+    let added = bench.agent.poll_subscribe();
+    assert_eq!(
+        added,
+        Some(Subscription::Add(TopicName::try_from(topic).unwrap()))
+    );
+    bench.handle(Event::Message {
+        topic: "fl/models/global_model_v4",
+        payload: b"{}",
+    });
+    assert!(bench.agent.engine.running.is_empty());
+    bench.handle(Event::Message {
+        topic,
+        payload: b"{\"w\":0}",
+    });
+    assert_eq!(
+        bench.agent.engine.run(Slot(0)).data.model.as_deref(),
+        Some(&b"{\"w\":0}"[..])
+    );
+    let removed = bench.agent.poll_subscribe();
+    assert_eq!(
+        removed,
+        Some(Subscription::Remove(TopicName::try_from(topic).unwrap()))
+    );
+    end(&mut bench, "{}");
+    let ticket = bench.exchange(UPDATE);
+    bench.respond(ticket, b"");
+    assert_eq!(bench.results_until(1400), [envelope("a", "{}")]);
+    assert!(bench.arena_is_free());
+}
+
+#[test]
+fn a_model_that_never_comes_is_an_error_result() {
+    let mut bench = bench(SERVICES);
+    bench.start(round("a"));
+    let ticket = bench.exchange(MODEL);
+    bench.break_off(ticket, "no answer within 30 s");
+    let results = bench.results_until(70_000);
+    assert_eq!(results.len(), 1);
+    assert_eq!(
+        results[0]["error"],
+        "no model or data set of the round within 60 s"
+    );
+    assert_eq!(results[0]["results"]["update_b64"], "");
+    assert!(bench.arena_is_free());
+}
+
+#[test]
+fn an_update_that_is_none_or_a_trap_is_an_error_in_the_envelope() {
+    for (result, output, reason) in [
+        (
+            Ok(Some(Value::I32(5))),
+            None,
+            "the update is no JSON object: '5'",
+        ),
+        (Ok(None), Some("[1]"), "the update is no JSON object: '[1]'"),
+        (
+            Err(Failure::Trap(text(format_args!("unreachable")))),
+            Some("{}"),
+            "unreachable",
+        ),
+    ] {
+        let mut bench = bench(Services {
+            data: "",
+            ..SERVICES
+        });
+        bench.start(round("a"));
+        let ticket = bench.exchange(MODEL);
+        bench.respond(ticket, b"{}");
+        bench.agent.engine_mut().exit_with(Slot(0), result, output);
+        let results = bench.results_until(1300);
+        assert_eq!(results[0]["error"], reason);
+        assert_eq!(results[0]["results"], envelope("a", "")["results"]);
+        assert!(bench.agent.poll_exchange().is_none());
+        assert!(bench.arena_is_free());
+    }
+}
+
+#[test]
+fn a_round_can_be_stopped_at_every_step() {
+    for steps in 0..3 {
+        let mut bench = bench(SERVICES);
+        bench.start(round("a"));
+        let mut ticket = bench.exchange(MODEL);
+        if steps > 0 {
+            bench.respond(ticket, b"{}");
+            ticket = bench.exchange(DATA);
+        }
+        if steps > 1 {
+            bench.respond(ticket, b"{}");
+            end(&mut bench, "{}");
+            ticket = bench.exchange(UPDATE);
+        }
+        bench.send("control/manager/stop", json!({"id": "a"}));
+        assert!(!bench.agent.wants(ticket));
+        let out = bench.run_until(1500);
+        let results: Vec<_> = out
+            .iter()
+            .filter(|(_, t, _)| t.ends_with("/results"))
+            .collect();
+        assert_eq!(results.len(), 1);
+        // What is done is done: an update that was being posted is not lost.
+        let error = results[0].2["error"].as_str();
+        assert_eq!(error, (steps < 2).then_some("task stopped"));
+        let fallbacks = out.iter().filter(|(_, t, _)| t.starts_with("fl/")).count();
+        assert_eq!(fallbacks, usize::from(steps == 2));
+        assert!(bench.arena_is_free());
+    }
+}
+
+#[test]
+fn a_shutdown_reports_rounds_too() {
+    let mut bench = bench(SERVICES);
+    bench.start(round("a"));
+    bench.exchange(MODEL);
+    bench.handle(Event::Shutdown);
+    let results = bench.results_until(1300);
+    assert_eq!(results[0]["error"], "proplet is shutting down");
+    assert!(bench.agent.is_drained());
+}
+
+#[test]
+fn a_full_outbox_holds_the_report_back() {
+    let mut bench = bench(Services {
+        data: "",
+        ..SERVICES
+    });
+    bench.start(round("a"));
+    let ticket = bench.exchange(MODEL);
+    bench.respond(ticket, b"{}");
+    end(&mut bench, "{}");
+    let ticket = bench.exchange(UPDATE);
+    bench.handle(Event::Disconnected);
+    for n in 0..8 {
+        bench.start(json!({"id": format!("bad{n}"), "name": "x", "proplet_id": ID}));
+    }
+    bench.respond(ticket, b"");
+    assert_eq!(bench.agent.tasks().count(), 1, "its slot is kept");
+    bench.handle(Event::Connected);
+    let results = bench.results_until(2000);
+    assert_eq!(results.len(), 9);
+    assert_eq!(results[8], envelope("a", "{}"));
+    assert!(bench.arena_is_free());
+}
