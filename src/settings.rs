@@ -6,7 +6,9 @@
 
 use crate::{
     config::{Config, TaskLimits},
-    engine::{Text, text},
+    engine::{GuestLimits, Text, text},
+    module::signature::{self, PublicKey},
+    task::{caps::Caps, learning::Services},
     time::Duration,
     wire::{ID_MAX, Topics},
 };
@@ -24,6 +26,12 @@ const WORDS_MAX: usize = 64;
 
 /// Most milliseconds of a deadline, 49 days, and most work that a setting can bound.
 const COUNT: RangeInclusive<u64> = 0..=u32::MAX as u64;
+
+/// Bytes of a message that a setting can allow.
+const MESSAGE: RangeInclusive<u64> = 0..=1 << 20;
+
+/// Keys that may be trusted.
+pub const KEYS_MAX: usize = 4;
 
 /// Certificates and keys, in PEM: too large to be kept here. The port keeps them and checks them by
 /// [`check_credential`].
@@ -63,6 +71,17 @@ pub struct Settings {
     pub memory_max_bytes: u32,
     pub deadline_max_ms: u32,
     pub work_max: u32,
+    pub module_max_bytes: u32,
+    pub data_max_bytes: u32,
+    pub caps: Caps,
+    pub log_bytes: u32,
+    pub messages: u32,
+    pub message_max_bytes: u32,
+    pub result_max_bytes: u32,
+    pub model_registry_url: String<HOST_MAX>,
+    pub data_store_url: String<HOST_MAX>,
+    pub coordinator_url: String<HOST_MAX>,
+    pub trusted_keys: heapless::Vec<PublicKey, KEYS_MAX>,
 }
 
 /// One setting.
@@ -122,6 +141,17 @@ impl Settings {
         memory_max_bytes: 0,
         deadline_max_ms: 0,
         work_max: 0,
+        module_max_bytes: 0,
+        data_max_bytes: 16384,
+        caps: Caps::HARMLESS,
+        log_bytes: GuestLimits::DEFAULT.log_bytes,
+        messages: GuestLimits::DEFAULT.messages,
+        message_max_bytes: GuestLimits::DEFAULT.message_bytes,
+        result_max_bytes: GuestLimits::DEFAULT.result_bytes,
+        model_registry_url: String::new(),
+        data_store_url: String::new(),
+        coordinator_url: String::new(),
+        trusted_keys: heapless::Vec::new(),
     };
 
     /// All settings, in the order in which they are shown.
@@ -193,6 +223,33 @@ impl Settings {
             number(&mut s.deadline_max_ms, v, COUNT)
         }),
         spec("work_max", |s, v| number(&mut s.work_max, v, COUNT)),
+        spec("module_max_bytes", |s, v| {
+            number(&mut s.module_max_bytes, v, COUNT)
+        }),
+        spec("data_max_bytes", |s, v| {
+            number(&mut s.data_max_bytes, v, COUNT)
+        }),
+        spec("caps", |s, v| {
+            s.caps = Caps::parse(v)?;
+            Ok(())
+        }),
+        spec("log_bytes", |s, v| number(&mut s.log_bytes, v, COUNT)),
+        spec("messages", |s, v| number(&mut s.messages, v, COUNT)),
+        spec("message_max_bytes", |s, v| {
+            number(&mut s.message_max_bytes, v, MESSAGE)
+        }),
+        spec("result_max_bytes", |s, v| {
+            number(&mut s.result_max_bytes, v, MESSAGE)
+        }),
+        spec("model_registry_url", |s, v| {
+            url(&mut s.model_registry_url, v)
+        }),
+        spec("data_store_url", |s, v| url(&mut s.data_store_url, v)),
+        spec("coordinator_url", |s, v| url(&mut s.coordinator_url, v)),
+        spec("trusted_keys", |s, v| {
+            s.trusted_keys = signature::parse_keys(v)?;
+            Ok(())
+        }),
     ];
 
     /// Takes one setting over, if `value` is right.
@@ -234,9 +291,42 @@ impl Settings {
             stack: self.stack_bytes,
             stack_max: self.stack_max_bytes.max(self.stack_bytes),
             memory: bound(self.memory_max_bytes),
+            caps: self.caps,
+            module_bytes: match self.module_max_bytes {
+                0 => usize::MAX,
+                bytes => bytes as usize,
+            },
             ..Config::DEFAULT.limits
         }
     }
+
+    /// Bounds on guests, as the engine takes them.
+    pub fn guest_limits(&self) -> GuestLimits {
+        GuestLimits {
+            log_bytes: self.log_bytes,
+            messages: self.messages,
+            message_bytes: self.message_max_bytes,
+            result_bytes: self.result_max_bytes,
+        }
+    }
+
+    /// Services of federated learning, as the agent takes them.
+    pub fn services(&self) -> Services<'_> {
+        Services {
+            models: &self.model_registry_url,
+            data: &self.data_store_url,
+            coordinator: &self.coordinator_url,
+        }
+    }
+}
+
+/// A base URL, or none.
+fn url<const N: usize>(field: &mut String<N>, value: &str) -> Result<(), Text> {
+    let is_url = value.starts_with("http://") || value.starts_with("https://");
+    if !value.is_empty() && !is_url {
+        return Err(text(format_args!("expected http://… or https://…")));
+    }
+    words(field, value)
 }
 
 /// Text on one line.
@@ -355,6 +445,10 @@ mod tests {
             ("mqtt_broker_host", "mqtt://broker"),
             ("mqtt_broker_host", "broker:1883"),
             ("wifi_psk", "short"),
+            ("caps", "time,everything"),
+            ("coordinator_url", "coordinator:8080"),
+            ("result_max_bytes", "1048577"),
+            ("trusted_keys", "abc"),
             ("wifi_ssid", "a name with a \n line break"),
             ("proplet_id", &"x".repeat(ID_MAX + 1)),
             ("no_such_setting", "1"),

@@ -1,8 +1,10 @@
 //! What the link drives.
 
 use proplet::{
-    agent::{Agent, Delivery, Event, Publication, Qos, Token},
-    engine::Engine,
+    agent::{
+        Agent, Delivery, Event, Progress, Publication, Qos, Request, Subscription, Ticket, Token,
+    },
+    engine::{Engine, Text},
     time::Instant,
     wire::TopicName,
 };
@@ -37,6 +39,40 @@ pub trait Application {
 
     /// Topic filters to subscribe to, at QoS 1, on each new session.
     fn subscriptions(&self) -> [TopicName; 4];
+
+    /// The next change of what it is subscribed to besides, if any, given out once a session.
+    fn poll_subscribe(&mut self) -> Option<Subscription> {
+        None
+    }
+
+    /// The next HTTP exchange to begin, if any, given out once. Its end is to be told by
+    /// [`exchange`](Self::exchange), unless nobody [`wants`](Self::wants) it any more.
+    fn poll_exchange(&mut self) -> Option<Ticket> {
+        None
+    }
+
+    /// Whether an exchange is still to be carried out.
+    fn wants(&self, _: Ticket) -> bool {
+        false
+    }
+
+    /// What to ask of the server; `None` if it is no longer wanted.
+    fn request(&self, _: Ticket) -> Option<Request> {
+        None
+    }
+
+    /// Copies the request's body from `offset` on into `to`, as much as there is; how much.
+    fn request_body(&self, _: Ticket, _offset: usize, _to: &mut [u8]) -> usize {
+        0
+    }
+
+    /// Takes what happened in an exchange.
+    ///
+    /// # Errors
+    /// Why it is to be given up, which is its end.
+    fn exchange(&mut self, _: Ticket, _: Progress<'_>, _now: Instant) -> Result<(), Text> {
+        Ok(())
+    }
 
     /// Topic, and length of the payload put into `buf`, of the last will; `None` if `buf` is too
     /// small.
@@ -76,6 +112,35 @@ impl<E: Engine> Application for Agent<'_, E> {
 
     fn subscriptions(&self) -> [TopicName; 4] {
         Agent::subscriptions(self)
+    }
+
+    fn poll_subscribe(&mut self) -> Option<Subscription> {
+        Agent::poll_subscribe(self)
+    }
+
+    fn poll_exchange(&mut self) -> Option<Ticket> {
+        Agent::poll_exchange(self)
+    }
+
+    fn wants(&self, ticket: Ticket) -> bool {
+        Agent::wants(self, ticket)
+    }
+
+    fn request(&self, ticket: Ticket) -> Option<Request> {
+        Agent::request(self, ticket)
+    }
+
+    fn request_body(&self, ticket: Ticket, offset: usize, to: &mut [u8]) -> usize {
+        Agent::request_body(self, ticket, offset, to)
+    }
+
+    fn exchange(
+        &mut self,
+        ticket: Ticket,
+        progress: Progress<'_>,
+        now: Instant,
+    ) -> Result<(), Text> {
+        Agent::exchange(self, ticket, progress, now)
     }
 
     fn will(&self, buf: &mut [u8]) -> Option<(TopicName, usize)> {

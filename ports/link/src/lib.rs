@@ -16,6 +16,7 @@
 
 mod application;
 pub mod bounded;
+mod courier;
 mod link;
 pub mod reactor;
 mod settings;

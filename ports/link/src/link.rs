@@ -3,15 +3,20 @@
 use crate::{
     Application, Buffers, Settings, SetupError, Stack, State, Status, Trouble,
     bounded::{self, Bounded, Watch},
+    courier::Courier,
 };
 use core::{
     cell::{Cell, RefCell},
+    convert::Infallible,
     future::{Future, poll_fn},
     net::{IpAddr, SocketAddr},
     pin::pin,
     task::Poll,
 };
-use embassy_futures::select::{Either3, select3};
+use embassy_futures::{
+    join::join_array,
+    select::{Either, Either3, select, select3},
+};
 use embassy_time::{Duration, Instant, Timer, with_deadline, with_timeout};
 use embedded_io_async::{Error as _, ErrorKind};
 use embedded_nal_async::AddrType;
@@ -21,7 +26,7 @@ use minimq::{
     ReasonCode, ResourceError, Session, SubscriptionOptions, TopicFilter, Will,
 };
 use proplet::{
-    agent::{Delivery, Event, Qos},
+    agent::{Delivery, Event, Qos, Subscription},
     retry::Retry,
     time::Instant as Stamp,
 };
@@ -86,12 +91,12 @@ impl From<Trouble> for End {
 /// # Errors
 /// Only before anything was tried: the settings can't work. Whatever happens on the network is
 /// logged, told in `status`, and tried again.
-pub async fn run<S, A>(
+pub async fn run<S, A, const N: usize>(
     stack: &S,
     app: &mut A,
     settings: &Settings<'_>,
-    buffers: Buffers<'_>,
-    signal: impl AsyncFnMut() -> Signal,
+    buffers: Buffers<'_, N>,
+    mut signal: impl AsyncFnMut() -> Signal,
     status: &Status,
 ) -> Result<(), SetupError>
 where
@@ -127,6 +132,27 @@ where
     let mut session = Session::new(config);
 
     let app = RefCell::new(app);
+    let stirred = Cell::new(false);
+    let courier = Courier {
+        stack,
+        app: &app,
+        stirred: &stirred,
+        timeout: settings.http_timeout,
+    };
+    let couriers = async {
+        join_array(buffers.http.map(|buf| courier.work(buf))).await;
+        // There are none.
+        core::future::pending().await
+    };
+    let signal = async || {
+        let stir = poll_fn(|_| match stirred.take() {
+            true => Poll::Ready(Signal::Work),
+            false => Poll::Pending,
+        });
+        match select(signal(), stir).await {
+            Either::First(signal) | Either::Second(signal) => signal,
+        }
+    };
     let watch = Watch::default();
     let mut link = Link {
         app: &app,
@@ -143,6 +169,7 @@ where
         watch: &watch,
         limit,
         subscribed: false,
+        change: None,
         in_flight: heapless::Vec::new(),
         orphan: None,
         held: None,
@@ -151,34 +178,12 @@ where
         probes: true,
         owed_since: None,
     };
-    let mut retry = Retry::new(settings.retry_first, settings.retry_most, settings.seed);
-    loop {
-        if !stack.is_up() {
-            info!("waiting for the network");
-            // Nothing that failed before says anything of this network.
-            retry.reset();
-        }
-        let up = poll_fn(|_| match stack.is_up() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        });
-        if let Err(Leave) = link.desk.attend(up).await {
-            break;
-        }
-        status.set_state(State::Connecting);
-        let trouble = match link.attempt(stack, &mut session, &mut retry).await {
-            End::Leave => break,
-            End::Trouble(trouble) => trouble,
-        };
-        status.set_state(State::Waiting);
-        if !stack.is_up() {
-            warn!("{trouble}; the network is down");
-            continue;
-        }
-        let delay = retry.delay();
-        warn!("{trouble}; next attempt in {} ms", delay.as_millis());
-        if let Err(Leave) = link.desk.attend(Timer::after(ticks(delay))).await {
-            break;
+    // The session first: what it brings begins an exchange in the same poll.
+    match select(link.stay(stack, &mut session), couriers).await {
+        Either::First(()) => {}
+        Either::Second(never) => {
+            let never: Infallible = never;
+            match never {}
         }
     }
     status.set_state(State::Ended);
@@ -288,6 +293,8 @@ struct Link<'r, 'a, A: Application, N> {
     limit: usize,
     /// Whether the broker's session has all our subscriptions.
     subscribed: bool,
+    /// A change of what the application is subscribed to besides, until it is acknowledged.
+    change: Option<Op>,
     /// Publications that the broker has not acknowledged. They outlive a connection: minimq
     /// sends them again when the session is resumed.
     in_flight: heapless::Vec<(Op, A::Token), IN_FLIGHT>,
@@ -316,6 +323,46 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
     fn report(&self, token: A::Token, delivery: Delivery) {
         let now = stamp(Instant::now());
         self.app.borrow_mut().published(token, delivery, now);
+    }
+
+    /// One connection after the other, until the link is over.
+    async fn stay<S: Stack>(&mut self, stack: &S, session: &mut Session<'_>) {
+        let Settings {
+            retry_first,
+            retry_most,
+            seed,
+            ..
+        } = *self.settings;
+        let mut retry = Retry::new(retry_first, retry_most, seed);
+        loop {
+            if !stack.is_up() {
+                info!("waiting for the network");
+                // Nothing that failed before says anything of this network.
+                retry.reset();
+            }
+            let up = poll_fn(|_| match stack.is_up() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            });
+            if let Err(Leave) = self.desk.attend(up).await {
+                return;
+            }
+            self.status.set_state(State::Connecting);
+            let trouble = match self.attempt(stack, session, &mut retry).await {
+                End::Leave => return,
+                End::Trouble(trouble) => trouble,
+            };
+            self.status.set_state(State::Waiting);
+            if !stack.is_up() {
+                warn!("{trouble}; the network is down");
+                continue;
+            }
+            let delay = retry.delay();
+            warn!("{trouble}; next attempt in {} ms", delay.as_millis());
+            if let Err(Leave) = self.desk.attend(Timer::after(ticks(delay))).await {
+                return;
+            }
+        }
     }
 
     /// One connection, from the address to the loss.
@@ -430,6 +477,8 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
             ConnectEvent::Connected => {
                 info!("connected to {address}, with a new session");
                 self.subscribed = false;
+                self.change = None;
+                self.tell(Event::NewSession);
                 // The broker knows nothing of what was in flight.
                 for (_, token) in core::mem::take(&mut self.in_flight) {
                     self.report(token, Delivery::Lost);
@@ -508,6 +557,9 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
             if let Err(end) = self.publish_all(connection).await {
                 return end;
             }
+            if let Err(end) = self.change_subscriptions(connection).await {
+                return end;
+            }
             if self.desk.late() || self.desk.drained() {
                 return End::Leave;
             }
@@ -525,6 +577,10 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
                 Either3::Second(Ok(Some(message))) => self.deliver(&message),
                 Either3::Second(Ok(None)) | Either3::Third(()) => {}
                 Either3::Second(Err(Error::Peer(PeerError::Rejected(code)))) => {
+                    if self.change.is_some_and(|op| !connection.is_pending(&op)) {
+                        self.change = None;
+                        warn!("the broker refuses a guest's subscription: {code:?}");
+                    }
                     self.settle(connection.session(), Some(code));
                 }
                 Either3::Second(Err(err)) => return self.trouble(&err).into(),
@@ -600,6 +656,43 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
     fn patience(&self) -> Option<Duration> {
         let keep_alive = self.settings.keep_alive;
         (keep_alive != 0).then(|| Duration::from_secs(keep_alive.into()) / 2)
+    }
+
+    /// Subscribes and unsubscribes as the application wants, one after the other.
+    async fn change_subscriptions<IO: minimq::Io>(
+        &mut self,
+        connection: &mut Live<'_, '_, '_, IO>,
+    ) -> Result<(), End> {
+        loop {
+            let is_busy = self.change.is_some_and(|op| connection.is_pending(&op));
+            let room = self.orphan.is_none() && connection.can_publish(QoS::AtLeastOnce);
+            if is_busy || !room {
+                return Ok(());
+            }
+            self.change = None;
+            let next = self.app.borrow_mut().poll_subscribe();
+            let Some(change) = next else { return Ok(()) };
+            let changed = match &change {
+                Subscription::Add(filter) => {
+                    let options = SubscriptionOptions::default().maximum_qos(QoS::AtLeastOnce);
+                    let topics = [TopicFilter::new(filter).options(options)];
+                    self.desk.attend(connection.subscribe(&topics, &[])).await?
+                }
+                Subscription::Remove(filter) => {
+                    let topics = [filter.as_str()];
+                    self.desk
+                        .attend(connection.unsubscribe(&topics, &[]))
+                        .await?
+                }
+            };
+            match changed {
+                Ok(op) => self.change = Some(op),
+                Err(_) if connection.is_connected() => {
+                    error!("{change:?} does not fit the send buffer");
+                }
+                Err(err) => return Err(self.trouble(&err).into()),
+            }
+        }
     }
 
     /// Publishes what the application has to say, as far as there is room.
@@ -791,7 +884,7 @@ async fn write_all<IO: minimq::Io>(io: &mut IO, mut bytes: &[u8]) -> Result<(), 
 }
 
 /// The moment as the application counts it.
-fn stamp(now: Instant) -> Stamp {
+pub(crate) fn stamp(now: Instant) -> Stamp {
     Stamp::from_millis(now.as_millis())
 }
 

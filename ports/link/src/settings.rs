@@ -29,6 +29,8 @@ pub struct Settings<'a> {
     pub retry_first: Duration,
     /// Most that the delay grows to.
     pub retry_most: Duration,
+    /// Longest time of an HTTP exchange, redirects included.
+    pub http_timeout: Duration,
     /// How long a shutdown waits for the application to be drained.
     pub grace: Duration,
     /// Seed of the delays' jitter; different on each device.
@@ -49,6 +51,7 @@ impl Settings<'_> {
         write_timeout: Duration::from_secs(10),
         retry_first: Duration::from_secs(1),
         retry_most: Duration::from_secs(60),
+        http_timeout: Duration::from_secs(30),
         grace: Duration::from_secs(2),
         seed: 0,
     };
@@ -68,6 +71,7 @@ impl fmt::Debug for Settings<'_> {
             .field("write_timeout", &self.write_timeout)
             .field("retry_first", &self.retry_first)
             .field("retry_most", &self.retry_most)
+            .field("http_timeout", &self.http_timeout)
             .field("grace", &self.grace)
             .finish_non_exhaustive()
     }
@@ -75,7 +79,7 @@ impl fmt::Debug for Settings<'_> {
 
 /// Memory of a link.
 #[derive(Debug)]
-pub struct Buffers<'b> {
+pub struct Buffers<'b, const N: usize> {
     /// One inbound packet: the largest that the application is to see, with its topic. Larger
     /// ones are skipped.
     pub rx: &'b mut [u8],
@@ -85,6 +89,9 @@ pub struct Buffers<'b> {
     pub tx: &'b mut [u8],
     /// The last will's payload. 128 bytes and the proplet id, or none if there is no will.
     pub will: &'b mut [u8],
+    /// A buffer for each HTTP exchange that may be under way at once: the head of a request or of a
+    /// response, 1 to 2 KiB.
+    pub http: [&'b mut [u8]; N],
 }
 
 /// Settings or buffers with which no link can run.
