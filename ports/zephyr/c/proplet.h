@@ -152,6 +152,16 @@ int proplet_settings_load(proplet_setting_fn each, void *context);
 int proplet_settings_save(const char *name, const char *value, uint32_t value_len);
 int proplet_settings_delete(const char *name);
 
+/* store.c: the flash partition of the module store. Offsets and lengths of writes are multiples of
+   PROPLET_STORE_WORD, those of erasures of CONFIG_PROPLET_STORE_PAGE_SIZE. */
+#define PROPLET_STORE_WORD 4
+uint32_t proplet_store_len(void);
+/* Before all that follow. */
+int proplet_store_open(void);
+int proplet_store_read(uint32_t offset, void *to, uint32_t len);
+int proplet_store_write(uint32_t offset, const void *from, uint32_t len);
+int proplet_store_erase(uint32_t offset, uint32_t len);
+
 /* Rust, for shell.c and native.c. Each fills `out` with text that ends with a NUL and returns
    whether it is good news. Safe to call from any thread. */
 bool proplet_setting_check(const char *name, const char *value, uint32_t value_len, char *out,

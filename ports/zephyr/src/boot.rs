@@ -15,14 +15,15 @@ use proplet::{
     agent::{Agent, Deployment, Letter, Run, Storage},
     config::{Config, Metadata, TaskLimits},
     engine::{Engine as _, Preemption, Slot, Text, text},
-    module::{assembly::Assembly, table::Entry},
+    module::{signature::Trust, source::Fetch, table::Entry},
     settings::Settings,
+    store::Store,
     time,
 };
 use proplet_engine::{Job, ModuleState, SlotState, WamrEngine, Workers, host_functions};
 use proplet_link::{Buffers, Signal, Status};
 use static_cell::{ConstStaticCell, StaticCell};
-use wamr::{HostFunction, Runtime};
+use wamr::{Buffer, HostFunction, Runtime};
 use zephyr::kconfig as k;
 
 /// Between two complaints about a setting that is missing.
@@ -59,14 +60,15 @@ static SLOTS: Filled<SlotState, { sizes::SLOTS }> = ConstStaticCell::new(heaples
 static JOBS: Filled<Job, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
 static NATIVES: ConstStaticCell<[HostFunction; 1]> =
     ConstStaticCell::new(host_functions::<Zephyr>());
-static RUNS: Filled<Run, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
+static RUNS: Filled<Run<Buffer>, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
 static DEPLOYMENTS: Filled<Deployment, { sizes::DEPLOYMENTS }> =
     ConstStaticCell::new(heapless::Vec::new());
 static MODULES: Filled<Entry, { sizes::MODULES }> = ConstStaticCell::new(heapless::Vec::new());
 static STATES: Filled<ModuleState, { sizes::MODULES }> = ConstStaticCell::new(heapless::Vec::new());
-static ASSEMBLIES: Filled<Assembly, { sizes::ASSEMBLIES }> =
+static FETCHES: Filled<Fetch<Buffer>, { sizes::FETCHES }> =
     ConstStaticCell::new(heapless::Vec::new());
-static OUTBOX: Filled<Letter, { sizes::OUTBOX }> = ConstStaticCell::new(heapless::Vec::new());
+static OUTBOX: Filled<Letter<Buffer>, { sizes::OUTBOX }> =
+    ConstStaticCell::new(heapless::Vec::new());
 static TEXT: ConstStaticCell<[u8; (sizes::SLOTS + sizes::DEPLOYMENTS) * sizes::TEXT]> =
     ConstStaticCell::new([0; (sizes::SLOTS + sizes::DEPLOYMENTS) * sizes::TEXT]);
 static PACKED: ConstStaticCell<[u8; sizes::TEXT]> = ConstStaticCell::new([0; sizes::TEXT]);
@@ -74,6 +76,7 @@ static UNESCAPED: ConstStaticCell<[u8; sizes::UNESCAPED]> =
     ConstStaticCell::new([0; sizes::UNESCAPED]);
 static RX: ConstStaticCell<[u8; sizes::RX]> = ConstStaticCell::new([0; sizes::RX]);
 static TX: ConstStaticCell<[u8; sizes::TX]> = ConstStaticCell::new([0; sizes::TX]);
+static HTTP: ConstStaticCell<[u8; sizes::HTTP]> = ConstStaticCell::new([0; sizes::HTTP]);
 static WILL: ConstStaticCell<[u8; sizes::WILL]> = ConstStaticCell::new([0; sizes::WILL]);
 static TAG_LIST: StaticCell<heapless::Vec<&'static str, TAGS>> = StaticCell::new();
 static RESET_TAG: StaticCell<heapless::String<24>> = StaticCell::new();
@@ -183,6 +186,7 @@ async fn work(
         rx: RX.take(),
         tx: TX.take(),
         will: WILL.take(),
+        http: [HTTP.take()],
     };
     let tls_host = net::c_string::<{ net::HOST_MAX }>(&settings.mqtt_broker_host)
         .filter(|_| settings.mqtt_tls_enabled);
@@ -314,19 +318,42 @@ fn assemble(
         runs: fill(&RUNS, slots, || Run::VACANT),
         deployments: fill(&DEPLOYMENTS, deployments, || Deployment::VACANT),
         modules: fill(&MODULES, sizes::MODULES, || Entry::VACANT),
-        assemblies: fill(&ASSEMBLIES, sizes::ASSEMBLIES, || Assembly::VACANT),
+        fetches: fill(&FETCHES, sizes::FETCHES, || Fetch::VACANT),
         outbox: fill(&OUTBOX, sizes::OUTBOX, || Letter::VACANT),
         text: &mut TEXT.take()[..(slots + deployments) * sizes::TEXT],
         packed: &mut PACKED.take()[..],
         unescaped: &mut UNESCAPED.take()[..],
+        store: store(),
     };
-    let agent = Agent::new(config(settings, reset, arena_len), storage, engine)
+    let mut agent = Agent::new(config(settings, reset, arena_len), storage, engine)
         .map_err(|e| text(format_args!("{e}")))?;
+    trust(&mut agent, settings);
+    agent.restore(crate::clock::now());
     Ok(DEVICE.init(Device {
         agent,
         status: &LINK,
     }))
 }
+
+#[cfg(CONFIG_PROPLET_STORE)]
+fn store() -> Option<&'static mut dyn Store> {
+    crate::store::open()
+}
+
+#[cfg(not(CONFIG_PROPLET_STORE))]
+fn store() -> Option<&'static mut dyn Store> {
+    None
+}
+
+#[cfg(CONFIG_PROPLET_SIGNATURES)]
+fn trust(agent: &mut crate::device::ZephyrAgent, settings: &'static Settings) {
+    if !settings.trusted_keys.is_empty() {
+        agent.set_trust(Trust::new(&settings.trusted_keys));
+    }
+}
+
+#[cfg(not(CONFIG_PROPLET_SIGNATURES))]
+fn trust(_: &mut crate::device::ZephyrAgent, _: &'static Settings) {}
 
 fn config(settings: &'static Settings, reset: &str, arena: usize) -> Config<'static> {
     let some = |text: &'static str| Some(text).filter(|text| !text.is_empty());
@@ -341,6 +368,8 @@ fn config(settings: &'static Settings, reset: &str, arena: usize) -> Config<'sta
             preemption: PREEMPTION,
             ..settings.limits()
         },
+        services: settings.services(),
+        data_bytes: settings.data_max_bytes as usize,
         metadata: Metadata {
             description: some(&settings.description),
             tags: tags(settings, reset),

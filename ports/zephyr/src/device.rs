@@ -2,7 +2,8 @@
 
 use crate::platform::Zephyr;
 use proplet::{
-    agent::{Agent, Delivery, Event, Qos, Token},
+    agent::{Agent, Delivery, Event, Progress, Qos, Request, Subscription, Ticket, Token},
+    engine::Text,
     time::Instant,
     wire::TopicName,
 };
@@ -73,6 +74,35 @@ impl Application for Device<'_> {
 
     fn subscriptions(&self) -> [TopicName; 4] {
         Application::subscriptions(&self.agent)
+    }
+
+    fn poll_subscribe(&mut self) -> Option<Subscription> {
+        Application::poll_subscribe(&mut self.agent)
+    }
+
+    fn poll_exchange(&mut self) -> Option<Ticket> {
+        Application::poll_exchange(&mut self.agent)
+    }
+
+    fn wants(&self, ticket: Ticket) -> bool {
+        Application::wants(&self.agent, ticket)
+    }
+
+    fn request(&self, ticket: Ticket) -> Option<Request> {
+        Application::request(&self.agent, ticket)
+    }
+
+    fn request_body(&self, ticket: Ticket, offset: usize, to: &mut [u8]) -> usize {
+        Application::request_body(&self.agent, ticket, offset, to)
+    }
+
+    fn exchange(
+        &mut self,
+        ticket: Ticket,
+        progress: Progress<'_>,
+        now: Instant,
+    ) -> Result<(), Text> {
+        Application::exchange(&mut self.agent, ticket, progress, now)
     }
 
     fn will(&self, buf: &mut [u8]) -> Option<(TopicName, usize)> {

@@ -118,6 +118,15 @@ unsafe extern "C" {
     fn proplet_report_done();
 }
 
+#[cfg(CONFIG_PROPLET_STORE)]
+unsafe extern "C" {
+    fn proplet_store_len() -> u32;
+    fn proplet_store_open() -> i32;
+    fn proplet_store_read(offset: u32, to: *mut c_void, len: u32) -> i32;
+    fn proplet_store_write(offset: u32, from: *const c_void, len: u32) -> i32;
+    fn proplet_store_erase(offset: u32, len: u32) -> i32;
+}
+
 #[cfg(CONFIG_PROPLET_WIFI)]
 unsafe extern "C" {
     fn proplet_wifi_start() -> i32;
@@ -625,4 +634,43 @@ pub mod shell {
         }
         false
     }
+}
+
+/// Bytes of a word of the store's flash.
+#[cfg(CONFIG_PROPLET_STORE)]
+pub const STORE_WORD: usize = 4;
+
+/// Bytes of the store's flash.
+#[cfg(CONFIG_PROPLET_STORE)]
+pub fn store_len() -> usize {
+    // SAFETY: it returns a constant.
+    unsafe { proplet_store_len() as usize }
+}
+
+/// Makes the store's flash usable.
+#[cfg(CONFIG_PROPLET_STORE)]
+pub fn store_open() -> Result<(), Errno> {
+    // SAFETY: called on the control thread, once, before the functions that follow.
+    check(unsafe { proplet_store_open() }).map(drop)
+}
+
+/// Reads the store's flash.
+#[cfg(CONFIG_PROPLET_STORE)]
+pub fn store_read(offset: u32, to: &mut [u8]) -> Result<(), Errno> {
+    // SAFETY: the buffer is valid for its length; the driver checks the range of the flash.
+    check(unsafe { proplet_store_read(offset, to.as_mut_ptr().cast(), to.len() as u32) }).map(drop)
+}
+
+/// Writes to the store's flash, where it is erased.
+#[cfg(CONFIG_PROPLET_STORE)]
+pub fn store_write(offset: u32, from: &[u8]) -> Result<(), Errno> {
+    // SAFETY: as in `store_read`.
+    check(unsafe { proplet_store_write(offset, from.as_ptr().cast(), from.len() as u32) }).map(drop)
+}
+
+/// Erases pages of the store's flash.
+#[cfg(CONFIG_PROPLET_STORE)]
+pub fn store_erase(offset: u32, len: u32) -> Result<(), Errno> {
+    // SAFETY: the driver checks the range, which is that of the partition alone.
+    check(unsafe { proplet_store_erase(offset, len) }).map(drop)
 }

@@ -25,6 +25,8 @@ mod platform;
 mod report;
 mod settings;
 mod sizes;
+#[cfg(CONFIG_PROPLET_STORE)]
+mod store;
 #[cfg(CONFIG_PROPLET_WIFI)]
 mod wifi;
 

@@ -48,6 +48,11 @@ fn build_defaults(settings: &mut Settings) {
         ("tenant_id", k::CONFIG_PROPLET_TENANT_ID),
         ("channel_id", k::CONFIG_PROPLET_CHANNEL_ID),
         ("mqtt_broker_host", k::CONFIG_PROPLET_MQTT_BROKER_HOST),
+        ("caps", k::CONFIG_PROPLET_CAPS),
+        ("model_registry_url", k::CONFIG_PROPLET_MODEL_REGISTRY_URL),
+        ("data_store_url", k::CONFIG_PROPLET_DATA_STORE_URL),
+        ("coordinator_url", k::CONFIG_PROPLET_COORDINATOR_URL),
+        ("trusted_keys", trusted_keys_default()),
         (
             "mqtt_tls_enabled",
             match cfg!(CONFIG_PROPLET_MQTT_TLS_ENABLED) {
@@ -67,8 +72,24 @@ fn build_defaults(settings: &mut Settings) {
     settings.deadline_max_ms = k::CONFIG_PROPLET_DEADLINE_MAX_MS as u32;
     settings.slice = k::CONFIG_PROPLET_SLICE as u32;
     settings.slice_ms = k::CONFIG_PROPLET_SLICE_MS as u32;
+    settings.module_max_bytes = k::CONFIG_PROPLET_MODULE_MAX_BYTES as u32;
+    settings.data_max_bytes = k::CONFIG_PROPLET_DATA_MAX_BYTES as u32;
+    settings.log_bytes = k::CONFIG_PROPLET_LOG_BYTES as u32;
+    settings.messages = k::CONFIG_PROPLET_MESSAGES as u32;
+    settings.message_max_bytes = k::CONFIG_PROPLET_MESSAGE_MAX_BYTES as u32;
+    settings.result_max_bytes = k::CONFIG_PROPLET_RESULT_MAX_BYTES as u32;
     settings.stack_bytes = k::CONFIG_PROPLET_GUEST_STACK_SIZE as u32;
     settings.stack_max_bytes = k::CONFIG_PROPLET_GUEST_STACK_SIZE_MAX as u32;
+}
+
+#[cfg(CONFIG_PROPLET_SIGNATURES)]
+fn trusted_keys_default() -> &'static str {
+    k::CONFIG_PROPLET_TRUSTED_KEYS
+}
+
+#[cfg(not(CONFIG_PROPLET_SIGNATURES))]
+fn trusted_keys_default() -> &'static str {
+    ""
 }
 
 #[cfg(CONFIG_PROPLET_WIFI)]

@@ -4,7 +4,7 @@ use zephyr::kconfig as k;
 
 pub const SLOTS: usize = k::CONFIG_PROPLET_SLOTS as usize;
 pub const DEPLOYMENTS: usize = k::CONFIG_PROPLET_DEPLOYMENTS as usize;
-pub const ASSEMBLIES: usize = k::CONFIG_PROPLET_ASSEMBLIES as usize;
+pub const FETCHES: usize = k::CONFIG_PROPLET_FETCHES as usize;
 /// As many as can be in use at once.
 pub const MODULES: usize = min(SLOTS + DEPLOYMENTS, 256);
 pub const OUTBOX: usize = k::CONFIG_PROPLET_OUTBOX as usize;
@@ -13,6 +13,16 @@ pub const TEXT: usize = k::CONFIG_PROPLET_TEXT_SIZE as usize;
 pub const UNESCAPED: usize = k::CONFIG_PROPLET_UNESCAPED_SIZE as usize;
 pub const RX: usize = k::CONFIG_PROPLET_RX_BUFFER_SIZE as usize;
 pub const TX: usize = k::CONFIG_PROPLET_TX_BUFFER_SIZE as usize;
+/// Of the head of an HTTP request or response.
+pub const HTTP: usize = k::CONFIG_PROPLET_HTTP_BUFFER_SIZE as usize;
+/// Of a page of the store's flash.
+#[cfg(CONFIG_PROPLET_STORE)]
+pub const STORE_PAGE: usize = k::CONFIG_PROPLET_STORE_PAGE_SIZE as usize;
+#[cfg(CONFIG_PROPLET_STORE)]
+pub const STORE_MODULES: usize = k::CONFIG_PROPLET_STORE_MODULES as usize;
+/// Of about 1 KiB each.
+#[cfg(CONFIG_PROPLET_STORE)]
+pub const STORE_PIECES: usize = k::CONFIG_PROPLET_STORE_PIECES as usize;
 /// 128 bytes and the proplet's id.
 pub const WILL: usize = 256;
 /// Bytes of a certificate or a key, without its NUL.
