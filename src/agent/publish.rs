@@ -272,6 +272,7 @@ impl<E: Engine> Agent<'_, E> {
                 uptime_seconds: Some(sample.uptime.as_secs()),
                 thread_count: profile.collect_threads.then_some(1),
                 work: Some(sample.work),
+                dropped: (sample.dropped > 0).then_some(sample.dropped),
                 ..report::Sample::default()
             },
             aggregated: profile.retain_history.then(|| report::Aggregate {

@@ -22,6 +22,8 @@ pub struct Sample {
     pub memory_percent: f64,
     /// Branches and calls since the run's start.
     pub work: u64,
+    /// Messages and log lines of its guest that exceeded a limit.
+    pub dropped: u32,
     /// Time since the run's start.
     pub uptime: Duration,
     /// Aggregates of this run's samples, this one included.
@@ -35,6 +37,7 @@ impl Sample {
         memory_bytes: 0,
         memory_percent: 0.0,
         work: 0,
+        dropped: 0,
         uptime: Duration::ZERO,
         aggregate: Aggregate {
             cpu_sum: 0.0,
@@ -143,6 +146,7 @@ impl Monitor {
             cpu_percent,
             memory_bytes,
             memory_percent: 100.0 * memory_bytes as f64 / arena.max(1) as f64,
+            dropped: usage.dropped,
             work: usage.work,
             uptime: now.since(self.started),
             aggregate,

@@ -297,6 +297,9 @@ pub struct Sample {
     /// Branches and calls done. Not of the protocol: the manager ignores it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub work: Option<u64>,
+    /// Messages and log lines over a limit, which were dropped. Nor is this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<u32>,
 }
 
 /// All samples in one; what is not collected is `None`, and zero to the manager.
@@ -497,6 +500,7 @@ mod tests {
             thread_count: Some(5),
             file_descriptor_count: Some(6),
             work: Some(7),
+            dropped: Some(3),
         };
         message.aggregated = Some(Aggregate {
             avg_cpu_usage: Some(1.5),
@@ -510,7 +514,7 @@ mod tests {
             json!({
                 "cpu_percent": 0.0, "memory_bytes": 1, "memory_percent": 0.25, "disk_read_bytes": 2,
                 "disk_write_bytes": 3, "uptime_seconds": 4, "thread_count": 5,
-                "file_descriptor_count": 6, "work": 7,
+                "file_descriptor_count": 6, "work": 7, "dropped": 3,
             })
         );
         assert_eq!(

@@ -12,12 +12,14 @@ pub(crate) mod host;
 mod peer;
 mod proplet;
 mod proxy;
+mod server;
 pub(crate) mod zephyr;
 
 pub(crate) use broker::{Broker, Dir, free_port, program};
 pub(crate) use peer::{Message, Peer, is_alive, is_results};
 pub(crate) use proplet::Proplet;
 pub(crate) use proxy::Proxy;
+pub(crate) use server::{Coordinator, Request, Server, reply, reply_module};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! A stand-in for the manager: MQTT 3.1.1 at QoS 2, on all topics of the channel.
 
 use super::{CHANNEL, SOON, TENANT};
-use rumqttc::{Client, Event, LastWill, MqttOptions, Packet, QoS};
+use rumqttc::{Client, Event, LastWill, MqttOptions, Packet, QoS, SubscribeFilter};
 use serde_json::Value;
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -64,7 +64,8 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Connects to the broker on loopback, and subscribes to the channel.
+    /// Connects to the broker on loopback, and subscribes to the channel and to the topics of
+    /// federated learning, which have no prefix.
     pub(crate) fn connect(port: u16, id: &str, user: Option<(&str, &str)>) -> Self {
         let mut options = MqttOptions::new(id, "127.0.0.1", port);
         options
@@ -88,7 +89,9 @@ impl Peer {
                 match event {
                     Ok(Event::Incoming(Packet::ConnAck(_))) => {
                         // Each session is a new one.
-                        let done = subscriber.try_subscribe(format!("{prefix}#"), QoS::ExactlyOnce);
+                        let filters = [format!("{prefix}#"), "fl/#".into()];
+                        let filters = filters.map(|f| SubscribeFilter::new(f, QoS::ExactlyOnce));
+                        let done = subscriber.try_subscribe_many(filters);
                         if let Err(error) = done {
                             inbox.change(|i| i.trouble = error.to_string());
                         }
@@ -132,7 +135,11 @@ impl Peer {
     }
 
     pub(crate) fn publish_bytes(&self, topic: &str, payload: Vec<u8>) {
-        let topic = format!("m/{TENANT}/c/{CHANNEL}/{topic}");
+        self.publish_raw(&format!("m/{TENANT}/c/{CHANNEL}/{topic}"), payload);
+    }
+
+    /// Publishes on a topic that is none of the channel's.
+    pub(crate) fn publish_raw(&self, topic: &str, payload: Vec<u8>) {
         self.client
             .publish(topic, QoS::ExactlyOnce, false, payload)
             .expect("the peer's thread runs");

@@ -3,7 +3,6 @@
 use crate::ffi;
 use core::task::Waker;
 use embassy_time_driver::Driver;
-#[cfg(CONFIG_PROPLET_WIFI)]
 use proplet::time::Instant;
 use proplet_link::reactor::Alarm;
 
@@ -26,7 +25,6 @@ impl Driver for Clock {
 embassy_time_driver::time_driver_impl!(static CLOCK: Clock = Clock);
 
 /// The present moment, as the core counts it.
-#[cfg(CONFIG_PROPLET_WIFI)]
 pub fn now() -> Instant {
     Instant::from_millis(ffi::uptime_us() / 1000)
 }

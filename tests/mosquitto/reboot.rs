@@ -1,0 +1,109 @@
+//! What a proplet still knows after its power was gone.
+
+use crate::{
+    subject::Home,
+    support::{
+        ADD, Broker, Peer, Proplet, SOON, Server, invoke, is_alive, reply_module, start,
+        start_image, stop, wasm, with,
+    },
+};
+use proplet::module::{source::to_hex, table::digest};
+use serde_json::{Value, json};
+
+struct Scene {
+    home: Home,
+    peer: Peer,
+    broker: Broker,
+}
+
+impl Scene {
+    fn new() -> Option<Self> {
+        let broker = Broker::start(None)?;
+        let peer = Peer::connect(broker.port, "manager", None);
+        Some(Self {
+            home: Home::new(),
+            peer,
+            broker,
+        })
+    }
+
+    fn boot(&self) -> Proplet {
+        let heartbeats = self.peer.all(is_alive).len();
+        let proplet = self.home.join(self.broker.port, &[]);
+        self.peer
+            .expect_count(SOON, "the first heartbeat", heartbeats + 1, is_alive);
+        proplet
+    }
+
+    fn deploy(&self, proplet: &Proplet, id: &str, extra: &Value) {
+        let extra = with(json!({"latent": true, "inputs": ["20", "22"]}), extra);
+        self.peer
+            .publish("control/manager/start", &start(id, "add", ADD, &extra));
+        proplet.expect_log(&format!("latent task {id} is ready"));
+    }
+
+    fn invoke(&self, id: &str, invocation: &str) -> Value {
+        let command = invoke(id, invocation, &json!({}));
+        self.peer.publish("control/manager/invoke", &command);
+        self.peer.invoke_results(invocation)
+    }
+}
+
+#[test]
+fn a_deployment_answers_after_a_kill_without_the_manager() {
+    let Some(scene) = Scene::new() else { return };
+    let mut proplet = scene.boot();
+    scene.deploy(&proplet, "sum", &json!({"env": {"PROPLET_STACK_BYTES": "2048"}}));
+    assert_eq!(scene.invoke("sum", "before")["results"], "42");
+    for boot in ["first", "second"] {
+        proplet.kill();
+        drop(proplet);
+        proplet = scene.boot();
+        let answer = scene.invoke("sum", boot);
+        assert_eq!(answer["results"], "42", "{answer}");
+    }
+    scene.peer.publish("control/manager/stop", &stop("sum"));
+    scene.peer.results("sum");
+    drop(proplet);
+    let _proplet = scene.boot();
+    let answer = scene.invoke("sum", "stopped");
+    let error = answer["error"].as_str().unwrap_or_default();
+    assert!(error.contains("has not been precompiled"), "{answer}");
+}
+
+#[test]
+fn a_pinned_module_is_fetched_once_in_all_boots() {
+    let Some(scene) = Scene::new() else { return };
+    let server = Server::start(|_, stream| reply_module(stream, &wasm(ADD)));
+    let hex = to_hex(&digest(&wasm(ADD)));
+    let url = server.url(&format!("/add@sha256:{hex}"));
+    for id in ["a", "b", "c"] {
+        let _proplet = scene.boot();
+        let extra = json!({"name": "add", "inputs": ["1", "2"]});
+        scene
+            .peer
+            .publish("control/manager/start", &start_image(id, &url, &extra));
+        assert_eq!(scene.peer.results(id).body["results"], "3");
+    }
+    assert_eq!(server.asked("/add").len(), 1);
+}
+
+#[test]
+fn a_store_of_garbage_is_noticed_and_the_proplet_works_on() {
+    let Some(scene) = Scene::new() else { return };
+    let proplet = scene.boot();
+    scene.deploy(&proplet, "sum", &json!({}));
+    drop(proplet);
+    scene.home.spoil_store();
+    let proplet = scene.boot();
+    let answer = scene.invoke("sum", "spoilt");
+    let error = answer["error"].as_str().unwrap_or_default();
+    assert!(error.contains("has not been precompiled"), "{answer}");
+    assert!(
+        proplet.log().iter().any(|l| l.contains("store") || l.contains("not restored")),
+        "nothing is said of the store: {:?}",
+        proplet.log()
+    );
+    scene.deploy(&proplet, "again", &json!({}));
+    assert_eq!(scene.invoke("again", "new")["results"], "42");
+}

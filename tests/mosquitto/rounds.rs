@@ -1,0 +1,115 @@
+//! Federated rounds, with services good and bad.
+
+use crate::support::{Coordinator, ID, SOON, Server, Stage, reply, start, with};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde_json::{Value, json};
+
+/// Says its model as its update.
+const ECHO: &str = r#"(module
+    (import "env" "get_env" (func $env (param i32 i32 i32 i32) (result i32)))
+    (import "env" "publish_result" (func $say (param i32 i32)))
+    (memory 1 1)
+    (data (i32.const 0) "MODEL_DATA")
+    (func (export "run") (local $len i32)
+        (call $say (i32.const 100)
+            (call $env (i32.const 0) (i32.const 10) (i32.const 100) (i32.const 4000)))))"#;
+
+fn round(id: &str, extra: &Value) -> Value {
+    let env = json!({"ROUND_ID": "r1", "MODEL_URI": "fl/models/global_model_v0"});
+    let env = with(env, &extra["env"]);
+    start(id, &format!("fl-round-r1-{ID}"), ECHO, &json!({ "env": env }))
+}
+
+/// The update in an envelope.
+fn update(results: &Value) -> Value {
+    let text = results["results"]["update_b64"].as_str().expect("an envelope");
+    let bytes = BASE64_STANDARD.decode(text).expect("base64");
+    serde_json::from_slice(&bytes).unwrap_or(Value::Null)
+}
+
+#[test]
+fn a_round_goes_to_the_coordinator_and_the_manager() {
+    let model = json!({"w": [1.5, -2]});
+    let services = Coordinator::start(model.clone(), json!({"data": []}), Vec::new());
+    let url = services.server.url("");
+    let Some(stage) = Stage::new(&[
+        "--model-registry-url", &url,
+        "--data-store-url", &url,
+        "--coordinator-url", &url,
+    ]) else {
+        return;
+    };
+    stage.peer.publish("control/manager/start", &round("a", &json!({"env": {}})));
+    let results = stage.peer.results("a").body;
+    assert_eq!(update(&results), model, "{results}");
+    assert_eq!(results["results"]["round_id"], "r1");
+    assert_eq!(results["results"]["num_samples"], 1);
+    assert!(results["error"].is_null());
+    let posted = services.server.expect("/update", 1);
+    assert_eq!(serde_json::from_slice::<Value>(&posted[0].body).unwrap(), model);
+    assert_eq!(services.server.asked(&format!("/datasets/{ID}")).len(), 1);
+}
+
+#[test]
+fn the_tasks_urls_win_and_a_missing_one_is_named() {
+    let Some(stage) = Stage::new(&["--coordinator-url", "http://127.0.0.1:1"]) else { return };
+    stage.peer.publish("control/manager/start", &round("none", &json!({"env": {}})));
+    let results = stage.peer.results("none").body;
+    let error = results["error"].as_str().unwrap_or_default();
+    assert!(error.contains("MODEL_REGISTRY_URL is not set"), "{results}");
+    let services = Coordinator::start(json!({"w": [0]}), json!({}), Vec::new());
+    let url = services.server.url("");
+    let env = json!({"env": {"MODEL_REGISTRY_URL": url, "MANAGER_COORDINATOR_URL": url}});
+    stage.peer.publish("control/manager/start", &round("own", &env));
+    let results = stage.peer.results("own").body;
+    assert_eq!(update(&results), json!({"w": [0]}), "{results}");
+}
+
+#[test]
+fn a_dead_registry_gives_way_to_the_topic_and_a_dead_coordinator_too() {
+    let dead = Server::start(|_, stream| reply(stream, 503, "text/plain", b"not now"));
+    let url = dead.url("");
+    let Some(stage) = Stage::new(&["--model-registry-url", &url, "--coordinator-url", &url])
+    else {
+        return;
+    };
+    stage.peer.publish("control/manager/start", &round("a", &json!({"env": {}})));
+    dead.expect("/models/0", 1);
+    // Until it has subscribed.
+    let mut tries = 0;
+    while stage.peer.all_results("a").is_empty() {
+        assert!(tries < 100, "the model on its topic is not heard");
+        let model = br#"{"w":[3]}"#.to_vec();
+        stage.peer.publish_raw("fl/models/global_model_v0", model);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        tries += 1;
+    }
+    let results = stage.peer.results("a").body;
+    assert_eq!(update(&results), json!({"w": [3]}), "{results}");
+    let topic = format!("fl/rounds/r1/updates/{ID}");
+    let told = stage.peer.expect(SOON, "the update on its topic", |m| m.topic == topic);
+    assert_eq!(told.body, json!({"w": [3]}));
+}
+
+#[test]
+fn a_model_over_the_limit_is_refused_and_neighbours_run_on() {
+    let large = Server::start(|_, stream| {
+        reply(stream, 200, "application/json", &[b'1'; 5000]);
+    });
+    let url = large.url("");
+    let Some(stage) = Stage::new(&[
+        "--model-registry-url", &url,
+        "--coordinator-url", &url,
+        "--data-max-bytes", "4000",
+    ]) else {
+        return;
+    };
+    let env = json!({"env": {"MODEL_URI": "http://no-topic/v1"}});
+    stage.peer.publish("control/manager/start", &round("a", &env));
+    let results = stage.peer.results("a").body;
+    let error = results["error"].as_str().unwrap_or_default();
+    assert!(error.contains("4000"), "{results}");
+    assert_eq!(results["results"]["update_b64"], "");
+    let body = stage.run("b", crate::support::ADD, &json!({"inputs": ["1", "2"]}));
+    assert_eq!(body["results"], "3");
+}
