@@ -1,0 +1,6 @@
+//! As in `filter`, with a larger stack: the JSON of a round goes over it.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-link-arg-cdylib=-zstack-size=6144");
+}
