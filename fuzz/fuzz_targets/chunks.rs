@@ -27,6 +27,7 @@ impl Engine for Buffer {
         ArenaUsage {
             total: ARENA,
             free: ARENA - self.0.len(),
+            free_min: 0,
         }
     }
 

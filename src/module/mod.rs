@@ -4,6 +4,7 @@
 //! - [`source`]: what an image reference says, and a module on its way from any source.
 //! - [`chunks`]: a module from the registry, put together from chunks.
 //! - [`stream`]: a response's body, put into place.
+//! - [`signature`]: whether somebody who is trusted has signed a module.
 
 pub mod chunks;
 pub mod signature;

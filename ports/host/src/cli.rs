@@ -32,6 +32,12 @@ pub enum Command {
     Run(Run),
     /// Measures how many instances fit, what they cost, how fast and how fair they are.
     Bench(Bench),
+    /// Makes a key pair for signing modules, and prints the public key.
+    Keygen(Keygen),
+    /// Signs a module, and prints the name of the signed one.
+    Sign(Sign),
+    /// Tells whether a trusted key has signed a module.
+    Verify(Verify),
 }
 
 /// Who preempts a guest.
@@ -326,6 +332,41 @@ fn weights(text: &str) -> Result<Weights> {
     };
     let weights = text.split([':', ',']).map(weight);
     Ok(Weights(weights.collect::<Result<_>>()?))
+}
+
+/// Settings of `proplet keygen`.
+#[derive(Debug, Clone, Args)]
+pub struct Keygen {
+    /// The file of the secret key; one that exists is not overwritten.
+    #[arg(long, value_name = "FILE", default_value = "signing.key")]
+    pub output: PathBuf,
+}
+
+/// Settings of `proplet sign`.
+#[derive(Debug, Clone, Args)]
+pub struct Sign {
+    /// A module, as text (.wat) or binary (.wasm). Signatures that it has stay, if they are of its
+    /// present bytes.
+    #[arg(value_name = "MODULE")]
+    pub file: PathBuf,
+    /// The file of the secret key, by `proplet keygen` or `wasmsign2 keygen`.
+    #[arg(long, value_name = "KEYFILE")]
+    pub key: PathBuf,
+    /// The file of the signed module; MODULE with the extension .signed.wasm if not given.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// Settings of `proplet verify`.
+#[derive(Debug, Clone, Args)]
+pub struct Verify {
+    /// A signed module.
+    #[arg(value_name = "MODULE")]
+    pub file: PathBuf,
+    /// Public keys of which one must have signed it, separated by commas or spaces: each in
+    /// hexadecimal or base64, or the name of a file that has keys so or in wasmsign2's format.
+    #[arg(long, env = "PROPLET_TRUSTED_KEYS", value_name = "KEYS")]
+    pub trusted_keys: String,
 }
 
 #[cfg(test)]

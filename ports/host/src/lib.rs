@@ -8,4 +8,5 @@ pub mod net;
 pub mod platform;
 pub mod proplet;
 pub mod run;
+pub mod sign;
 pub mod turns;

@@ -5,7 +5,7 @@ use clap::Parser as _;
 use proplet_host::{
     bench,
     cli::{Cli, Command},
-    demo, proplet, run,
+    demo, proplet, run, sign,
 };
 use std::process::ExitCode;
 
@@ -37,10 +37,15 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
         None | Some(Command::Demo) => demo::demo(),
         Some(Command::Join(join)) => proplet::join(join).map(|()| ExitCode::SUCCESS),
-        Some(Command::Run(options)) => {
-            println!("{}", run::run(options)?);
-            Ok(ExitCode::SUCCESS)
-        }
+        Some(Command::Run(options)) => print(run::run(options)?),
         Some(Command::Bench(options)) => bench::bench(options),
+        Some(Command::Keygen(options)) => print(sign::keygen(options)?),
+        Some(Command::Sign(options)) => print(sign::sign(options)?),
+        Some(Command::Verify(options)) => print(sign::verify(options)?),
     }
+}
+
+fn print(result: String) -> Result<ExitCode> {
+    println!("{result}");
+    Ok(ExitCode::SUCCESS)
 }

@@ -9,18 +9,24 @@ use proplet::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Map, Value, json};
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 const TASK: &str = "run";
+
+/// Reads a module, as text (.wat) or binary (.wasm).
+pub(crate) fn load(path: &Path) -> Result<Vec<u8>> {
+    let file = path.display();
+    let module = std::fs::read(path).with_context(|| format!("{file} can't be read"))?;
+    let module = wat::parse_bytes(&module).with_context(|| format!("{file} is no module"))?;
+    Ok(module.into_owned())
+}
 
 /// Runs the module as a task that an agent gets by message, and returns its result.
 ///
 /// # Errors
 /// The file can't be read or assembled, or the task failed.
 pub fn run(options: &cli::Run) -> Result<String> {
-    let file = options.file.display();
-    let module = std::fs::read(&options.file).with_context(|| format!("{file} can't be read"))?;
-    let module = wat::parse_bytes(&module).with_context(|| format!("{file} is no module"))?;
+    let module = load(&options.file)?;
     let config = Config {
         proplet_id: "local",
         tenant: "local",
