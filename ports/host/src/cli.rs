@@ -1,8 +1,8 @@
 //! The command line and its environment.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
-use proplet::engine;
+use proplet::{engine, task::caps::Caps};
 use proplet_bench::Workload;
 use std::{path::PathBuf, time::Duration};
 
@@ -95,6 +95,25 @@ pub struct Limits {
     /// Branches and calls that a guest of weight 10 executes before it's the next one's turn.
     #[arg(long, env = "PROPLET_SLICE", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub slice: u32,
+    /// Most bytes of a module; only the arena bounds it if not given.
+    #[arg(long, env = "PROPLET_MODULE_MAX_BYTES")]
+    pub module_max_bytes: Option<u32>,
+    /// Capabilities that a task may ask for by PROPLET_CAPS, separated by commas: time, random,
+    /// timer, publish, subscribe, gpio, sensor.
+    #[arg(long, env = "PROPLET_ALLOWED_CAPS", value_name = "NAMES", default_value = "time,random,timer", value_parser = caps)]
+    pub caps: Caps,
+    /// Bytes of log that a guest may write in a second; more is dropped and counted.
+    #[arg(long, env = "PROPLET_LOG_BYTES", default_value_t = 16 * 1024)]
+    pub log_bytes: u32,
+    /// Messages that a guest may publish in a second; more are dropped and counted.
+    #[arg(long, env = "PROPLET_MESSAGES", default_value_t = 100)]
+    pub messages: u32,
+    /// Most bytes of a guest's message, topic and payload, in and out.
+    #[arg(long, env = "PROPLET_MESSAGE_MAX_BYTES", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(..=1 << 20))]
+    pub message_max_bytes: u32,
+    /// Most bytes of a result that a guest publishes.
+    #[arg(long, env = "PROPLET_RESULT_MAX_BYTES", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(..=1 << 20))]
+    pub result_max_bytes: u32,
     /// Cores that guests share, the last of those that the process may use; all if not given.
     #[arg(long, env = "PROPLET_GUEST_CORES", value_parser = clap::value_parser!(u16).range(1..))]
     pub guest_cores: Option<u16>,
@@ -178,6 +197,44 @@ pub struct Join {
     /// Where this proplet is.
     #[arg(long, env = "PROPLET_LOCATION")]
     pub location: Option<String>,
+    /// A folder for what is to survive a restart: latent deployments, and modules that a start names
+    /// by their digest. Made if it is not there. Nothing is kept if not given.
+    #[arg(long, env = "PROPLET_STORE", value_name = "FOLDER")]
+    pub store: Option<PathBuf>,
+    /// Most bytes of all modules in the store; those least recently used have to go.
+    #[arg(
+        long,
+        env = "PROPLET_STORE_BYTES",
+        value_name = "BYTES",
+        default_value_t = 16 << 20
+    )]
+    pub store_bytes: u64,
+    /// Ed25519 public keys, or files of them, separated by commas: modules that none of them has
+    /// signed are refused. All are taken if not given.
+    #[arg(long, env = "PROPLET_TRUSTED_KEYS", value_name = "KEYS", default_value = "")]
+    pub trusted_keys: String,
+    /// Most bytes of a model or a data set of a federated round.
+    #[arg(long, env = "PROPLET_DATA_MAX_BYTES", default_value_t = 65536)]
+    pub data_max_bytes: u32,
+    /// Where federated rounds get their models, if a task doesn't say.
+    #[arg(
+        long,
+        env = "MODEL_REGISTRY_URL",
+        value_name = "URL",
+        default_value = ""
+    )]
+    pub model_registry_url: String,
+    /// Where federated rounds get their data sets, if a task doesn't say.
+    #[arg(long, env = "DATA_STORE_URL", value_name = "URL", default_value = "")]
+    pub data_store_url: String,
+    /// Where federated rounds send their updates, if a task doesn't say.
+    #[arg(
+        long,
+        env = "MANAGER_COORDINATOR_URL",
+        value_name = "URL",
+        default_value = ""
+    )]
+    pub coordinator_url: String,
     /// Capacities and limits.
     #[command(flatten)]
     pub limits: Limits,
@@ -260,6 +317,10 @@ pub struct Run {
     pub limits: Limits,
 }
 
+fn caps(names: &str) -> Result<Caps> {
+    Caps::parse(names).map_err(|e| anyhow!("{e}"))
+}
+
 fn pair(text: &str) -> Result<(String, String)> {
     let (key, value) = text.split_once('=').context("expected KEY=VALUE")?;
     Ok((key.into(), value.into()))
@@ -288,6 +349,12 @@ pub enum BenchMode {
     mut_arg("deployments", |arg| arg.hide(true)),
     mut_arg("stack_max_bytes", |arg| arg.hide(true)),
     mut_arg("deadline_max_ms", |arg| arg.hide(true)),
+    mut_arg("module_max_bytes", |arg| arg.hide(true)),
+    mut_arg("caps", |arg| arg.hide(true)),
+    mut_arg("log_bytes", |arg| arg.hide(true)),
+    mut_arg("messages", |arg| arg.hide(true)),
+    mut_arg("message_max_bytes", |arg| arg.hide(true)),
+    mut_arg("result_max_bytes", |arg| arg.hide(true)),
 )]
 pub struct Bench {
     /// What to measure.
