@@ -225,7 +225,10 @@ fn help_names_the_commands_and_bad_arguments_are_refused() {
         "i",
         "--broker",
     ];
-    for (broker, words) in [("mqtts://h", "plain MQTT only"), ("http://h", "http://h")] {
+    for (broker, words) in [
+        ("mqtts://", "the host is missing"),
+        ("http://h", "http://h"),
+    ] {
         let args: Vec<&str> = join.iter().copied().chain([broker]).collect();
         let output = proplet(&args, LIMIT);
         assert_error(&output, words);

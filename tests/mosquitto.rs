@@ -20,3 +20,5 @@ mod registry;
 mod shares;
 #[path = "mosquitto/tasks.rs"]
 mod tasks;
+#[path = "mosquitto/tls.rs"]
+mod tls;

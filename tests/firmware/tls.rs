@@ -188,7 +188,7 @@ fn a_broker_that_asks_for_a_certificate_is_given_ours() {
         return;
     };
     let mut without = stage.join("localhost", &stage.authority, None);
-    stage.assert_refused(&mut without, "the broker wants a certificate");
+    stage.assert_refused(&mut without, "the server wants a certificate");
     without.kill();
     without.wait(SOON);
     let own = stage.authority.issue("proplet.example");

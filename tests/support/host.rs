@@ -35,8 +35,13 @@ pub(crate) const TAGS: &[&str] = &[];
 
 /// Lets it join the broker at `port`.
 pub(crate) fn join(port: u16, args: &[&str]) -> Proplet {
+    join_at(&format!("mqtt://127.0.0.1:{port}"), args)
+}
+
+/// Lets it join the broker at `url`.
+pub(crate) fn join_at(url: &str, args: &[&str]) -> Proplet {
     let mut command = command(env!("CARGO_BIN_EXE_proplet"));
-    command.args(["join", "--broker", &format!("mqtt://127.0.0.1:{port}")]);
+    command.args(["join", "--broker", url]);
     command.args(["--tenant", TENANT, "--channel", CHANNEL, "--id", ID]);
     if !args.contains(&"--key") {
         command.args(["--key", "secret"]);

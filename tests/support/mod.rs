@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports, reason = "each test uses its share")]
 
 mod broker;
+mod certificates;
 pub(crate) mod firmware;
 pub(crate) mod host;
 mod peer;
@@ -16,6 +17,7 @@ mod server;
 pub(crate) mod zephyr;
 
 pub(crate) use broker::{Broker, Dir, free_port, program};
+pub(crate) use certificates::{Authority, Identity};
 pub(crate) use peer::{Message, Peer, is_alive, is_results};
 pub(crate) use proplet::Proplet;
 pub(crate) use proxy::Proxy;

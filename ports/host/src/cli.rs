@@ -1,5 +1,6 @@
 //! The command line and its environment.
 
+use crate::tls::Files;
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 use proplet::{engine, task::caps::Caps};
@@ -123,7 +124,7 @@ pub struct Limits {
 /// it has them.
 #[derive(Debug, Clone, Args)]
 pub struct Join {
-    /// The broker's listener for MQTT 5, as `mqtt://HOST[:PORT]`.
+    /// The broker's listener for MQTT 5, as `mqtt://HOST[:PORT]`, or `mqtts://HOST[:PORT]` for TLS.
     #[arg(
         long,
         env = "PROPLET_MQTT_ADDRESS",
@@ -131,6 +132,16 @@ pub struct Join {
         value_name = "URL"
     )]
     pub broker: String,
+    /// CA certificates (PEM) that servers must be signed by: the broker, and those of modules by
+    /// https. The system's if not given.
+    #[arg(long, env = "PROPLET_MQTT_TLS_CA_CERT", value_name = "FILE")]
+    pub tls_ca: Option<String>,
+    /// Certificate (PEM) to show to servers that ask for one.
+    #[arg(long, env = "PROPLET_MQTT_TLS_CLIENT_CERT", value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// The key (PEM) of --tls-cert.
+    #[arg(long, env = "PROPLET_MQTT_TLS_CLIENT_KEY", value_name = "FILE")]
+    pub tls_key: Option<String>,
     /// The tenant's id.
     #[arg(long, env = "PROPLET_TENANT_ID", value_name = "ID")]
     pub tenant: String,
@@ -241,12 +252,33 @@ pub struct Join {
 }
 
 impl Join {
-    /// Host and port of the broker.
+    /// Where the broker is.
     ///
     /// # Errors
     /// If the URL is none, or of a scheme that the host port doesn't speak.
-    pub fn address(&self) -> Result<(String, u16)> {
+    pub fn address(&self) -> Result<Address> {
         address(&self.broker)
+    }
+
+    /// The files of certificates.
+    ///
+    /// # Errors
+    /// If one of a certificate and its key is missing.
+    pub fn tls_files(&self) -> Result<Files> {
+        // A variable that is set to nothing is as good as none.
+        let path = |file: &Option<String>| {
+            let file = file.as_ref().filter(|file| !file.is_empty());
+            file.map(PathBuf::from)
+        };
+        let identity = match (path(&self.tls_cert), path(&self.tls_key)) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            _ => bail!("--tls-cert and --tls-key go together: one of them is missing"),
+        };
+        Ok(Files {
+            ca: path(&self.tls_ca),
+            identity,
+        })
     }
 
     /// The heartbeat's interval. With the Linux proplet's default of 10 s, the manager takes a live
@@ -262,13 +294,25 @@ impl Join {
     }
 }
 
-fn address(url: &str) -> Result<(String, u16)> {
-    let rest = match url.split_once("://") {
-        None | Some(("mqtt" | "tcp", _)) => url.rsplit_once("://").map_or(url, |(_, rest)| rest),
-        Some(("mqtts" | "ssl" | "tls", _)) => bail!(
-            "broker {url}: this port speaks plain MQTT only; put a TLS proxy such as stunnel before the broker"
-        ),
-        Some((scheme, _)) => bail!("broker {url}: expected mqtt://HOST[:PORT], not {scheme}://"),
+/// Where a broker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Whether TLS is spoken there.
+    pub tls: bool,
+}
+
+fn address(url: &str) -> Result<Address> {
+    let (tls, rest) = match url.split_once("://") {
+        None => (false, url),
+        Some(("mqtt" | "tcp", rest)) => (false, rest),
+        Some(("mqtts" | "ssl" | "tls", rest)) => (true, rest),
+        Some((scheme, _)) => {
+            bail!("broker {url}: expected mqtt:// or mqtts://HOST[:PORT], not {scheme}://")
+        }
     };
     let rest = rest.trim_end_matches('/');
     let (host, port) = match rest.strip_prefix('[') {
@@ -286,13 +330,18 @@ fn address(url: &str) -> Result<(String, u16)> {
         },
     };
     if host.is_empty() {
-        bail!("broker {url}: the host is missing, expected mqtt://HOST[:PORT]");
+        bail!("broker {url}: the host is missing, expected mqtt:// or mqtts://HOST[:PORT]");
     }
-    let port = port.map_or(Ok(1883), |port| {
+    let default = if tls { 8883 } else { 1883 };
+    let port = port.map_or(Ok(default), |port| {
         port.parse::<u16>()
             .with_context(|| format!("broker {url}: port '{port}' is none, expected 1 to 65535"))
     })?;
-    Ok((host.into(), port))
+    Ok(Address {
+        host: host.into(),
+        port,
+        tls,
+    })
 }
 
 /// Settings of `proplet run`.
@@ -458,20 +507,24 @@ mod tests {
 
     #[test]
     fn brokers_are_urls_or_hosts() {
-        for (url, host, port) in [
-            ("mqtt://broker:1884", "broker", 1884),
-            ("tcp://10.0.0.1", "10.0.0.1", 1883),
-            ("broker", "broker", 1883),
-            ("mqtt://broker/", "broker", 1883),
-            ("[::1]:1884", "::1", 1884),
-            ("mqtt://[fe80::1]", "fe80::1", 1883),
-            ("::1", "::1", 1883),
+        for (url, host, port, tls) in [
+            ("mqtt://broker:1884", "broker", 1884, false),
+            ("tcp://10.0.0.1", "10.0.0.1", 1883, false),
+            ("broker", "broker", 1883, false),
+            ("mqtt://broker/", "broker", 1883, false),
+            ("[::1]:1884", "::1", 1884, false),
+            ("mqtt://[fe80::1]", "fe80::1", 1883, false),
+            ("::1", "::1", 1883, false),
+            ("mqtts://broker", "broker", 8883, true),
+            ("ssl://[::1]/", "::1", 8883, true),
+            ("tls://broker:1883", "broker", 1883, true),
         ] {
-            assert_eq!(address(url).unwrap(), (host.into(), port), "{url}");
+            let host = host.into();
+            assert_eq!(address(url).unwrap(), Address { host, port, tls }, "{url}");
         }
         for bad in [
-            "mqtts://broker",
             "http://broker",
+            "mqtts://",
             "mqtt://",
             "broker:x",
             "broker:70000",

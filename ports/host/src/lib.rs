@@ -9,4 +9,5 @@ pub mod platform;
 pub mod proplet;
 pub mod run;
 pub mod sign;
+pub mod tls;
 pub mod turns;

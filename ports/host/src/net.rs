@@ -1,10 +1,14 @@
 //! Sockets and names for the link, and the one `poll` in which its thread waits.
 
-use crate::{clock::ALARM, platform::WakeFd};
+use crate::{
+    clock::ALARM,
+    platform::WakeFd,
+    tls::{Session, Tls},
+};
 use embassy_time::Instant;
 use embedded_io_async::{ErrorType, Read, Write};
 use embedded_nal_async::{AddrType, Dns, TcpConnect};
-use proplet_link::{Stack, reactor::block_on};
+use proplet_link::{Stack, TlsError, reactor::block_on};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -16,7 +20,7 @@ use std::{
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _},
     ops::Range,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::{Arc, Mutex, PoisonError},
     task::{Poll, Wake, Waker},
     thread,
@@ -25,7 +29,8 @@ use std::{
 
 thread_local! {
     /// What the pending futures of this thread's task wait for; forgotten at each wake-up.
-    static WAITS: RefCell<Vec<(Rc<TcpStream>, PollFlags)>> = const { RefCell::new(Vec::new()) };
+    /// A connection that is dropped meanwhile is closed, and waited for no more.
+    static WAITS: RefCell<Vec<(Weak<TcpStream>, PollFlags)>> = const { RefCell::new(Vec::new()) };
     /// Whether the wake-up descriptor was set since [`woken`] was last ready.
     static WOKEN: Cell<bool> = const { Cell::new(false) };
 }
@@ -45,7 +50,9 @@ pub fn run<F: Future>(future: F, wake: &'static WakeFd) -> F::Output {
 }
 
 fn park(wake: &WakeFd, deadline: Option<Instant>) {
-    let waits = WAITS.take();
+    let waits = WAITS.take().into_iter();
+    let waits = waits.filter_map(|(stream, events)| Some((stream.upgrade()?, events)));
+    let waits: Vec<_> = waits.collect();
     let mut fds = vec![PollFd::new(wake, PollFlags::IN)];
     fds.extend(
         waits
@@ -75,17 +82,18 @@ pub async fn woken() {
     .await;
 }
 
-/// Tries `operation` whenever `stream` may be ready for `events`.
+/// Tries `operation` whenever `stream` may be ready for `events`, or those that it asks for instead.
 async fn ready<T>(
     stream: &Rc<TcpStream>,
     events: PollFlags,
-    mut operation: impl FnMut(&TcpStream) -> io::Result<T>,
+    mut operation: impl FnMut(&TcpStream, &mut PollFlags) -> io::Result<T>,
 ) -> io::Result<T> {
     poll_fn(|_| {
         loop {
-            match operation(stream) {
+            let mut events = events;
+            match operation(stream, &mut events) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    WAITS.with_borrow_mut(|waits| waits.push((Rc::clone(stream), events)));
+                    WAITS.with_borrow_mut(|waits| waits.push((Rc::downgrade(stream), events)));
                     return Poll::Pending;
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -101,6 +109,7 @@ async fn ready<T>(
 pub struct Network {
     wake: &'static WakeFd,
     lookup: Mutex<Option<Arc<Lookup>>>,
+    tls: Tls,
 }
 
 /// A name that a thread looks up, because `getaddrinfo` blocks.
@@ -112,10 +121,11 @@ struct Lookup {
 
 impl Network {
     /// The network, whose look-ups end with `wake`.
-    pub const fn new(wake: &'static WakeFd) -> Self {
+    pub const fn new(wake: &'static WakeFd, tls: Tls) -> Self {
         Self {
             wake,
             lookup: Mutex::new(None),
+            tls,
         }
     }
 
@@ -178,16 +188,44 @@ impl Dns for Network {
     }
 }
 
-impl Stack for Network {}
+impl Stack for Network {
+    fn has_tls(&self) -> bool {
+        true
+    }
 
-/// A TCP connection; it closes when dropped.
+    async fn connect_tls(
+        &self,
+        remote: SocketAddr,
+        host: &str,
+    ) -> Result<Connection, TlsError<io::Error>> {
+        let mut session = self.tls.session(host)?;
+        let mut connection = self.connect(remote).await?;
+        let shaken = ready(&connection.stream, PollFlags::IN, |stream, events| {
+            session.handshake(stream, events)
+        });
+        shaken.await?;
+        connection.tls = Some(session);
+        Ok(connection)
+    }
+}
+
+/// A TCP connection, with TLS on it or not; it closes when dropped.
 #[derive(Debug)]
 pub struct Connection {
     stream: Rc<TcpStream>,
+    tls: Option<Session>,
     /// What was read ahead: MQTT headers are asked for byte by byte.
     ahead: Box<[u8; 4096]>,
     /// What of it is still to be given out.
     unread: Range<usize>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.close(&self.stream);
+        }
+    }
 }
 
 impl TcpConnect for Network {
@@ -206,7 +244,7 @@ impl TcpConnect for Network {
             Err(e) => return Err(e.into()),
         }
         let stream = Rc::new(stream);
-        ready(&stream, PollFlags::OUT, |stream| {
+        ready(&stream, PollFlags::OUT, |stream, _| {
             sockopt::socket_error(stream)??;
             // Without an error and without a peer, the connection is still being made.
             match stream.peer_addr() {
@@ -218,6 +256,7 @@ impl TcpConnect for Network {
         stream.set_nodelay(true)?;
         Ok(Connection {
             stream,
+            tls: None,
             ahead: Box::new([0; 4096]),
             unread: 0..0,
         })
@@ -232,9 +271,9 @@ impl Read for Connection {
     async fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.unread.is_empty() {
             if buf.len() >= self.ahead.len() {
-                return receive(&self.stream, buf).await;
+                return receive(&self.stream, &mut self.tls, buf).await;
             }
-            self.unread = 0..receive(&self.stream, &mut self.ahead[..]).await?;
+            self.unread = 0..receive(&self.stream, &mut self.tls, &mut self.ahead[..]).await?;
         }
         let len = buf.len().min(self.unread.len());
         buf[..len].copy_from_slice(&self.ahead[self.unread.start..][..len]);
@@ -243,23 +282,33 @@ impl Read for Connection {
     }
 }
 
-async fn receive(stream: &Rc<TcpStream>, buf: &mut [u8]) -> io::Result<usize> {
-    ready(stream, PollFlags::IN, |mut stream| {
-        io::Read::read(&mut stream, buf)
+async fn receive(
+    stream: &Rc<TcpStream>,
+    tls: &mut Option<Session>,
+    buf: &mut [u8],
+) -> io::Result<usize> {
+    ready(stream, PollFlags::IN, |mut stream, events| match tls {
+        Some(tls) => tls.read(stream, events, buf),
+        None => io::Read::read(&mut stream, buf),
     })
     .await
 }
 
 impl Write for Connection {
     async fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        ready(&self.stream, PollFlags::OUT, |mut stream| {
-            io::Write::write(&mut stream, buf)
+        let tls = &mut self.tls;
+        ready(&self.stream, PollFlags::OUT, |mut stream, _| match tls {
+            Some(tls) => tls.write(stream, buf),
+            None => io::Write::write(&mut stream, buf),
         })
         .await
     }
 
     async fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        let Some(tls) = &mut self.tls else {
+            return Ok(());
+        };
+        ready(&self.stream, PollFlags::OUT, |stream, _| tls.push(stream)).await
     }
 }
 
@@ -285,7 +334,7 @@ mod tests {
         let sent: Vec<u8> = (0..100_000_u32).map(|n| n as u8).collect();
         let got = run(
             async {
-                let network = Network::new(wake);
+                let network = Network::new(wake, Tls::default());
                 let mut connection = network.connect(remote).await.unwrap();
                 let mut got = vec![0; sent.len()];
                 let (mut out, mut back) = (0, 0);
@@ -309,7 +358,7 @@ mod tests {
         let wake = wake();
         run(
             async {
-                let network = Network::new(wake);
+                let network = Network::new(wake, Tls::default());
                 let ip = network.get_host_by_name("localhost", AddrType::IPv4).await;
                 assert!(ip.unwrap().is_loopback());
                 let listener = TcpListener::bind("127.0.0.1:0").unwrap();

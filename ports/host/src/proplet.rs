@@ -1,10 +1,11 @@
 //! Puts a proplet together: arena, workers, agent, and the link that drives it.
 
 use crate::{
-    cli::{self, Join, Limits},
+    cli::{self, Address, Join, Limits},
     clock,
     net::{self, Network},
     platform::{self, Linux},
+    tls::Tls,
 };
 use anyhow::{Context as _, Result};
 use proplet::{
@@ -229,7 +230,7 @@ impl Stop {
 /// Connects `app` to the broker and works until it is asked to stop.
 ///
 /// # Errors
-/// Settings with which no link can run.
+/// Settings with which no link can run, or certificates that can't be read.
 pub fn work(
     join: &Join,
     app: &mut impl Application,
@@ -237,12 +238,19 @@ pub fn work(
     stop: &Stop,
     status: &Status,
 ) -> Result<()> {
-    let (host, port) = join.address()?;
+    let Address { host, port, tls } = join.address()?;
+    let files = join.tls_files()?;
+    let is_given = files.ca.is_some() || files.identity.is_some();
+    let certificates = Tls::new(files);
+    if tls || is_given {
+        certificates.config()?;
+    }
     let wake = workers.platform().exits();
     let timeout = Duration::from_secs(join.timeout.into());
     let settings = Settings {
         host: &host,
         port,
+        tls,
         proplet_id: &join.id,
         api_key: &join.key,
         keep_alive: join.keep_alive,
@@ -266,7 +274,7 @@ pub fn work(
             Signal::Work
         }
     };
-    let network = Network::new(wake);
+    let network = Network::new(wake, certificates);
     let link = proplet_link::run(&network, app, &settings, buffers, signal, status);
     net::run(link, wake)?;
     Ok(())

@@ -1,5 +1,5 @@
-//! What both ports of the proplet share above sockets: the MQTT session of one proplet, and the
-//! reactor that drives it.
+//! What both ports of the proplet share above sockets: the MQTT session of one proplet, HTTP
+//! exchanges, and the reactor that drives them.
 //!
 //! ```text
 //! port: sockets, clock, wake-up descriptor
@@ -17,6 +17,7 @@
 mod application;
 pub mod bounded;
 mod courier;
+pub mod http;
 mod link;
 pub mod reactor;
 mod settings;
@@ -26,5 +27,10 @@ mod status;
 pub use application::Application;
 pub use link::{Signal, run};
 pub use settings::{Buffers, Settings, SetupError};
-pub use stack::Stack;
+pub use stack::{Stack, TlsError};
 pub use status::{State, Status, Trouble};
+
+/// A duration in ticks; what is too long for those is as good as for ever.
+fn ticks(duration: core::time::Duration) -> embassy_time::Duration {
+    duration.try_into().unwrap_or(embassy_time::Duration::MAX)
+}

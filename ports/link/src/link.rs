@@ -1,9 +1,10 @@
 //! The MQTT session of one proplet, from the first attempt to the shutdown.
 
 use crate::{
-    Application, Buffers, Settings, SetupError, Stack, State, Status, Trouble,
+    Application, Buffers, Settings, SetupError, Stack, State, Status, TlsError, Trouble,
     bounded::{self, Bounded, Watch},
     courier::Courier,
+    ticks,
 };
 use core::{
     cell::{Cell, RefCell},
@@ -105,6 +106,9 @@ where
 {
     if settings.host.is_empty() {
         return Err(SetupError::Host);
+    }
+    if settings.tls && !stack.has_tls() {
+        return Err(SetupError::Tls);
     }
     if settings.proplet_id.is_empty() {
         return Err(SetupError::PropletId);
@@ -433,16 +437,21 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
         let address = SocketAddr::new(ip, self.settings.port);
 
         info!("connecting to {address}");
-        let dial = stack.connect(address);
+        let dial = async {
+            match self.settings.tls {
+                true => stack.connect_tls(address, literal).await,
+                false => stack.connect(address).await.map_err(TlsError::Failed),
+            }
+        };
         let io = match self.desk.attend(with_timeout(timeout, dial)).await? {
             Ok(Ok(io)) => io,
+            Ok(Err(err)) if err.kind() == ErrorKind::InvalidData => {
+                warn!("{host}: {err}");
+                return Err(Trouble::Tls.into());
+            }
             Ok(Err(err)) => {
                 warn!("{address}: {:?}", err.kind());
-                return Err(match err.kind() {
-                    ErrorKind::InvalidData => Trouble::Tls,
-                    _ => Trouble::Dial,
-                }
-                .into());
+                return Err(Trouble::Dial.into());
             }
             Err(_) => {
                 warn!("{address}: no answer within {} s", timeout.as_secs());
@@ -848,6 +857,13 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
             },
             Error::Transport(bounded::Error::Stalled) => Trouble::Stalled,
             Error::Transport(bounded::Error::Oversized) => Trouble::Protocol,
+            // With TLS 1.3 a refusal of our certificate comes after the handshake.
+            Error::Transport(bounded::Error::Transport(err))
+                if err.kind() == ErrorKind::InvalidData =>
+            {
+                warn!("{err}");
+                Trouble::Tls
+            }
             Error::Transport(bounded::Error::Transport(err)) => {
                 debug!("{:?}: {err:?}", err.kind());
                 Trouble::Transport
@@ -886,9 +902,4 @@ async fn write_all<IO: minimq::Io>(io: &mut IO, mut bytes: &[u8]) -> Result<(), 
 /// The moment as the application counts it.
 pub(crate) fn stamp(now: Instant) -> Stamp {
     Stamp::from_millis(now.as_millis())
-}
-
-/// A duration in ticks; what is too long for those is as good as for ever.
-fn ticks(duration: core::time::Duration) -> Duration {
-    Duration::try_from(duration).unwrap_or(Duration::MAX)
 }

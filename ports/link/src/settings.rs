@@ -9,6 +9,8 @@ pub struct Settings<'a> {
     pub host: &'a str,
     /// Its TCP port for MQTT 5.
     pub port: u16,
+    /// Whether to speak TLS there, to the owner of a certificate for the host.
+    pub tls: bool,
     /// The proplet's id: MQTT client id and user name. 1 to 64 bytes.
     pub proplet_id: &'a str,
     /// The password. Without one, no user name is sent either.
@@ -42,6 +44,7 @@ impl Settings<'_> {
     pub const DEFAULT: Self = Self {
         host: "",
         port: minimq::MQTT_INSECURE_DEFAULT_PORT,
+        tls: false,
         proplet_id: "",
         api_key: "",
         keep_alive: 30,
@@ -63,6 +66,7 @@ impl fmt::Debug for Settings<'_> {
         f.debug_struct("Settings")
             .field("host", &self.host)
             .field("port", &self.port)
+            .field("tls", &self.tls)
             .field("proplet_id", &self.proplet_id)
             .field("keep_alive", &self.keep_alive)
             .field("session_expiry", &self.session_expiry)
@@ -99,6 +103,8 @@ pub struct Buffers<'b, const N: usize> {
 pub enum SetupError {
     /// There is no host.
     Host,
+    /// TLS is asked for, and the stack has none.
+    Tls,
     /// The proplet id is empty or longer than 64 bytes.
     PropletId,
     /// The will does not fit its buffer, or its topic is longer than 128 bytes.
@@ -109,6 +115,7 @@ impl fmt::Display for SetupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Host => "no broker is set",
+            Self::Tls => "TLS is asked for, which this proplet does not have",
             Self::PropletId => "the proplet id must have 1 to 64 bytes",
             Self::Will => "the last will is too long: its topic may have 128 bytes",
         })

@@ -990,6 +990,37 @@ fn names_and_address_literals() {
 }
 
 #[test]
+fn tls_is_for_the_name_that_is_set() {
+    for (host, tls, name) in [
+        ("broker.test", true, Some("broker.test")),
+        ("[2001:db8::1]", true, Some("2001:db8::1")),
+        ("broker.test", false, None),
+    ] {
+        let mut setup = Setup::new();
+        setup.settings.host = host;
+        setup.settings.tls = tls;
+        let (status, net) = (setup.world.status, setup.world.net.clone());
+        net.with(|w| w.has_tls = true);
+        setup.run(async |_| at(100).await);
+        assert_eq!(status.connects(), 1, "{host}");
+        let hosts = net.with(|w| w.tls_hosts.clone());
+        assert_eq!(hosts, Vec::from_iter(name), "{host}");
+    }
+    let mut setup = Setup::new();
+    setup.settings.tls = true;
+    let (status, net) = (setup.world.status, setup.world.net.clone());
+    net.with(|w| w.has_tls = true);
+    net.dials(&[Dial::Impostor]);
+    setup.run(async |world| {
+        at(100).await;
+        assert_eq!(world.status.last_trouble(), Some(Trouble::Tls));
+        // It tries again.
+        at(5_000).await;
+    });
+    assert_eq!(status.connects(), 1);
+}
+
+#[test]
 fn no_key_no_user_and_no_will() {
     let mut setup = Setup::new();
     setup.settings.api_key = "";
@@ -1008,13 +1039,15 @@ fn no_key_no_user_and_no_will() {
 #[test]
 fn settings_that_cannot_work_are_refused() {
     static LONG: &str = "0123456789012345678901234567890123456789012345678901234567890123+";
-    for (host, id, error) in [
-        ("", "id", SetupError::Host),
-        ("h", "", SetupError::PropletId),
-        ("h", LONG, SetupError::PropletId),
+    for (host, tls, id, error) in [
+        ("", false, "id", SetupError::Host),
+        ("h", true, "id", SetupError::Tls),
+        ("h", false, "", SetupError::PropletId),
+        ("h", false, LONG, SetupError::PropletId),
     ] {
         let settings = Settings {
             host,
+            tls,
             proplet_id: id,
             ..SETTINGS
         };

@@ -161,7 +161,8 @@ async fn work(
     reset: &'static str,
     engine: Result<WamrEngine<Zephyr>, Text>,
 ) {
-    if let Some(missing) = missing(settings) {
+    let has_tls = settings::credentials::register();
+    if let Some(missing) = missing(settings, has_tls) {
         return wait_for_settings(&missing).await;
     }
     let device = match engine.and_then(|engine| assemble(settings, reset, engine)) {
@@ -172,6 +173,7 @@ async fn work(
     let link_settings = proplet_link::Settings {
         host: &settings.mqtt_broker_host,
         port: settings.mqtt_broker_port,
+        tls: settings.mqtt_tls_enabled,
         proplet_id: &settings.proplet_id,
         api_key: &settings.api_key,
         keep_alive: settings.keep_alive,
@@ -188,11 +190,7 @@ async fn work(
         will: WILL.take(),
         http: [HTTP.take()],
     };
-    let tls_host = net::c_string::<{ net::HOST_MAX }>(&settings.mqtt_broker_host)
-        .filter(|_| settings.mqtt_tls_enabled);
-    let network = Network {
-        tls_host: tls_host.as_ref().map(heapless::CString::as_c_str),
-    };
+    let network = Network { has_tls };
     log::info!(
         "proplet {} joins channel {} at {}:{}",
         settings.proplet_id,
@@ -230,9 +228,8 @@ fn is_asked() -> bool {
 }
 
 /// What is missing to join a network.
-fn missing(settings: &Settings) -> Option<Text> {
-    #[cfg(CONFIG_PROPLET_TLS)]
-    if settings.mqtt_tls_enabled && !settings::credentials::register() {
+fn missing(settings: &Settings, has_tls: bool) -> Option<Text> {
+    if settings.mqtt_tls_enabled && !has_tls {
         return Some(text(format_args!(
             "mqtt_tls_ca is not set, and mqtt_tls_enabled needs it"
         )));

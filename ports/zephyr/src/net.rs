@@ -6,7 +6,6 @@ use crate::{
 };
 use core::{
     cell::{Cell, RefCell},
-    ffi::CStr,
     future::{Future, poll_fn},
     net::{IpAddr, SocketAddr},
     ops::Range,
@@ -16,7 +15,7 @@ use critical_section::Mutex;
 use embassy_time::Instant;
 use embedded_io_async::{ErrorKind, ErrorType, Read, Write};
 use embedded_nal_async::{AddrType, Dns, TcpConnect};
-use proplet_link::{Stack, reactor::block_on};
+use proplet_link::{Stack, TlsError, reactor::block_on};
 use zephyr::raw;
 
 /// What the pending futures of the control thread's task wait for; forgotten at each wake-up.
@@ -73,24 +72,46 @@ fn wait_for(wait: Wait) {
     });
 }
 
-/// An error of a socket or of the dialer.
+/// Why a connection, or a name, is none.
 #[derive(Debug, Clone, Copy)]
-pub struct Error(Errno);
+pub enum Error {
+    /// Of a socket or of the dialer.
+    Socket(Errno),
+    /// There is a TCP connection, and the certificate at its end is not what it should be.
+    Certificate(&'static str),
+    /// There is a TCP connection, and no TLS on it.
+    Handshake,
+}
+
+impl From<Errno> for Error {
+    fn from(errno: Errno) -> Self {
+        Self::Socket(errno)
+    }
+}
 
 impl core::fmt::Display for Error {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        self.0.fmt(f)
+        match self {
+            Self::Socket(errno) => errno.fmt(f),
+            Self::Certificate(fault) => write!(f, "the certificate is refused: {fault}"),
+            Self::Handshake => f.write_str(
+                "the TLS handshake failed: check that the port speaks TLS, and whether the server wants a certificate (mqtt_tls_cert, mqtt_tls_key)",
+            ),
+        }
     }
 }
 
 impl core::error::Error for Error {}
 
-/// There is a TCP connection, and no TLS on it.
-const HANDSHAKE: Errno = Errno(raw::EBADMSG as i32);
+const INVALID: Errno = Errno(raw::EINVAL as i32);
+const NO_ENTRY: Errno = Errno(raw::ENOENT as i32);
 
 impl embedded_io_async::Error for Error {
     fn kind(&self) -> ErrorKind {
-        match self.0.0 as u32 {
+        let Self::Socket(errno) = self else {
+            return ErrorKind::InvalidData;
+        };
+        match errno.0 as u32 {
             raw::ECONNREFUSED => ErrorKind::ConnectionRefused,
             raw::ECONNRESET => ErrorKind::ConnectionReset,
             raw::ECONNABORTED => ErrorKind::ConnectionAborted,
@@ -102,7 +123,6 @@ impl embedded_io_async::Error for Error {
                 ErrorKind::AddrNotAvailable
             }
             raw::EPIPE => ErrorKind::BrokenPipe,
-            raw::EBADMSG => ErrorKind::InvalidData,
             _ => ErrorKind::Other,
         }
     }
@@ -110,15 +130,40 @@ impl embedded_io_async::Error for Error {
 
 /// The device's network.
 #[derive(Debug)]
-pub struct Network<'a> {
-    /// The name that the broker's certificate must have, where TLS is on.
-    pub tls_host: Option<&'a CStr>,
+pub struct Network {
+    /// Whether Zephyr's TLS has a CA to trust.
+    pub has_tls: bool,
 }
 
-impl Stack for Network<'_> {
+impl Stack for Network {
     fn is_up(&self) -> bool {
         // A wired interface wakes nobody: the longest sleep bounds how late this is seen.
         critical_section::with(|cs| UP.borrow(cs).get()) && ffi::net_is_up()
+    }
+
+    fn has_tls(&self) -> bool {
+        self.has_tls
+    }
+
+    async fn connect_tls(
+        &self,
+        remote: SocketAddr,
+        host: &str,
+    ) -> Result<Connection, TlsError<Error>> {
+        if !self.has_tls {
+            return Err(TlsError::Unsupported);
+        }
+        let to = from_socket_addr(remote);
+        // The name is copied as soon as the dialer is free, and is no part of the future.
+        let begin = || Request::connect(&to, Some(&c_string::<HOST_MAX>(host).ok_or(INVALID)?));
+        let (answer, flags) = dialer(true, begin).await;
+        let error = match answer {
+            Ok(answer) => return Ok(connection(answer)?),
+            Err(_) if flags != 0 => Error::Certificate(certificate_fault(flags)),
+            Err(e) if e.0 as u32 == raw::ECONNABORTED => Error::Handshake,
+            Err(e) => Error::Socket(e),
+        };
+        Err(error.into())
     }
 }
 
@@ -145,24 +190,23 @@ async fn dialer(
     .await
 }
 
-/// Bytes of a broker's name, with its NUL.
-pub const HOST_MAX: usize = 129;
+/// Bytes of a host's name, with its NUL.
+const HOST_MAX: usize = 129;
 
 /// `text` with a NUL behind it; `None` if it has one or has no room.
-pub fn c_string<const N: usize>(text: &str) -> Option<heapless::CString<N>> {
+fn c_string<const N: usize>(text: &str) -> Option<heapless::CString<N>> {
     let mut copy = heapless::CString::new();
     copy.extend_from_bytes(text.as_bytes()).ok()?;
     (copy.as_bytes().len() == text.len()).then_some(copy)
 }
 
-impl Dns for Network<'_> {
+impl Dns for Network {
     type Error = Error;
 
     async fn get_host_by_name(&self, host: &str, addr_type: AddrType) -> Result<IpAddr, Error> {
-        let invalid = Error(Errno(raw::EINVAL as i32));
-        let name = c_string::<HOST_MAX>(host).ok_or(invalid)?;
-        let (answer, _) = dialer(false, || Request::resolve(&name)).await;
-        match answer.map_err(Error)? {
+        let begin = || Request::resolve(&c_string::<HOST_MAX>(host).ok_or(INVALID)?);
+        let (answer, _) = dialer(false, begin).await;
+        match answer? {
             Answer::Address(address) => Some(to_ip(&address)),
             Answer::Socket(_) => None,
         }
@@ -171,11 +215,11 @@ impl Dns for Network<'_> {
             AddrType::IPv6 => ip.is_ipv6(),
             AddrType::Either => true,
         })
-        .ok_or(Error(Errno(raw::ENOENT as i32)))
+        .ok_or(Error::Socket(NO_ENTRY))
     }
 
     async fn get_host_by_address(&self, _: IpAddr, _: &mut [u8]) -> Result<usize, Error> {
-        Err(Error(Errno(raw::ENOTSUP as i32)))
+        Err(Error::Socket(Errno(raw::ENOTSUP as i32)))
     }
 }
 
@@ -207,7 +251,7 @@ fn from_socket_addr(remote: SocketAddr) -> Address {
     address
 }
 
-/// What is wrong with the broker's certificate, by Mbed TLS's `MBEDTLS_X509_BADCERT_*`.
+/// What is wrong with a certificate, by Mbed TLS's `MBEDTLS_X509_BADCERT_*`.
 fn certificate_fault(flags: u32) -> &'static str {
     const EXPIRED: u32 = 0x01;
     const REVOKED: u32 = 0x02;
@@ -216,7 +260,7 @@ fn certificate_fault(flags: u32) -> &'static str {
     const FUTURE: u32 = 0x0200;
     match flags {
         f if f & CN_MISMATCH != 0 => {
-            "it is for another name: check mqtt_broker_host, or let the broker's certificate name it"
+            "it is for another name: check mqtt_broker_host or the URL, or let the certificate name that host"
         }
         f if f & NOT_TRUSTED != 0 => "no CA of mqtt_tls_ca has signed it: check mqtt_tls_ca",
         f if f & EXPIRED != 0 => "it has expired: renew it",
@@ -226,39 +270,25 @@ fn certificate_fault(flags: u32) -> &'static str {
     }
 }
 
-impl TcpConnect for Network<'_> {
+impl TcpConnect for Network {
     type Error = Error;
-    type Connection<'a>
-        = Connection
-    where
-        Self: 'a;
+    type Connection<'a> = Connection;
 
     async fn connect(&self, remote: SocketAddr) -> Result<Connection, Error> {
         let to = from_socket_addr(remote);
-        let (answer, flags) = dialer(true, || Request::connect(&to, self.tls_host)).await;
-        if answer.is_err() && flags != 0 {
-            log::error!(
-                "the broker's certificate is refused: {}",
-                certificate_fault(flags)
-            );
-            return Err(Error(HANDSHAKE));
-        }
-        if let (Err(e), Some(_)) = (&answer, self.tls_host)
-            && e.0 as u32 == raw::ECONNABORTED
-        {
-            log::error!(
-                "the TLS handshake failed: check that mqtt_broker_port speaks TLS, and whether the broker wants a certificate (mqtt_tls_cert, mqtt_tls_key)"
-            );
-            return Err(Error(HANDSHAKE));
-        }
-        match answer.map_err(Error)? {
-            Answer::Socket(socket) => Ok(Connection {
-                socket,
-                ahead: [0; AHEAD],
-                unread: 0..0,
-            }),
-            Answer::Address(_) => Err(Error(Errno(raw::EINVAL as i32))),
-        }
+        let (answer, _) = dialer(true, || Request::connect(&to, None)).await;
+        connection(answer?)
+    }
+}
+
+fn connection(answer: Answer) -> Result<Connection, Error> {
+    match answer {
+        Answer::Socket(socket) => Ok(Connection {
+            socket,
+            ahead: [0; AHEAD],
+            unread: 0..0,
+        }),
+        Answer::Address(_) => Err(Error::Socket(INVALID)),
     }
 }
 
@@ -289,7 +319,7 @@ async fn ready<T>(
             wait_for(Wait { fd, events });
             Poll::Pending
         }
-        done => Poll::Ready(done.map_err(Error)),
+        done => Poll::Ready(done.map_err(Error::Socket)),
     })
     .await
 }

@@ -199,7 +199,7 @@ pub mod credentials {
         Ok(())
     }
 
-    /// Gives those that are set to Zephyr; whether there is a CA.
+    /// Gives those that are set to Zephyr, once; whether there is a CA.
     pub fn register() -> bool {
         let pems = critical_section::with(|cs| LOADING.borrow_ref_mut(cs).take());
         let mut has_ca = false;
@@ -220,8 +220,14 @@ pub mod credentials {
 }
 
 #[cfg(not(CONFIG_PROPLET_TLS))]
-mod credentials {
+pub mod credentials {
+    //! Without TLS there is nobody to give them to.
     use super::*;
+
+    /// There is no CA.
+    pub fn register() -> bool {
+        false
+    }
 
     pub(super) fn keep(_: usize, name: &str, value: &str) -> Result<(), Text> {
         settings::check_credential(name, value, 0)

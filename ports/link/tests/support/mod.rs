@@ -12,7 +12,7 @@ use embassy_time::{Duration, Instant, Timer};
 use embedded_io_async::{ErrorKind, ErrorType, Read, Write};
 use embedded_nal_async::{AddrType, Dns, TcpConnect};
 use proplet_link::{
-    Signal, Stack,
+    Signal, Stack, TlsError,
     reactor::{Alarm, block_on},
 };
 use std::{
@@ -85,6 +85,11 @@ pub fn now() -> u64 {
     Instant::now().as_millis()
 }
 
+/// Lets time pass in which nobody else has a turn.
+pub fn spend(ms: u64) {
+    NOW.set(NOW.get() + Duration::from_millis(ms).as_ticks());
+}
+
 pub async fn at(ms: u64) {
     Timer::at(Instant::from_millis(ms)).await;
 }
@@ -109,6 +114,8 @@ pub enum Dial {
     Say(&'static [u8]),
     /// A CONNACK, and then nothing.
     MuteAfterConnack,
+    /// A TCP connection, and no TLS on it.
+    Impostor,
 }
 
 /// What the broker has seen.
@@ -138,7 +145,7 @@ pub enum Seen {
 }
 
 #[derive(Debug)]
-pub struct Fault(ErrorKind);
+pub struct Fault(pub ErrorKind);
 
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -218,6 +225,9 @@ pub struct World {
     pub resolves: bool,
     /// Whether there is a network.
     pub up: bool,
+    /// Whether the network has TLS, and the names that were asked for by it.
+    pub has_tls: bool,
+    pub tls_hosts: Vec<String>,
     /// When connections have gone mute.
     pub mutes: Vec<u64>,
     pub login: Option<Login>,
@@ -244,6 +254,8 @@ impl Net {
             maximum_qos: None,
             resolves: true,
             up: true,
+            has_tls: false,
+            tls_hosts: Vec::new(),
             mutes: Vec::new(),
             login: None,
             pipe: None,
@@ -806,6 +818,7 @@ impl TcpConnect for Net {
         });
         match dial {
             Dial::Refuse => return Err(Fault(ErrorKind::ConnectionRefused)),
+            Dial::Impostor => return Err(Fault(ErrorKind::InvalidData)),
             Dial::Never => pending().await,
             _ => {}
         }
@@ -829,6 +842,15 @@ impl TcpConnect for Net {
 impl Stack for Net {
     fn is_up(&self) -> bool {
         self.with(|w| w.up)
+    }
+
+    fn has_tls(&self) -> bool {
+        self.with(|w| w.has_tls)
+    }
+
+    async fn connect_tls(&self, remote: SocketAddr, host: &str) -> Result<Stream, TlsError<Fault>> {
+        self.with(|w| w.tls_hosts.push(host.into()));
+        Ok(self.connect(remote).await?)
     }
 }
 
