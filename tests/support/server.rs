@@ -43,9 +43,7 @@ pub(crate) struct Server {
 impl Server {
     /// Listens on a free port, and lets `answer` write what it wants to each request's connection,
     /// which is closed afterwards.
-    pub(crate) fn start(
-        answer: impl Fn(&Request, &mut TcpStream) + Send + Sync + 'static,
-    ) -> Self {
+    pub(crate) fn start(answer: impl Fn(&Request, &mut TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let port = listener.local_addr().expect("its address").port();
         let state = Arc::new(State::default());
@@ -69,7 +67,11 @@ impl Server {
     /// The requests so far that asked for `path`.
     pub(crate) fn asked(&self, path: &str) -> Vec<Request> {
         let requests = self.state.requests();
-        requests.iter().filter(|r| r.path == path).cloned().collect()
+        requests
+            .iter()
+            .filter(|r| r.path == path)
+            .cloned()
+            .collect()
     }
 
     /// Waits for `count` requests for `path`.
@@ -80,9 +82,16 @@ impl Server {
             if asked.len() >= count {
                 return asked;
             }
-            assert!(Instant::now() < deadline, "{path} was asked for {} times", asked.len());
+            assert!(
+                Instant::now() < deadline,
+                "{path} was asked for {} times",
+                asked.len()
+            );
             let requests = self.state.requests();
-            let waited = self.state.grown.wait_timeout(requests, Duration::from_millis(50));
+            let waited = self
+                .state
+                .grown
+                .wait_timeout(requests, Duration::from_millis(50));
             drop(waited);
         }
     }
@@ -195,7 +204,10 @@ impl Coordinator {
     /// Waits for `count` updates, makes the next model of them, and returns them.
     pub(crate) fn aggregate(&self, count: usize) -> Vec<Value> {
         self.server.expect("/update", count);
-        let mut experiment = self.experiment.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut experiment = self
+            .experiment
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let updates = std::mem::take(&mut experiment.updates);
         let samples = |u: &Value| u["num_samples"].as_f64().expect("a number of samples");
         let total: f64 = updates.iter().map(samples).sum();

@@ -222,7 +222,12 @@ pub struct Join {
     pub store_bytes: u64,
     /// Ed25519 public keys, or files of them, separated by commas: modules that none of them has
     /// signed are refused. All are taken if not given.
-    #[arg(long, env = "PROPLET_TRUSTED_KEYS", value_name = "KEYS", default_value = "")]
+    #[arg(
+        long,
+        env = "PROPLET_TRUSTED_KEYS",
+        value_name = "KEYS",
+        default_value = ""
+    )]
     pub trusted_keys: String,
     /// Most bytes of a model or a data set of a federated round.
     #[arg(long, env = "PROPLET_DATA_MAX_BYTES", default_value_t = 65536)]

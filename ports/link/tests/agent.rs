@@ -7,10 +7,10 @@ use proplet::{
     agent::{Agent, Deployment, Letter, Run, Storage},
     config::Config,
     engine::{
-        ArenaUsage, Call, Engine, Exit, Failure, Limits, ModuleId, Needs, Params, ProcessUsage,
-        RunUsage, Slot, Text, Value,
+        ArenaUsage, Call, Engine, Exit, Failure, Limits, Message, ModuleId, Needs, Params,
+        ProcessUsage, RunUsage, Slot, TaskData, Text, Value,
     },
-    module::{assembly::Assembly, table::Entry},
+    module::{source::Fetch, table::Entry},
     time::Duration,
 };
 use proplet_link::{Buffers, Settings, Signal, Status, run};
@@ -23,7 +23,7 @@ const ID: &str = "3fe95a65-74f1-4ede-bf20-ef565f04cecb";
 #[derive(Default)]
 struct Runs {
     running: Vec<Slot>,
-    exits: VecDeque<Exit>,
+    exits: VecDeque<Exit<Vec<u8>>>,
 }
 
 impl Runs {
@@ -32,6 +32,7 @@ impl Runs {
             self.exits.push_back(Exit {
                 slot,
                 result: result.clone(),
+                output: None,
                 usage: RunUsage::default(),
             });
         }
@@ -42,10 +43,11 @@ impl Runs {
 struct Fake {
     runs: Rc<RefCell<Runs>>,
     signals: Signals,
-    modules: Vec<(ModuleId, Vec<u8>)>,
 }
 
 impl Engine for Fake {
+    type Buffer = Vec<u8>;
+
     fn arena(&self) -> ArenaUsage {
         ArenaUsage {
             total: 100_000,
@@ -54,30 +56,27 @@ impl Engine for Fake {
         }
     }
 
-    fn reserve(&mut self, module: ModuleId, len: usize) -> Result<(), Text> {
-        self.modules.push((module, vec![0; len]));
+    fn allocate(&mut self, len: usize) -> Result<Vec<u8>, Text> {
+        Ok(vec![0; len])
+    }
+
+    fn resize(&mut self, buffer: &mut Vec<u8>, len: usize) -> Result<(), Text> {
+        buffer.resize(len, 0);
         Ok(())
     }
 
-    fn buffer(&mut self, module: ModuleId) -> &mut [u8] {
-        let entry = self.modules.iter_mut().find(|m| m.0 == module);
-        entry.map_or(&mut [], |m| &mut m.1)
-    }
-
-    fn estimate(&mut self, _: ModuleId, _: usize, _: &Limits) -> Result<Needs, Text> {
+    fn estimate(&self, _: &[u8], _: &Limits) -> Result<Needs, Text> {
         Ok(Needs {
             load: 10,
             instance: 10,
         })
     }
 
-    fn load(&mut self, _: ModuleId, _: usize) -> Result<(), Text> {
+    fn load(&mut self, _: ModuleId, _: Vec<u8>) -> Result<(), Text> {
         Ok(())
     }
 
-    fn unload(&mut self, module: ModuleId) {
-        self.modules.retain(|m| m.0 != module);
-    }
+    fn unload(&mut self, _: ModuleId) {}
 
     fn instance_bytes(&self, _: ModuleId, _: &Limits) -> Result<usize, Text> {
         Ok(10)
@@ -87,7 +86,7 @@ impl Engine for Fake {
         Ok(Some(Params::new()))
     }
 
-    fn spawn(&mut self, slot: Slot, _: &Call<'_>) {
+    fn spawn(&mut self, slot: Slot, _: &Call<'_>, _: TaskData<Vec<u8>>) {
         self.runs.borrow_mut().running.push(slot);
     }
 
@@ -98,6 +97,7 @@ impl Engine for Fake {
             runs.exits.push_back(Exit {
                 slot,
                 result: Err(Failure::Interrupted),
+                output: None,
                 usage: RunUsage::default(),
             });
             self.signals.send(Signal::Work);
@@ -112,9 +112,15 @@ impl Engine for Fake {
         ProcessUsage::default()
     }
 
-    fn poll_exit(&mut self) -> Option<Exit> {
+    fn poll_exit(&mut self) -> Option<Exit<Vec<u8>>> {
         self.runs.borrow_mut().exits.pop_front()
     }
+
+    fn poll_message(&mut self, _: Slot) -> Option<Message<Vec<u8>>> {
+        None
+    }
+
+    fn deliver(&mut self, _: Slot, _: &str, _: &[u8]) {}
 }
 
 fn topic(suffix: &str) -> String {
@@ -152,7 +158,6 @@ fn an_hour_of_the_agent_with_losses() {
     let engine = Fake {
         runs: runs.clone(),
         signals: signals.clone(),
-        modules: Vec::new(),
     };
     let config = Config {
         proplet_id: ID,
@@ -162,14 +167,15 @@ fn an_hour_of_the_agent_with_losses() {
         ..Config::DEFAULT
     };
     let storage = Storage {
-        runs: &mut vec![Run::VACANT; 8],
+        runs: &mut [const { Run::VACANT }; 8],
         deployments: &mut vec![Deployment::VACANT; 2],
         modules: &mut [Entry::VACANT; 2],
-        assemblies: &mut vec![Assembly::VACANT; 2],
-        outbox: &mut vec![Letter::VACANT; 16],
+        fetches: &mut [const { Fetch::VACANT }; 2],
+        outbox: &mut [const { Letter::VACANT }; 16],
         text: &mut [0; 4096],
         packed: &mut [0; 512],
         unescaped: &mut [0; 512],
+        store: None,
     };
     let mut agent = Agent::new(config, storage, engine).unwrap();
     let settings = Settings {
@@ -183,6 +189,7 @@ fn an_hour_of_the_agent_with_losses() {
         rx: &mut rx,
         tx: &mut tx,
         will: &mut will,
+        http: [],
     };
     let status = Status::new();
     let script = async {

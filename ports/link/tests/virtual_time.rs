@@ -40,6 +40,7 @@ enum Phase {
 /// What a proplet does, without any of how it does it.
 #[derive(Default)]
 struct Log {
+    sessions: Vec<u64>,
     connected: Vec<u64>,
     disconnected: Vec<u64>,
     alive: Vec<u64>,
@@ -126,6 +127,7 @@ impl Application for Fake {
                     *due = ms;
                 }
             }
+            Event::NewSession => log.sessions.push(ms),
             Event::Published(..) => unreachable!(),
         }
     }
@@ -278,6 +280,7 @@ impl Setup {
             rx: &mut rx,
             tx: &mut tx,
             will: &mut will,
+            http: [],
         };
         let settings = self.settings;
         let signal = async || signals.next().await;
@@ -1058,6 +1061,7 @@ fn settings_that_cannot_work_are_refused() {
             rx: &mut rx,
             tx: &mut tx,
             will: &mut will,
+            http: [],
         };
         let result = simulate(run(
             &net,
