@@ -9,5 +9,6 @@ pub mod platform;
 pub mod proplet;
 pub mod run;
 pub mod sign;
+pub mod store;
 pub mod tls;
 pub mod turns;
