@@ -210,7 +210,7 @@ impl<B> TaskData<B> {
 
 impl<B: DerefMut<Target = [u8]>> TaskData<B> {
     /// With a copy of inputs and environment in `text`, which has exactly their bytes.
-    pub(crate) fn with_text(self, mut text: B, inputs: List<'_>, env: Pairs<'_>) -> Self {
+    pub fn with_text(self, mut text: B, inputs: List<'_>, env: Pairs<'_>) -> Self {
         let (inputs, env) = (inputs.as_bytes(), env.as_bytes());
         let (first, rest) = text.split_at_mut(inputs.len());
         first.copy_from_slice(inputs);

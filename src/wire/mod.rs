@@ -21,5 +21,6 @@ pub use json::{DEPTH_MAX, is_object};
 pub(crate) use pack::Packer;
 pub use pack::{List, Pairs};
 pub use topic::{
-    Inbound, Outbound, TOPIC_MAX, TopicError, TopicName, Topics, matches, update_topic,
+    GUEST_TOPIC_MAX, Inbound, Outbound, TOPIC_MAX, TopicError, TopicName, Topics,
+    check_guest_filter, check_guest_topic, matches, update_topic,
 };

@@ -168,18 +168,75 @@ impl Topics {
     }
 }
 
-fn check(part: &'static str, text: &str) -> Result<(), TopicError> {
-    if text.is_empty() {
-        return Err(TopicError::Empty { part });
-    }
-    match text.chars().find(|c| matches!(c, '+' | '#' | '/' | '\0')) {
-        Some(found) => Err(TopicError::Character { part, found }),
-        None => Ok(()),
+/// Most bytes of a topic or a topic filter of a guest.
+pub const GUEST_TOPIC_MAX: usize = 128;
+
+/// First levels that are the manager's and the proplet's own.
+const RESERVED: [&str; 3] = ["control", "registry", "fl"];
+
+/// Whether a guest may publish on `topic`, which is relative to the channel.
+///
+/// # Errors
+/// The rule that it breaks, in words.
+pub fn check_guest_topic(topic: &str) -> Result<(), &'static str> {
+    check_guest_levels(topic)?;
+    match topic.contains(['+', '#']) {
+        true => Err("a topic to publish on has no wildcards"),
+        false => Ok(()),
     }
 }
 
-/// Whether a topic is one that a filter asks for, by MQTT's rules.
+/// Whether a guest may subscribe to `filter`, which is relative to the channel.
+///
+/// # Errors
+/// The rule that it breaks, in words.
+pub fn check_guest_filter(filter: &str) -> Result<(), &'static str> {
+    check_guest_levels(filter)?;
+    let mut levels = filter.split('/');
+    if levels
+        .next()
+        .is_some_and(|first| first.contains(['+', '#']))
+    {
+        return Err("a filter's first level has no wildcards");
+    }
+    while let Some(level) = levels.next() {
+        let is_wildcard = level.contains(['+', '#']);
+        if is_wildcard && level.len() > 1 {
+            return Err("a wildcard is a level of its own");
+        }
+        if level == "#" && levels.next().is_some() {
+            return Err("'#' is the last level");
+        }
+    }
+    Ok(())
+}
+
+/// What topics and filters have in common.
+fn check_guest_levels(topic: &str) -> Result<(), &'static str> {
+    if topic.is_empty() {
+        return Err("the topic is empty");
+    }
+    if topic.len() > GUEST_TOPIC_MAX {
+        return Err("the topic has more than 128 bytes");
+    }
+    if topic.starts_with(['/', '$']) {
+        return Err("a topic does not begin with '/' or '$'");
+    }
+    if topic.chars().any(char::is_control) {
+        return Err("a topic has no control characters");
+    }
+    let first = topic.split('/').next().unwrap_or_default();
+    match RESERVED.contains(&first) {
+        true => Err("topics in control, registry and fl are not a guest's"),
+        false => Ok(()),
+    }
+}
+
+/// Whether a message on `topic` is one for `filter`, by MQTT's rules. The filter is well-formed.
 pub fn matches(filter: &str, topic: &str) -> bool {
+    if topic.starts_with('$') && filter.starts_with(['+', '#']) {
+        return false;
+    }
     let mut levels = topic.split('/');
     for part in filter.split('/') {
         match (part, levels.next()) {
@@ -190,6 +247,16 @@ pub fn matches(filter: &str, topic: &str) -> bool {
         }
     }
     levels.next().is_none()
+}
+
+fn check(part: &'static str, text: &str) -> Result<(), TopicError> {
+    if text.is_empty() {
+        return Err(TopicError::Empty { part });
+    }
+    match text.chars().find(|c| matches!(c, '+' | '#' | '/' | '\0')) {
+        Some(found) => Err(TopicError::Character { part, found }),
+        None => Ok(()),
+    }
 }
 
 /// Where a round's updates go that the coordinator does not take.
@@ -211,6 +278,7 @@ mod tests {
     extern crate std;
 
     use super::*;
+    use proptest::prelude::*;
     use std::string::ToString;
 
     const OUTBOUND: [Outbound; 7] = [
@@ -300,6 +368,130 @@ mod tests {
                     found
                 }
             );
+        }
+    }
+
+    #[test]
+    fn guests_publish_below_the_channel_and_beside_its_own_topics() {
+        let longest = "t".repeat(GUEST_TOPIC_MAX);
+        for topic in [
+            "a",
+            "sensors/kitchen/temperature",
+            "a//b",
+            "a/",
+            "a/$b",
+            "a/control",
+            "controls/x",
+            "flow",
+            "Grüße/é",
+            &longest,
+        ] {
+            assert_eq!(check_guest_topic(topic), Ok(()), "{topic}");
+            assert_eq!(check_guest_filter(topic), Ok(()), "{topic}");
+        }
+        let too_long = "t".repeat(GUEST_TOPIC_MAX + 1);
+        for (topic, word) in [
+            ("", "empty"),
+            ("/a", "begin"),
+            ("/", "begin"),
+            ("$SYS/x", "begin"),
+            ("control", "control, registry and fl"),
+            ("control/manager/stop", "control, registry and fl"),
+            ("registry/server", "control, registry and fl"),
+            ("fl/rounds/next", "control, registry and fl"),
+            ("a\0b", "control characters"),
+            ("a/\n", "control characters"),
+            ("a\u{7f}", "control characters"),
+            (&too_long, "128"),
+        ] {
+            assert!(
+                check_guest_topic(topic).unwrap_err().contains(word),
+                "{topic}"
+            );
+            assert!(
+                check_guest_filter(topic).unwrap_err().contains(word),
+                "{topic}"
+            );
+        }
+        for topic in ["+", "#", "a/+", "a/#", "a/b+", "a/#b"] {
+            assert!(
+                check_guest_topic(topic).unwrap_err().contains("wildcards"),
+                "{topic}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_filter_has_whole_wildcards_from_the_second_level_on() {
+        for filter in ["a/+", "a/#", "a/+/b/+/#", "a//#", "a/+/"] {
+            assert_eq!(check_guest_filter(filter), Ok(()), "{filter}");
+        }
+        for (filter, word) in [
+            ("+", "first level"),
+            ("#", "first level"),
+            ("+/a", "first level"),
+            ("contro+/manager", "first level"),
+            ("a+/b", "first level"),
+            ("a/b+", "level of its own"),
+            ("a/+b/c", "level of its own"),
+            ("a/##", "level of its own"),
+            ("a/#/b", "last level"),
+            ("a/#/", "last level"),
+        ] {
+            assert!(
+                check_guest_filter(filter).unwrap_err().contains(word),
+                "{filter}"
+            );
+        }
+    }
+
+    #[test]
+    fn filters_match_as_in_mqtt() {
+        for (filter, topic, expected) in [
+            ("a", "a", true),
+            ("a", "b", false),
+            ("a", "a/b", false),
+            ("a", "a/", false),
+            ("a/b", "a", false),
+            ("a/+", "a/b", true),
+            ("a/+", "a/", true),
+            ("a/+", "a", false),
+            ("a/+", "a/b/c", false),
+            ("a/+/c", "a/b/c", true),
+            ("a/+/c", "a//c", true),
+            ("a/+/c", "a/b/d", false),
+            ("a/#", "a", true),
+            ("a/#", "a/", true),
+            ("a/#", "a/b/c", true),
+            ("a/#", "ab", false),
+            ("a/b/#", "a", false),
+            ("#", "a/b", true),
+            ("+", "/a", false),
+            ("+/+", "/a", true),
+            ("/+", "/a", true),
+            ("#", "$SYS/x", false),
+            ("+/x", "$SYS/x", false),
+            ("$SYS/#", "$SYS/x", true),
+        ] {
+            assert_eq!(matches(filter, topic), expected, "{filter} and {topic}");
+        }
+    }
+
+    proptest! {
+        /// A topic that is taken is one level or more that no other party uses, whatever it holds.
+        #[test]
+        fn what_is_taken_stays_in_the_channel(topic in "[a$/+#\u{0}cl]{0,9}|control.{0,5}|fl.{0,3}") {
+            if check_guest_topic(&topic).is_ok() {
+                prop_assert_eq!(check_guest_filter(&topic), Ok(()));
+                prop_assert!(matches(&topic, &topic));
+                let below = std::format!("m/t/c/c/{topic}");
+                prop_assert_eq!(Topics::new("t", "c").unwrap().classify(&below), None);
+            }
+            if check_guest_filter(&topic).is_ok() {
+                for own in ["control/manager/start", "registry/server", "fl/x"] {
+                    prop_assert!(!matches(&topic, own));
+                }
+            }
         }
     }
 }

@@ -381,6 +381,12 @@ wamr_alloc(uint32_t size)
     return wamr_arena_malloc(Alloc_For_Runtime, size);
 }
 
+void *
+wamr_realloc(void *payload, uint32_t size)
+{
+    return payload ? wamr_arena_realloc(Alloc_For_Runtime, false, payload, size) : NULL;
+}
+
 void
 wamr_free(void *payload)
 {

@@ -406,6 +406,14 @@ wamr_slice_left(const struct WASMExecEnv *exec_env)
     return exec_env->suspend_flags.flags;
 }
 
+void
+wamr_slice_charge(struct WASMExecEnv *exec_env, uint32_t units)
+{
+    uint32_t left = exec_env->suspend_flags.flags;
+
+    exec_env->suspend_flags.flags = left > units ? left - units : 0;
+}
+
 const char *
 wamr_exception(struct WASMModuleInstance *instance)
 {

@@ -103,6 +103,11 @@ wamr_memory(wamr_memory_info *info);
 void *
 wamr_alloc(uint32_t size);
 
+/* `block` with room for `size` bytes, where it was if what is behind is free, or moved; what it had
+   stays, what is new has any value. NULL where there is no room: the block is as before then. */
+void *
+wamr_realloc(void *block, uint32_t size);
+
 void
 wamr_free(void *block);
 
@@ -169,6 +174,10 @@ wamr_call(struct WASMExecEnv *exec_env, uint32_t index, uint32_t argc, uint32_t 
 /* Units left of the current slice, the unit that ends it not counted. */
 uint32_t
 wamr_slice_left(const struct WASMExecEnv *exec_env);
+
+/* Counts `units` more of the slice that is running; what exceeds it is not counted. */
+void
+wamr_slice_charge(struct WASMExecEnv *exec_env, uint32_t units);
 
 /* NULL where nothing is pending. */
 const char *

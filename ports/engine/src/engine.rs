@@ -1,23 +1,15 @@
 //! The agent's engine.
 
-use crate::worker::{Platform, Workers};
+use crate::{platform::Platform, worker::Workers};
 use proplet::engine::{
-    ArenaUsage, Call, Engine, Exit, Limits, ModuleId, Needs, Params, ProcessUsage, RunUsage, Slot,
-    Text, ValType, Value, text,
+    ArenaUsage, Call, Engine, Exit, Limits, Message, ModuleId, Needs, Params, ProcessUsage,
+    RunUsage, Slot, TaskData, Text, ValType, Value, text,
 };
 use wamr::{Buffer, ErrorKind, Module, Runtime};
 
 /// Memory of one entry of the module table.
 #[derive(Debug, Default)]
-pub struct ModuleState(State);
-
-#[derive(Debug, Default)]
-enum State {
-    #[default]
-    Vacant,
-    Arriving(Buffer),
-    Loaded(Module),
-}
+pub struct ModuleState(Option<Module>);
 
 /// WAMR as the agent's engine; it belongs to the control thread.
 #[derive(Debug)]
@@ -41,15 +33,13 @@ impl<P: Platform> WamrEngine<P> {
         }
     }
 
-    fn state(&mut self, module: ModuleId) -> &mut State {
+    fn state(&mut self, module: ModuleId) -> &mut Option<Module> {
         &mut self.modules[usize::from(module.0)].0
     }
 
     fn module(&self, module: ModuleId) -> Result<&Module, Text> {
-        match &self.modules[usize::from(module.0)].0 {
-            State::Loaded(module) => Ok(module),
-            _ => Err(text(format_args!("module {} is not loaded", module.0))),
-        }
+        let loaded = self.modules[usize::from(module.0)].0.as_ref();
+        loaded.ok_or_else(|| text(format_args!("module {} is not loaded", module.0)))
     }
 }
 
@@ -76,6 +66,8 @@ pub(crate) fn from_wamr(value: wamr::Value) -> Value {
 }
 
 impl<P: Platform> Engine for WamrEngine<P> {
+    type Buffer = Buffer;
+
     fn arena(&self) -> ArenaUsage {
         let memory = self.runtime.memory();
         ArenaUsage {
@@ -85,46 +77,32 @@ impl<P: Platform> Engine for WamrEngine<P> {
         }
     }
 
-    fn reserve(&mut self, module: ModuleId, len: usize) -> Result<(), Text> {
-        let mut buffer = self.runtime.buffer(len).map_err(words)?;
-        let state = self.state(module);
-        if let State::Arriving(old) = state {
-            buffer[..old.len()].copy_from_slice(old);
-        }
-        *state = State::Arriving(buffer);
-        Ok(())
+    fn allocate(&mut self, len: usize) -> Result<Buffer, Text> {
+        self.runtime.buffer(len).map_err(words)
     }
 
-    fn buffer(&mut self, module: ModuleId) -> &mut [u8] {
-        match self.state(module) {
-            State::Arriving(buffer) => buffer,
-            _ => &mut [],
-        }
+    fn resize(&mut self, buffer: &mut Buffer, len: usize) -> Result<(), Text> {
+        buffer.resize(len).map_err(words)
     }
 
     /// Without the linear memory: a module may say how much of that it uses, but that is known
     /// only when it is loaded.
-    fn estimate(&mut self, module: ModuleId, len: usize, limits: &Limits) -> Result<Needs, Text> {
-        let needs = wamr::estimate(&self.buffer(module)[..len], limits.stack).map_err(words)?;
+    fn estimate(&self, wasm: &[u8], limits: &Limits) -> Result<Needs, Text> {
+        let needs = wamr::estimate(wasm, limits.stack).map_err(words)?;
         Ok(Needs {
             // The buffer is there already.
-            load: bytes(needs.load.saturating_sub(len as u64)),
+            load: bytes(needs.load.saturating_sub(wasm.len() as u64)),
             instance: bytes(needs.instance + needs.exec_env),
         })
     }
 
-    fn load(&mut self, module: ModuleId, len: usize) -> Result<(), Text> {
-        let state = self.state(module);
-        let State::Arriving(mut buffer) = core::mem::take(state) else {
-            return Err(text(format_args!("module {} has no bytes", module.0)));
-        };
-        buffer.truncate(len);
-        *state = State::Loaded(Module::load(buffer).map_err(words)?);
+    fn load(&mut self, module: ModuleId, bytes: Buffer) -> Result<(), Text> {
+        *self.state(module) = Some(Module::load(bytes).map_err(words)?);
         Ok(())
     }
 
     fn unload(&mut self, module: ModuleId) {
-        *self.state(module) = State::Vacant;
+        *self.state(module) = None;
     }
 
     fn instance_bytes(&self, module: ModuleId, limits: &Limits) -> Result<usize, Text> {
@@ -153,10 +131,10 @@ impl<P: Platform> Engine for WamrEngine<P> {
         Ok(Some(params.collect()))
     }
 
-    fn spawn(&mut self, slot: Slot, call: &Call<'_>) {
+    fn spawn(&mut self, slot: Slot, call: &Call<'_>, data: TaskData<Buffer>) {
         let bytes = self.instance_bytes(call.module, &call.limits).unwrap_or(0);
-        if let State::Loaded(module) = &self.modules[usize::from(call.module.0)].0 {
-            self.workers.spawn(slot, module.clone(), call, bytes);
+        if let Some(module) = &self.modules[usize::from(call.module.0)].0 {
+            self.workers.spawn(slot, module.clone(), call, data, bytes);
         } else {
             debug_assert!(false, "module {} is not loaded", call.module.0);
         }
@@ -174,8 +152,16 @@ impl<P: Platform> Engine for WamrEngine<P> {
         self.workers.platform().process()
     }
 
-    fn poll_exit(&mut self) -> Option<Exit> {
+    fn poll_exit(&mut self) -> Option<Exit<Buffer>> {
         self.workers.poll_exit()
+    }
+
+    fn poll_message(&mut self, slot: Slot) -> Option<Message<Buffer>> {
+        self.workers.poll_message(slot)
+    }
+
+    fn deliver(&mut self, slot: Slot, topic: &str, payload: &[u8]) {
+        self.workers.deliver(self.runtime, slot, topic, payload);
     }
 }
 

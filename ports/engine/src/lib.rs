@@ -3,13 +3,18 @@
 //! [`WamrEngine`] is the agent's [`Engine`](proplet::engine::Engine), on the control thread. A
 //! port gives each slot a worker thread that calls [`Workers::run`] and stays there; the two meet
 //! in [`Workers`]. Locks are critical sections around a copy, never around a guest.
+//!
+//! What guests may call is in [`host_functions`]; docs/host-api.md is its reference.
 #![no_std]
 #![forbid(unsafe_code)]
 
 mod engine;
+mod exchange;
 mod guest;
+mod platform;
 mod worker;
 
 pub use engine::{ModuleState, WamrEngine};
-pub use guest::host_functions;
-pub use worker::{Job, Platform, SlotState, Workers};
+pub use guest::{HOST_FUNCTIONS, host_functions};
+pub use platform::{BoardError, Channel, PinMode, Platform};
+pub use worker::{DeviceConfig, Job, SlotState, Workers};

@@ -1,60 +1,37 @@
 //! Workers: a slot's thread, and what it shares with the control thread.
 
-use crate::engine::{from_wamr, to_wamr};
+use crate::{
+    engine::{from_wamr, to_wamr},
+    exchange::{Exchange, Incoming},
+    platform::Platform,
+};
 use core::cell::{Cell, RefCell};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use critical_section::Mutex;
 use proplet::{
-    agent::Name,
     engine::{
-        Call, Exit, Failure, Limits, PARAMS_MAX, Preemption, ProcessUsage, RunUsage, Schedule,
-        Slot, Value, text,
+        Call, Exit, Failure, GuestLimits, Limits, Message, PARAMS_MAX, Preemption, RunUsage,
+        Schedule, Slot, TaskData, Value, text,
     },
     task::budget,
     time::Duration,
+    wire::NAME_MAX,
 };
-use wamr::{Instance, InstanceConfig, Module, Runtime, Supervisor, ThreadEnv, TrapKind, Verdict};
+use wamr::{
+    Buffer, Caller, HostError, Instance, InstanceConfig, Module, Runtime, Supervisor, ThreadEnv,
+    Trap, TrapKind, Verdict,
+};
 
-/// What a port gives its workers.
-pub trait Platform: Sync + 'static {
-    /// Waits until [`wake`](Self::wake) was called for this slot since the last time, or longer
-    /// than needed. Called on the slot's own thread.
-    fn wait(&self, slot: Slot);
+/// Name of the export that a run calls.
+type Name = heapless::String<NAME_MAX>;
 
-    /// Lets the slot's thread return from [`wait`](Self::wait).
-    fn wake(&self, slot: Slot);
-
-    /// A run of this schedule begins. Called on its own thread.
-    fn schedule(&self, slot: Slot, schedule: Schedule);
-
-    /// This thread did so many units of work. For a simulator, where code takes no time: it lets
-    /// the time pass.
-    fn worked(&self, _units: u32) {}
-
-    /// Waits for the turn of a guest that [`Preemption::Fuel`] preempts. Called before its first
-    /// and after each, on its own thread. A guest that is `interrupted` only ends: it need not
-    /// wait.
-    fn take_turn(&self, slot: Slot, interrupted: bool);
-
-    /// Lets guests come to their end that were [hurried](Self::hurry), and others go first where the
-    /// time of a guest that [`Preemption::Time`] preempts is over. Called after each slice of a
-    /// guest that is not to end, on its own thread.
-    fn give_way(&self, slot: Slot);
-
-    /// Gives the turn up, at the end of a run.
-    fn end_turn(&self, slot: Slot);
-
-    /// A run was interrupted: it should have its turn soon.
-    fn hurry(&self, slot: Slot);
-
-    /// Tells the control thread that a run has ended.
-    fn exited(&self);
-
-    /// Processor time of a slot's thread so far. Called on any thread.
-    fn thread_time(&self, slot: Slot) -> Duration;
-
-    /// What the proplet has used.
-    fn process(&self) -> ProcessUsage;
+/// What the device gives all guests.
+#[derive(Debug, Clone, Copy)]
+pub struct DeviceConfig {
+    /// The proplet's id.
+    pub proplet_id: &'static str,
+    /// Bounds on what a guest says and gets.
+    pub limits: GuestLimits,
 }
 
 /// What to run in a slot. It goes to and fro by reference: on a worker's small stack it would stay
@@ -65,6 +42,7 @@ pub struct Job {
     export: Name,
     args: heapless::Vec<wamr::Value, PARAMS_MAX>,
     limits: Limits,
+    data: TaskData<Buffer>,
 }
 
 impl Job {
@@ -80,7 +58,16 @@ impl Job {
             work: None,
             schedule: Schedule::DEFAULT,
         },
+        data: TaskData::NONE,
     };
+
+    /// Gives back what it holds of the arena.
+    #[inline(never)]
+    fn clear(&mut self) {
+        self.module = None;
+        // The call has taken it, if it began.
+        self.data = TaskData::NONE;
+    }
 }
 
 /// Memory of one slot.
@@ -90,9 +77,12 @@ pub struct SlotState {
     idle: Mutex<RefCell<Option<&'static mut Job>>>,
     /// The same, from the start of a run until the worker takes it.
     job: Mutex<RefCell<Option<&'static mut Job>>>,
-    exit: Mutex<RefCell<Option<Exit>>>,
+    exit: Mutex<RefCell<Option<Exit<Buffer>>>>,
     /// Whether there is an exit: spares the control thread a lock for each slot.
     exited: AtomicBool,
+    /// Whether the exit has waited for the guest's last message to be taken.
+    has_waited: AtomicBool,
+    exchange: Exchange,
     progress: Mutex<Cell<Progress>>,
     interrupted: AtomicBool,
     /// Arena bytes promised to a run that has not taken them yet.
@@ -123,6 +113,8 @@ impl SlotState {
             job: Mutex::new(RefCell::new(None)),
             exit: Mutex::new(RefCell::new(None)),
             exited: AtomicBool::new(false),
+            has_waited: AtomicBool::new(false),
+            exchange: Exchange::new(),
             progress: Mutex::new(Cell::new(Progress::NONE)),
             interrupted: AtomicBool::new(false),
             promised: AtomicUsize::new(0),
@@ -138,6 +130,19 @@ impl SlotState {
             progress
         })
     }
+
+    /// Whether what has ended is to be told: the last message of its guest has been taken, or could
+    /// have been.
+    fn is_due(&self) -> bool {
+        !self.exchange.has_message() || self.has_waited.load(Ordering::Relaxed)
+    }
+
+    /// Counts something that was dropped.
+    fn count_dropped(&self) {
+        self.update(|progress| {
+            progress.usage.dropped = progress.usage.dropped.saturating_add(1);
+        });
+    }
 }
 
 impl Progress {
@@ -146,6 +151,7 @@ impl Progress {
             cpu: Duration::ZERO,
             memory: 0,
             work: 0,
+            dropped: 0,
         },
         work_limit: None,
         turn: 0,
@@ -161,7 +167,7 @@ pub struct Workers<P: 'static> {
     /// Branches and calls between two looks at the interrupt, and those of a turn of the usual
     /// weight.
     slice: AtomicU32,
-    proplet_id: &'static str,
+    config: DeviceConfig,
 }
 
 impl<P: Platform> Workers<P> {
@@ -173,7 +179,7 @@ impl<P: Platform> Workers<P> {
         slots: &'static [SlotState],
         jobs: &'static mut [Job],
         slice: u32,
-        proplet_id: &'static str,
+        config: DeviceConfig,
     ) -> Self {
         debug_assert_eq!(slots.len(), jobs.len());
         for (slot, job) in slots.iter().zip(jobs) {
@@ -183,7 +189,7 @@ impl<P: Platform> Workers<P> {
             platform,
             slots,
             slice: AtomicU32::new(slice),
-            proplet_id,
+            config,
         }
     }
 
@@ -206,7 +212,24 @@ impl<P: Platform> Workers<P> {
         self.slots.iter().map(promised).sum()
     }
 
-    pub(crate) fn spawn(&self, slot: Slot, module: Module, call: &Call<'_>, bytes: usize) {
+    /// A block of the arena beside those of runs; `None` if what is free is promised to a run that
+    /// has not started yet.
+    fn buffer(&self, runtime: Runtime, len: usize) -> Option<Buffer> {
+        let free = (runtime.memory().free as usize).saturating_sub(self.promised());
+        if len > free {
+            return None;
+        }
+        runtime.try_buffer(len)
+    }
+
+    pub(crate) fn spawn(
+        &self,
+        slot: Slot,
+        module: Module,
+        call: &Call<'_>,
+        data: TaskData<Buffer>,
+        bytes: usize,
+    ) {
         let state = self.slot(slot);
         let Some(job) = critical_section::with(|cs| state.idle.borrow_ref_mut(cs).take()) else {
             debug_assert!(false, "slot {} is busy", slot.0);
@@ -216,6 +239,9 @@ impl<P: Platform> Workers<P> {
         job.export = Name::try_from(call.export).unwrap_or_default();
         job.args = call.args.iter().copied().map(to_wamr).collect();
         job.limits = call.limits;
+        job.data = data;
+        state.exchange.open();
+        state.has_waited.store(false, Ordering::Relaxed);
         state.promised.store(bytes, Ordering::Release);
         state.interrupted.store(false, Ordering::Release);
         state.update(|progress| {
@@ -230,6 +256,8 @@ impl<P: Platform> Workers<P> {
 
     pub(crate) fn interrupt(&self, slot: Slot) {
         self.slot(slot).interrupted.store(true, Ordering::Release);
+        // It may sleep. In this order: a port's wake may end what hurry began.
+        self.platform.wake(slot);
         self.platform.hurry(slot);
     }
 
@@ -247,11 +275,50 @@ impl<P: Platform> Workers<P> {
         usage
     }
 
-    pub(crate) fn poll_exit(&self) -> Option<Exit> {
-        let exited = |slot: &&SlotState| slot.exited.load(Ordering::Acquire);
-        let slot = self.slots.iter().find(exited)?;
+    pub(crate) fn poll_exit(&self) -> Option<Exit<Buffer>> {
+        let mut exited = self
+            .slots
+            .iter()
+            .filter(|slot| slot.exited.load(Ordering::Acquire));
+        let Some(slot) = exited.find(|slot| slot.is_due()) else {
+            self.wait_for_messages();
+            return None;
+        };
         slot.exited.store(false, Ordering::Relaxed);
+        // Nobody wants it.
+        drop(slot.exchange.take_message());
         critical_section::with(|cs| slot.exit.borrow_ref_mut(cs).take())
+    }
+
+    /// The control thread may have looked for messages just before there was one, and for exits
+    /// just after: an exit waits for it to look once more.
+    fn wait_for_messages(&self) {
+        for slot in self.slots {
+            if slot.exited.load(Ordering::Acquire) {
+                slot.has_waited.store(true, Ordering::Relaxed);
+                self.platform.notify();
+            }
+        }
+    }
+
+    pub(crate) fn poll_message(&self, slot: Slot) -> Option<Message<Buffer>> {
+        self.slot(slot).exchange.take_message()
+    }
+
+    pub(crate) fn deliver(&self, runtime: Runtime, slot: Slot, topic: &str, payload: &[u8]) {
+        let state = self.slot(slot);
+        let Some(has_room) = state.exchange.has_room() else {
+            return;
+        };
+        let is_small = topic.len() + payload.len() <= self.config.limits.message_bytes as usize;
+        let size = Incoming::size(topic, payload).filter(|_| has_room && is_small);
+        match size.and_then(|size| self.buffer(runtime, size)) {
+            Some(buffer) => {
+                let message = Incoming::new(buffer, topic, payload);
+                state.exchange.deliver(message);
+            }
+            None => state.count_dropped(),
+        }
     }
 
     /// The life of a slot's thread.
@@ -295,7 +362,7 @@ impl<P: Platform> Workers<P> {
         let cpu = self.platform.thread_time(slot);
         state.update(|progress| progress.cpu_before = Some(cpu));
         let result = self.call(slot, env, job);
-        job.module = None;
+        job.clear();
         critical_section::with(|cs| state.idle.borrow_ref_mut(cs).replace(job));
         self.end(slot, result);
     }
@@ -303,7 +370,9 @@ impl<P: Platform> Workers<P> {
     #[inline(never)]
     fn end(&'static self, slot: Slot, result: Result<Option<Value>, Failure>) {
         let state = self.slot(slot);
-        // All arena bytes of the run are free by now: whoever reads the exit may rely on it.
+        let output = state.exchange.close().filter(|_| result.is_ok());
+        // All arena bytes of the run are free by now, but for its output and its last message:
+        // whoever reads the exit may rely on it.
         self.platform.end_turn(slot);
         state.promised.store(0, Ordering::Release);
         let cpu = self.usage(slot).cpu;
@@ -315,11 +384,12 @@ impl<P: Platform> Workers<P> {
             state.exit.borrow_ref_mut(cs).replace(Exit {
                 slot,
                 result,
+                output,
                 usage,
             });
         });
         state.exited.store(true, Ordering::Release);
-        self.platform.exited();
+        self.platform.notify();
     }
 
     #[inline(never)]
@@ -327,7 +397,7 @@ impl<P: Platform> Workers<P> {
         &'static self,
         slot: Slot,
         env: &ThreadEnv,
-        job: &Job,
+        job: &mut Job,
     ) -> Result<Option<Value>, Failure> {
         let mut instance = instantiate(env, job)?;
         let state = self.slot(slot);
@@ -338,6 +408,7 @@ impl<P: Platform> Workers<P> {
             workers: self,
             slot,
             schedule: job.limits.schedule,
+            data: core::mem::replace(&mut job.data, TaskData::NONE),
         };
         let mut result = [wamr::Value::I32(0)];
         let called = instance.call(&job.export, &job.args, &mut result, &supervisor);
@@ -349,15 +420,21 @@ impl<P: Platform> Workers<P> {
         match called {
             Ok(0) => Ok(None),
             Ok(_) => Ok(Some(from_wamr(result[0]))),
-            Err(e) if e.kind() == TrapKind::Interrupted => Err(self.interruption(slot, job)),
-            Err(e) if e.kind() == TrapKind::OperandStackOverflow => {
-                Err(Failure::Trap(text(format_args!(
-                    "{e}: it has {} bytes, see {}",
-                    job.limits.stack,
-                    budget::STACK_BYTES
-                ))))
+            Err(e) => Err(self.failure(slot, job, &e)),
+        }
+    }
+
+    #[inline(never)]
+    fn failure(&self, slot: Slot, job: &Job, error: &Trap) -> Failure {
+        match error.kind() {
+            TrapKind::Interrupted => self.interruption(slot, job),
+            TrapKind::OperandStackOverflow => {
+                let (bytes, variable) = (job.limits.stack, budget::STACK_BYTES);
+                trap(&format_args!(
+                    "{error}: it has {bytes} bytes, see {variable}"
+                ))
             }
-            Err(e) => Err(trap(&e)),
+            _ => trap(error),
         }
     }
 
@@ -365,11 +442,9 @@ impl<P: Platform> Workers<P> {
     #[inline(never)]
     fn interruption(&self, slot: Slot, job: &Job) -> Failure {
         match job.limits.work {
-            Some(limit) if self.slot(slot).update(|_| {}).usage.work >= limit => {
-                Failure::Trap(text(format_args!(
-                    "work budget of {limit} branches and calls exhausted"
-                )))
-            }
+            Some(limit) if self.slot(slot).update(|_| {}).usage.work >= limit => trap(
+                &format_args!("work budget of {limit} branches and calls exhausted"),
+            ),
             _ => Failure::Interrupted,
         }
     }
@@ -396,11 +471,59 @@ pub(crate) struct Turns<P: 'static> {
     workers: &'static Workers<P>,
     slot: Slot,
     schedule: Schedule,
+    data: TaskData<Buffer>,
 }
 
 impl<P: Platform> Turns<P> {
-    pub(crate) fn proplet_id(&self) -> &'static str {
-        self.workers.proplet_id
+    pub(crate) const fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    pub(crate) const fn config(&self) -> &DeviceConfig {
+        &self.workers.config
+    }
+
+    pub(crate) const fn platform(&self) -> &P {
+        &self.workers.platform
+    }
+
+    pub(crate) const fn data(&self) -> &TaskData<Buffer> {
+        &self.data
+    }
+
+    pub(crate) fn exchange(&self) -> &Exchange {
+        &self.workers.slot(self.slot).exchange
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        let interrupted = &self.workers.slot(self.slot).interrupted;
+        interrupted.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn count_dropped(&self) {
+        self.workers.slot(self.slot).count_dropped();
+    }
+
+    /// Arena bytes for what the guest says; `None` if there is no room.
+    pub(crate) fn buffer(&self, runtime: Runtime, len: usize) -> Option<Buffer> {
+        self.workers.buffer(runtime, len)
+    }
+
+    /// Sleeps until that time since boot, or ends the call if the run is interrupted.
+    pub(crate) fn sleep_until(
+        &self,
+        caller: &Caller<'_>,
+        until: Duration,
+    ) -> Result<(), HostError> {
+        loop {
+            if self.is_interrupted() {
+                return Err(caller.interrupted());
+            }
+            match until.checked_sub(self.platform().now()) {
+                Some(left) if !left.is_zero() => self.platform().sleep(self.slot, left),
+                _ => return Ok(()),
+            }
+        }
     }
 }
 

@@ -2,34 +2,15 @@
 //!
 //! WAMR is one for a process, and the arena's figures are compared: so this is one test.
 
+mod common;
+
+use common::{Bench, LIMITS, SLOTS, bench, trap};
 use proplet::{
-    engine::{
-        Call, Engine, Exit, Failure, Limits, ModuleId, Preemption, ProcessUsage, Schedule, Slot,
-        Text, Value,
-    },
+    engine::{Engine, Failure, Limits, ModuleId, Preemption, Schedule, Slot, Value},
     time::Duration,
 };
-use proplet_engine::{Job, ModuleState, Platform, SlotState, WamrEngine, Workers, host_functions};
-use std::{
-    mem::MaybeUninit,
-    sync::{
-        Condvar, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-    time::Instant,
-};
-use wamr::Runtime;
+use std::{sync::atomic::Ordering, thread};
 
-const SLOTS: usize = 8;
-const ID: &str = "3fe95a65-74f1-4ede-bf20-ef565f04cecb";
-const LIMITS: Limits = Limits {
-    stack: 4096,
-    memory_cap: None,
-    memory_max: None,
-    work: None,
-    schedule: Schedule::DEFAULT,
-};
 const TIMED: Limits = Limits {
     schedule: Schedule {
         preemption: Preemption::Time,
@@ -38,151 +19,24 @@ const TIMED: Limits = Limits {
     ..LIMITS
 };
 
-/// Doors that stay open, and turns that are only counted: the kernel shares the cores out.
-struct Threads {
-    open: Mutex<[bool; SLOTS]>,
-    changed: Condvar,
-    turns: AtomicUsize,
-}
-
-impl Platform for Threads {
-    fn wait(&self, slot: Slot) {
-        let open = self.open.lock().unwrap();
-        let shut = |open: &mut [bool; SLOTS]| !open[usize::from(slot.0)];
-        let mut open = self.changed.wait_while(open, shut).unwrap();
-        open[usize::from(slot.0)] = false;
-    }
-
-    fn wake(&self, slot: Slot) {
-        self.open.lock().unwrap()[usize::from(slot.0)] = true;
-        self.changed.notify_all();
-    }
-
-    fn schedule(&self, _: Slot, _: Schedule) {}
-    fn take_turn(&self, _: Slot, _: bool) {
-        self.turns.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn give_way(&self, _: Slot) {}
-    fn end_turn(&self, _: Slot) {}
-    fn hurry(&self, _: Slot) {}
-
-    fn exited(&self) {
-        self.changed.notify_all();
-    }
-
-    /// Any clock that goes will do here.
-    fn thread_time(&self, _: Slot) -> Duration {
-        static BEGAN: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
-        BEGAN.elapsed()
-    }
-
-    fn process(&self) -> ProcessUsage {
-        ProcessUsage::default()
-    }
-}
-
-struct Bench {
-    engine: WamrEngine<Threads>,
-    workers: &'static Workers<Threads>,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let arena = Box::leak(vec![MaybeUninit::uninit(); 192 * 1024].into_boxed_slice());
-        let natives = Box::leak(Box::new(host_functions::<Threads>()));
-        let runtime = Runtime::init(arena, natives).unwrap();
-        let platform = Threads {
-            open: Mutex::new([false; SLOTS]),
-            changed: Condvar::new(),
-            turns: AtomicUsize::new(0),
-        };
-        let states: Vec<SlotState> = (0..SLOTS).map(|_| SlotState::new()).collect();
-        let jobs: Vec<Job> = (0..SLOTS).map(|_| Job::NONE).collect();
-        let workers = Workers::new(platform, states.leak(), jobs.leak(), 1000, ID);
-        let workers: &'static Workers<Threads> = Box::leak(Box::new(workers));
-        for slot in 0..SLOTS as u8 {
-            thread::spawn(move || workers.run(Slot(slot), runtime));
-        }
-        let modules: Vec<ModuleState> = (0..4).map(|_| ModuleState::default()).collect();
-        Self {
-            engine: WamrEngine::new(runtime, workers, modules.leak()),
-            workers,
-        }
-    }
-
-    fn load(&mut self, module: u8, wat: &str) -> Result<(), Text> {
-        let (module, wasm) = (ModuleId(module), wat::parse_str(wat).unwrap());
-        let loaded = self.engine.reserve(module, wasm.len()).and_then(|()| {
-            self.engine.buffer(module)[..wasm.len()].copy_from_slice(&wasm);
-            self.engine.estimate(module, wasm.len(), &LIMITS)?;
-            self.engine.load(module, wasm.len())
-        });
-        if loaded.is_err() {
-            self.engine.unload(module);
-        }
-        loaded
-    }
-
-    fn spawn(&mut self, slot: u8, args: &[Value], limits: Limits) {
-        let call = Call {
-            module: ModuleId(0),
-            export: "main",
-            args,
-            limits,
-        };
-        self.engine.spawn(Slot(slot), &call);
-    }
-
-    fn exit(&mut self) -> Exit {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            if let Some(exit) = self.engine.poll_exit() {
-                return exit;
-            }
-            assert!(Instant::now() < deadline, "no run has ended within 10 s");
-            thread::sleep(Duration::from_micros(100));
-        }
-    }
-
-    /// Runs `main` of `wat` in slot 0.
-    fn run(&mut self, wat: &str, args: &[Value], limits: Limits) -> Exit {
-        self.load(0, wat).unwrap();
-        self.spawn(0, args, limits);
-        let exit = self.exit();
-        self.engine.unload(ModuleId(0));
-        exit
-    }
-}
-
-fn trap(exit: &Exit) -> &str {
-    match &exit.result {
-        Err(Failure::Trap(text)) => text,
-        other => panic!("expected a trap, found {other:?}"),
-    }
-}
-
 #[test]
 fn guests_run_end_and_leave_nothing_behind() {
-    let mut bench = Bench::new();
-    let before = bench.engine.arena().free;
+    let mut bench = bench();
+    let bench = &mut *bench;
+    let before = bench.free();
 
     for limits in [LIMITS, TIMED] {
-        results(&mut bench, limits);
-        memories(&mut bench, limits);
-        interrupts(&mut bench, limits);
+        results(bench, limits);
+        memories(bench, limits);
+        interrupts(bench, limits);
     }
-    budgets(&mut bench);
-    turns(&mut bench);
-    greed(&mut bench);
-    host_function(&mut bench);
-    refusals(&mut bench);
+    budgets(bench);
+    turns(bench);
+    greed(bench);
+    buffers(bench);
+    refusals(bench);
 
-    assert_eq!(
-        bench.engine.arena().free,
-        before,
-        "the arena is as before, to the byte"
-    );
+    assert_eq!(bench.free(), before, "the arena is as before, to the byte");
 }
 
 fn results(bench: &mut Bench, limits: Limits) {
@@ -338,48 +192,22 @@ fn greed(bench: &mut Bench) {
     assert_eq!(bench.engine.arena().free, before);
 }
 
-/// The guest returns the id's length if its bytes are right, else a negative number.
-fn host_function(bench: &mut Bench) {
-    let guest = |pages: u32| {
-        format!(
-            r#"(module
-            (import "env" "get_proplet_id" (func $get (param i32 i32) (result i32)))
-            (memory (export "memory") {pages} {pages})
-            (global $next (mut i32) (i32.const 1024))
-            (func (export "malloc") (param i32) (result i32)
-                (global.get $next)
-                (global.set $next (i32.add (global.get $next) (local.get 0))))
-            (func (export "free") (param i32))
-            (data (i32.const 64) "{ID}")
-            (func (export "main") (param $offset i32) (param $len i32) (result i32)
-                (local $i i32) (local $at i32)
-                (if (i32.ne (call $get (local.get $offset) (local.get $len)) (i32.const 1))
-                    (then (return (i32.const -1))))
-                (local.set $at (i32.load (local.get $offset)))
-                (block $same (loop $next
-                    (br_if $same (i32.ge_u (local.get $i) (i32.load (local.get $len))))
-                    (if (i32.ne
-                            (i32.load8_u (i32.add (local.get $at) (local.get $i)))
-                            (i32.load8_u offset=64 (local.get $i)))
-                        (then (return (i32.const -2))))
-                    (local.set $i (i32.add (local.get $i) (i32.const 1)))
-                    (br $next)))
-                (i32.load (local.get $len))))"#
-        )
-    };
-    let at = |offset: i32, len: i32| [Value::I32(offset), Value::I32(len)];
-    let exit = bench.run(&guest(1), &at(0, 4), LIMITS);
-    assert_eq!(exit.result, Ok(Some(Value::I32(ID.len() as i32))));
-    for (offset, len) in [(65_533, 0), (0, 65_533), (-1, 0), (0, -4), (i32::MIN, 0)] {
-        let exit = bench.run(&guest(1), &at(offset, len), LIMITS);
-        trap(&exit);
-    }
-    let without_malloc = r#"(module
-        (import "env" "get_proplet_id" (func $get (param i32 i32) (result i32)))
-        (memory 1 1)
-        (func (export "main") (result i32) (call $get (i32.const 0) (i32.const 4))))"#;
-    let exit = bench.run(without_malloc, &[], LIMITS);
-    assert_eq!(exit.result, Ok(Some(Value::I32(0))));
+/// Blocks of the agent's own, beside those of modules and runs.
+fn buffers(bench: &mut Bench) {
+    let before = bench.free();
+    let mut buffer = bench.engine.allocate(100).unwrap();
+    assert_eq!(buffer[..], [0; 100]);
+    buffer.fill(1);
+    bench.engine.resize(&mut buffer, 150).unwrap();
+    assert_eq!(buffer[..], [[1; 100].as_slice(), &[0; 50]].concat());
+    let free = bench.free();
+    let error = bench.engine.resize(&mut buffer, before).unwrap_err();
+    let expected = format!("{before} bytes asked, {free} free");
+    assert_eq!(error.as_str(), expected);
+    assert_eq!(bench.engine.allocate(before).unwrap_err(), error);
+    assert_eq!(buffer.len(), 150);
+    drop(buffer);
+    assert_eq!(bench.free(), before);
 }
 
 fn refusals(bench: &mut Bench) {

@@ -1,7 +1,7 @@
 //! Time since the process began.
 
 use embassy_time_driver::Driver;
-use proplet::time::Instant;
+use proplet::time::{Duration, Instant};
 use proplet_link::reactor::Alarm;
 use std::{
     sync::LazyLock,
@@ -29,9 +29,14 @@ impl Driver for Clock {
 
 embassy_time_driver::time_driver_impl!(static CLOCK: Clock = Clock);
 
+/// Time since the process began, or since it first asked.
+pub fn uptime() -> Duration {
+    BEGAN.elapsed()
+}
+
 /// The present moment, as the agent counts it.
 pub fn now() -> Instant {
-    Instant::from_millis(BEGAN.elapsed().as_millis() as u64)
+    Instant::from_millis(uptime().as_millis() as u64)
 }
 
 /// Milliseconds since 1970.

@@ -1,6 +1,7 @@
 //! The proplet as a Linux process: sockets, threads, a clock and a command line for the core.
 
 pub mod bench;
+pub mod board;
 pub mod cli;
 pub mod clock;
 pub mod demo;

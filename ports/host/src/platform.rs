@@ -1,14 +1,19 @@
 //! What the process gives its workers.
 
-use crate::turns::Turns;
+use crate::{
+    board::{self, Board},
+    clock,
+    turns::Turns,
+};
 use proplet::{
     engine::{ProcessUsage, Schedule, Slot},
     time::Duration,
 };
-use proplet_engine::Platform;
+use proplet_engine::{BoardError, Channel, PinMode, Platform};
 use rustix::{
     event::{EventfdFlags, eventfd},
     fd::{AsFd, BorrowedFd, OwnedFd},
+    rand::{GetRandomFlags, getrandom},
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
     time::{ClockId, clock_gettime},
 };
@@ -62,15 +67,37 @@ pub struct Linux {
     cores: Option<CpuSet>,
     /// The kernel's id of the thread that runs, or ran, a slot's guest.
     threads: Box<[AtomicI32]>,
-    /// Told when a run has ended.
+    /// Told when a run has ended or a guest has a message.
     exits: WakeFd,
+    board: Board,
 }
 
-/// Where a worker waits for work.
+/// Where a worker waits for work, and sleeps.
 #[derive(Debug, Default)]
 struct Door {
     open: Mutex<bool>,
     opened: Condvar,
+}
+
+impl Door {
+    fn open(&self) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.opened.notify_one();
+    }
+
+    /// Until it is open. It is shut behind who waited.
+    fn wait(&self) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.opened.wait_while(open, |open| !*open);
+        *waited.unwrap_or_else(PoisonError::into_inner) = false;
+    }
+
+    /// As [`wait`](Self::wait), but no longer than `time`.
+    fn wait_for(&self, time: Duration) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.opened.wait_timeout_while(open, time, |open| !*open);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+    }
 }
 
 impl Linux {
@@ -85,6 +112,7 @@ impl Linux {
             cores: last_cores(cores),
             threads: (0..slots).map(|_| AtomicI32::new(0)).collect(),
             exits: WakeFd::new()?,
+            board: Board::new(),
         })
     }
 
@@ -98,7 +126,7 @@ impl Linux {
         }
     }
 
-    /// Readable when a run has ended.
+    /// Readable when a run has ended or a guest has a message.
     pub fn exits(&self) -> &WakeFd {
         &self.exits
     }
@@ -106,21 +134,19 @@ impl Linux {
 
 impl Platform for Linux {
     fn wait(&self, slot: Slot) {
-        let door = &self.doors[usize::from(slot.0)];
-        let mut open = door.open.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*open {
-            open = door
-                .opened
-                .wait(open)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        *open = false;
+        self.doors[usize::from(slot.0)].wait();
     }
 
     fn wake(&self, slot: Slot) {
-        let door = &self.doors[usize::from(slot.0)];
-        *door.open.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        door.opened.notify_one();
+        self.doors[usize::from(slot.0)].open();
+    }
+
+    fn sleep(&self, slot: Slot, time: Duration) {
+        let has_turn = self.turns.pause(slot);
+        self.doors[usize::from(slot.0)].wait_for(time);
+        if has_turn {
+            self.turns.resume(slot);
+        }
     }
 
     fn schedule(&self, slot: Slot, _: Schedule) {
@@ -145,7 +171,7 @@ impl Platform for Linux {
         self.turns.hurry(slot);
     }
 
-    fn exited(&self) {
+    fn notify(&self) {
         self.exits.set();
     }
 
@@ -162,6 +188,35 @@ impl Platform for Linux {
             user: duration(clock_gettime(ClockId::ProcessCPUTime)),
             ..ProcessUsage::default()
         })
+    }
+
+    fn now(&self) -> Duration {
+        clock::uptime()
+    }
+
+    /// From the kernel, whose generator is ready long before a process of this kind begins.
+    fn random(&self, mut to: &mut [u8]) {
+        while !to.is_empty() {
+            // Fails only when it is interrupted by a signal.
+            let filled = getrandom(&mut *to, GetRandomFlags::empty()).unwrap_or(0);
+            to = &mut to[filled..];
+        }
+    }
+
+    fn gpio_configure(&self, pin: u32, mode: PinMode) -> Result<(), BoardError> {
+        self.board.configure(pin, mode)
+    }
+
+    fn gpio_write(&self, pin: u32, is_high: bool) -> Result<(), BoardError> {
+        self.board.write(pin, is_high)
+    }
+
+    fn gpio_read(&self, pin: u32) -> Result<bool, BoardError> {
+        self.board.read(pin)
+    }
+
+    fn sensor_read(&self, sensor: u32, channel: Channel) -> Result<i64, BoardError> {
+        board::measure(sensor, channel, clock::uptime())
     }
 }
 
@@ -235,6 +290,65 @@ mod tests {
             assert_eq!(one.count(), 1);
             assert!((0..CpuSet::MAX_CPU).all(|cpu| !one.is_set(cpu) || allowed.is_set(cpu)));
         }
+    }
+
+    /// Seven guests sleep on one core, and an eighth has it for itself.
+    #[test]
+    fn who_sleeps_leaves_the_core_to_others() {
+        let linux = Linux::new(8, 1).expect("descriptors are left");
+        let done = AtomicI32::new(0);
+        std::thread::scope(|scope| {
+            for slot in (1..8).map(Slot) {
+                let (linux, done) = (&linux, &done);
+                scope.spawn(move || {
+                    linux.turns.begin(slot);
+                    linux.take_turn(slot, false);
+                    linux.sleep(slot, Duration::from_secs(60));
+                    linux.end_turn(slot);
+                    done.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+            let began = clock::uptime();
+            linux.turns.begin(Slot(0));
+            for _ in 0..1000 {
+                linux.take_turn(Slot(0), false);
+            }
+            assert_eq!(done.load(Ordering::SeqCst), 0);
+            // Woken, each has its turn again in line with this one.
+            for slot in (1..8).map(Slot) {
+                linux.wake(slot);
+            }
+            while done.load(Ordering::SeqCst) < 7 {
+                linux.take_turn(Slot(0), false);
+            }
+            linux.end_turn(Slot(0));
+            let took = clock::uptime() - began;
+            assert!(took < Duration::from_secs(30), "{took:?}");
+        });
+    }
+
+    #[test]
+    fn who_sleeps_wakes_by_itself() {
+        let linux = Linux::new(1, 1).expect("descriptors are left");
+        let began = clock::uptime();
+        linux.sleep(Slot(0), Duration::from_millis(20));
+        assert!(clock::uptime() - began >= Duration::from_millis(20));
+        // A wake-up that came before counts.
+        linux.wake(Slot(0));
+        linux.sleep(Slot(0), Duration::from_secs(60));
+        assert!(clock::uptime() - began < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn the_generator_fills_everything() {
+        let linux = Linux::new(1, 1).expect("descriptors are left");
+        let mut bytes = [0; 4096];
+        linux.random(&mut bytes);
+        assert!(bytes.iter().filter(|b| **b == 0).count() < 100);
+        let first = bytes;
+        linux.random(&mut bytes);
+        assert_ne!(first, bytes);
+        linux.random(&mut []);
     }
 
     #[test]

@@ -11,10 +11,12 @@ use anyhow::{Context as _, Result};
 use proplet::{
     agent::{Agent, Deployment, Letter, Run, Storage},
     config::{Config, Metadata, TaskLimits},
-    engine::{Preemption, Slot},
+    engine::{GuestLimits, Preemption, Slot},
     module::{assembly::Assembly, table::Entry},
 };
-use proplet_engine::{Job, ModuleState, SlotState, WamrEngine, Workers, host_functions};
+use proplet_engine::{
+    DeviceConfig, Job, ModuleState, SlotState, WamrEngine, Workers, host_functions,
+};
 use proplet_link::{Application, Buffers, Settings, Signal, Status};
 use std::{
     hash::{BuildHasher, RandomState},
@@ -85,7 +87,10 @@ pub fn start_engine(
         states,
         array(slots, || Job::NONE),
         limits.slice,
-        proplet_id,
+        DeviceConfig {
+            proplet_id,
+            limits: guest_limits(limits),
+        },
     ));
     for slot in (0..=u8::MAX).take(slots).map(Slot) {
         spawn_worker(workers, slot, runtime).with_context(|| format!("worker {}", slot.0))?;
@@ -156,6 +161,15 @@ fn work_in(slot: Slot, workers: &'static Workers<Linux>, runtime: Runtime) {
         if !runs {
             workers.serve(slot, &env);
         }
+    }
+}
+
+fn guest_limits(limits: &Limits) -> GuestLimits {
+    GuestLimits {
+        log_bytes: limits.log_bytes,
+        messages: limits.messages,
+        message_bytes: limits.message_max_bytes,
+        result_bytes: limits.result_max_bytes,
     }
 }
 

@@ -87,6 +87,32 @@ impl Turns {
         }
         state.line.push_back(slot);
         self.give_up(&mut state, slot);
+        self.wait_for_turn(state, slot);
+    }
+
+    /// Gives the turn of `slot` up, in the middle of its run. Returns whether it had one.
+    pub fn pause(&self, slot: Slot) -> bool {
+        let mut state = self.lock();
+        let has_turn = state.has_turn[usize::from(slot.0)];
+        if has_turn {
+            self.give_up(&mut state, slot);
+        }
+        has_turn
+    }
+
+    /// Waits in line for a turn of `slot`, which has paused; one that is to stop has it at once.
+    pub fn resume(&self, slot: Slot) {
+        let index = usize::from(slot.0);
+        let mut state = self.lock();
+        if state.running < self.cores || state.hurried[index] {
+            return self.grant(&mut state, slot);
+        }
+        state.line.push_back(slot);
+        self.wait_for_turn(state, slot);
+    }
+
+    fn wait_for_turn(&self, mut state: MutexGuard<'_, State>, slot: Slot) {
+        let index = usize::from(slot.0);
         while !state.has_turn[index] {
             state = self.granted[index]
                 .wait(state)
@@ -208,6 +234,46 @@ mod tests {
         // One that has ended hurries nobody.
         turns.hurry(Slot(1));
         turns.give_way(Slot(0));
+    }
+
+    #[test]
+    fn who_pauses_has_no_turn_and_comes_back_in_line() {
+        let turns = Turns::new(2, 1);
+        turns.begin(Slot(0));
+        assert!(
+            !turns.pause(Slot(0)),
+            "a guest that the kernel preempts has none"
+        );
+        turns.take(Slot(0), false);
+        assert!(turns.pause(Slot(0)));
+        assert_eq!(turns.lock().running, 0);
+        turns.resume(Slot(0));
+        assert!(turns.lock().has_turn[0]);
+        assert!(turns.pause(Slot(0)));
+
+        turns.begin(Slot(1));
+        turns.take(Slot(1), false);
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| turns.resume(Slot(0)));
+            while turns.lock().line.is_empty() {
+                thread::yield_now();
+            }
+            assert!(!turns.lock().has_turn[0]);
+            // The other's turn is over now.
+            let other = scope.spawn(|| turns.take(Slot(1), false));
+            waiting.join().expect("it has its turn");
+            turns.end(Slot(0));
+            other.join().expect("it has its turn");
+        });
+        assert!(turns.lock().has_turn[1]);
+        // One that is to stop does not wait for it.
+        turns.begin(Slot(0));
+        turns.hurry(Slot(0));
+        turns.resume(Slot(0));
+        turns.end(Slot(0));
+        turns.end(Slot(1));
+        let state = turns.lock();
+        assert_eq!((state.running, state.line.len()), (0, 0));
     }
 
     #[test]

@@ -31,6 +31,8 @@ typedef void (*proplet_worker_fn)(uint32_t slot);
 void proplet_workers_start(proplet_worker_fn run);
 void proplet_worker_wait(uint32_t slot);
 void proplet_worker_wake(uint32_t slot);
+/* As proplet_worker_wait, but no longer than `us` microseconds. */
+void proplet_worker_sleep(uint32_t slot, uint32_t us);
 void proplet_worker_hurry(uint32_t slot);
 /* The worker's next run is preempted by the clock, in slices for this weight; or, if 0, not. */
 void proplet_worker_weigh(uint32_t slot, uint32_t weight);
@@ -65,6 +67,21 @@ void proplet_watchdog_feed(void);
 void proplet_reboot(void);
 /* Bytes of the control thread's stack that were never used. */
 uint32_t proplet_stack_unused(void);
+
+/* board.c: -ENODEV for a pin, a sensor or a channel that the board does not offer. */
+#define PROPLET_PIN_INPUT 0
+#define PROPLET_PIN_PULL_UP 1
+#define PROPLET_PIN_PULL_DOWN 2
+#define PROPLET_PIN_OUTPUT 3
+/* An output is low at first. */
+int proplet_gpio_configure(uint32_t pin, uint32_t mode);
+int proplet_gpio_write(uint32_t pin, bool is_high);
+/* 0 or 1. */
+int proplet_gpio_read(uint32_t pin);
+/* Millionths of the channel's unit; docs/host-api.md numbers the channels. */
+int proplet_sensor_read(uint32_t sensor, uint32_t channel, int64_t *micro);
+/* From the kernel's generator, the cryptographically secure one where there is one. */
+void proplet_random_fill(void *to, uint32_t len);
 
 /* net.c */
 struct proplet_wait {

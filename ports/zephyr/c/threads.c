@@ -54,6 +54,11 @@ void proplet_worker_wait(uint32_t slot)
 	(void)k_sem_take(&doors[slot], K_FOREVER);
 }
 
+void proplet_worker_sleep(uint32_t slot, uint32_t us)
+{
+	(void)k_sem_take(&doors[slot], K_USEC(us));
+}
+
 /*
  * The priority comes down only here, when the slot gets new work: until its exit has been read, a
  * worker that was stopped goes before the others.

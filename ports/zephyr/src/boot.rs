@@ -20,7 +20,9 @@ use proplet::{
     store::Store,
     time,
 };
-use proplet_engine::{Job, ModuleState, SlotState, WamrEngine, Workers, host_functions};
+use proplet_engine::{
+    DeviceConfig, HOST_FUNCTIONS, Job, ModuleState, SlotState, WamrEngine, Workers, host_functions,
+};
 use proplet_link::{Buffers, Signal, Status};
 use static_cell::{ConstStaticCell, StaticCell};
 use wamr::{Buffer, HostFunction, Runtime};
@@ -58,7 +60,7 @@ type Filled<T, const N: usize> = ConstStaticCell<heapless::Vec<T, N>>;
 
 static SLOTS: Filled<SlotState, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
 static JOBS: Filled<Job, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
-static NATIVES: ConstStaticCell<[HostFunction; 1]> =
+static NATIVES: ConstStaticCell<[HostFunction; HOST_FUNCTIONS]> =
     ConstStaticCell::new(host_functions::<Zephyr>());
 static RUNS: Filled<Run<Buffer>, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
 static DEPLOYMENTS: Filled<Deployment, { sizes::DEPLOYMENTS }> =
@@ -208,7 +210,7 @@ async fn signal() -> Signal {
     poll_fn(|_| {
         if platform::take_shutdown() {
             Poll::Ready(Signal::Shutdown)
-        } else if platform::take_exited() || is_asked() {
+        } else if platform::take_notified() || is_asked() {
             Poll::Ready(Signal::Work)
         } else {
             Poll::Pending
@@ -292,7 +294,10 @@ fn engine(settings: &'static Settings) -> Result<WamrEngine<Zephyr>, Text> {
         fill(&SLOTS, sizes::SLOTS, SlotState::new),
         fill(&JOBS, sizes::SLOTS, || Job::NONE),
         settings.slice,
-        &settings.proplet_id,
+        DeviceConfig {
+            proplet_id: &settings.proplet_id,
+            limits: settings.guest_limits(),
+        },
     ));
     critical_section::with(|cs| CREW.borrow(cs).set(Some((workers, runtime))));
     ffi::workers_start(worker);

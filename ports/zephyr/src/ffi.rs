@@ -15,6 +15,8 @@ pub struct Errno(pub i32);
 impl Errno {
     /// The operation would have to wait.
     pub const AGAIN: Self = Self(zephyr::raw::EAGAIN as i32);
+    /// There is no such device.
+    pub const NO_DEVICE: Self = Self(zephyr::raw::ENODEV as i32);
     /// A request is under way.
     pub const BUSY: Self = Self(zephyr::raw::EBUSY as i32);
     /// The request is not done yet.
@@ -79,6 +81,7 @@ unsafe extern "C" {
     fn proplet_workers_start(run: extern "C" fn(u32));
     fn proplet_worker_wait(slot: u32);
     fn proplet_worker_wake(slot: u32);
+    fn proplet_worker_sleep(slot: u32, us: u32);
     fn proplet_worker_hurry(slot: u32);
     fn proplet_worker_weigh(slot: u32, weight: u32);
     fn proplet_worker_look(slot: u32);
@@ -93,6 +96,11 @@ unsafe extern "C" {
     fn proplet_static_ram() -> u32;
     fn proplet_ram_total() -> u32;
     fn proplet_random() -> u32;
+    fn proplet_random_fill(to: *mut c_void, len: u32);
+    fn proplet_gpio_configure(pin: u32, mode: u32) -> i32;
+    fn proplet_gpio_write(pin: u32, is_high: bool) -> i32;
+    fn proplet_gpio_read(pin: u32) -> i32;
+    fn proplet_sensor_read(sensor: u32, channel: u32, micro: *mut i64) -> i32;
     fn proplet_reset_cause() -> *const c_char;
     fn proplet_watchdog_start();
     fn proplet_watchdog_feed();
@@ -178,6 +186,13 @@ pub fn worker_wake(slot: u32) {
     unsafe { proplet_worker_wake(slot) }
 }
 
+/// Waits as [`worker_wait`] does, but no longer than `us` microseconds.
+pub fn worker_sleep(slot: u32, us: u32) {
+    debug_assert!((slot as usize) < crate::sizes::SLOTS);
+    // SAFETY: as for `worker_wait`.
+    unsafe { proplet_worker_sleep(slot, us) }
+}
+
 pub fn worker_hurry(slot: u32) {
     debug_assert!((slot as usize) < crate::sizes::SLOTS);
     // SAFETY: as for `worker_wait`.
@@ -256,6 +271,44 @@ pub fn ram() -> (u32, u32) {
 pub fn random() -> u32 {
     // SAFETY: asks the kernel's generator.
     unsafe { proplet_random() }
+}
+
+/// Fills `to` from the kernel's generator.
+pub fn random_fill(to: &mut [u8]) {
+    // SAFETY: `to` can be written to, as long as is said.
+    unsafe { proplet_random_fill(to.as_mut_ptr().cast(), to.len() as u32) }
+}
+
+/// # Errors
+/// [`Errno::NO_DEVICE`] without such a pin; else the driver's.
+pub fn gpio_configure(pin: u32, mode: u32) -> Result<(), Errno> {
+    // SAFETY: takes any number.
+    check(unsafe { proplet_gpio_configure(pin, mode) }).map(drop)
+}
+
+/// # Errors
+/// As for [`gpio_configure`].
+pub fn gpio_write(pin: u32, is_high: bool) -> Result<(), Errno> {
+    // SAFETY: takes any number.
+    check(unsafe { proplet_gpio_write(pin, is_high) }).map(drop)
+}
+
+/// # Errors
+/// As for [`gpio_configure`].
+pub fn gpio_read(pin: u32) -> Result<bool, Errno> {
+    // SAFETY: takes any number.
+    check(unsafe { proplet_gpio_read(pin) }).map(|level| level != 0)
+}
+
+/// Millionths of the channel's unit.
+///
+/// # Errors
+/// [`Errno::NO_DEVICE`] without such a sensor or channel; else the driver's.
+pub fn sensor_read(sensor: u32, channel: u32) -> Result<i64, Errno> {
+    let mut micro = 0;
+    // SAFETY: takes any numbers, and `micro` can be written to.
+    check(unsafe { proplet_sensor_read(sensor, channel, &mut micro) })?;
+    Ok(micro)
 }
 
 /// A word for the cause of the last reset.

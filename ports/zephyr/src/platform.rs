@@ -6,7 +6,7 @@ use core::{
     time::Duration,
 };
 use proplet::engine::{Preemption, ProcessUsage, Schedule, Slot};
-use proplet_engine::Platform;
+use proplet_engine::{BoardError, Channel, PinMode, Platform};
 
 /// The kernel.
 #[derive(Debug)]
@@ -16,8 +16,11 @@ pub struct Zephyr;
 /// the end of the line.
 static FRESH: [AtomicBool; SLOTS] = [const { AtomicBool::new(false) }; SLOTS];
 
-/// A run has ended and nobody has looked yet.
-static EXITED: AtomicBool = AtomicBool::new(false);
+/// Longest sleep at once, in microseconds: who sleeps looks again.
+const SLEEP_MAX: u32 = 60_000_000;
+
+/// A run has ended, or a guest has a message, and nobody has looked yet.
+static NOTIFIED: AtomicBool = AtomicBool::new(false);
 
 /// Somebody wants the device restarted.
 static SHUTDOWN: AtomicBool = AtomicBool::new(false);
@@ -33,9 +36,9 @@ fn take(flag: &AtomicBool) -> bool {
     set
 }
 
-/// Whether a run has ended since the last call.
-pub fn take_exited() -> bool {
-    take(&EXITED)
+/// Whether a run has ended, or a guest has had a message, since the last call.
+pub fn take_notified() -> bool {
+    take(&NOTIFIED)
 }
 
 /// Whether a restart was asked for since the last call.
@@ -58,6 +61,12 @@ impl Platform for Zephyr {
     fn wake(&self, slot: Slot) {
         FRESH[usize::from(slot.0)].store(true, Ordering::Release);
         ffi::worker_wake(slot.0.into());
+    }
+
+    /// Who wakes up is put at the end of the line, so it need not wait for a turn.
+    fn sleep(&self, slot: Slot, time: Duration) {
+        let us = u32::try_from(time.as_micros()).unwrap_or(SLEEP_MAX);
+        ffi::worker_sleep(slot.0.into(), us.clamp(1, SLEEP_MAX));
     }
 
     #[cfg(CONFIG_ARCH_POSIX)]
@@ -90,8 +99,8 @@ impl Platform for Zephyr {
         ffi::worker_hurry(slot.0.into());
     }
 
-    fn exited(&self) {
-        EXITED.store(true, Ordering::Release);
+    fn notify(&self) {
+        NOTIFIED.store(true, Ordering::Release);
         ffi::net_wake();
     }
 
@@ -105,5 +114,37 @@ impl Platform for Zephyr {
             system: Duration::ZERO,
             rss: ffi::ram().0.into(),
         }
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_micros(ffi::uptime_us())
+    }
+
+    fn random(&self, to: &mut [u8]) {
+        ffi::random_fill(to);
+    }
+
+    fn gpio_configure(&self, pin: u32, mode: PinMode) -> Result<(), BoardError> {
+        // C counts them in the same order.
+        ffi::gpio_configure(pin, mode as u32).map_err(board_error)
+    }
+
+    fn gpio_write(&self, pin: u32, is_high: bool) -> Result<(), BoardError> {
+        ffi::gpio_write(pin, is_high).map_err(board_error)
+    }
+
+    fn gpio_read(&self, pin: u32) -> Result<bool, BoardError> {
+        ffi::gpio_read(pin).map_err(board_error)
+    }
+
+    fn sensor_read(&self, sensor: u32, channel: Channel) -> Result<i64, BoardError> {
+        ffi::sensor_read(sensor, channel.number()).map_err(board_error)
+    }
+}
+
+fn board_error(errno: ffi::Errno) -> BoardError {
+    match errno {
+        ffi::Errno::NO_DEVICE => BoardError::Absent,
+        _ => BoardError::Failed,
     }
 }

@@ -137,8 +137,3 @@ extern "C" fn run() -> i32 {
         }
     }
 }
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    core::arch::wasm32::unreachable()
-}

@@ -154,6 +154,9 @@ unsafe extern "C" {
     pub fn wamr_memory(info: *mut MemoryInfo);
     /// An 8-aligned block, or null.
     pub fn wamr_alloc(size: u32) -> *mut c_void;
+    /// A block of `size` bytes with what `block` had, where it was if the arena has room behind it;
+    /// or null, and `block` is as before. What is new has any value.
+    pub fn wamr_realloc(block: *mut c_void, size: u32) -> *mut c_void;
     /// Gives a block back.
     pub fn wamr_free(block: *mut c_void);
     /// Arena bytes that a block takes.
@@ -221,6 +224,8 @@ unsafe extern "C" {
     ) -> bool;
     /// Units left of the slice, the one that ends it not counted.
     pub fn wamr_slice_left(exec_env: *const ExecEnv) -> u32;
+    /// Counts `units` more of the slice that is running; what exceeds it is not counted.
+    pub fn wamr_slice_charge(exec_env: *mut ExecEnv, units: u32);
     /// The pending exception, or null.
     pub fn wamr_exception(instance: *mut Instance) -> *const c_char;
     /// Raises an exception, cut to WAMR's 128 bytes.

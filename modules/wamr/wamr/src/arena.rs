@@ -10,17 +10,39 @@ use crate::error::{Error, ErrorKind};
 
 /// Allocates `size` bytes, 8-aligned.
 pub(crate) fn allocate(size: usize) -> Result<NonNull<u8>, Error> {
+    try_allocate(size).ok_or_else(|| no_room(size))
+}
+
+/// As [`allocate`], without the reason.
+pub(crate) fn try_allocate(size: usize) -> Option<NonNull<u8>> {
     let wanted = u32::try_from(size).ok().filter(|&s| s > 0);
     // SAFETY: wamr_alloc takes any size. It needs the runtime started, which every caller of this
     // function has proof of: a `Runtime`, or a value that was made with one.
     let block = wanted.map_or(ptr::null_mut(), |size| unsafe { sys::wamr_alloc(size) });
-    NonNull::new(block.cast()).ok_or_else(|| {
-        let free = memory().free;
-        Error::new(
-            ErrorKind::OutOfMemory,
-            format_args!("{size} bytes asked, {free} free"),
-        )
-    })
+    NonNull::new(block.cast())
+}
+
+/// Makes room for `size` bytes in a block; it may move. What is new has any value.
+///
+/// # Safety
+/// `block` came from [`allocate`] and is its caller's alone; after success only what is returned
+/// is valid.
+pub(crate) unsafe fn reallocate(block: NonNull<u8>, size: usize) -> Result<NonNull<u8>, Error> {
+    let wanted = u32::try_from(size).ok().filter(|&s| s > 0);
+    // SAFETY: the caller's promise; wamr_realloc takes any size.
+    let moved = wanted.map_or(ptr::null_mut(), |size| unsafe {
+        sys::wamr_realloc(block.as_ptr().cast(), size)
+    });
+    NonNull::new(moved.cast()).ok_or_else(|| no_room(size))
+}
+
+#[inline(never)]
+pub(crate) fn no_room(size: usize) -> Error {
+    let free = memory().free;
+    Error::new(
+        ErrorKind::OutOfMemory,
+        format_args!("{size} bytes asked, {free} free"),
+    )
 }
 
 /// The state of the arena.

@@ -1,5 +1,6 @@
 //! What can go wrong, in words for the person who reads them.
 
+use core::ffi::CStr;
 use core::fmt::{self, Write};
 
 /// Bytes of text that an error carries; longer texts are cut.
@@ -9,15 +10,18 @@ const TEXT_MAX: usize = 96;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Text {
     len: u8,
-    bytes: [u8; TEXT_MAX],
+    /// The last one is 0, for C.
+    bytes: [u8; TEXT_MAX + 1],
 }
 
 impl Text {
+    pub(crate) const EMPTY: Self = Self {
+        len: 0,
+        bytes: [0; TEXT_MAX + 1],
+    };
+
     pub(crate) fn new(args: fmt::Arguments<'_>) -> Self {
-        let mut text = Self {
-            len: 0,
-            bytes: [0; TEXT_MAX],
-        };
+        let mut text = Self::EMPTY;
         // The writer below cuts, and never fails.
         let _ = text.write_fmt(args);
         text
@@ -27,13 +31,19 @@ impl Text {
         let bytes = self.bytes.get(..usize::from(self.len)).unwrap_or_default();
         core::str::from_utf8(bytes).unwrap_or_default()
     }
+
+    /// Up to its first NUL.
+    pub(crate) fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
+    }
 }
 
 impl Write for Text {
     fn write_str(&mut self, more: &str) -> fmt::Result {
         for c in more.chars() {
             let end = usize::from(self.len) + c.len_utf8();
-            let Some(room) = self.bytes.get_mut(usize::from(self.len)..end) else {
+            let room = self.bytes.get_mut(usize::from(self.len)..end);
+            let Some(room) = room.filter(|_| end <= TEXT_MAX) else {
                 break;
             };
             c.encode_utf8(room);

@@ -1,14 +1,16 @@
 //! Functions that the host offers to guests.
 
 use core::any::Any;
-use core::ffi::{CStr, c_char, c_void};
+use core::ffi::{CStr, c_void};
+use core::fmt::{self, Write as _};
 use core::mem::size_of;
 use core::ptr::NonNull;
+use core::slice;
 
 use wamr_sys as sys;
 
 use crate::arena;
-use crate::error::Error;
+use crate::error::{Error, Text};
 use crate::instance::Run;
 use crate::runtime::Runtime;
 use crate::supervisor::Supervisor;
@@ -51,18 +53,50 @@ pub struct Caller<'a> {
     run: &'a Run<'a>,
 }
 
-impl Caller<'_> {
+impl<'a> Caller<'a> {
     /// The supervisor of the call that is running.
     #[must_use]
-    pub fn supervisor(&self) -> &dyn Supervisor {
+    pub fn supervisor(&self) -> &'a dyn Supervisor {
         self.run.supervisor()
+    }
+
+    /// The runtime that runs it.
+    #[must_use]
+    pub fn runtime(&self) -> Runtime {
+        Runtime::of_caller()
     }
 
     /// The supervisor, if it is a `T`.
     #[must_use]
-    pub fn context<T: Supervisor>(&self) -> Option<&T> {
+    pub fn context<T: Supervisor>(&self) -> Option<&'a T> {
         let any: &dyn Any = self.supervisor();
         any.downcast_ref()
+    }
+
+    /// `len` bytes of guest memory at `offset`, in place. No bytes are nowhere: any offset will do.
+    ///
+    /// # Errors
+    /// When a byte of it lies outside the guest's memory.
+    pub fn bytes(&self, offset: u32, len: u32) -> Result<&[u8], HostError> {
+        let Some(start) = self.guest_bytes(offset, len as usize)? else {
+            return Ok(&[]);
+        };
+        // SAFETY: the guest's memory has that many bytes there. Nobody writes, moves or frees them
+        // while `self` is borrowed: the guest waits for this function, its memory is its own
+        // thread's alone, and all that writes it or runs it meanwhile takes `&mut self`.
+        Ok(unsafe { slice::from_raw_parts(start.as_ptr(), len as usize) })
+    }
+
+    /// As [`bytes`](Self::bytes), to be written.
+    ///
+    /// # Errors
+    /// When a byte of it lies outside the guest's memory.
+    pub fn bytes_mut(&mut self, offset: u32, len: u32) -> Result<&mut [u8], HostError> {
+        let Some(start) = self.guest_bytes(offset, len as usize)? else {
+            return Ok(&mut []);
+        };
+        // SAFETY: as in `bytes`; and `self` is borrowed mutably, so this is the only reference.
+        Ok(unsafe { slice::from_raw_parts_mut(start.as_ptr(), len as usize) })
     }
 
     /// Copies guest memory at `offset` into `to`.
@@ -110,6 +144,36 @@ impl Caller<'_> {
             return Err(HostError::new(c"the guest's malloc failed"));
         }
         Ok(offset)
+    }
+
+    /// Counts `units` of work for what this function does, beside the one of its call; at most what
+    /// is left of the slice, which then ends at the guest's next branch or call.
+    pub fn charge(&self, units: u32) {
+        // SAFETY: the execution environment is the one that called this host function.
+        unsafe { sys::wamr_slice_charge(self.exec_env.as_ptr(), units) };
+    }
+
+    /// The refusal with a text that is made now, cut at 96 bytes; to be returned. The guest traps in
+    /// any case.
+    #[cold]
+    #[inline(never)]
+    pub fn refuse(&self, text: fmt::Arguments<'_>) -> HostError {
+        // Not `new`, which would have the text on this stack twice.
+        let mut bounded = Text::EMPTY;
+        // It cuts, and never fails.
+        let _ = bounded.write_fmt(text);
+        raise(self.exec_env, self.run, bounded.as_c_str());
+        PENDING
+    }
+
+    /// The error of a function that looked and found its guest interrupted; to be returned. The call
+    /// ends as if its supervisor had interrupted it.
+    #[cold]
+    #[inline(never)]
+    pub fn interrupted(&self) -> HostError {
+        raise(self.exec_env, self.run, c"interrupted");
+        self.run.interrupted();
+        PENDING
     }
 
     /// Where the guest's bytes are; `None` for no bytes at all.
@@ -180,18 +244,19 @@ unsafe extern "C" fn trampoline(exec_env: *mut sys::ExecEnv, args: *mut u64) {
     let args = unsafe { core::slice::from_raw_parts_mut(args, count) };
     let mut caller = Caller { exec_env, run };
     if let Err(error) = (function.call)(&mut caller, args) {
-        raise(exec_env, run, error);
+        raise(exec_env, run, error.text);
     }
 }
 
-fn raise(exec_env: NonNull<sys::ExecEnv>, run: &Run<'_>, error: HostError) {
+/// Raises an exception, unless WAMR has raised one, such as for a bad pointer: that is the better
+/// text.
+fn raise(exec_env: NonNull<sys::ExecEnv>, run: &Run<'_>, text: &CStr) {
     // SAFETY: the execution environment is the running guest's, and the text is NUL-terminated.
     unsafe {
         let instance = sys::wamr_instance_of(exec_env.as_ptr());
-        // What WAMR raised inside the host function, such as a bad pointer, is the better text.
         if sys::wamr_exception(instance).is_null() {
             run.host_refused();
-            sys::wamr_throw(instance, error.text.as_ptr().cast::<c_char>());
+            sys::wamr_throw(instance, text.as_ptr());
         }
     }
 }

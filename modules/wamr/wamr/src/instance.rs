@@ -347,13 +347,17 @@ enum End {
     Interrupted,
 }
 
-impl Run<'_> {
-    pub(crate) fn supervisor(&self) -> &dyn Supervisor {
+impl<'a> Run<'a> {
+    pub(crate) fn supervisor(&self) -> &'a dyn Supervisor {
         self.supervisor
     }
 
     pub(crate) fn host_refused(&self) {
         self.end.set(End::HostRefused);
+    }
+
+    pub(crate) fn interrupted(&self) {
+        self.end.set(End::Interrupted);
     }
 
     /// The slice is spent. The next one's length; 0 to stop.

@@ -62,6 +62,11 @@ impl Runtime {
         Ok(runtime)
     }
 
+    /// A guest runs, so it is started.
+    pub(crate) const fn of_caller() -> Self {
+        Self(())
+    }
+
     /// How full the arena is.
     #[must_use]
     pub fn memory(&self) -> MemoryInfo {
@@ -84,12 +89,19 @@ impl Runtime {
     /// # Errors
     /// [`ErrorKind::OutOfMemory`] when no piece of the arena is large enough.
     pub fn buffer(&self, len: usize) -> Result<Buffer, Error> {
+        self.try_buffer(len)
+            .ok_or_else(|| arena::no_room(len.max(1)))
+    }
+
+    /// As [`buffer`](Self::buffer), for who does not ask why: an error's text takes native stack.
+    #[must_use]
+    pub fn try_buffer(&self, len: usize) -> Option<Buffer> {
         let _none = Booking::to_none();
         // An empty buffer has a block too: so that there is one case, not two.
-        let start = arena::allocate(len.max(1))?;
+        let start = arena::try_allocate(len.max(1))?;
         // SAFETY: the block is new and has at least `len` bytes.
         unsafe { start.write_bytes(0, len) };
-        Ok(Buffer { start, len })
+        Some(Buffer { start, len })
     }
 }
 
@@ -116,6 +128,28 @@ impl Buffer {
         self.len = self.len.min(len);
     }
 
+    /// Makes the buffer `len` bytes long, where it is if the arena has room behind it; else its
+    /// bytes move, for which both blocks are held at once. What is new is zeroed. A smaller `len`
+    /// only cuts, as [`truncate`](Self::truncate) does.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`] when no piece of the arena is large enough; the buffer is as
+    /// before.
+    pub fn resize(&mut self, len: usize) -> Result<(), Error> {
+        if len > self.len {
+            let _none = Booking::to_none();
+            // SAFETY: the block came from the arena, and `self` is its only owner.
+            self.start = unsafe { arena::reallocate(self.start, len) }?;
+            // SAFETY: the block has at least `len` bytes, and `self.len` is below that.
+            unsafe {
+                let new = self.start.add(self.len);
+                new.write_bytes(0, len - self.len);
+            }
+        }
+        self.len = len;
+        Ok(())
+    }
+
     /// Arena bytes that it takes.
     pub(crate) fn block_bytes(&self) -> u32 {
         // SAFETY: the block came from the arena and is still held.
@@ -127,7 +161,8 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the block has `len` bytes, zeroed by `Runtime::buffer`, and lives while `self`.
+        // SAFETY: the block has `len` bytes, zeroed by `Runtime::buffer` and `resize`, and lives
+        // while `self`.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }

@@ -258,6 +258,67 @@ fn what_does_not_fit_is_refused_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_buffer_grows_where_it_is_or_moves_whole() {
+    let _one = alone();
+    let before = free();
+    let mut buffer = rt().buffer(100).unwrap();
+    buffer.fill(0x5a);
+    let at = buffer.as_ptr();
+    // Behind it everything is free.
+    buffer.resize(1000).unwrap();
+    assert_eq!((buffer.as_ptr(), buffer.len()), (at, 1000));
+    assert!(buffer[..100].iter().all(|&b| b == 0x5a));
+    assert!(buffer[100..].iter().all(|&b| b == 0));
+    // The block's header and rounding.
+    assert_eq!(before - free(), 1008);
+    // Cut, and grown again within its block: what comes back is new.
+    buffer.fill(0x5a);
+    buffer.resize(10).unwrap();
+    assert_eq!(before - free(), 1008);
+    buffer.resize(20).unwrap();
+    assert_eq!(buffer[..], [[0x5a; 10], [0; 10]].concat());
+    buffer.resize(1000).unwrap();
+    assert!(buffer[20..].iter().all(|&b| b == 0));
+    // Something lies behind: it moves.
+    let wall = rt().buffer(8).unwrap();
+    buffer.fill(0x5a);
+    buffer.resize(2000).unwrap();
+    assert_ne!(buffer.as_ptr(), at);
+    assert!(buffer[..1000].iter().all(|&b| b == 0x5a));
+    assert!(buffer[1000..].iter().all(|&b| b == 0));
+    assert_eq!(wall[..], [0; 8]);
+    // What was before it is free now, and it moves back down.
+    drop(wall);
+    let wall = rt().buffer(free() as usize - 4000).unwrap();
+    buffer.resize(2500).unwrap();
+    assert!(buffer[..1000].iter().all(|&b| b == 0x5a));
+    drop((buffer, wall));
+    assert_eq!(free(), before);
+}
+
+#[test]
+fn a_buffer_that_cannot_grow_is_as_before() {
+    let _one = alone();
+    let before = free();
+    let mut buffer = rt().buffer(0).unwrap();
+    assert!(buffer.is_empty());
+    buffer.resize(64).unwrap();
+    buffer.fill(7);
+    let held = free();
+    for len in [before as usize, 1 << 20, u32::MAX as usize, usize::MAX] {
+        let error = buffer.resize(len).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+        assert_eq!(error.to_string(), format!("{len} bytes asked, {held} free"));
+        assert_eq!(buffer[..], [7; 64]);
+        assert_eq!(free(), held);
+    }
+    buffer.resize(0).unwrap();
+    assert!(buffer.is_empty());
+    drop(buffer);
+    assert_eq!(free(), before);
+}
+
+#[test]
 fn twenty_four_instances_of_one_module() {
     const MANY: usize = 24;
     let _one = alone();

@@ -8,7 +8,7 @@ use wamr::{
     ThreadEnv, TrapKind, ValType, Value,
 };
 
-static HOST: [HostFunction; 7] = [
+static HOST: [HostFunction; 11] = [
     HostFunction {
         module: c"env",
         name: c"add",
@@ -46,12 +46,63 @@ static HOST: [HostFunction; 7] = [
         call: give,
     },
     HostFunction {
+        module: c"env",
+        name: c"count",
+        signature: c"(iii)i",
+        call: count,
+    },
+    HostFunction {
+        module: c"env",
+        name: c"reverse",
+        signature: c"(ii)",
+        call: reverse,
+    },
+    HostFunction {
+        module: c"env",
+        name: c"explain",
+        signature: c"(i)",
+        call: explain,
+    },
+    HostFunction {
+        module: c"env",
+        name: c"work",
+        signature: c"(i)i",
+        call: work,
+    },
+    HostFunction {
         module: c"other",
         name: c"asked",
         signature: c"()I",
         call: asked,
     },
 ];
+
+/// How often a byte occurs; in place.
+fn count(caller: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+    let bytes = caller.bytes(args[0] as u32, args[1] as u32)?;
+    args[0] = bytes.iter().filter(|b| u64::from(**b) == args[2]).count() as u64;
+    Ok(())
+}
+
+fn reverse(caller: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+    let bytes = caller.bytes_mut(args[0] as u32, args[1] as u32)?;
+    bytes.reverse();
+    Ok(())
+}
+
+fn explain(caller: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+    match args[0] as u32 {
+        0 => Err(caller.interrupted()),
+        n => Err(caller.refuse(format_args!("{n} is {}", "too much, ".repeat(n as usize)))),
+    }
+}
+
+/// Works for so many units; returns the rest of nothing.
+fn work(caller: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+    caller.charge(args[0] as u32);
+    assert_eq!(caller.runtime().memory(), rt().memory());
+    Ok(())
+}
 
 fn add(_: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
     args[0] = u64::from((args[0] as u32).wrapping_add(args[1] as u32));
@@ -338,6 +389,83 @@ fn guest_pointers_are_checked_to_the_byte() {
     ] {
         let trap = call(offset, len).unwrap_err();
         assert_eq!(trap.kind(), TrapKind::MemoryOutOfBounds, "{offset}+{len}");
+    }
+}
+
+#[test]
+fn guest_memory_is_read_and_written_in_place() {
+    let _one = alone();
+    let wat = r#"(module
+        (import "env" "count" (func $count (param i32 i32 i32) (result i32)))
+        (import "env" "reverse" (func $reverse (param i32 i32)))
+        (memory 1 1) (data (i32.const 65530) "abcabc")
+        (func (export "run") (param i32 i32) (result i32)
+            (call $reverse (local.get 0) (local.get 1))
+            (call $count (local.get 0) (local.get 1) (i32.load8_u (i32.const 65533)))))"#;
+    let call = |offset: i32, len| {
+        let mut out = [Value::I32(0)];
+        run(rt(), wat, &[Value::I32(offset), Value::I32(len)], &mut out).map(|_| out[0])
+    };
+    // abcabc becomes abcacb.
+    assert_eq!(call(65534, 2), Ok(Value::I32(0)));
+    assert_eq!(call(65530, 6), Ok(Value::I32(2)));
+    // No bytes are nowhere.
+    for offset in [0, 65536, -1] {
+        assert_eq!(call(offset, 0), Ok(Value::I32(0)));
+    }
+    for (offset, len) in [
+        (65535, 2),
+        (65536, 1),
+        (-1, 1),
+        (-1, 2),
+        (0, 65537),
+        (1, -1),
+        (0, -1),
+    ] {
+        let trap = call(offset, len).unwrap_err();
+        assert_eq!(trap.kind(), TrapKind::MemoryOutOfBounds, "{offset}+{len}");
+    }
+}
+
+#[test]
+fn a_host_function_says_why_it_refuses() {
+    let _one = alone();
+    let wat = r#"(module (import "env" "explain" (func $f (param i32)))
+        (func (export "run") (param i32) (call $f (local.get 0))))"#;
+    let trap = |n| run(rt(), wat, &[Value::I32(n)], &mut []).unwrap_err();
+    assert_eq!(trap(0).kind(), TrapKind::Interrupted);
+    assert_eq!(
+        (trap(2).kind(), trap(2).to_string().as_str()),
+        (TrapKind::Host, "2 is too much, too much, ")
+    );
+    let long = format!("9 is {}", "too much, ".repeat(9));
+    assert_eq!(trap(9).to_string(), long[..long.len().min(96)]);
+    assert_eq!(trap(1000).to_string().len(), 96);
+}
+
+#[test]
+fn what_a_host_function_does_counts_as_work() {
+    let _one = alone();
+    let wat = r#"(module (import "env" "work" (func $work (param i32) (result i32)))
+        (func (export "run") (param i32 i32)
+            (loop (drop (call $work (local.get 1)))
+                (br_if 0 (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))))"#;
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let module = load(rt(), wat).unwrap();
+    let mut instance = Instance::new(&env, &module, &InstanceConfig::default()).unwrap();
+    for (slice, times, units, expected) in [
+        // A call and a branch each time.
+        (1000, 10, 0, 20),
+        (1000, 10, 5, 70),
+        // Each branch ends the slice that the call has used up.
+        (1000, 10, 5000, 10_000),
+        (1000, 3, -1, 3000),
+    ] {
+        let supervisor = Budget::new(slice, u64::MAX);
+        let before = instance.work();
+        let args = [Value::I32(times), Value::I32(units)];
+        instance.call("run", &args, &mut [], &supervisor).unwrap();
+        assert_eq!(instance.work() - before, expected, "{times} of {units}");
     }
 }
 

@@ -3,14 +3,13 @@
 //! them the tests say that they skip, and `PROPLET_REQUIRE_PEERS=1` forbids that.
 
 mod common;
+mod compilers;
 
 use std::collections::VecDeque;
-use std::env;
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
+
+use compilers::{build_crate, built, compile, guests};
 
 use common::{Budget, alone, load_bytes, runtime};
 use wamr::{Instance, InstanceConfig, Memory, Runtime, ThreadEnv, Trap, TrapKind, Value};
@@ -24,67 +23,6 @@ const CONFIG: InstanceConfig = InstanceConfig {
     memory_bytes_max: None,
 };
 
-fn guests() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../guests")
-}
-
-/// A folder for what the tests build.
-fn built() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
-    fs::create_dir_all(&folder).unwrap();
-    folder
-}
-
-/// Says that a test is skipped for want of `tool`, or fails where none may be.
-fn skip(tool: &str, remedy: &str) {
-    assert!(
-        env::var_os("PROPLET_REQUIRE_PEERS").is_none_or(|v| v != "1"),
-        "no {tool}, and PROPLET_REQUIRE_PEERS=1 forbids to skip: {remedy}"
-    );
-    // What a test that passes prints is not shown, what it writes is.
-    let line = format!("\nskipped: no {tool} ({remedy})\n");
-    std::io::stderr().write_all(line.as_bytes()).unwrap();
-}
-
-fn succeed(command: &mut Command) {
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {text}");
-}
-
-/// clang and wasm-ld of one version: the newest that has one in its name, or else those without.
-fn clang() -> Option<(PathBuf, PathBuf)> {
-    let path = env::var_os("PATH")?;
-    let find = |name: String| {
-        let files = env::split_paths(&path).map(|folder| folder.join(&name));
-        files.into_iter().find(|file| file.is_file())
-    };
-    let suffixes = (15..=25).rev().map(|version| format!("-{version}"));
-    suffixes
-        .chain([String::new()])
-        .find_map(|suffix| find(format!("clang{suffix}")).zip(find(format!("wasm-ld{suffix}"))))
-}
-
-/// Compiles a C file with the guests' flags.
-fn compile(source: &Path) -> Option<Vec<u8>> {
-    let Some((clang, wasm_ld)) = clang() else {
-        skip("clang and wasm-ld", "Debian: clang-19, lld-19");
-        return None;
-    };
-    let wasm = built().join(source.file_name()?).with_extension("wasm");
-    let flag = |name: &str, path: &Path| format!("{name}={}", path.display());
-    succeed(
-        Command::new(clang)
-            .args(["-Wall", "-Wextra", "-Werror"])
-            .arg(flag("--config", &guests().join("c/wasm.cfg")))
-            .arg(flag("-fuse-ld", &wasm_ld))
-            .arg(source)
-            .arg("-o")
-            .arg(&wasm),
-    );
-    Some(fs::read(wasm).unwrap())
-}
-
 fn c() -> Option<&'static [u8]> {
     static WASM: OnceLock<Option<Vec<u8>>> = OnceLock::new();
     WASM.get_or_init(|| compile(&guests().join("c/filter.c")))
@@ -93,33 +31,7 @@ fn c() -> Option<&'static [u8]> {
 
 fn rust() -> Option<&'static [u8]> {
     static WASM: OnceLock<Option<Vec<u8>>> = OnceLock::new();
-    WASM.get_or_init(build_crate).as_deref()
-}
-
-fn build_crate() -> Option<Vec<u8>> {
-    const TARGET: &str = "wasm32-unknown-unknown";
-    let libraries = Command::new("rustc")
-        .args(["--print", "target-libdir", "--target", TARGET])
-        .output()
-        .unwrap();
-    let libraries = String::from_utf8(libraries.stdout).unwrap();
-    if !Path::new(libraries.trim()).is_dir() {
-        let remedy = format!("rustup target add {TARGET}");
-        skip(&format!("core for {TARGET}"), &remedy);
-        return None;
-    }
-    let to = built().join("rust");
-    succeed(
-        Command::new(env!("CARGO"))
-            .args(["build", "--release", "--locked", "--target", TARGET])
-            .arg("--manifest-path")
-            .arg(guests().join("rust/Cargo.toml"))
-            .arg("--target-dir")
-            .arg(&to)
-            .env_remove("RUSTFLAGS")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS"),
-    );
-    Some(fs::read(to.join(TARGET).join("release/filter.wasm")).unwrap())
+    WASM.get_or_init(|| build_crate("filter")).as_deref()
 }
 
 /// Calls a function of i32s.

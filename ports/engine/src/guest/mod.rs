@@ -1,0 +1,115 @@
+//! What guests may call, as module `env`.
+//!
+//! Pointers and lengths of a guest are checked before anything has an effect, and a length is
+//! checked in full, also where less is written. No bytes are nowhere: their pointer is not looked
+//! at. A call that breaks a rule traps, and the text says which; what only exceeds a rate is
+//! dropped and counted. Frames are small: the interpreter's worker has little native stack.
+
+mod board;
+mod channel;
+mod clock;
+mod task;
+
+use crate::{platform::Platform, worker::Turns};
+use core::ffi::CStr;
+use proplet::task::caps::{CAPS, Cap};
+use wamr::{Caller, HostError, HostFunction};
+
+/// How many functions there are.
+pub const HOST_FUNCTIONS: usize = 20;
+
+type Function = fn(&mut Caller<'_>, &mut [u64]) -> Result<(), HostError>;
+
+/// The functions that guests may import; docs/host-api.md says what they do.
+pub const fn host_functions<P: Platform>() -> [HostFunction; HOST_FUNCTIONS] {
+    [
+        function(c"get_proplet_id", c"(ii)i", task::get_proplet_id::<P>),
+        function(c"get_model_data", c"(ii)i", task::get_model_data::<P>),
+        function(c"get_dataset_data", c"(ii)i", task::get_dataset_data::<P>),
+        function(c"get_env", c"(iiii)i", task::get_env::<P>),
+        function(c"get_input", c"(iii)i", task::get_input::<P>),
+        function(c"publish_result", c"(ii)", task::publish_result::<P>),
+        function(c"log", c"(iii)", task::log::<P>),
+        function(c"now_ms", c"()I", clock::now_ms::<P>),
+        function(c"sleep_ms", c"(i)", clock::sleep_ms::<P>),
+        function(c"timer_start", c"(i)", clock::timer_start::<P>),
+        function(c"timer_wait", c"()i", clock::timer_wait::<P>),
+        function(c"timer_stop", c"()", clock::timer_stop::<P>),
+        function(c"random", c"(ii)", clock::random::<P>),
+        function(c"publish", c"(iiii)i", channel::publish::<P>),
+        function(c"subscribe", c"(ii)i", channel::subscribe::<P>),
+        function(c"receive", c"(iii)i", channel::receive::<P>),
+        function(c"gpio_configure", c"(ii)", board::gpio_configure::<P>),
+        function(c"gpio_write", c"(ii)", board::gpio_write::<P>),
+        function(c"gpio_read", c"(i)i", board::gpio_read::<P>),
+        function(c"sensor_read", c"(iii)i", board::sensor_read::<P>),
+    ]
+}
+
+const fn function(name: &'static CStr, signature: &'static CStr, call: Function) -> HostFunction {
+    HostFunction {
+        module: c"env",
+        name,
+        signature,
+        call,
+    }
+}
+
+/// The run that calls.
+///
+/// # Errors
+/// It is to end.
+fn run<'a, P: Platform>(caller: &Caller<'a>) -> Result<&'a Turns<P>, HostError> {
+    const NONE: HostError = HostError::new(c"no run of this proplet calls");
+    let turns = caller.context::<Turns<P>>().ok_or(NONE)?;
+    match turns.is_interrupted() {
+        true => Err(caller.interrupted()),
+        false => Ok(turns),
+    }
+}
+
+/// The run that calls what needs a capability.
+///
+/// # Errors
+/// It is to end, or `cap` is not granted.
+fn granted<'a, P: Platform>(caller: &Caller<'a>, cap: Cap) -> Result<&'a Turns<P>, HostError> {
+    let turns = run(caller)?;
+    match turns.data().caps.has(cap) {
+        true => Ok(turns),
+        false => Err(caller.refuse(format_args!(
+            "capability '{}' is not granted: {CAPS}",
+            cap.name()
+        ))),
+    }
+}
+
+/// A 32-bit argument.
+fn arg(args: &[u64], index: usize) -> u32 {
+    args.get(index).map_or(0, |arg| *arg as u32)
+}
+
+/// A 32-bit result.
+fn give(args: &mut [u64], result: u32) {
+    if let Some(first) = args.first_mut() {
+        *first = result.into();
+    }
+}
+
+/// What stands for "none" in a result.
+const NONE: u32 = u32::MAX;
+
+/// Text of the guest, in place.
+///
+/// # Errors
+/// It is not in the guest's memory, or no UTF-8.
+fn text<'c>(
+    caller: &'c Caller<'_>,
+    function: &str,
+    offset: u32,
+    len: u32,
+) -> Result<&'c str, HostError> {
+    core::str::from_utf8(caller.bytes(offset, len)?).map_err(|e| {
+        let at = e.valid_up_to();
+        caller.refuse(format_args!("{function}: byte {at} is not UTF-8"))
+    })
+}

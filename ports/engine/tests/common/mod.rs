@@ -1,0 +1,316 @@
+//! What the tests share: a platform of plain threads, and the test as the agent.
+//!
+//! WAMR is one for a process: so is the bench, and tests that use it take turns.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(unreachable_pub, reason = "a module of test binaries")]
+
+use proplet::{
+    engine::{
+        Call, Engine, Exit, Failure, GuestLimits, Limits, ModuleId, ProcessUsage, RunUsage,
+        Schedule, Slot, TaskData, Text, Value,
+    },
+    task::caps::Caps,
+    time::Duration,
+    wire::{List, Pairs},
+};
+use proplet_engine::{
+    BoardError, Channel, DeviceConfig, Job, ModuleState, PinMode, Platform, SlotState, WamrEngine,
+    Workers, host_functions,
+};
+use std::{
+    mem::MaybeUninit,
+    sync::{
+        Condvar, LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Instant,
+};
+use wamr::{Buffer, Runtime};
+
+pub const SLOTS: usize = 8;
+pub const ID: &str = "3fe95a65-74f1-4ede-bf20-ef565f04cecb";
+pub const ARENA: usize = 192 * 1024;
+
+pub const LIMITS: Limits = Limits {
+    stack: 4096,
+    memory_cap: None,
+    memory_max: None,
+    work: None,
+    schedule: Schedule::DEFAULT,
+};
+
+pub const GUEST_LIMITS: GuestLimits = GuestLimits {
+    log_bytes: 200,
+    messages: 10,
+    message_bytes: 4200,
+    result_bytes: 64,
+};
+
+/// Doors that stay open, turns that are only counted, and a clock that the test may set.
+pub struct Threads {
+    open: Mutex<[bool; SLOTS]>,
+    changed: Condvar,
+    pub turns: AtomicUsize,
+    /// Set: sleeping takes no time, and makes it pass.
+    clock: Mutex<Option<Duration>>,
+    pins: Mutex<[(PinMode, bool); PINS]>,
+    random: AtomicU64,
+}
+
+pub const PINS: usize = 4;
+
+static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Threads {
+    fn new() -> Self {
+        Self {
+            open: Mutex::new([false; SLOTS]),
+            changed: Condvar::new(),
+            turns: AtomicUsize::new(0),
+            clock: Mutex::new(None),
+            pins: Mutex::new([(PinMode::Input, false); PINS]),
+            random: AtomicU64::new(1),
+        }
+    }
+
+    /// Stops the clock at a time, or lets it go again.
+    pub fn set_clock(&self, now: Option<Duration>) {
+        *lock(&self.clock) = now;
+    }
+
+    fn pin(&self, pin: u32) -> Result<(PinMode, bool), BoardError> {
+        let pins = lock(&self.pins);
+        pins.get(pin as usize).copied().ok_or(BoardError::Absent)
+    }
+}
+
+impl Platform for Threads {
+    fn wait(&self, slot: Slot) {
+        let shut = |open: &mut [bool; SLOTS]| !open[usize::from(slot.0)];
+        let mut open = self.changed.wait_while(lock(&self.open), shut).unwrap();
+        open[usize::from(slot.0)] = false;
+    }
+
+    fn wake(&self, slot: Slot) {
+        lock(&self.open)[usize::from(slot.0)] = true;
+        self.changed.notify_all();
+    }
+
+    fn sleep(&self, slot: Slot, time: Duration) {
+        if let Some(now) = &mut *lock(&self.clock) {
+            *now += time;
+            return;
+        }
+        let shut = |open: &mut [bool; SLOTS]| !open[usize::from(slot.0)];
+        let waited = self
+            .changed
+            .wait_timeout_while(lock(&self.open), time, shut);
+        waited.unwrap().0[usize::from(slot.0)] = false;
+    }
+
+    fn schedule(&self, _: Slot, _: Schedule) {}
+    fn take_turn(&self, _: Slot, _: bool) {
+        self.turns.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn give_way(&self, _: Slot) {}
+    fn end_turn(&self, _: Slot) {}
+    fn hurry(&self, _: Slot) {}
+
+    fn notify(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Any clock that goes will do here.
+    fn thread_time(&self, _: Slot) -> Duration {
+        BEGAN.elapsed()
+    }
+
+    fn process(&self) -> ProcessUsage {
+        ProcessUsage::default()
+    }
+
+    fn now(&self) -> Duration {
+        lock(&self.clock).unwrap_or_else(|| BEGAN.elapsed())
+    }
+
+    /// No two calls give the same.
+    fn random(&self, to: &mut [u8]) {
+        for byte in to {
+            let n = self
+                .random
+                .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst);
+            *byte = (n ^ (n >> 29)).to_be_bytes()[0];
+        }
+    }
+
+    /// Pins 0 to 3, of which 3 can't be an output.
+    fn gpio_configure(&self, pin: u32, mode: PinMode) -> Result<(), BoardError> {
+        self.pin(pin)?;
+        if (pin, mode) == (3, PinMode::Output) {
+            return Err(BoardError::Failed);
+        }
+        lock(&self.pins)[pin as usize] = (mode, mode == PinMode::InputPullUp);
+        Ok(())
+    }
+
+    fn gpio_write(&self, pin: u32, is_high: bool) -> Result<(), BoardError> {
+        match self.pin(pin)?.0 {
+            PinMode::Output => lock(&self.pins)[pin as usize].1 = is_high,
+            _ => return Err(BoardError::Failed),
+        }
+        Ok(())
+    }
+
+    fn gpio_read(&self, pin: u32) -> Result<bool, BoardError> {
+        Ok(self.pin(pin)?.1)
+    }
+
+    /// Sensor 0 has a temperature; sensor 1 has a voltage and can't be read.
+    fn sensor_read(&self, sensor: u32, channel: Channel) -> Result<i64, BoardError> {
+        match (sensor, channel) {
+            (0, Channel::AmbientTemperature) => Ok(-1_250_001),
+            (1, Channel::Voltage) => Err(BoardError::Failed),
+            _ => Err(BoardError::Absent),
+        }
+    }
+}
+
+pub struct Bench {
+    pub engine: WamrEngine<Threads>,
+    pub workers: &'static Workers<Threads>,
+}
+
+/// The bench of this process, for one test at a time. The clock goes, and no module is loaded.
+pub fn bench() -> MutexGuard<'static, Bench> {
+    static BENCH: LazyLock<Mutex<Bench>> = LazyLock::new(|| Mutex::new(Bench::new()));
+    let mut bench = lock(&BENCH);
+    bench.workers.platform().set_clock(None);
+    bench.engine.unload(ModuleId(0));
+    bench
+}
+
+impl Bench {
+    fn new() -> Self {
+        let arena = Box::leak(vec![MaybeUninit::uninit(); ARENA].into_boxed_slice());
+        let natives = Box::leak(Box::new(host_functions::<Threads>()));
+        let runtime = Runtime::init(arena, natives).unwrap();
+        let states: Vec<SlotState> = (0..SLOTS).map(|_| SlotState::new()).collect();
+        let jobs: Vec<Job> = (0..SLOTS).map(|_| Job::NONE).collect();
+        let config = DeviceConfig {
+            proplet_id: ID,
+            limits: GUEST_LIMITS,
+        };
+        let workers = Workers::new(Threads::new(), states.leak(), jobs.leak(), 1000, config);
+        let workers: &'static Workers<Threads> = Box::leak(Box::new(workers));
+        for slot in 0..SLOTS as u8 {
+            thread::spawn(move || workers.run(Slot(slot), runtime));
+        }
+        let modules: Vec<ModuleState> = (0..4).map(|_| ModuleState::default()).collect();
+        Self {
+            engine: WamrEngine::new(runtime, workers, modules.leak()),
+            workers,
+        }
+    }
+
+    pub fn free(&self) -> usize {
+        self.engine.arena().free
+    }
+
+    pub fn load(&mut self, module: u8, wat: &str) -> Result<(), Text> {
+        let wasm = wat::parse_str(wat).unwrap_or_else(|e| panic!("{e}"));
+        self.load_bytes(module, &wasm)
+    }
+
+    pub fn load_bytes(&mut self, module: u8, wasm: &[u8]) -> Result<(), Text> {
+        let mut buffer = self.engine.allocate(wasm.len())?;
+        buffer.copy_from_slice(wasm);
+        self.engine.estimate(&buffer, &LIMITS)?;
+        self.engine.load(ModuleId(module), buffer)
+    }
+
+    /// A copy in the arena.
+    pub fn copy(&mut self, bytes: &[u8]) -> Buffer {
+        let mut copy = self.engine.allocate(bytes.len()).unwrap();
+        copy.copy_from_slice(bytes);
+        copy
+    }
+
+    /// What a task is given.
+    pub fn data(&mut self, caps: &str, inputs: &[&str], env: &[(&str, &str)]) -> TaskData<Buffer> {
+        let inputs = pack(inputs.iter().copied());
+        let env = pack(env.iter().flat_map(|(key, value)| [*key, *value]));
+        let text = self.engine.allocate(inputs.len() + env.len()).unwrap();
+        let mut data = TaskData::NONE.with_text(
+            text,
+            List::from_bytes(&inputs).unwrap(),
+            Pairs::from_bytes(&env).unwrap(),
+        );
+        data.caps = Caps::parse(caps).unwrap();
+        data
+    }
+
+    /// Calls `main` of module 0.
+    pub fn spawn_with(&mut self, slot: u8, args: &[Value], limits: Limits, data: TaskData<Buffer>) {
+        let call = Call {
+            module: ModuleId(0),
+            export: "main",
+            args,
+            limits,
+        };
+        self.engine.spawn(Slot(slot), &call, data);
+    }
+
+    pub fn spawn(&mut self, slot: u8, args: &[Value], limits: Limits) {
+        self.spawn_with(slot, args, limits, TaskData::NONE);
+    }
+
+    pub fn exit(&mut self) -> Exit<Buffer> {
+        self.exit_while(|_| {})
+    }
+
+    /// The next exit; until then, does something again and again.
+    pub fn exit_while(&mut self, mut each: impl FnMut(&mut WamrEngine<Threads>)) -> Exit<Buffer> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            each(&mut self.engine);
+            if let Some(exit) = self.engine.poll_exit() {
+                return exit;
+            }
+            assert!(Instant::now() < deadline, "no run has ended within 10 s");
+            thread::sleep(Duration::from_micros(50));
+        }
+    }
+
+    /// Runs `main` of `wat` in slot 0.
+    pub fn run(&mut self, wat: &str, args: &[Value], limits: Limits) -> Exit<Buffer> {
+        self.load(0, wat).unwrap();
+        self.spawn(0, args, limits);
+        let exit = self.exit();
+        self.engine.unload(ModuleId(0));
+        exit
+    }
+
+    pub fn usage(&self, slot: u8) -> RunUsage {
+        self.engine.usage(Slot(slot))
+    }
+}
+
+/// Strings as the core packs them.
+pub fn pack<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<u8> {
+    texts
+        .flat_map(|text| [&(text.len() as u16).to_le_bytes(), text.as_bytes()].concat())
+        .collect()
+}
+
+pub fn trap(exit: &Exit<Buffer>) -> &str {
+    match &exit.result {
+        Err(Failure::Trap(text)) => text,
+        other => panic!("expected a trap, found {other:?}"),
+    }
+}

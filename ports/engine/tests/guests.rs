@@ -1,0 +1,203 @@
+//! Guests that compilers make with `guests/c/proplet.h` and `guests/rust/proplet-guest`: both find
+//! every function. Needs what the tests of `wamr` need for its guests; without it they say so.
+
+mod common;
+#[path = "../../../modules/wamr/wamr/tests/compilers/mod.rs"]
+mod compilers;
+
+use common::{Bench, LIMITS, bench};
+use compilers::{build_crate, built, compile, guests};
+use proplet::{
+    engine::{Engine as _, Exit, Message, ModuleId, Slot, Value},
+    time::Duration,
+};
+use std::{fs, time::Instant};
+use wamr::Buffer;
+
+fn output(exit: &Exit<Buffer>) -> Option<&str> {
+    exit.output
+        .as_deref()
+        .map(|bytes| str::from_utf8(bytes).unwrap())
+}
+
+/// Runs a guest, and returns its exit and what it has published.
+fn run(
+    bench: &mut Bench,
+    wasm: &[u8],
+    args: &[Value],
+    caps: &str,
+    env: &[(&str, &str)],
+) -> (Exit<Buffer>, Vec<String>) {
+    bench.load_bytes(0, wasm).unwrap();
+    let mut data = bench.data(caps, &["in", "put"], env);
+    data.model = Some(bench.copy(b"the model"));
+    bench.spawn_with(0, args, LIMITS, data);
+    bench.engine.deliver(Slot(0), "to/guest", b"hello");
+    let mut said = Vec::new();
+    let exit = bench.exit_while(|engine| match engine.poll_message(Slot(0)) {
+        Some(Message::Publish { bytes, topic_len }) => {
+            let (topic, payload) = bytes.split_at(topic_len);
+            let text = [topic, b" ", payload].concat();
+            said.push(String::from_utf8(text).unwrap());
+        }
+        Some(Message::Subscribe { filter }) => {
+            said.push(format!("? {}", str::from_utf8(&filter).unwrap()));
+        }
+        None => {}
+    });
+    bench.engine.unload(ModuleId(0));
+    (exit, said)
+}
+
+fn is_a_station(wasm: Option<Vec<u8>>) {
+    let Some(wasm) = wasm else {
+        return;
+    };
+    let mut bench = bench();
+    let before = bench.free();
+    let began = Instant::now();
+    let caps = "timer,time,publish,sensor";
+    let (exit, said) = run(
+        &mut bench,
+        &wasm,
+        &[Value::I32(3)],
+        caps,
+        &[("PERIOD_MS", "5")],
+    );
+    assert_eq!(exit.result, Ok(Some(Value::I32(3))));
+    assert_eq!(output(&exit), Some("-1.250001"));
+    assert_eq!(said, vec!["station/temperature -1.250001"; 3]);
+    assert!(began.elapsed() >= Duration::from_millis(15));
+    // The memory of a small guest, and not a page.
+    assert!(exit.usage.memory < 16_000, "{:?}", exit.usage);
+    drop(exit);
+    let env = [("TOPIC", "attic/north"), ("PERIOD_MS", "1")];
+    let (exit, said) = run(&mut bench, &wasm, &[Value::I32(1)], caps, &env);
+    assert_eq!(said, ["attic/north -1.250001"]);
+    drop(exit);
+    let env = [("TOPIC", "x".repeat(65))].map(|(key, value)| (key, value.leak() as &str));
+    let (exit, _) = run(&mut bench, &wasm, &[Value::I32(1)], caps, &env);
+    assert_eq!(
+        (&exit.result, output(&exit)),
+        (&Ok(Some(Value::I32(0))), None)
+    );
+    let (exit, _) = run(
+        &mut bench,
+        &wasm,
+        &[Value::I32(1)],
+        "timer,time,publish",
+        &[("PERIOD_MS", "1")],
+    );
+    assert_eq!(
+        common::trap(&exit),
+        "capability 'sensor' is not granted: PROPLET_CAPS"
+    );
+    drop(exit);
+    assert_eq!(bench.free(), before);
+}
+
+#[test]
+fn the_c_guest_is_a_station() {
+    is_a_station(compile(&guests().join("c/station.c")));
+}
+
+#[test]
+fn the_rust_guest_is_a_station() {
+    is_a_station(build_crate("station"));
+}
+
+/// Calls everything in the header once, and returns the line where something was not as expected.
+const PROBE: &str = r#"
+#include "proplet.h"
+
+#define TEXT(literal) literal, sizeof(literal) - 1
+#define EXPECT(condition) if (!(condition)) return __LINE__
+
+static char heap[256];
+static unsigned used;
+
+PROPLET_EXPORT(malloc) void *give(unsigned len) { char *at = heap + used; used += len; return at; }
+PROPLET_EXPORT(free) void take(void *at) { (void)at; }
+
+PROPLET_EXPORT(main) int run(int unused)
+{
+    (void)unused;
+    char *data;
+    unsigned len, topic_len;
+    char buf[32];
+    int64_t micro = 0;
+
+    EXPECT(proplet_get_proplet_id(&data, &len) == 1 && len == 36 && data[0] == '3' && !data[36]);
+    EXPECT(proplet_get_model_data(&data, &len) == 1 && len == 9 && data[8] == 'l' && !data[9]);
+    EXPECT(proplet_get_dataset_data(&data, &len) == 1 && len == 0 && !data[0]);
+    EXPECT(proplet_get_env(TEXT("MODEL_DATA"), buf, sizeof(buf)) == 9 && buf[0] == 't');
+    EXPECT(proplet_get_env(TEXT("OTHER"), buf, sizeof(buf)) == -1);
+    EXPECT(proplet_get_input(1, buf, sizeof(buf)) == 3 && buf[0] == 'p');
+    EXPECT(proplet_get_input(2, buf, sizeof(buf)) == -1);
+    proplet_log(PROPLET_DEBUG, TEXT("a line"));
+    int64_t before = proplet_now_ms();
+    proplet_sleep_ms(3);
+    EXPECT(proplet_now_ms() >= before + 3);
+    proplet_timer_start(2);
+    EXPECT(proplet_timer_wait() >= 1);
+    proplet_timer_stop();
+    proplet_random(buf, sizeof(buf));
+    EXPECT(proplet_subscribe(TEXT("to/+")) == 1);
+    while (!proplet_publish(TEXT("from/guest"), TEXT("hi")))
+        proplet_sleep_ms(1);
+    EXPECT(proplet_receive(buf, 4, &topic_len) == 13 && topic_len == 8);
+    EXPECT(proplet_receive(buf, sizeof(buf), &topic_len) == 13 && topic_len == 8 && buf[12] == 'o');
+    EXPECT(proplet_receive(buf, sizeof(buf), &topic_len) == -1);
+    proplet_gpio_configure(1, PROPLET_INPUT_PULL_UP);
+    EXPECT(proplet_gpio_read(1) == 1);
+    proplet_gpio_configure(0, PROPLET_OUTPUT);
+    EXPECT(proplet_gpio_read(0) == 0);
+    proplet_gpio_write(0, 7);
+    EXPECT(proplet_gpio_read(0) == 1);
+    EXPECT(proplet_sensor_read(0, PROPLET_AMBIENT_TEMPERATURE, &micro) == 1 && micro == -1250001);
+    EXPECT(proplet_sensor_read(1, PROPLET_VOLTAGE, &micro) == 0);
+    proplet_publish_result(TEXT("done"));
+    return 0;
+}
+"#;
+
+const ALL_CAPS: &str = "time,random,timer,publish,subscribe,gpio,sensor";
+
+#[test]
+fn the_header_declares_what_the_proplet_offers() {
+    let source = built().join("api.c");
+    fs::write(&source, PROBE).unwrap();
+    fs::copy(guests().join("c/proplet.h"), built().join("proplet.h")).unwrap();
+    if let Some(wasm) = compile(&source) {
+        is_as_expected(&wasm);
+    }
+}
+
+#[test]
+fn the_crate_wraps_what_the_proplet_offers() {
+    if let Some(wasm) = build_crate("probe") {
+        is_as_expected(&wasm);
+    }
+}
+
+fn is_as_expected(wasm: &[u8]) {
+    let mut bench = bench();
+    let before = bench.free();
+    // All of them: none is left out.
+    let imports = proplet_engine::host_functions::<common::Threads>();
+    for function in imports {
+        let name = function.name.to_bytes();
+        let found = wasm.windows(name.len()).any(|window| window == name);
+        assert!(found, "{:?} is not imported", function.name);
+    }
+    let (exit, said) = run(&mut bench, wasm, &[Value::I32(0)], ALL_CAPS, &[]);
+    assert_eq!(
+        exit.result,
+        Ok(Some(Value::I32(0))),
+        "or the line that was not as expected"
+    );
+    assert_eq!(output(&exit), Some("done"));
+    assert_eq!(said, ["? to/+", "from/guest hi"]);
+    drop(exit);
+    assert_eq!(bench.free(), before);
+}

@@ -1,0 +1,181 @@
+/*
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * What guests find behind gpio and sensor: the pins and sensors that the node zephyr,user of the
+ * devicetree lists, counted from 0. A board that lists none has none.
+ *
+ *     / {
+ *         zephyr,user {
+ *             proplet-gpios = <&gpio0 4 GPIO_ACTIVE_HIGH>, <&gpio0 5 GPIO_ACTIVE_LOW>;
+ *             proplet-sensors = <&bme280>, <&accelerometer>;
+ *         };
+ *     };
+ */
+
+#include "proplet.h"
+
+#include <errno.h>
+
+#include <zephyr/devicetree.h>
+#include <zephyr/kernel.h>
+#include <zephyr/random/random.h>
+#include <zephyr/sys/util.h>
+
+#define USER DT_PATH(zephyr_user)
+
+#if defined(CONFIG_GPIO) && DT_NODE_HAS_PROP(USER, proplet_gpios)
+#include <zephyr/drivers/gpio.h>
+#include <zephyr/sys/atomic.h>
+
+static const struct gpio_dt_spec pins[] = {
+	DT_FOREACH_PROP_ELEM_SEP(USER, proplet_gpios, GPIO_DT_SPEC_GET_BY_IDX, (,))};
+
+/* Which of them are outputs: what a driver does with a write to another is its own affair. */
+static ATOMIC_DEFINE(outputs, ARRAY_SIZE(pins));
+
+static int configure(const struct gpio_dt_spec *pin, uint32_t mode)
+{
+	int err;
+
+	switch (mode) {
+	case PROPLET_PIN_INPUT:
+		return gpio_pin_configure_dt(pin, GPIO_INPUT);
+	case PROPLET_PIN_PULL_UP:
+		return gpio_pin_configure_dt(pin, GPIO_INPUT | GPIO_PULL_UP);
+	case PROPLET_PIN_PULL_DOWN:
+		return gpio_pin_configure_dt(pin, GPIO_INPUT | GPIO_PULL_DOWN);
+	case PROPLET_PIN_OUTPUT:
+		/* So that it reads back, where the driver can do both. */
+		err = gpio_pin_configure_dt(pin, GPIO_OUTPUT_INACTIVE | GPIO_INPUT);
+		return err == -ENOTSUP ? gpio_pin_configure_dt(pin, GPIO_OUTPUT_INACTIVE) : err;
+	default:
+		return -EINVAL;
+	}
+}
+
+int proplet_gpio_configure(uint32_t pin, uint32_t mode)
+{
+	int err;
+
+	if (pin >= ARRAY_SIZE(pins) || !gpio_is_ready_dt(&pins[pin])) {
+		return -ENODEV;
+	}
+	err = configure(&pins[pin], mode);
+	atomic_set_bit_to(outputs, pin, err == 0 && mode == PROPLET_PIN_OUTPUT);
+	return err;
+}
+
+int proplet_gpio_write(uint32_t pin, bool is_high)
+{
+	if (pin >= ARRAY_SIZE(pins)) {
+		return -ENODEV;
+	}
+	return atomic_test_bit(outputs, pin) ? gpio_pin_set_dt(&pins[pin], is_high) : -EACCES;
+}
+
+int proplet_gpio_read(uint32_t pin)
+{
+	return pin < ARRAY_SIZE(pins) ? gpio_pin_get_dt(&pins[pin]) : -ENODEV;
+}
+#else
+int proplet_gpio_configure(uint32_t pin, uint32_t mode)
+{
+	ARG_UNUSED(pin);
+	ARG_UNUSED(mode);
+	return -ENODEV;
+}
+
+int proplet_gpio_write(uint32_t pin, bool is_high)
+{
+	ARG_UNUSED(pin);
+	ARG_UNUSED(is_high);
+	return -ENODEV;
+}
+
+int proplet_gpio_read(uint32_t pin)
+{
+	ARG_UNUSED(pin);
+	return -ENODEV;
+}
+#endif
+
+#if defined(CONFIG_SENSOR) && DT_NODE_HAS_PROP(USER, proplet_sensors)
+#include <zephyr/drivers/sensor.h>
+
+#define SENSOR(node, property, index) DEVICE_DT_GET(DT_PHANDLE_BY_IDX(node, property, index))
+
+static const struct device *const sensors[] = {
+	DT_FOREACH_PROP_ELEM_SEP(USER, proplet_sensors, SENSOR, (,))};
+
+/* What a guest's channel is here, and how many of the guest's unit one of Zephyr's is. */
+static const struct {
+	enum sensor_channel channel;
+	int32_t scale;
+} channels[] = {
+	{SENSOR_CHAN_AMBIENT_TEMP, 1},
+	{SENSOR_CHAN_HUMIDITY, 1},
+	/* Kilopascals here, pascals there. */
+	{SENSOR_CHAN_PRESS, 1000},
+	{SENSOR_CHAN_LIGHT, 1},
+	{SENSOR_CHAN_ACCEL_X, 1},
+	{SENSOR_CHAN_ACCEL_Y, 1},
+	{SENSOR_CHAN_ACCEL_Z, 1},
+	{SENSOR_CHAN_VOLTAGE, 1},
+};
+
+/* Not every driver expects more than one thread; and a sample must not be fetched anew while its
+   value is read. */
+static K_MUTEX_DEFINE(sensor_lock);
+
+static int measure(const struct device *sensor, enum sensor_channel channel,
+		   struct sensor_value *value)
+{
+	int err;
+
+	(void)k_mutex_lock(&sensor_lock, K_FOREVER);
+	err = sensor_sample_fetch(sensor);
+	if (err == 0) {
+		err = sensor_channel_get(sensor, channel, value);
+		/* It has other channels. */
+		err = err == -ENOTSUP ? -ENODEV : err;
+	}
+	(void)k_mutex_unlock(&sensor_lock);
+	return err;
+}
+
+int proplet_sensor_read(uint32_t sensor, uint32_t channel, int64_t *micro)
+{
+	struct sensor_value value;
+	int err;
+
+	if (sensor >= ARRAY_SIZE(sensors) || channel >= ARRAY_SIZE(channels)) {
+		return -ENODEV;
+	}
+	if (!device_is_ready(sensors[sensor])) {
+		return -EIO;
+	}
+	err = measure(sensors[sensor], channels[channel].channel, &value);
+	if (err == 0) {
+		*micro = sensor_value_to_micro(&value) * channels[channel].scale;
+	}
+	return err;
+}
+#else
+int proplet_sensor_read(uint32_t sensor, uint32_t channel, int64_t *micro)
+{
+	ARG_UNUSED(sensor);
+	ARG_UNUSED(channel);
+	ARG_UNUSED(micro);
+	return -ENODEV;
+}
+#endif
+
+void proplet_random_fill(void *to, uint32_t len)
+{
+#ifdef CONFIG_CSPRNG_ENABLED
+	if (sys_csrand_get(to, len) == 0) {
+		return;
+	}
+#endif
+	sys_rand_get(to, len);
+}
