@@ -95,7 +95,7 @@ fn main() {
         metrics_interval: Duration::ZERO,
         ..Config::DEFAULT
     };
-    let Proplet { agent, workers } = Proplet::new(&limits, config).expect("a proplet");
+    let Proplet { agent, workers } = Proplet::new(&limits, config, None).expect("a proplet");
     let mut bench = Bench { agent, workers };
     bench.agent.handle(Event::Connected, clock::now());
     bytes(&mut bench, limits.stack_bytes);

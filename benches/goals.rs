@@ -10,7 +10,7 @@ mod capacity;
 use capacity::{ARENA, Program, Width};
 use clap::Parser as _;
 use proplet::engine::{
-    Call, Engine as _, Exit, Limits, ModuleId, Preemption, Schedule, Slot, Value,
+    Call, Engine as _, Exit, Limits, ModuleId, Preemption, Schedule, Slot, TaskData, Value,
 };
 use proplet_bench::{Event, Fairness, Lane, Mode, Options, Report};
 use proplet_engine::{WamrEngine, Workers};
@@ -29,6 +29,7 @@ use std::{
     ptr,
     time::{Duration, Instant},
 };
+use wamr::Buffer;
 use wamr_sys as sys;
 
 /// Operand stack of a task that asks for none, on a device.
@@ -253,9 +254,9 @@ impl Bench {
 
     fn load(&mut self, wat: &str) {
         let (module, wasm) = (ModuleId(0), wat::parse_str(wat).expect("it assembles"));
-        self.engine.reserve(module, wasm.len()).expect("it fits");
-        self.engine.buffer(module)[..wasm.len()].copy_from_slice(&wasm);
-        self.engine.load(module, wasm.len()).expect("it loads");
+        let mut bytes = self.engine.allocate(wasm.len()).expect("it fits");
+        bytes.copy_from_slice(&wasm);
+        self.engine.load(module, bytes).expect("it loads");
     }
 
     fn spawn(&mut self, slot: u8, export: &str, args: &[i32], preemption: Preemption) {
@@ -266,7 +267,7 @@ impl Bench {
             args: &args,
             limits: self.run_limits(preemption),
         };
-        self.engine.spawn(Slot(slot), &call);
+        self.engine.spawn(Slot(slot), &call, TaskData::NONE);
     }
 
     fn run_limits(&self, preemption: Preemption) -> Limits {
@@ -283,7 +284,7 @@ impl Bench {
         }
     }
 
-    fn exit(&mut self) -> Exit {
+    fn exit(&mut self) -> Exit<Buffer> {
         let exits = self.workers.platform().exits();
         loop {
             if let Some(exit) = self.engine.poll_exit() {

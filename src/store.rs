@@ -13,7 +13,7 @@ pub const RECORD_MAX: usize = 1024;
 /// begins with the digest of a module, and that module stays while the record does.
 ///
 /// Calls block, on the control thread, as long as the medium takes.
-pub trait Store: fmt::Debug {
+pub trait Store: fmt::Debug + Send {
     /// Bytes of a stored module; `None` if there is none with this digest.
     fn module_len(&mut self, digest: &Digest) -> Option<usize>;
 

@@ -5,11 +5,12 @@ extern crate std;
 
 use crate::{engine::*, module::table::Digest, store::Store, time::Duration};
 use std::{
-    cell::{Cell, RefCell, RefMut},
+    cell::Cell,
     collections::VecDeque,
     ops::{Deref, DerefMut},
     rc::Rc,
     string::String,
+    sync::{Arc, Mutex, MutexGuard},
     vec::Vec,
 };
 
@@ -294,11 +295,11 @@ pub(crate) struct Kept {
 
 /// A store in memory; clones share it, as the boots of a device do.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct FakeStore(Rc<RefCell<Kept>>);
+pub(crate) struct FakeStore(Arc<Mutex<Kept>>);
 
 impl FakeStore {
-    pub(crate) fn kept(&self) -> RefMut<'_, Kept> {
-        self.0.borrow_mut()
+    pub(crate) fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().expect("no test panics with it")
     }
 }
 

@@ -9,6 +9,10 @@ use support::firmware as subject;
 
 #[path = "mosquitto/bad_input.rs"]
 mod bad_input;
+#[path = "mosquitto/guests.rs"]
+mod guests;
+#[path = "mosquitto/http.rs"]
+mod http;
 #[path = "mosquitto/latent.rs"]
 mod latent;
 #[path = "mosquitto/limits.rs"]
@@ -17,8 +21,12 @@ mod limits;
 mod link;
 #[path = "mosquitto/presence.rs"]
 mod presence;
+#[path = "mosquitto/reboot.rs"]
+mod reboot;
 #[path = "mosquitto/registry.rs"]
 mod registry;
+#[path = "mosquitto/rounds.rs"]
+mod rounds;
 #[path = "mosquitto/shares.rs"]
 mod shares;
 #[path = "mosquitto/tasks.rs"]

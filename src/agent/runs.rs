@@ -6,7 +6,9 @@ use super::{
     records::{Deployment, Ending, Phase, Purpose, Run},
 };
 use crate::{
-    engine::{Call, Engine, Exit, Failure, ModuleId, Params, Slot, TaskData, Text, clip, text},
+    engine::{
+        Call, Engine, Exit, Failure, ModuleId, Params, Slot, TaskData, Text, Values, clip, text,
+    },
     task::{args, learning::Round, monitor::Monitor},
     time::Instant,
 };
@@ -53,8 +55,12 @@ impl<E: Engine> Agent<'_, E> {
         let run = &mut self.runs[at];
         let (export, params) = entry(&self.engine, module, &run.name)?;
         let (inputs, env) = (run.packed.inputs(share), run.packed.env(share));
-        let args = args::parse(&params, inputs.iter())
-            .map_err(|e| text(format_args!("function '{export}': {e}")))?;
+        // A guest may read its inputs itself; one that takes no arguments does so or ignores them.
+        let args = match params.is_empty() {
+            true => Values::new(),
+            false => args::parse(&params, inputs.iter())
+                .map_err(|e| text(format_args!("function '{export}': {e}")))?,
+        };
         let need = self.engine.instance_bytes(module, &run.budget.limits)?;
         let len = run.packed.len();
         // Not make_room: inputs and arguments are borrowed from the run.
@@ -88,8 +94,9 @@ impl<E: Engine> Agent<'_, E> {
             return Err(reason);
         }
         deployment.phase = Phase::Ready { module };
-        log::info!("latent task {} is ready to be invoked", deployment.id);
         self.keep_deployment(index, module);
+        let id = &self.deployments[usize::from(index)].id;
+        log::info!("latent task {id} is ready to be invoked");
         Ok(())
     }
 

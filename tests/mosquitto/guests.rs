@@ -53,7 +53,9 @@ fn a_guest_says_its_result_and_logs() {
 
 #[test]
 fn a_call_that_is_not_granted_traps_with_its_name() {
-    let Some(stage) = Stage::new(&["--caps", "time,publish"]) else { return };
+    let Some(stage) = Stage::new(&["--caps", "time,publish"]) else {
+        return;
+    };
     let inputs = json!({"inputs": ["room/1", "20.5"]});
     stage.start("silent", "main", TELL, &inputs);
     stage.assert_error("silent", "capability 'publish' is not granted");
@@ -63,13 +65,17 @@ fn a_call_that_is_not_granted_traps_with_its_name() {
     let asks = json!({"inputs": ["room/1", "20.5"], "env": {"PROPLET_CAPS": "publish"}});
     let body = stage.run("loud", TELL, &asks);
     assert_eq!(body["results"], "1", "{body}");
-    let told = stage.peer.expect(SOON, "what it says", |m| m.topic == "room/1");
+    let told = stage
+        .peer
+        .expect(SOON, "what it says", |m| m.topic == "room/1");
     assert_eq!(told.body, json!(20.5));
 }
 
 #[test]
 fn the_networks_own_topics_are_not_for_guests() {
-    let Some(stage) = Stage::new(&["--caps", "publish"]) else { return };
+    let Some(stage) = Stage::new(&["--caps", "publish"]) else {
+        return;
+    };
     for (id, topic) in [
         ("control", "control/manager/start"),
         ("registry", "registry/server"),
@@ -80,13 +86,20 @@ fn the_networks_own_topics_are_not_for_guests() {
         let asks = json!({"inputs": [topic, "{}"], "env": {"PROPLET_CAPS": "publish"}});
         stage.start(id, "main", TELL, &asks);
         stage.assert_error(id, "");
-        assert!(stage.peer.all(|m| m.topic == topic && m.body == json!({})).is_empty());
+        assert!(
+            stage
+                .peer
+                .all(|m| m.topic == topic && m.body == json!({}))
+                .is_empty()
+        );
     }
 }
 
 #[test]
 fn a_guest_hears_what_it_subscribes_to() {
-    let Some(stage) = Stage::new(&["--caps", "time,subscribe"]) else { return };
+    let Some(stage) = Stage::new(&["--caps", "time,subscribe"]) else {
+        return;
+    };
     let asks = json!({"env": {"PROPLET_CAPS": "time,subscribe"}});
     stage.start("ear", "main", LISTEN, &asks);
     stage.runs("ear");
@@ -99,12 +112,17 @@ fn a_guest_hears_what_it_subscribes_to() {
         std::thread::sleep(std::time::Duration::from_millis(100));
         tries += 1;
     }
-    assert_eq!(stage.peer.results("ear").body["results"], "news/today\"sun\"");
+    assert_eq!(
+        stage.peer.results("ear").body["results"],
+        "news/today\"sun\""
+    );
 }
 
 #[test]
 fn a_sleeping_guest_is_stopped_at_once() {
-    let Some(stage) = Stage::new(&["--caps", "time"]) else { return };
+    let Some(stage) = Stage::new(&["--caps", "time"]) else {
+        return;
+    };
     let sleeper = r#"(module (import "env" "sleep_ms" (func $sleep (param i32)))
         (func (export "main") (call $sleep (i32.const 3600000))))"#;
     let asks = json!({"env": {"PROPLET_CAPS": "time"}});
@@ -119,7 +137,9 @@ fn a_sleeping_guest_is_stopped_at_once() {
 
 #[test]
 fn a_guest_that_floods_disturbs_nobody() {
-    let Some(stage) = Stage::new(&["--caps", "publish", "--messages", "5"]) else { return };
+    let Some(stage) = Stage::new(&["--caps", "publish", "--messages", "5"]) else {
+        return;
+    };
     let flood = r#"(module
         (import "env" "log" (func $log (param i32 i32 i32)))
         (import "env" "publish" (func $publish (param i32 i32 i32 i32) (result i32)))
@@ -137,10 +157,18 @@ fn a_guest_that_floods_disturbs_nobody() {
     assert_eq!(body["results"], "3");
     stage.assert_error("flood", "deadline of 2000 ms exceeded");
     let count = stage.peer.all(|m| m.topic == "flood").len();
-    assert!((1..=15).contains(&count), "{count} messages in 2 s at 5 a second");
+    assert!(
+        (1..=15).contains(&count),
+        "{count} messages in 2 s at 5 a second"
+    );
     let sample = stage.peer.expect(SOON, "its last sample", |m| {
-        m.topic.ends_with("task_metrics") && m.body["task_id"] == "flood"
+        m.topic.ends_with("task_metrics")
+            && m.body["task_id"] == "flood"
             && m.body["metrics"]["dropped"].as_u64() > Some(0)
     });
-    assert!(sample.body["metrics"]["dropped"].as_u64() > Some(100), "{}", sample.body);
+    assert!(
+        sample.body["metrics"]["dropped"].as_u64() > Some(100),
+        "{}",
+        sample.body
+    );
 }

@@ -53,7 +53,11 @@ impl Scene {
 fn a_deployment_answers_after_a_kill_without_the_manager() {
     let Some(scene) = Scene::new() else { return };
     let mut proplet = scene.boot();
-    scene.deploy(&proplet, "sum", &json!({"env": {"PROPLET_STACK_BYTES": "2048"}}));
+    scene.deploy(
+        &proplet,
+        "sum",
+        &json!({"env": {"PROPLET_STACK_BYTES": "2048"}}),
+    );
     assert_eq!(scene.invoke("sum", "before")["results"], "42");
     for boot in ["first", "second"] {
         proplet.kill();
@@ -100,7 +104,10 @@ fn a_store_of_garbage_is_noticed_and_the_proplet_works_on() {
     let error = answer["error"].as_str().unwrap_or_default();
     assert!(error.contains("has not been precompiled"), "{answer}");
     assert!(
-        proplet.log().iter().any(|l| l.contains("store") || l.contains("not restored")),
+        proplet
+            .log()
+            .iter()
+            .any(|l| l.contains("store") || l.contains("not restored")),
         "nothing is said of the store: {:?}",
         proplet.log()
     );

@@ -3,6 +3,7 @@
 use crate::support::{
     ADD, LOOP, Message, QUIET, SOON, Stage, base64, chunks, start_image, wasm, with,
 };
+use proplet::module::{source::to_hex, table::digest};
 use serde_json::{Value, json};
 use std::thread;
 
@@ -216,10 +217,29 @@ fn a_task_that_waits_for_its_module_can_be_stopped() {
 }
 
 #[test]
-fn a_url_is_refused_in_clear_words() {
+fn a_digest_is_held_to_and_not_asked_for() {
     let Some(stage) = Stage::new(&[]) else { return };
-    stage.start_image("url", "http://127.0.0.1/adder.wasm", &json!({}));
-    stage.assert_error("url", "not over HTTP");
+    let hex = to_hex(&digest(&wasm(ADD)));
+    stage.start_image("right", &format!("{IMAGE}@sha256:{hex}"), &json!({}));
+    stage.start_image(
+        "wrong",
+        &format!("{IMAGE}#sha256={}", "0".repeat(64)),
+        &json!({}),
+    );
+    stage.expect_request(IMAGE);
+    for chunk in chunks(IMAGE, &wasm(ADD), 16) {
+        stage.chunk(&chunk);
+    }
+    assert_eq!(stage.peer.results("right").body["results"], "42");
+    stage.assert_error(
+        "wrong",
+        "digest mismatch: expected sha256:0000000000000000…",
+    );
+}
+
+#[test]
+fn an_encrypted_image_is_refused_in_clear_words() {
+    let Some(stage) = Stage::new(&[]) else { return };
     stage.start_image("encrypted", IMAGE, &json!({"encrypted": true}));
     stage.assert_error("encrypted", "TEE runtime not available");
     assert!(stage.requests(IMAGE).is_empty());

@@ -17,12 +17,19 @@ const ECHO: &str = r#"(module
 fn round(id: &str, extra: &Value) -> Value {
     let env = json!({"ROUND_ID": "r1", "MODEL_URI": "fl/models/global_model_v0"});
     let env = with(env, &extra["env"]);
-    start(id, &format!("fl-round-r1-{ID}"), ECHO, &json!({ "env": env }))
+    start(
+        id,
+        &format!("fl-round-r1-{ID}"),
+        ECHO,
+        &json!({ "env": env }),
+    )
 }
 
 /// The update in an envelope.
 fn update(results: &Value) -> Value {
-    let text = results["results"]["update_b64"].as_str().expect("an envelope");
+    let text = results["results"]["update_b64"]
+        .as_str()
+        .expect("an envelope");
     let bytes = BASE64_STANDARD.decode(text).expect("base64");
     serde_json::from_slice(&bytes).unwrap_or(Value::Null)
 }
@@ -33,34 +40,48 @@ fn a_round_goes_to_the_coordinator_and_the_manager() {
     let services = Coordinator::start(model.clone(), json!({"data": []}), Vec::new());
     let url = services.server.url("");
     let Some(stage) = Stage::new(&[
-        "--model-registry-url", &url,
-        "--data-store-url", &url,
-        "--coordinator-url", &url,
+        "--model-registry-url",
+        &url,
+        "--data-store-url",
+        &url,
+        "--coordinator-url",
+        &url,
     ]) else {
         return;
     };
-    stage.peer.publish("control/manager/start", &round("a", &json!({"env": {}})));
+    stage
+        .peer
+        .publish("control/manager/start", &round("a", &json!({"env": {}})));
     let results = stage.peer.results("a").body;
     assert_eq!(update(&results), model, "{results}");
     assert_eq!(results["results"]["round_id"], "r1");
     assert_eq!(results["results"]["num_samples"], 1);
     assert!(results["error"].is_null());
     let posted = services.server.expect("/update", 1);
-    assert_eq!(serde_json::from_slice::<Value>(&posted[0].body).unwrap(), model);
+    assert_eq!(
+        serde_json::from_slice::<Value>(&posted[0].body).unwrap(),
+        model
+    );
     assert_eq!(services.server.asked(&format!("/datasets/{ID}")).len(), 1);
 }
 
 #[test]
 fn the_tasks_urls_win_and_a_missing_one_is_named() {
-    let Some(stage) = Stage::new(&["--coordinator-url", "http://127.0.0.1:1"]) else { return };
-    stage.peer.publish("control/manager/start", &round("none", &json!({"env": {}})));
+    let Some(stage) = Stage::new(&["--coordinator-url", "http://127.0.0.1:1"]) else {
+        return;
+    };
+    stage
+        .peer
+        .publish("control/manager/start", &round("none", &json!({"env": {}})));
     let results = stage.peer.results("none").body;
     let error = results["error"].as_str().unwrap_or_default();
     assert!(error.contains("MODEL_REGISTRY_URL is not set"), "{results}");
     let services = Coordinator::start(json!({"w": [0]}), json!({}), Vec::new());
     let url = services.server.url("");
     let env = json!({"env": {"MODEL_REGISTRY_URL": url, "MANAGER_COORDINATOR_URL": url}});
-    stage.peer.publish("control/manager/start", &round("own", &env));
+    stage
+        .peer
+        .publish("control/manager/start", &round("own", &env));
     let results = stage.peer.results("own").body;
     assert_eq!(update(&results), json!({"w": [0]}), "{results}");
 }
@@ -69,11 +90,12 @@ fn the_tasks_urls_win_and_a_missing_one_is_named() {
 fn a_dead_registry_gives_way_to_the_topic_and_a_dead_coordinator_too() {
     let dead = Server::start(|_, stream| reply(stream, 503, "text/plain", b"not now"));
     let url = dead.url("");
-    let Some(stage) = Stage::new(&["--model-registry-url", &url, "--coordinator-url", &url])
-    else {
+    let Some(stage) = Stage::new(&["--model-registry-url", &url, "--coordinator-url", &url]) else {
         return;
     };
-    stage.peer.publish("control/manager/start", &round("a", &json!({"env": {}})));
+    stage
+        .peer
+        .publish("control/manager/start", &round("a", &json!({"env": {}})));
     dead.expect("/models/0", 1);
     // Until it has subscribed.
     let mut tries = 0;
@@ -87,7 +109,9 @@ fn a_dead_registry_gives_way_to_the_topic_and_a_dead_coordinator_too() {
     let results = stage.peer.results("a").body;
     assert_eq!(update(&results), json!({"w": [3]}), "{results}");
     let topic = format!("fl/rounds/r1/updates/{ID}");
-    let told = stage.peer.expect(SOON, "the update on its topic", |m| m.topic == topic);
+    let told = stage
+        .peer
+        .expect(SOON, "the update on its topic", |m| m.topic == topic);
     assert_eq!(told.body, json!({"w": [3]}));
 }
 
@@ -98,14 +122,19 @@ fn a_model_over_the_limit_is_refused_and_neighbours_run_on() {
     });
     let url = large.url("");
     let Some(stage) = Stage::new(&[
-        "--model-registry-url", &url,
-        "--coordinator-url", &url,
-        "--data-max-bytes", "4000",
+        "--model-registry-url",
+        &url,
+        "--coordinator-url",
+        &url,
+        "--data-max-bytes",
+        "4000",
     ]) else {
         return;
     };
     let env = json!({"env": {"MODEL_URI": "http://no-topic/v1"}});
-    stage.peer.publish("control/manager/start", &round("a", &env));
+    stage
+        .peer
+        .publish("control/manager/start", &round("a", &env));
     let results = stage.peer.results("a").body;
     let error = results["error"].as_str().unwrap_or_default();
     assert!(error.contains("4000"), "{results}");

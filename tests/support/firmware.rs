@@ -48,30 +48,37 @@ pub(crate) const TAGS: &[&str] = &["reset:power-on"];
 /// Lets it join the broker at `port`.
 pub(crate) fn join(port: u16, args: &[&str]) -> Proplet {
     let device = Device::new();
-    let mut settings = device.settings(port);
-    let mut args = args.iter();
-    while let Some(flag) = args.next() {
-        let mut value = || *args.next().unwrap_or_else(|| panic!("{flag}: no value"));
-        match *flag {
-            "--key" => settings.push(("api_key".into(), value().into())),
-            "--no-will" => settings.push(("will".into(), "0".into())),
-            // It has one.
-            "--guest-cores" => assert_eq!(value(), "1"),
-            "--arena-bytes" => {
-                let bytes: u32 = value().parse().expect("bytes are a number");
-                assert!(
-                    bytes <= ARENA_BYTES,
-                    "{bytes} bytes: the firmware's arena has {ARENA_BYTES}"
-                );
-            }
-            flag => {
-                let name = flag.trim_start_matches('-').replace('-', "_");
-                settings.push((name, value().into()));
-            }
+    let command = device.command(&device.settings_of(port, args));
+    Proplet::spawn(command, Some(device.dir))
+}
+
+/// A device whose flash outlives its power.
+pub(crate) struct Home {
+    device: Device,
+}
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        Self {
+            device: Device::new(),
         }
     }
-    let command = device.command(&settings);
-    Proplet::spawn(command, Some(device.dir))
+
+    /// Lets it join the broker at `port`, with what its flash has.
+    pub(crate) fn join(&self, port: u16, args: &[&str]) -> Proplet {
+        self.device.boot(&self.device.settings_of(port, args))
+    }
+
+    /// Writes garbage over the module store.
+    pub(crate) fn spoil_store(&self) {
+        /// Of modules_partition in boards/native_sim_native_64.overlay.
+        const STORE: std::ops::Range<usize> = 0x10_0000..0x14_0000;
+        let mut flash = std::fs::read(self.device.flash()).expect("it has a flash");
+        for (i, byte) in flash[STORE].iter_mut().enumerate() {
+            *byte = (i * 31 % 251) as u8;
+        }
+        std::fs::write(self.device.flash(), flash).expect("it can be written");
+    }
 }
 
 /// Name and value of a setting.
@@ -108,6 +115,33 @@ impl Device {
             setting("mqtt_broker_host", "127.0.0.1"),
             setting("mqtt_broker_port", &port.to_string()),
         ]
+    }
+
+    /// Those, and what flags of `proplet join` say.
+    fn settings_of(&self, port: u16, args: &[&str]) -> Vec<Setting> {
+        let mut settings = self.settings(port);
+        let mut args = args.iter();
+        while let Some(flag) = args.next() {
+            let mut value = || *args.next().unwrap_or_else(|| panic!("{flag}: no value"));
+            match *flag {
+                "--key" => settings.push(("api_key".into(), value().into())),
+                "--no-will" => settings.push(("will".into(), "0".into())),
+                // It has one.
+                "--guest-cores" => assert_eq!(value(), "1"),
+                "--arena-bytes" => {
+                    let bytes: u32 = value().parse().expect("bytes are a number");
+                    assert!(
+                        bytes <= ARENA_BYTES,
+                        "{bytes} bytes: the firmware's arena has {ARENA_BYTES}"
+                    );
+                }
+                flag => {
+                    let name = flag.trim_start_matches('-').replace('-', "_");
+                    settings.push((name, value().into()));
+                }
+            }
+        }
+        settings
     }
 
     /// What starts it with these settings.

@@ -1,10 +1,11 @@
 //! The Linux port as a subject.
 
 use super::{
-    CHANNEL, ID, TENANT,
+    CHANNEL, Dir, ID, TENANT,
     proplet::{Proplet, command},
 };
 use serde_json::{Value, json};
+use std::fs;
 
 pub(crate) const NAME: &str = "the host";
 
@@ -48,4 +49,32 @@ pub(crate) fn join_at(url: &str, args: &[&str]) -> Proplet {
     }
     command.args(args);
     Proplet::spawn(command, None)
+}
+
+/// A proplet whose store outlives it.
+pub(crate) struct Home {
+    dir: Dir,
+}
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        Self { dir: Dir::new() }
+    }
+
+    /// Lets it join the broker at `port`, with what its store has.
+    pub(crate) fn join(&self, port: u16, args: &[&str]) -> Proplet {
+        let store = self.dir.path("store");
+        let store = store.to_str().expect("the folder's name is text");
+        join(port, &[args, &["--store", store]].concat())
+    }
+
+    /// Writes garbage over all that is in the store.
+    pub(crate) fn spoil_store(&self) {
+        for folder in ["modules", "records"] {
+            let files = fs::read_dir(self.dir.path("store").join(folder)).expect("a store");
+            for file in files {
+                fs::write(file.expect("a file").path(), [0xa5; 100]).expect("it can be written");
+            }
+        }
+    }
 }

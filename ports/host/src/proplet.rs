@@ -5,20 +5,25 @@ use crate::{
     clock,
     net::{self, Network},
     platform::{self, Linux},
+    sign,
+    store::FolderStore,
     tls::Tls,
 };
 use anyhow::{Context as _, Result};
 use proplet::{
-    agent::{Agent, Deployment, Letter, Run, Storage},
+    agent::{Agent, Deployment, EXCHANGES_MAX, Letter, Run, Storage},
     config::{Config, Metadata, TaskLimits},
     engine::{GuestLimits, Preemption, Slot},
-    module::{assembly::Assembly, table::Entry},
+    module::{signature::Trust, source::Fetch, table::Entry},
+    store::Store,
+    task::learning::Services,
 };
 use proplet_engine::{
     DeviceConfig, Job, ModuleState, SlotState, WamrEngine, Workers, host_functions,
 };
 use proplet_link::{Application, Buffers, Settings, Signal, Status};
 use std::{
+    array,
     hash::{BuildHasher, RandomState},
     mem::MaybeUninit,
     sync::atomic::{AtomicBool, Ordering},
@@ -41,7 +46,10 @@ const UNESCAPED_BYTES: usize = 64 * 1024;
 const OUTBOX: usize = 4096;
 
 /// Bytes of messages on their way to the broker.
-const SEND_BYTES: usize = 16 * 1024;
+const SEND_BYTES: usize = 64 * 1024;
+
+/// Bytes of the head of an HTTP request or response.
+const HTTP_BYTES: usize = 16 * 1024;
 
 /// Native stack of a worker: the interpreter needs some 1 KiB, a host function little more.
 const WORKER_STACK: usize = 256 * 1024;
@@ -60,7 +68,7 @@ fn forever<T>(value: T) -> &'static mut T {
     Box::leak(Box::new(value))
 }
 
-fn array<T>(len: usize, value: impl FnMut() -> T) -> &'static mut [T] {
+fn slice<T>(len: usize, value: impl FnMut() -> T) -> &'static mut [T] {
     Box::leak(std::iter::repeat_with(value).take(len).collect())
 }
 
@@ -77,15 +85,15 @@ pub fn start_engine(
     let slots = usize::from(limits.instances);
     let cores = limits.guest_cores.map(usize::from);
     let cores = cores.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
-    let arena = array(limits.arena_bytes as usize, MaybeUninit::uninit);
+    let arena = slice(limits.arena_bytes as usize, MaybeUninit::uninit);
     let natives = forever(host_functions::<Linux>());
     let runtime = Runtime::init(arena, natives).context("WAMR")?;
     let platform = Linux::new(slots, cores).context("eventfd")?;
-    let states = array(slots, SlotState::new);
+    let states = slice(slots, SlotState::new);
     let workers = forever(Workers::new(
         platform,
         states,
-        array(slots, || Job::NONE),
+        slice(slots, || Job::NONE),
         limits.slice,
         DeviceConfig {
             proplet_id,
@@ -95,7 +103,7 @@ pub fn start_engine(
     for slot in (0..=u8::MAX).take(slots).map(Slot) {
         spawn_worker(workers, slot, runtime).with_context(|| format!("worker {}", slot.0))?;
     }
-    let engine = WamrEngine::new(runtime, workers, array(modules, ModuleState::default));
+    let engine = WamrEngine::new(runtime, workers, slice(modules, ModuleState::default));
     Ok((engine, workers))
 }
 
@@ -104,20 +112,25 @@ impl Proplet {
     ///
     /// # Errors
     /// As [`start_engine`]; or if tenant and channel make no topics.
-    pub fn new(limits: &Limits, config: Config<'static>) -> Result<Self> {
+    pub fn new(
+        limits: &Limits,
+        config: Config<'static>,
+        store: Option<&'static mut dyn Store>,
+    ) -> Result<Self> {
         let slots = usize::from(limits.instances);
         let deployments = usize::from(limits.deployments);
         let modules = (slots + deployments).min(256);
         let (engine, workers) = start_engine(limits, modules, config.proplet_id)?;
         let storage = Storage {
-            runs: array(slots, || Run::VACANT),
-            deployments: array(deployments, || Deployment::VACANT),
-            modules: array(modules, || Entry::VACANT),
-            assemblies: array(8, || Assembly::VACANT),
-            outbox: array(OUTBOX, || Letter::VACANT),
-            text: array((slots + deployments) * TEXT_BYTES, || 0),
-            packed: array(TEXT_BYTES, || 0),
-            unescaped: array(UNESCAPED_BYTES, || 0),
+            runs: slice(slots, || Run::VACANT),
+            deployments: slice(deployments, || Deployment::VACANT),
+            modules: slice(modules, || Entry::VACANT),
+            fetches: slice(8, || Fetch::VACANT),
+            outbox: slice(OUTBOX, || Letter::VACANT),
+            text: slice((slots + deployments) * TEXT_BYTES, || 0),
+            packed: slice(TEXT_BYTES, || 0),
+            unescaped: slice(UNESCAPED_BYTES, || 0),
+            store,
         };
         let config = Config {
             limits: task_limits(limits),
@@ -180,6 +193,10 @@ fn task_limits(limits: &Limits) -> TaskLimits {
         stack: limits.stack_bytes,
         stack_max: limits.stack_max_bytes.max(limits.stack_bytes),
         memory: limits.memory_max_bytes,
+        caps: limits.caps,
+        module_bytes: limits
+            .module_max_bytes
+            .map_or(usize::MAX, |bytes| bytes as usize),
         preemption: match limits.preemption {
             cli::Preemption::Fuel => &[Preemption::Fuel, Preemption::Time],
             cli::Preemption::Time => &[Preemption::Time, Preemption::Fuel],
@@ -198,6 +215,12 @@ pub fn config(join: &Join) -> Config<'static> {
         heartbeat: join.heartbeat(),
         metrics_interval: Duration::from_secs(join.metrics_interval),
         result_delay: Duration::from_millis(join.result_delay_ms),
+        services: Services {
+            models: leak(&join.model_registry_url),
+            data: leak(&join.data_store_url),
+            coordinator: leak(&join.coordinator_url),
+        },
+        data_bytes: join.data_max_bytes as usize,
         metadata: Metadata {
             description: join.description.as_ref().map(leak),
             tags: Vec::leak(tags),
@@ -275,10 +298,12 @@ pub fn work(
         seed: RandomState::new().hash_one(clock::unix_ms()),
         ..Settings::DEFAULT
     };
+    let mut heads: [Vec<u8>; EXCHANGES_MAX] = array::from_fn(|_| vec![0; HTTP_BYTES]);
     let buffers = Buffers {
         rx: &mut vec![0; join.receive_buffer as usize],
         tx: &mut vec![0; SEND_BYTES],
         will: &mut [0; 256],
+        http: heads.each_mut().map(Vec::as_mut_slice),
     };
     let signal = async || {
         net::woken().await;
@@ -301,7 +326,17 @@ pub fn work(
 pub fn join(join: &Join) -> Result<()> {
     static STOP: Stop = Stop::new();
     join.address()?;
-    let Proplet { mut agent, workers } = Proplet::new(&join.limits, config(join))?;
+    let store = join.store.as_ref().map(|folder| {
+        let store = FolderStore::open(folder, join.store_bytes)?;
+        anyhow::Ok(forever(store) as &mut dyn Store)
+    });
+    let keys = sign::trusted_keys(&join.trusted_keys).context("--trusted-keys")?;
+    let Proplet { mut agent, workers } =
+        Proplet::new(&join.limits, config(join), store.transpose()?)?;
+    if !keys.is_empty() {
+        agent.set_trust(Trust::new(keys.leak()));
+    }
+    agent.restore(clock::now());
     ctrlc::set_handler(|| STOP.ask(workers)).context("signal handler")?;
     log::info!(
         "proplet {} joins channel {} at {}",

@@ -36,7 +36,7 @@ pub fn run(options: &cli::Run) -> Result<String> {
         heartbeat: Duration::from_secs(3600),
         ..Config::DEFAULT
     };
-    let Proplet { mut agent, workers } = Proplet::new(&options.limits, config)?;
+    let Proplet { mut agent, workers } = Proplet::new(&options.limits, config, None)?;
     let env: Map<String, Value> = options
         .env
         .iter()

@@ -34,7 +34,7 @@ pub fn demo() -> Result<ExitCode> {
     let ports = broker::start()?;
     let join = settings(ports.v5)?;
     let manager = Manager::connect(ports.v4, &join.tenant, &join.channel, PROPLET)?;
-    let Proplet { agent, workers } = Proplet::new(&join.limits, config(&join))?;
+    let Proplet { agent, workers } = Proplet::new(&join.limits, config(&join), None)?;
     let peak = Arc::new(Mutex::new(Status::default()));
     let mut watched = Watched {
         agent,
