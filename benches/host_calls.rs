@@ -77,8 +77,8 @@ fn main() {
     // A slice as on Linux: what is measured is the call.
     bench.workers.set_slice(100_000);
     let empty = measure(&mut bench, "(drop (call $none (i32.const 1)))");
-    println!("| call | ns, less the loop around it |\n|---|---|");
-    println!("| a function of the guest's own, and the loop: {empty:.0} ns | |");
+    println!("A call of the guest's own, and the loop around it: {empty:.0} ns\n");
+    println!("| call | ns, less that |\n|---|---|");
     for (name, call) in [
         (
             "get_input, 6 bytes",

@@ -88,7 +88,7 @@ pub(super) fn receive<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) ->
         give(args, NONE);
         return Ok(());
     };
-    if len <= cap as usize + 1
+    if len <= cap as usize
         && let Some(message) = turns.exchange().receive()
     {
         caller.write(buf, message.text())?;

@@ -4,6 +4,7 @@ use super::{NONE, arg, give, run, text};
 use crate::{platform::Platform, worker::Turns};
 use core::fmt::{self, Write as _};
 use log::Level;
+use proplet::time::Duration;
 use wamr::{Buffer, Caller, HostError};
 
 /// Bytes of a guest's log line; what is beyond is cut.
@@ -120,7 +121,7 @@ pub(super) fn publish_result<P: Platform>(caller: &mut Caller<'_>, args: &mut [u
         )));
     }
     let result = text(caller, "publish_result", offset, len)?;
-    let Some(mut output) = output_of(caller, turns, result.len()) else {
+    let Some(mut output) = output_of(caller, turns, result.len())? else {
         return Err(caller.refuse(format_args!(
             "publish_result: the arena has no room for {len} bytes"
         )));
@@ -131,15 +132,28 @@ pub(super) fn publish_result<P: Platform>(caller: &mut Caller<'_>, args: &mut [u
 }
 
 /// The block of the result before, if it is large enough, or a new one.
-fn output_of<P: Platform>(caller: &Caller<'_>, turns: &Turns<P>, len: usize) -> Option<Buffer> {
-    match turns.exchange().take_output() {
-        Some(mut output) if output.len() >= len => {
-            output.truncate(len);
-            Some(output)
-        }
-        // What was before is given back first.
-        Some(_) | None => turns.buffer(caller.runtime(), len),
+fn output_of<P: Platform>(
+    caller: &Caller<'_>,
+    turns: &Turns<P>,
+    len: usize,
+) -> Result<Option<Buffer>, HostError> {
+    /// How often to look for room, a millisecond apart: what another run takes counts twice while
+    /// that begins, as promised and as taken, and a task must not fail for it.
+    const LOOKS: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(1);
+    // If it is too small, it is given back first.
+    let before = turns.exchange().take_output();
+    if let Some(mut output) = before.filter(|output| output.len() >= len) {
+        output.truncate(len);
+        return Ok(Some(output));
     }
+    for _ in 0..LOOKS {
+        if let Some(output) = turns.buffer(caller.runtime(), len) {
+            return Ok(Some(output));
+        }
+        turns.sleep_until(caller, turns.platform().now() + PAUSE)?;
+    }
+    Ok(None)
 }
 
 pub(super) fn log<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
