@@ -783,7 +783,7 @@ impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize>
     }
 }
 
-impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize> Store
+impl<F: NorFlash + Send, const SLOTS: usize, const RECORDS: usize, const PIECES: usize> Store
     for FlashStore<F, SLOTS, RECORDS, PIECES>
 {
     fn module_len(&mut self, digest: &Digest) -> Option<usize> {
