@@ -60,7 +60,7 @@ fn cut_everywhere<const WORD: usize>(pages: usize, ops: &[Op], step: usize) {
     let (store, opened) = open::<WORD>(&mut flash);
     assert_eq!(opened, Opened::Empty);
     let mut model = Model::new(SLOTS, store.capacity(), TestStore::<WORD>::PIECE_LEN);
-    let (mut operation, mut cuts) = (0, 0);
+    let (mut operation, mut cuts, mut repaired) = (0, 0, 0);
     for op in ops {
         let before = (flash.clone(), model.clone());
         let (mut store, opened) = open(&mut flash);
@@ -83,14 +83,18 @@ fn cut_everywhere<const WORD: usize>(pages: usize, ops: &[Op], step: usize) {
                 run(&mut store, op).unwrap_err();
                 assert!(flash.is_off());
                 flash.power();
-                go_on(&mut flash, &mut model, ops, op);
+                let opened = go_on(&mut flash, &mut model, ops, op);
+                repaired += usize::from(matches!(opened, Opened::Repaired { .. }));
                 cuts += 1;
             }
         }
     }
     let erased = flash.erasures.iter().filter(|n| **n > 0).count();
     assert!(erased > pages / 2, "{erased} pages were erased");
-    assert!(cuts > 30, "{cuts} cuts");
+    assert!(
+        cuts > 30 && repaired > 0,
+        "{cuts} cuts, {repaired} repaired"
+    );
 }
 
 fn go_on<const WORD: usize>(
@@ -98,11 +102,11 @@ fn go_on<const WORD: usize>(
     model: &mut Model,
     ops: &[Op],
     op: &Op,
-) {
-    let (mut store, opened) = open(flash);
+) -> Opened {
+    let (mut store, found) = open(flash);
     assert!(
-        !matches!(opened, Opened::Empty | Opened::Rebuilt),
-        "{opened:?}"
+        !matches!(found, Opened::Empty | Opened::Rebuilt),
+        "{found:?}"
     );
     model.settle(&mut store, op);
     model.reboot();
@@ -114,6 +118,7 @@ fn go_on<const WORD: usize>(
     let (mut store, opened) = open(flash);
     assert_eq!(opened, model.opened());
     run(&mut store, &Op::Read(20, 9000)).unwrap();
+    found
 }
 
 #[test]
