@@ -9,7 +9,7 @@
 #include <zephyr/devicetree.h>
 #include <zephyr/storage/flash_map.h>
 
-#define FLASH_NODE DT_MTD_FROM_FIXED_PARTITION(DT_NODELABEL(modules_partition))
+#define FLASH_NODE DT_MEM_FROM_FIXED_PARTITION(DT_NODELABEL(modules_partition))
 
 BUILD_ASSERT(CONFIG_PROPLET_STORE_PAGE_SIZE % DT_PROP(FLASH_NODE, erase_block_size) == 0,
 	     "CONFIG_PROPLET_STORE_PAGE_SIZE is no multiple of the flash's erase-block-size");

@@ -1,6 +1,7 @@
 //! The module store on the flash partition `modules_partition`.
 
 use crate::{ffi, sizes};
+use core::fmt;
 use embedded_storage::nor_flash::{
     ErrorType, NorFlash, NorFlashError, NorFlashErrorKind, ReadNorFlash,
 };
@@ -12,8 +13,13 @@ use static_cell::ConstStaticCell;
 pub struct Partition;
 
 /// What the flash driver says.
-#[derive(Debug, Clone, Copy)]
 pub struct Error(ffi::Errno);
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
 
 impl NorFlashError for Error {
     fn kind(&self) -> NorFlashErrorKind {
