@@ -3,7 +3,7 @@
 use crate::{
     subject::Home,
     support::{
-        ADD, Broker, Peer, Proplet, SOON, Server, invoke, is_alive, reply_module, start,
+        ADD, Broker, Message, Peer, Proplet, SOON, Server, invoke, is_alive, reply_module, start,
         start_image, stop, wasm, with,
     },
 };
@@ -28,10 +28,12 @@ impl Scene {
     }
 
     fn boot(&self) -> Proplet {
-        let heartbeats = self.peer.all(is_alive).len();
+        // Not the will of the one before.
+        let lives = |m: &Message| is_alive(m) && m.body["status"] == "alive";
+        let heartbeats = self.peer.all(lives).len();
         let proplet = self.home.join(self.broker.port, &[]);
         self.peer
-            .expect_count(SOON, "the first heartbeat", heartbeats + 1, is_alive);
+            .expect_count(SOON, "the first heartbeat", heartbeats + 1, lives);
         proplet
     }
 
