@@ -6,8 +6,14 @@
 
 #include "proplet.h"
 
+#include <errno.h>
+
 #include <zephyr/devicetree.h>
+#include <zephyr/linker/linker-defs.h>
+#include <zephyr/logging/log.h>
 #include <zephyr/storage/flash_map.h>
+
+LOG_MODULE_DECLARE(proplet, CONFIG_PROPLET_LOG_LEVEL);
 
 #define FLASH_NODE DT_MEM_FROM_FIXED_PARTITION(DT_NODELABEL(modules_partition))
 
@@ -20,6 +26,23 @@ BUILD_ASSERT(FIXED_PARTITION_SIZE(modules_partition) % CONFIG_PROPLET_STORE_PAGE
 
 static const struct flash_area *area;
 
+/* Whether the image lies in the partition: without MCUboot it may have all of flash. */
+static bool is_taken(void)
+{
+#if defined(CONFIG_CPU_CORTEX_M) && defined(CONFIG_XIP)
+	uint32_t end = CONFIG_FLASH_LOAD_OFFSET + (uint32_t)(uintptr_t)_flash_used;
+
+	if (DT_SAME_NODE(FLASH_NODE, DT_CHOSEN(zephyr_flash))
+	    && end > FIXED_PARTITION_OFFSET(modules_partition)) {
+		LOG_ERR("the image ends at 0x%x, within modules_partition: move the partition in "
+			"an overlay",
+			end);
+		return true;
+	}
+#endif
+	return false;
+}
+
 uint32_t proplet_store_len(void)
 {
 	return FIXED_PARTITION_SIZE(modules_partition);
@@ -27,7 +50,8 @@ uint32_t proplet_store_len(void)
 
 int proplet_store_open(void)
 {
-	return flash_area_open(FIXED_PARTITION_ID(modules_partition), &area);
+	return is_taken() ? -EBUSY
+			  : flash_area_open(FIXED_PARTITION_ID(modules_partition), &area);
 }
 
 int proplet_store_read(uint32_t offset, void *to, uint32_t len)
