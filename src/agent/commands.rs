@@ -122,6 +122,7 @@ impl<E: Engine> Agent<'_, E> {
             .find_map(|(index, d)| (d.phase != Phase::Vacant && d.id == id).then_some(index))
     }
 
+    #[inline(never)]
     fn start_run(&mut self, start: &Start<'_>, now: Instant) -> Result<(), Text> {
         self.accepts(start.encrypted)?;
         let slot = self.vacant_slot()?;
@@ -131,20 +132,19 @@ impl<E: Engine> Agent<'_, E> {
             round.check(self.config.proplet_id)?;
         }
         let packed = Packed::store(self.run_text(slot), start.inputs, &[start.env])?;
-        self.runs[usize::from(slot.0)] = Run {
-            purpose: match round {
-                _ if start.daemon => Purpose::Daemon,
-                Some(_) => Purpose::Round,
-                None => Purpose::Task,
-            },
-            id: bounded(start.id)?,
-            name: bounded(start.name)?,
-            packed,
-            budget,
-            received: now,
-            monitor: Monitor::new(start.monitoring_profile, now),
-            ..Run::VACANT
+        let purpose = match round {
+            _ if start.daemon => Purpose::Daemon,
+            Some(_) => Purpose::Round,
+            None => Purpose::Task,
         };
+        let (id, name) = (bounded(start.id)?, bounded(start.name)?);
+        // In place: a record is too large to be made on the stack.
+        let run = &mut self.runs[usize::from(slot.0)];
+        *run = Run::VACANT;
+        (run.id, run.name) = (id, name);
+        (run.purpose, run.packed, run.budget) = (purpose, packed, budget);
+        run.received = now;
+        run.monitor = Monitor::new(start.monitoring_profile, now);
         match self.source(start, &budget, now)? {
             Phase::Ready { module } => self.launch(slot, module, now),
             phase => {
@@ -154,6 +154,7 @@ impl<E: Engine> Agent<'_, E> {
         }
     }
 
+    #[inline(never)]
     fn deploy(&mut self, start: &Start<'_>, now: Instant) -> Result<(), Text> {
         self.accepts(start.encrypted)?;
         let index = vacant(self.deployments.iter().map(|d| d.phase)).ok_or_else(|| {
@@ -215,6 +216,7 @@ impl<E: Engine> Agent<'_, E> {
         }
     }
 
+    #[inline(never)]
     fn undeploy(&mut self, index: u8, now: Instant) {
         let deployment = core::mem::replace(
             &mut self.deployments[usize::from(index)],
@@ -292,6 +294,7 @@ impl<E: Engine> Agent<'_, E> {
                 }))
     }
 
+    #[inline(never)]
     fn start_invocation(
         &mut self,
         invoke: &Invoke<'_>,

@@ -14,6 +14,7 @@ use crate::{
 
 impl<E: Engine> Agent<'_, E> {
     /// Finds a start's module, or begins to fetch it.
+    #[inline(never)]
     pub(super) fn source(
         &mut self,
         start: &Start<'_>,
@@ -42,6 +43,7 @@ impl<E: Engine> Agent<'_, E> {
 
     /// The module whose bytes are `file` in base64: a known one, or this one, newly parsed. A
     /// deployment has no budget yet.
+    #[inline(never)]
     fn inline_module(
         &mut self,
         file: &str,
@@ -106,6 +108,7 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     /// Parses a module. `budget` is that of a run that follows at once.
+    #[inline(never)]
     fn admit(
         &mut self,
         bytes: E::Buffer,
@@ -248,6 +251,7 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     /// Serves everybody who waits for a module that has come.
+    #[inline(never)]
     pub(super) fn fetched(&mut self, index: usize, bytes: E::Buffer, now: Instant) {
         let fetch = core::mem::replace(&mut self.fetches[index], Fetch::VACANT);
         let mut runs = self.runs.iter().filter(|run| run.phase.waits_for(index));

@@ -33,6 +33,7 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     /// Begins the run of a module that it has acquired.
+    #[inline(never)]
     pub(super) fn begin(&mut self, slot: Slot, module: ModuleId, now: Instant) -> Result<(), Text> {
         self.spawn(slot, module)?;
         let run = &mut self.runs[usize::from(slot.0)];
@@ -48,6 +49,7 @@ impl<E: Engine> Agent<'_, E> {
         Ok(())
     }
 
+    #[inline(never)]
     fn spawn(&mut self, slot: Slot, module: ModuleId) -> Result<(), Text> {
         let at = usize::from(slot.0);
         // The text is the run's own share; its records are not touched before the worker has all.
@@ -125,6 +127,7 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     /// Reports a run that has ended and frees its slot; later, if the outbox is full.
+    #[inline(never)]
     fn finish(&mut self, slot: Slot, now: Instant) {
         let run = self.run(slot);
         let Phase::Ready { module } = run.phase else {
@@ -160,8 +163,7 @@ impl<E: Engine> Agent<'_, E> {
         if is_round {
             self.end_round(slot, outcome, now);
         } else {
-            let run = core::mem::replace(&mut self.runs[usize::from(slot.0)], Run::VACANT);
-            self.report(slot, &run, outcome, false, now);
+            self.report(slot, outcome, false, now);
         }
     }
 
@@ -187,29 +189,23 @@ impl<E: Engine> Agent<'_, E> {
         now: Instant,
     ) {
         self.cancel_run_exchange(slot);
-        let run = core::mem::replace(&mut self.runs[usize::from(slot.0)], Run::VACANT);
-        self.report(slot, &run, outcome, fallback, now);
+        self.report(slot, outcome, fallback, now);
     }
 
     /// Ends a run that has not begun.
     pub(super) fn fail(&mut self, slot: Slot, reason: Text, now: Instant) {
         self.cancel_run_exchange(slot);
         self.unsubscribe(slot);
-        let run = core::mem::replace(&mut self.runs[usize::from(slot.0)], Run::VACANT);
-        if let Phase::Gathering { module, .. } = run.phase {
+        if let Phase::Gathering { module, .. } = self.run(slot).phase {
             self.release(module);
         }
-        let purpose = match run.purpose {
+        let run = &mut self.runs[usize::from(slot.0)];
+        if run.purpose == Purpose::Daemon {
             // Its success has not been told yet.
-            Purpose::Daemon => Purpose::Task,
-            other => other,
-        };
-        let run = Run {
-            purpose,
-            monitor: Monitor::OFF,
-            ..run
-        };
-        self.report(slot, &run, Err(reason), false, now);
+            run.purpose = Purpose::Task;
+        }
+        run.monitor = Monitor::OFF;
+        self.report(slot, Err(reason), false, now);
     }
 
     pub(super) fn fail_deployment(&mut self, index: usize, reason: Text, now: Instant) {
@@ -219,15 +215,16 @@ impl<E: Engine> Agent<'_, E> {
         self.post(&deployment.id, results(Err(reason)), due);
     }
 
-    /// Reports a run that has left its slot; the slot's text is still its own.
+    /// Reports a run and frees its slot.
+    #[inline(never)]
     fn report(
         &mut self,
         slot: Slot,
-        run: &Run<E::Buffer>,
         outcome: Outcome<E::Buffer>,
         fallback: bool,
         now: Instant,
     ) {
+        let run = core::mem::replace(&mut self.runs[usize::from(slot.0)], Run::VACANT);
         match &outcome {
             Ok(result) => {
                 let result = clip(result.as_str(), SHOWN);

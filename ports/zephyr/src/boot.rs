@@ -7,7 +7,7 @@ use crate::{
     platform::{self, Zephyr},
     settings, sizes,
 };
-use core::{cell::Cell, fmt::Write as _, future::poll_fn, task::Poll};
+use core::{cell::Cell, fmt::Write as _, future::poll_fn, pin::pin, task::Poll};
 use critical_section::Mutex;
 use embassy_futures::select::select;
 use embassy_time::{Duration, Timer};
@@ -152,7 +152,7 @@ pub fn run() {
         // Wi-Fi never ends.
         select(work, crate::wifi::run(settings)).await;
     };
-    net::run(work);
+    net::run(pin!(work));
     log::info!("restarting");
     ffi::reboot();
 }

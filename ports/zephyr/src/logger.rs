@@ -1,11 +1,18 @@
 //! The `log` crate's records in Zephyr's log.
 
 use crate::ffi;
-use core::{ffi::CStr, fmt::Write as _};
+use core::{cell::RefCell, ffi::CStr, fmt::Write as _};
+use critical_section::Mutex;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 /// Longest line in bytes, with its NUL; what is beyond is cut.
 const LINE: usize = 256;
+
+/// The line that is being made. Not on the stack of whoever logs: a guest does so on a worker's.
+static LINE_BUFFER: Mutex<RefCell<Line>> = Mutex::new(RefCell::new(Line {
+    bytes: [0; LINE],
+    len: 0,
+}));
 
 struct ZephyrLog;
 
@@ -15,17 +22,18 @@ impl Log for ZephyrLog {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let mut line = Line {
-            bytes: [0; LINE],
-            len: 0,
-        };
-        // A line that is cut is an error to `write!`, and a line all the same.
-        let _ = write!(line, "{}", record.args());
         // LOG_LEVEL_ERR is 1, LOG_LEVEL_DBG is 4.
         let level = record.level().min(Level::Debug) as u32;
-        if let Ok(text) = CStr::from_bytes_until_nul(&line.bytes) {
-            ffi::log(level, text);
-        }
+        critical_section::with(|cs| {
+            let mut line = LINE_BUFFER.borrow_ref_mut(cs);
+            line.bytes.fill(0);
+            line.len = 0;
+            // A line that is cut is an error to `write!`, and a line all the same.
+            let _ = write!(line, "{}", record.args());
+            if let Ok(text) = CStr::from_bytes_until_nul(&line.bytes) {
+                ffi::log(level, text);
+            }
+        });
     }
 
     fn flush(&self) {}

@@ -8,6 +8,7 @@ use core::{
     cell::{Cell, RefCell},
     future::{Future, poll_fn},
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     ops::Range,
     task::Poll,
 };
@@ -35,8 +36,9 @@ pub fn set_up(up: bool) {
 }
 
 /// Runs `future` on the control thread, which sleeps until a socket, a timer or a wake-up has
-/// something.
-pub fn run<F: Future>(future: F) -> F::Output {
+/// something. The future stays where it is: it is large, and a move would be a second one on the
+/// stack.
+pub fn run<F: Future>(future: Pin<&mut F>) -> F::Output {
     block_on(&ALARM, &ffi::waker(), future, park)
 }
 
