@@ -15,7 +15,7 @@ use proplet::{
     agent::{Agent, Deployment, Letter, Run, Storage},
     config::{Config, Metadata, TaskLimits},
     engine::{Engine as _, Preemption, Slot, Text, text},
-    module::{signature::Trust, source::Fetch, table::Entry},
+    module::{source::Fetch, table::Entry},
     settings::Settings,
     store::Store,
     time,
@@ -350,7 +350,9 @@ fn store() -> Option<&'static mut dyn Store> {
 #[cfg(CONFIG_PROPLET_SIGNATURES)]
 fn trust(agent: &mut crate::device::ZephyrAgent, settings: &'static Settings) {
     if !settings.trusted_keys.is_empty() {
-        agent.set_trust(Trust::new(&settings.trusted_keys));
+        agent.set_trust(proplet::module::signature::Trust::new(
+            &settings.trusted_keys,
+        ));
     }
 }
 

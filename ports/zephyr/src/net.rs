@@ -8,8 +8,8 @@ use core::{
     cell::{Cell, RefCell},
     future::{Future, poll_fn},
     net::{IpAddr, SocketAddr},
-    pin::Pin,
     ops::Range,
+    pin::Pin,
     task::Poll,
 };
 use critical_section::Mutex;
@@ -196,7 +196,7 @@ async fn dialer(
 const HOST_MAX: usize = 129;
 
 /// `text` with a NUL behind it; `None` if it has one or has no room.
-fn c_string<const N: usize>(text: &str) -> Option<heapless::CString<N>> {
+pub fn c_string<const N: usize>(text: &str) -> Option<heapless::CString<N>> {
     let mut copy = heapless::CString::new();
     copy.extend_from_bytes(text.as_bytes()).ok()?;
     (copy.as_bytes().len() == text.len()).then_some(copy)

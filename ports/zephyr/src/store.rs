@@ -58,11 +58,14 @@ impl NorFlash for Partition {
     }
 }
 
-type Modules =
-    FlashStore<Partition, { sizes::STORE_MODULES }, { sizes::DEPLOYMENTS }, { sizes::STORE_PIECES }>;
+type Modules = FlashStore<
+    Partition,
+    { sizes::STORE_MODULES },
+    { sizes::DEPLOYMENTS },
+    { sizes::STORE_PIECES },
+>;
 
-static STORE: ConstStaticCell<Modules> =
-    ConstStaticCell::new(FlashStore::new(Partition));
+static STORE: ConstStaticCell<Modules> = ConstStaticCell::new(FlashStore::new(Partition));
 
 /// The store as it was left, or a new one; `None` if the flash fails.
 #[inline(never)]
