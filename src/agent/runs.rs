@@ -217,13 +217,7 @@ impl<E: Engine> Agent<'_, E> {
 
     /// Reports a run and frees its slot.
     #[inline(never)]
-    fn report(
-        &mut self,
-        slot: Slot,
-        outcome: Outcome<E::Buffer>,
-        fallback: bool,
-        now: Instant,
-    ) {
+    fn report(&mut self, slot: Slot, outcome: Outcome<E::Buffer>, fallback: bool, now: Instant) {
         let run = core::mem::replace(&mut self.runs[usize::from(slot.0)], Run::VACANT);
         match &outcome {
             Ok(result) => {

@@ -189,3 +189,25 @@ fn exchanges_end_in_any_order() {
     let exports: Vec<_> = exports.map(|r| (r.slot.0, &*r.export)).collect();
     assert_eq!(exports, [(1, "add"), (0, "main")]);
 }
+
+#[test]
+fn with_trusted_keys_nothing_unsigned_is_parsed_whatever_its_source() {
+    use crate::module::signature::Trust;
+    let mut bench = Bench::online();
+    bench.agent.set_trust(Trust::new(&[[7; 32]]));
+    let wasm = "\0asm\u{1}\0\0\0";
+    bench.start(with(task("inline"), json!({"file": file(wasm)})));
+    bench.start(fetched("http", URL));
+    let ticket = bench.exchange(URL);
+    bench.respond(ticket, wasm.as_bytes());
+    bench.start(fetched("chunks", "app"));
+    bench.chunk("app", 0, 1, wasm.as_bytes());
+    let results = bench.results_until(1250);
+    assert_eq!(results.len(), 3);
+    for result in results {
+        let error = result["error"].as_str().unwrap();
+        assert!(error.ends_with("module is not signed"), "{error}");
+    }
+    assert_eq!(bench.agent.engine.loads, 0);
+    assert!(bench.arena_is_free());
+}
