@@ -3,6 +3,10 @@
 //! The manager's binary is named by `PROPELLER_MANAGER`, or lies in `target/peers`, or is found as
 //! `propeller-manager` on the path.
 
+#[path = "../modules/wamr/wamr/tests/compilers/mod.rs"]
+mod compilers;
+#[path = "manager/rounds.rs"]
+mod rounds;
 mod support;
 
 use serde_json::{Value, json};
@@ -49,7 +53,8 @@ struct Manager {
 }
 
 impl Manager {
-    fn start(binary: &Path, broker: u16) -> Self {
+    /// With further variables of its environment.
+    fn start(binary: &Path, broker: u16, env: &[(&str, &str)]) -> Self {
         let (dir, port) = (Dir::new(), free_port());
         let log = File::create(dir.path("manager.log")).expect("a log");
         let child = Command::new(binary)
@@ -66,6 +71,7 @@ impl Manager {
             .env("MANAGER_HTTP_PORT", port.to_string())
             .env("MANAGER_STORAGE_TYPE", "memory")
             .env("MANAGER_LOG_LEVEL", "debug")
+            .envs(env.iter().copied())
             .current_dir(dir.path(""))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
@@ -178,6 +184,11 @@ struct Stage {
 
 impl Stage {
     fn new(args: &[&str]) -> Option<Self> {
+        Self::with_manager(args, &[])
+    }
+
+    /// With further variables of the manager's environment.
+    fn with_manager(args: &[&str], env: &[(&str, &str)]) -> Option<Self> {
         let binary = binary();
         let remedy = "see tests/manager, and set PROPELLER_MANAGER to the binary";
         if is_missing(binary.is_some(), "Propeller manager", remedy) {
@@ -185,7 +196,7 @@ impl Stage {
         }
         let broker = Broker::start(None)?;
         let peer = Peer::connect(broker.port, "proxy", None);
-        let manager = Manager::start(&binary?, broker.port);
+        let manager = Manager::start(&binary?, broker.port, env);
         let proxy = Proxy::start(broker.port);
         let proplet = Proplet::join(proxy.port, args);
         manager.await_get("/proplets", "the proplet is alive", |page| {

@@ -3,4 +3,6 @@
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rustc-link-arg-cdylib=-zstack-size=6144");
+    // The profile's strip does not reach a package with a level of its own.
+    println!("cargo::rustc-link-arg-cdylib=--strip-all");
 }

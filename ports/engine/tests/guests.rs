@@ -11,6 +11,7 @@ use proplet::{
     engine::{Engine as _, Exit, Message, ModuleId, Slot, Value},
     time::Duration,
 };
+use serde_json::{Value as Json, json};
 use std::{fs, time::Instant};
 use wamr::Buffer;
 
@@ -200,4 +201,130 @@ fn is_as_expected(wasm: &[u8]) {
     assert_eq!(said, ["? to/+", "from/guest hi"]);
     drop(exit);
     assert_eq!(bench.free(), before);
+}
+
+/// A round of `guests/rust/linear`: what `run` returns, what it says, and the memory it takes.
+fn learn(
+    bench: &mut Bench,
+    model: Option<&str>,
+    dataset: Option<&str>,
+    env: &[(&str, &str)],
+) -> (i32, String, usize) {
+    let mut data = bench.data("", &[], env);
+    data.model = model.map(|model| bench.copy(model.as_bytes()));
+    data.dataset = dataset.map(|dataset| bench.copy(dataset.as_bytes()));
+    // The operand stack that a task has on Linux if it asks for none.
+    bench.call(0, "run", &[], LIMITS, data);
+    let exit = bench.exit();
+    let Ok(Some(Value::I32(value))) = exit.result else {
+        panic!("{exit:?}");
+    };
+    let said = output(&exit).expect("it says something");
+    (value, said.into(), exit.usage.memory)
+}
+
+fn mean_squared_error([w0, w1]: [f64; 2], samples: &[[f64; 2]]) -> f64 {
+    let squares = samples.iter().map(|[x, y]| (w0 + w1 * x - y).powi(2));
+    squares.sum::<f64>() / samples.len() as f64
+}
+
+#[test]
+fn the_linear_guest_learns_what_samples_have_in_common() {
+    let Some(wasm) = build_crate("linear") else {
+        return;
+    };
+    let mut bench = bench();
+    let before = bench.free();
+    bench.load_bytes(0, &wasm).unwrap();
+    let cars = fs::read_to_string(guests().join("rust/linear/cars.json")).unwrap();
+    let cars: Vec<[f64; 2]> = serde_json::from_str(&cars).unwrap();
+    // As many as it takes.
+    let line: Vec<[f64; 2]> = (0..64_i32)
+        .map(|i| f64::from(i) / 64.0)
+        .map(|x| [x, 3.0 - 1.5 * x])
+        .collect();
+    let env = [
+        ("ROUND_ID", "r1"),
+        ("MODEL_URI", "fl/models/global_model_v0"),
+        ("HYPERPARAMS", r#"{"rate":0.2,"steps":40}"#),
+    ];
+    for (w, samples) in [([0.0, 0.0], cars), ([1.0, 1.0], line)] {
+        let model = json!({"w": w, "version": 3}).to_string();
+        let dataset = json!({"schema": "of nobody", "data": samples, "size": samples.len()});
+        let (value, said, memory) =
+            learn(&mut bench, Some(&model), Some(&dataset.to_string()), &env);
+        let update: Json = serde_json::from_str(&said).unwrap();
+        assert_eq!(value, 0, "{update}");
+        assert_eq!(update["round_id"], "r1");
+        assert_eq!(update["proplet_id"], common::ID);
+        assert_eq!(update["base_model_uri"], "fl/models/global_model_v0");
+        assert_eq!(update["num_samples"], samples.len());
+        let number = |json: &Json| json.as_f64().expect("a number");
+        let learnt = [0, 1].map(|i| w[i] + number(&update["update"]["w"][i]));
+        for (key, w) in [("loss_before", w), ("loss", learnt)] {
+            let (said, is) = (
+                number(&update["metrics"][key]),
+                mean_squared_error(w, &samples),
+            );
+            assert!((said - is).abs() < 1e-4 * is, "{key}: {said}, but is {is}");
+        }
+        let (from, to) = (
+            &update["metrics"]["loss_before"],
+            &update["metrics"]["loss"],
+        );
+        assert!(number(to) < number(from) / 5.0, "{update}");
+        // 20 KiB of memory, and not a page.
+        assert!(memory < 32_000, "{memory} bytes");
+    }
+    bench.engine.unload(ModuleId(0));
+    assert_eq!(bench.free(), before);
+}
+
+#[test]
+fn the_linear_guest_says_what_is_wrong() {
+    let Some(wasm) = build_crate("linear") else {
+        return;
+    };
+    let mut bench = bench();
+    bench.load_bytes(0, &wasm).unwrap();
+    let (model, dataset) = (r#"{"w":[0,1]}"#, r#"{"data":[[1,2],[2,3]]}"#);
+    let many = json!({"data": vec![[1, 2]; 65]}).to_string();
+    let long = json!({"data": [[1, 2]], "note": "x".repeat(1536)}).to_string();
+    let samples = r#"DATASET_DATA: expected {"data":[[x,y],...]}, 1 to 64 samples"#;
+    let weights = r#"MODEL_DATA: expected {"w":[w0,w1]}"#;
+    let hyperparams = r#"HYPERPARAMS: expected {"rate":0.1,"steps":20}"#;
+    for (model, dataset, rate, words) in [
+        (None, Some(dataset), "", "MODEL_DATA: there is none"),
+        (Some(model), None, "", "DATASET_DATA: there is none"),
+        (Some("no JSON"), Some(dataset), "", weights),
+        (Some(r#"{"w":[1]}"#), Some(dataset), "", weights),
+        (Some(r#"{"w":[1,"a"]}"#), Some(dataset), "", weights),
+        (Some(r#"{"v":[1,2]}"#), Some(dataset), "", weights),
+        (Some(model), Some(r#"{"data":[]}"#), "", samples),
+        (Some(model), Some(r#"{"data":[[1]]}"#), "", samples),
+        (Some(model), Some("{\"data\":[[1,2],[2"), "", samples),
+        (Some(model), Some(&many), "", samples),
+        (
+            Some(model),
+            Some(&long),
+            "",
+            "DATASET_DATA: longer than 1536 bytes",
+        ),
+        (Some(model), Some(dataset), "fast", hyperparams),
+        (Some(model), Some(dataset), r#"{"rate":1}"#, hyperparams),
+        (
+            Some(model),
+            Some(dataset),
+            r#"{"rate":9.5,"steps":500}"#,
+            "HYPERPARAMS: the loss is infinite: a smaller rate",
+        ),
+    ] {
+        let env = [("ROUND_ID", "r1"), ("HYPERPARAMS", rate)];
+        let env = if rate.is_empty() { &env[..1] } else { &env };
+        let (value, said, _) = learn(&mut bench, model, dataset, env);
+        assert_eq!((value, said.as_str()), (1, words), "{model:?}, {dataset:?}");
+        // The proplet's error quotes no more.
+        assert!(said.len() <= 64, "{said}");
+    }
+    bench.engine.unload(ModuleId(0));
 }

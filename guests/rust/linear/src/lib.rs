@@ -2,19 +2,35 @@
 //!
 //! In: the model `{"w": [w0, w1]}`, the data set `{"data": [[x, y], …]}` and, if the task has it, the
 //! environment's HYPERPARAMS, `{"rate": 0.1, "steps": 20}`. Out: the difference to the model, with
-//! the mean squared error before the training and after it.
+//! the mean squared error before the training and after it. `cars.json` has samples.
 #![no_std]
 
-use core::str;
-use heapless::Vec;
-use proplet_guest::{Level, ReadError};
-use serde::{Deserialize, Serialize};
+use core::{fmt, str};
+use heapless::{String, Vec};
+use proplet_guest::ReadError;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json_core::{de, from_slice, to_slice};
 
 /// Most samples of a data set.
-const SAMPLES_MAX: usize = 128;
+const SAMPLES_MAX: usize = 64;
 
 /// Most bytes of what is read at once: a data set of so many samples.
-const TEXT_MAX: usize = 3072;
+const TEXT_MAX: usize = 1536;
+
+/// What is wrong. The proplet's error quotes 64 bytes of it.
+type Refusal = String<64>;
+
+fn refusal(what: &str, why: &str) -> Refusal {
+    let mut text = Refusal::new();
+    for part in [what, ": ", why] {
+        // They fit, and what did not would be left out.
+        let _ = text.push_str(part);
+    }
+    text
+}
 
 #[derive(Deserialize)]
 struct Model {
@@ -22,14 +38,68 @@ struct Model {
 }
 
 #[derive(Deserialize)]
-struct Dataset {
-    data: Vec<[f32; 2], SAMPLES_MAX>,
-}
-
-#[derive(Deserialize)]
 struct Hyperparams {
     rate: f32,
     steps: u32,
+}
+
+type Samples = Vec<[f32; 2], SAMPLES_MAX>;
+
+/// Reads a data set into its place: every move of one would take its size of the stack.
+struct Dataset<'s>(&'s mut Samples);
+
+impl<'de> DeserializeSeed<'de> for Dataset<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Dataset<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a data set")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<&str>()? {
+            if key == "data" {
+                map.next_value_seed(Data(&mut *self.0))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the samples of a data set.
+struct Data<'s>(&'s mut Samples);
+
+impl<'de> DeserializeSeed<'de> for Data<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Data<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("samples")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while let Some(sample) = seq.next_element()? {
+            let pushed = self.0.push(sample);
+            pushed.map_err(|_| A::Error::custom("too many samples"))?;
+        }
+        Ok(())
+    }
 }
 
 /// What the coordinator gets.
@@ -76,18 +146,44 @@ fn train(mut w: [f32; 2], samples: &[[f32; 2]], hyperparams: &Hyperparams) -> [f
     w
 }
 
-/// A variable of the environment as JSON; `None` if it is not set.
-fn read<'b, T: Deserialize<'b>>(
-    key: &'static str,
-    buf: &'b mut [u8],
-) -> Result<Option<T>, &'static str> {
-    match proplet_guest::env(key, buf) {
-        Ok(json) => match serde_json_core::from_slice(json) {
-            Ok((value, _)) => Ok(Some(value)),
-            Err(_) => Err(key),
-        },
-        Err(ReadError::Absent) => Ok(None),
-        Err(ReadError::TooLong(_)) => Err(key),
+/// A variable of the environment, which must be set.
+fn read<'b>(key: &str, buf: &'b mut [u8]) -> Result<&'b [u8], Refusal> {
+    proplet_guest::env(key, buf).map_err(|error| match error {
+        ReadError::Absent => refusal(key, "there is none"),
+        ReadError::TooLong(_) => refusal(key, "longer than 1536 bytes"),
+    })
+}
+
+// These are functions of their own because what is inlined takes its stack all the time.
+
+#[inline(never)]
+fn hyperparams(buf: &mut [u8]) -> Result<Hyperparams, Refusal> {
+    const HYPERPARAMS: &str = "HYPERPARAMS";
+    let json = match proplet_guest::env(HYPERPARAMS, buf) {
+        Err(ReadError::Absent) => br#"{"rate":0.1,"steps":20}"#,
+        _ => read(HYPERPARAMS, buf)?,
+    };
+    let found = from_slice(json).map(|(hyperparams, _)| hyperparams);
+    found.map_err(|_| refusal(HYPERPARAMS, r#"expected {"rate":0.1,"steps":20}"#))
+}
+
+#[inline(never)]
+fn model(buf: &mut [u8]) -> Result<Model, Refusal> {
+    const MODEL: &str = "MODEL_DATA";
+    let found = from_slice(read(MODEL, buf)?).map(|(model, _)| model);
+    found.map_err(|_| refusal(MODEL, r#"expected {"w":[w0,w1]}"#))
+}
+
+#[inline(never)]
+fn dataset(samples: &mut Samples, buf: &mut [u8]) -> Result<(), Refusal> {
+    const DATASET: &str = "DATASET_DATA";
+    let mut from = de::Deserializer::new(read(DATASET, buf)?, None);
+    match Dataset(samples).deserialize(&mut from) {
+        Ok(()) if !samples.is_empty() => Ok(()),
+        _ => {
+            let expected = r#"expected {"data":[[x,y],...]}, 1 to 64 samples"#;
+            Err(refusal(DATASET, expected))
+        }
     }
 }
 
@@ -97,42 +193,53 @@ fn text<'b>(key: &str, buf: &'b mut [u8]) -> &'b str {
     str::from_utf8(bytes).unwrap_or_default()
 }
 
-/// What is missing or wrong is named.
-fn round(buf: &mut [u8]) -> Result<(), &'static str> {
-    let model: Model = read("MODEL_DATA", buf)?.ok_or("MODEL_DATA")?;
-    let dataset: Dataset = read("DATASET_DATA", buf)?.ok_or("DATASET_DATA")?;
-    let hyperparams = read("HYPERPARAMS", buf)?.unwrap_or(Hyperparams {
-        rate: 0.1,
-        steps: 20,
-    });
-    let samples = &dataset.data;
-    let w = train(model.w, samples, &hyperparams);
+fn round(buf: &mut [u8]) -> Result<(), Refusal> {
+    let hyperparams = hyperparams(buf)?;
+    let Model { w: before } = model(buf)?;
+    let mut samples = Samples::new();
+    dataset(&mut samples, buf)?;
+    let w = train(before, &samples, &hyperparams);
+    let metrics = Metrics {
+        loss_before: loss(before, &samples).0,
+        loss: loss(w, &samples).0,
+    };
+    if !metrics.loss.is_finite() {
+        return Err(refusal(
+            "HYPERPARAMS",
+            "the loss is infinite: a smaller rate",
+        ));
+    }
     let (mut round, mut proplet, mut uri) = ([0; 64], [0; 64], [0; 128]);
     let update = Update {
         round_id: text("ROUND_ID", &mut round),
         proplet_id: text("PROPLET_ID", &mut proplet),
         base_model_uri: text("MODEL_URI", &mut uri),
         num_samples: samples.len(),
-        metrics: Metrics {
-            loss_before: loss(model.w, samples).0,
-            loss: loss(w, samples).0,
-        },
+        metrics,
         update: Delta {
-            w: [w[0] - model.w[0], w[1] - model.w[1]],
+            w: [w[0] - before[0], w[1] - before[1]],
         },
     };
-    let len = serde_json_core::to_slice(&update, buf).map_err(|_| "update")?;
-    proplet_guest::set_result(str::from_utf8(&buf[..len]).map_err(|_| "update")?);
+    say(&update, buf)
+}
+
+#[inline(never)]
+fn say(update: &Update<'_>, buf: &mut [u8]) -> Result<(), Refusal> {
+    let too_long = |_| refusal("update", "longer than 1536 bytes");
+    let len = to_slice(update, buf).map_err(too_long)?;
+    // JSON is UTF-8.
+    proplet_guest::set_result(str::from_utf8(&buf[..len]).unwrap_or_default());
     Ok(())
 }
 
-/// The task: 0 if all is well; what is wrong is in the log, and there is no update then.
+/// The task: 0 if all is well. If not, its result is what is wrong, which no coordinator gets: it is
+/// no JSON object.
 #[unsafe(export_name = "run")]
 extern "C" fn run() -> i32 {
     match round(&mut [0; TEXT_MAX]) {
         Ok(()) => 0,
-        Err(what) => {
-            proplet_guest::log(Level::Error, what);
+        Err(refusal) => {
+            proplet_guest::set_result(&refusal);
             1
         }
     }

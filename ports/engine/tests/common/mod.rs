@@ -44,7 +44,7 @@ pub const GUEST_LIMITS: GuestLimits = GuestLimits {
     log_bytes: 200,
     messages: 10,
     message_bytes: 4200,
-    result_bytes: 64,
+    result_bytes: 512,
 };
 
 /// Doors that stay open, turns that are only counted, and a clock that the test may set.
@@ -257,9 +257,21 @@ impl Bench {
 
     /// Calls `main` of module 0.
     pub fn spawn_with(&mut self, slot: u8, args: &[Value], limits: Limits, data: TaskData<Buffer>) {
+        self.call(slot, "main", args, limits, data);
+    }
+
+    /// Calls an export of module 0.
+    pub fn call(
+        &mut self,
+        slot: u8,
+        export: &str,
+        args: &[Value],
+        limits: Limits,
+        data: TaskData<Buffer>,
+    ) {
         let call = Call {
             module: ModuleId(0),
-            export: "main",
+            export,
             args,
             limits,
         };
