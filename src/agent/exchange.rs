@@ -320,12 +320,15 @@ impl<E: Engine> Agent<'_, E> {
         }
     }
 
-    /// Sends a round's update to the coordinator; gives it back if that is impossible.
+    /// Sends a round's update on its way to the coordinator.
+    ///
+    /// # Errors
+    /// If it is none.
     pub(super) fn post_update(
         &mut self,
         slot: Slot,
         output: Output<E::Buffer>,
-    ) -> Result<(), (Output<E::Buffer>, Text)> {
+    ) -> Result<(), Text> {
         match output {
             Output::Bytes(bytes) if is_object(&bytes) => {
                 let run = &mut self.runs[usize::from(slot.0)];
@@ -334,13 +337,10 @@ impl<E: Engine> Agent<'_, E> {
                 run.phase = Phase::Posting;
                 Ok(())
             }
-            output => {
-                let reason = text(format_args!(
-                    "the update is no JSON object: '{}'",
-                    clip(output.as_str(), 64)
-                ));
-                Err((output, reason))
-            }
+            output => Err(text(format_args!(
+                "the update is no JSON object: '{}'",
+                clip(output.as_str(), 64)
+            ))),
         }
     }
 

@@ -170,14 +170,9 @@ impl<E: Engine> Agent<'_, E> {
     /// Sends a round's update on its way, and reports it afterwards; what failed is reported at
     /// once.
     fn end_round(&mut self, slot: Slot, outcome: Outcome<E::Buffer>, now: Instant) {
-        let failed = match outcome {
-            Ok(output) => match self.post_update(slot, output) {
-                Ok(()) => return,
-                Err((_, reason)) => Err(reason),
-            },
-            Err(reason) => Err(reason),
-        };
-        self.report_round(slot, failed, false, now);
+        if let Err(reason) = outcome.and_then(|output| self.post_update(slot, output)) {
+            self.report_round(slot, Err(reason), false, now);
+        }
     }
 
     /// Reports a round's task and frees its slot.

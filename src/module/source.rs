@@ -117,6 +117,10 @@ pub enum Piece<'a> {
 }
 
 /// A module that is on its way, by its source.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lies in storage that has room for either"
+)]
 #[derive(Debug)]
 enum Source<B> {
     Registry(Chunks<B>),

@@ -28,7 +28,7 @@ pub enum Command {
     /// Shows the main job, without a network (the default).
     Demo,
     /// Joins a Propeller network and works until Ctrl-C.
-    Join(Join),
+    Join(Box<Join>),
     /// Runs one module, without a broker, and prints its result.
     Run(Run),
     /// Measures how many instances fit, what they cost, how fast and how fair they are.

@@ -5,14 +5,14 @@ mod support;
 use embedded_storage::nor_flash::{ErrorType, NorFlash, ReadNorFlash};
 use proplet::store::Store;
 use proplet_store::{FlashStore, Opened};
-use std::{cell::RefCell, rc::Rc};
+use std::sync::{Arc, Mutex, MutexGuard};
 use support::{Fault, RamFlash, Tear, model::read_record, module, record};
 
 type Flash = RamFlash<4, 4096>;
 
 /// A flash that the test can still get at.
 #[derive(Clone)]
-struct Shared(Rc<RefCell<Flash>>);
+struct Shared(Arc<Mutex<Flash>>);
 
 impl ErrorType for Shared {
     type Error = Fault;
@@ -22,11 +22,11 @@ impl ReadNorFlash for Shared {
     const READ_SIZE: usize = Flash::READ_SIZE;
 
     fn read(&mut self, offset: u32, bytes: &mut [u8]) -> Result<(), Fault> {
-        self.0.borrow_mut().read(offset, bytes)
+        self.flash().read(offset, bytes)
     }
 
     fn capacity(&self) -> usize {
-        self.0.borrow().capacity()
+        self.flash().capacity()
     }
 }
 
@@ -35,21 +35,25 @@ impl NorFlash for Shared {
     const ERASE_SIZE: usize = Flash::ERASE_SIZE;
 
     fn erase(&mut self, from: u32, to: u32) -> Result<(), Fault> {
-        self.0.borrow_mut().erase(from, to)
+        self.flash().erase(from, to)
     }
 
     fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), Fault> {
-        self.0.borrow_mut().write(offset, bytes)
+        self.flash().write(offset, bytes)
     }
 }
 
 impl Shared {
     fn new(pages: usize) -> Self {
-        Self(Rc::new(RefCell::new(Flash::new(pages))))
+        Self(Arc::new(Mutex::new(Flash::new(pages))))
+    }
+
+    fn flash(&self) -> MutexGuard<'_, Flash> {
+        self.0.lock().expect("nothing panics with it")
     }
 
     fn operations(&self) -> u64 {
-        self.0.borrow().work.operations
+        self.flash().work.operations
     }
 }
 
@@ -240,11 +244,11 @@ fn a_flash_that_fails_for_a_while_is_read_anew() {
     let (mut store, _) = store::<4, 2>(&flash);
     write(&mut store, 1, 9000).unwrap();
     for after in 0..20 {
-        flash.0.borrow_mut().cut(after, Tear::FirstHalf);
+        flash.flash().cut(after, Tear::FirstHalf);
         assert_eq!(write(&mut store, 2, 9000).unwrap_err(), "flash: Off");
         assert_eq!(write(&mut store, 2, 9000).unwrap_err(), "flash: Off");
         assert_eq!(store.module_len(&module(1, 9000).0), None);
-        flash.0.borrow_mut().power();
+        flash.flash().power();
         assert!(has(&mut store, 1, 9000));
         assert!(!has(&mut store, 2, 9000));
     }
@@ -261,13 +265,12 @@ fn an_older_record_that_appears_again_is_not_taken_for_the_one_that_is_lost() {
     store.write_record(0, &old).unwrap();
     store.write_record(0, &new).unwrap();
     let at = flash
-        .0
-        .borrow()
+        .flash()
         .bytes
         .windows(new.len())
         .position(|bytes| bytes == new)
         .unwrap();
-    flash.0.borrow_mut().bytes[at + 50] ^= 1;
+    flash.flash().bytes[at + 50] ^= 1;
     assert_eq!(
         read_record(&mut store, 0).unwrap_err(),
         "flash: record 0 can't be read"

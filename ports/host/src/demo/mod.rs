@@ -87,7 +87,7 @@ fn settings(port: u16) -> Result<Join> {
     ])
     .context("settings of the demo")?;
     match cli.command {
-        Some(Command::Join(join)) => Ok(join),
+        Some(Command::Join(join)) => Ok(*join),
         _ => bail!("settings of the demo"),
     }
 }
