@@ -1,13 +1,17 @@
 //! MQTT over TLS, to a broker with certificates made for the test.
 
 use crate::support::{
-    Broker, Dir, Peer, Proplet, SOON, firmware::Device, free_port, is_alive, is_missing, program,
+    ADD, Broker, Dir, Peer, Proplet, SOON, firmware::Device, free_port, is_alive, is_missing,
+    program, start_image, wasm,
 };
+use serde_json::json;
 use std::{
     fs,
+    net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 /// A certificate and its key, in PEM.
@@ -194,4 +198,70 @@ fn a_broker_that_asks_for_a_certificate_is_given_ours() {
     let own = stage.authority.issue("proplet.example");
     let _proplet = stage.join("localhost", &stage.authority, Some(&own));
     stage.assert_joined();
+}
+
+/// `openssl s_server` over files that are whole responses; it ends when dropped.
+struct Https {
+    child: Child,
+    port: u16,
+}
+
+impl Https {
+    fn start(dir: &Dir, identity: &Identity) -> Self {
+        let port = free_port();
+        let child = Command::new("openssl")
+            .args(["s_server", "-HTTP", "-quiet", "-accept", &port.to_string()])
+            .arg("-cert")
+            .arg(&identity.cert)
+            .arg("-key")
+            .arg(&identity.key)
+            .current_dir(dir.path(""))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("openssl starts");
+        let server = Self { child, port };
+        let deadline = Instant::now() + SOON;
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+            assert!(
+                Instant::now() < deadline,
+                "openssl s_server does not listen"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+}
+
+impl Drop for Https {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it's gone after this.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_module_comes_over_https_beside_a_broker_with_tls() {
+    let Some(stage) = Stage::new("localhost", false) else {
+        return;
+    };
+    let files = Dir::new();
+    let head = b"HTTP/1.0 200 ok\r\nContent-Type: application/wasm\r\n\r\n";
+    let response = [&head[..], &wasm(ADD)].concat();
+    fs::write(files.path("add.wasm"), response).expect("a file");
+    let good = Https::start(&files, &stage.authority.issue("localhost"));
+    let stranger = Https::start(&files, &Authority::new().issue("localhost"));
+    let proplet = stage.join("localhost", &stage.authority, None);
+    stage.assert_joined();
+    for (id, server) in [("good", &good), ("stranger", &stranger)] {
+        let url = format!("https://localhost:{}/add.wasm", server.port);
+        let start = start_image(id, &url, &json!({"name": "add", "inputs": ["20", "22"]}));
+        stage.peer.publish("control/manager/start", &start);
+    }
+    assert_eq!(stage.peer.results("good").body["results"], "42");
+    let refused = stage.peer.results("stranger").body;
+    assert!(refused["error"].is_string(), "{refused}");
+    proplet.expect_log("certificate is refused: no CA of mqtt_tls_ca has signed it");
 }
