@@ -8,59 +8,60 @@ use libfuzzer_sys::{
 };
 use proplet::{
     engine::{
-        ArenaUsage, Call, Engine, Exit, Limits, ModuleId, Needs, Params, ProcessUsage, RunUsage,
-        Slot, Text,
+        ArenaUsage, Call, Engine, Exit, Limits, Message, ModuleId, Needs, Params, ProcessUsage,
+        RunUsage, Slot, TaskData, Text,
     },
-    module::assembly::Assembly,
-    time::Instant,
+    module::chunks::Chunks,
     wire::Chunk,
 };
 
 const ARENA: usize = 4096;
 
-/// One buffer, and nothing to run in it.
-#[derive(Default)]
-struct Buffer(Vec<u8>);
+/// An arena with room for one buffer, and nothing to run in it.
+struct OneBuffer;
 
-impl Engine for Buffer {
+impl Engine for OneBuffer {
+    type Buffer = Vec<u8>;
+
     fn arena(&self) -> ArenaUsage {
         ArenaUsage {
             total: ARENA,
-            free: ARENA - self.0.len(),
-            free_min: 0,
+            free: ARENA,
+            free_min: ARENA,
         }
     }
 
-    fn reserve(&mut self, _: ModuleId, len: usize) -> Result<(), Text> {
-        assert!(len <= ARENA, "reserved {len} bytes without admission");
-        self.0.resize(len.max(self.0.len()), 0);
+    fn allocate(&mut self, len: usize) -> Result<Vec<u8>, Text> {
+        assert!(len <= ARENA, "allocated {len} bytes without admission");
+        Ok(vec![0; len])
+    }
+
+    fn resize(&mut self, buffer: &mut Vec<u8>, len: usize) -> Result<(), Text> {
+        assert!(len <= 2 * ARENA, "allocated {len} bytes without admission");
+        buffer.resize(len, 0);
         Ok(())
     }
 
-    fn buffer(&mut self, _: ModuleId) -> &mut [u8] {
-        &mut self.0
+    fn estimate(&self, _: &[u8], _: &Limits) -> Result<Needs, Text> {
+        unreachable!("chunks are not parsed")
     }
 
-    fn estimate(&mut self, _: ModuleId, _: usize, _: &Limits) -> Result<Needs, Text> {
-        unreachable!("assembly doesn't parse")
-    }
-
-    fn load(&mut self, _: ModuleId, _: usize) -> Result<(), Text> {
-        unreachable!("assembly doesn't parse")
+    fn load(&mut self, _: ModuleId, _: Vec<u8>) -> Result<(), Text> {
+        unreachable!("chunks are not parsed")
     }
 
     fn unload(&mut self, _: ModuleId) {}
 
     fn instance_bytes(&self, _: ModuleId, _: &Limits) -> Result<usize, Text> {
-        unreachable!("assembly runs nothing")
+        unreachable!("nothing runs")
     }
 
     fn params(&self, _: ModuleId, _: &str) -> Result<Option<Params>, Text> {
-        unreachable!("assembly runs nothing")
+        unreachable!("nothing runs")
     }
 
-    fn spawn(&mut self, _: Slot, _: &Call<'_>) {
-        unreachable!("assembly runs nothing")
+    fn spawn(&mut self, _: Slot, _: &Call<'_>, _: TaskData<Vec<u8>>) {
+        unreachable!("nothing runs")
     }
 
     fn interrupt(&mut self, _: Slot) {}
@@ -73,9 +74,15 @@ impl Engine for Buffer {
         ProcessUsage::default()
     }
 
-    fn poll_exit(&mut self) -> Option<Exit> {
+    fn poll_exit(&mut self) -> Option<Exit<Vec<u8>>> {
         None
     }
+
+    fn poll_message(&mut self, _: Slot) -> Option<Message<Vec<u8>>> {
+        None
+    }
+
+    fn deliver(&mut self, _: Slot, _: &str, _: &[u8]) {}
 }
 
 #[derive(Arbitrary, Debug)]
@@ -92,9 +99,8 @@ enum Data {
 }
 
 fuzz_target!(|parts: Vec<Part>| {
-    let module = ModuleId(0);
-    let mut engine = Buffer::default();
-    let mut assembly = Assembly::begin("app", module, Instant::BOOT).expect("a short name");
+    let mut engine = OneBuffer;
+    let mut assembly = Chunks::new(ARENA);
     let mut taken: Vec<(u32, Vec<u8>)> = Vec::new();
     for part in parts {
         let data = match &part.data {
@@ -115,10 +121,10 @@ fuzz_target!(|parts: Vec<Part>| {
                     let bytes = BASE64_STANDARD.decode(&data).expect("it was accepted");
                     taken.push((part.index, bytes));
                 }
-                if let Some(len) = done {
+                if let Some(module) = done {
                     taken.sort_by_key(|(index, _)| *index);
                     let whole: Vec<u8> = taken.into_iter().flat_map(|(_, bytes)| bytes).collect();
-                    assert_eq!(engine.0[..len], whole);
+                    assert_eq!(module, whole);
                     return;
                 }
             }
