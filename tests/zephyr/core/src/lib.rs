@@ -9,7 +9,28 @@ extern crate alloc;
 /// What the tests take of std.
 pub(crate) mod std {
     pub(crate) use ::alloc::*;
-    pub(crate) use core::mem;
+    pub(crate) use core::{cell, iter, mem, ops};
+
+    pub(crate) mod sync {
+        pub(crate) use ::alloc::sync::Arc;
+        use core::cell::{RefCell, RefMut};
+
+        #[derive(Debug, Default)]
+        pub(crate) struct Mutex<T>(RefCell<T>);
+
+        pub(crate) type MutexGuard<'m, T> = RefMut<'m, T>;
+
+        // SAFETY: the suite has one thread.
+        unsafe impl<T> Send for Mutex<T> {}
+        // SAFETY: as above.
+        unsafe impl<T> Sync for Mutex<T> {}
+
+        impl<T> Mutex<T> {
+            pub(crate) fn lock(&self) -> Result<MutexGuard<'_, T>, core::cell::BorrowMutError> {
+                self.0.try_borrow_mut()
+            }
+        }
+    }
 }
 
 include!(concat!(env!("OUT_DIR"), "/core/lib.rs"));
