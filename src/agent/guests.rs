@@ -165,10 +165,9 @@ impl<E: Engine> Agent<'_, E> {
     /// A message that is none of the manager's: for guests, or a model.
     pub(super) fn other_message(&mut self, topic: &str, payload: &[u8], now: Instant) {
         let mut heard = false;
-        for index in 0..self.interests.len() {
-            let Some(interest) = self.interests.get(index) else {
-                break;
-            };
+        // From the end: one that has its model goes, and the last takes its place.
+        for index in (0..self.interests.len()).rev() {
+            let interest = &self.interests[index];
             let filter = core::str::from_utf8(&interest.filter).unwrap_or_default();
             if interest.state == State::Gone || !matches(filter, topic) {
                 continue;
