@@ -10,7 +10,7 @@ use proplet::{
     agent::{Delivery, Event, Progress, Qos, RequestKind, Ticket},
     config::Config,
     engine::{Engine as _, Text},
-    module::{source::to_hex, table::digest},
+    module::{hex::to_hex, table::digest},
     store::Store,
 };
 use proplet_engine::Workers;

@@ -9,7 +9,7 @@ use crate::{
     engine::{Engine, Slot, Text, text},
     task::{budget::Budget, learning::Round, monitor::Monitor},
     time::Instant,
-    wire::{Inbound, Invoke, Rejected, Scratch, Start, Stop},
+    wire::{Inbound, Invoke, List, MonitoringProfile, Pairs, Rejected, Scratch, Start, Stop},
 };
 
 impl<E: Engine> Agent<'_, E> {
@@ -163,16 +163,8 @@ impl<E: Engine> Agent<'_, E> {
                 self.deployments.len()
             ))
         })?;
-        let budget = Budget::from_env(|key| start.env.get(key), &self.config.limits)?;
-        let packed = Packed::store(self.deployment_text(index), start.inputs, &[start.env])?;
-        self.deployments[usize::from(index)] = Deployment {
-            phase: Phase::Vacant,
-            id: bounded(start.id)?,
-            name: bounded(start.name)?,
-            packed,
-            received: now,
-            profile: start.monitoring_profile,
-        };
+        let (names, profile) = ((start.id, start.name), start.monitoring_profile);
+        let budget = self.note_deployment(index, names, start.inputs, start.env, profile, now)?;
         match self.source(start, &budget, now)? {
             Phase::Ready { module } => self.deployed(index, module),
             phase => {
@@ -180,6 +172,29 @@ impl<E: Engine> Agent<'_, E> {
                 Ok(())
             }
         }
+    }
+
+    /// Fills a deployment's record, of this id and name, which is vacant still. Its module is next.
+    pub(super) fn note_deployment(
+        &mut self,
+        index: u8,
+        (id, name): (&str, &str),
+        inputs: List<'_>,
+        env: Pairs<'_>,
+        profile: MonitoringProfile,
+        received: Instant,
+    ) -> Result<Budget, Text> {
+        let budget = Budget::from_env(|key| env.get(key), &self.config.limits)?;
+        let packed = Packed::store(self.deployment_text(index), inputs, &[env])?;
+        self.deployments[usize::from(index)] = Deployment {
+            phase: Phase::Vacant,
+            id: bounded(id)?,
+            name: bounded(name)?,
+            packed,
+            received,
+            profile,
+        };
+        Ok(budget)
     }
 
     fn accepts(&self, encrypted: bool) -> Result<(), Text> {

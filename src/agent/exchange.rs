@@ -85,11 +85,8 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     fn next_errand(&mut self) -> Option<Errand<E::Buffer>> {
-        let http = |(_, f): &(u8, &mut _)| {
-            let f: &crate::module::source::Fetch<E::Buffer> = f;
-            f.request_due && f.is_http()
-        };
-        if let Some((index, fetch)) = (0..=u8::MAX).zip(self.fetches.iter_mut()).find(http) {
+        let mut fetches = (0..=u8::MAX).zip(self.fetches.iter_mut());
+        if let Some((index, fetch)) = fetches.find(|(_, f)| f.request_due && f.is_http()) {
             fetch.request_due = false;
             return Some(Errand::Module(index));
         }

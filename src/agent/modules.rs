@@ -211,7 +211,7 @@ impl<E: Engine> Agent<'_, E> {
     pub(super) fn chunk_message(&mut self, payload: &[u8], scratch: Scratch<'_>, now: Instant) {
         // Most chunks of a channel are for others: don't read their data.
         if let Some(app) = Chunk::app_name_of(payload)
-            && self.fetches_of(app).next().is_none()
+            && !self.fetches.iter().any(|f| f.takes_chunks_of(app))
         {
             log::trace!("skipped a chunk of {app}");
             return;
@@ -223,7 +223,7 @@ impl<E: Engine> Agent<'_, E> {
         let mut found = false;
         // Two may differ in their digest alone.
         for index in 0..self.fetches.len() {
-            if app.is_none_or(|app| !self.fetches_of(app).any(|i| i == index)) {
+            if !app.is_some_and(|app| self.fetches[index].takes_chunks_of(app)) {
                 continue;
             }
             found = true;
@@ -235,11 +235,6 @@ impl<E: Engine> Agent<'_, E> {
         if let (false, Err(error)) = (found, chunk) {
             log::warn!("chunk refused: {error}");
         }
-    }
-
-    fn fetches_of(&self, app: &str) -> impl Iterator<Item = usize> {
-        let all = self.fetches.iter().enumerate();
-        all.filter_map(move |(index, f)| (f.is_registry() && f.location() == app).then_some(index))
     }
 
     fn chunk(&mut self, index: usize, chunk: &Chunk<'_>, now: Instant) {

@@ -1,13 +1,10 @@
 //! Modules and deployments in the store.
 
-use super::{
-    Agent, bounded,
-    records::{Deployment, Packed, Phase},
-};
+use super::{Agent, records::Deployment};
 use crate::{
     engine::{Engine, ModuleId, Text, text},
     module::{
-        source::to_hex,
+        hex::to_hex,
         table::{Digest, digest},
     },
     store::RECORD_MAX,
@@ -82,17 +79,9 @@ impl<E: Engine> Agent<'_, E> {
     ) -> Result<(), Text> {
         let inputs = List::from_bytes(record.inputs).unwrap_or_default();
         let env = Pairs::from_bytes(record.env).unwrap_or_default();
-        // What the device allows may have changed.
-        Budget::from_env(|key| env.get(key), &self.config.limits)?;
-        let packed = Packed::store(self.deployment_text(index), inputs, &[env])?;
-        self.deployments[usize::from(index)] = Deployment {
-            phase: Phase::Vacant,
-            id: bounded(record.id)?,
-            name: bounded(record.name)?,
-            packed,
-            received: now,
-            profile: record.profile,
-        };
+        // Its budget is checked again: what the device allows may have changed.
+        let names = (record.id, record.name);
+        self.note_deployment(index, names, inputs, env, record.profile, now)?;
         let module = self
             .recall(digest, None)?
             .ok_or_else(|| text(format_args!("its module is not in the store any more")))?;

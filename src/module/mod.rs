@@ -2,11 +2,13 @@
 //!
 //! - [`table`]: the shared-module instance table, keyed by SHA-256.
 //! - [`source`]: what an image reference says, and a module on its way from any source.
+//! - [`hex`]: digests as text.
 //! - [`chunks`]: a module from the registry, put together from chunks.
 //! - [`stream`]: a response's body, put into place.
 //! - [`signature`]: whether somebody who is trusted has signed a module.
 
 pub mod chunks;
+pub mod hex;
 pub mod signature;
 pub mod source;
 pub mod stream;

@@ -19,7 +19,10 @@
 //! a delimiter. Only the last hash of a set is looked at, and it must be of the whole module, so
 //! one that was cut short at a delimiter is refused.
 
-use super::table::{Digest, digest};
+use super::{
+    hex,
+    table::{Digest, digest},
+};
 use crate::{
     engine::{Text, clip, text},
     wire::decode_into,
@@ -347,7 +350,7 @@ const WRITTEN_MAX: usize = 1 + size_of::<PublicKey>();
 fn parse_key(word: &str) -> Option<PublicKey> {
     let mut bytes = [0; WRITTEN_MAX];
     let len = match word.len() {
-        64 | 66 => decode_hex(word, &mut bytes)?,
+        64 | 66 => hex::decode(word, &mut bytes)?,
         _ => decode_into(word, &mut bytes).ok()?,
     };
     key_from_bytes(bytes.get(..len)?)
@@ -360,15 +363,6 @@ pub fn key_from_bytes(bytes: &[u8]) -> Option<PublicKey> {
         [ED25519, key @ ..] if bytes.len() == WRITTEN_MAX => key.try_into().ok(),
         _ => bytes.try_into().ok(),
     }
-}
-
-fn decode_hex(word: &str, bytes: &mut [u8]) -> Option<usize> {
-    let digit = |c: u8| char::from(c).to_digit(16);
-    let (pairs, _) = word.as_bytes().as_chunks::<2>();
-    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        *byte = u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()?;
-    }
-    Some(pairs.len())
 }
 
 #[cfg(test)]

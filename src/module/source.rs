@@ -4,7 +4,12 @@
 
 use crate::{
     engine::{Engine, Text, clip, text},
-    module::{chunks::Chunks, stream::Stream, table::Digest},
+    module::{
+        chunks::Chunks,
+        hex::{from_hex, to_hex},
+        stream::Stream,
+        table::Digest,
+    },
     time::Instant,
     wire::{Chunk, URL_MAX, decode_into, decoded_len},
 };
@@ -61,31 +66,6 @@ impl<'a> Reference<'a> {
 fn is_http(location: &str) -> bool {
     let scheme = location.split_once("://").map_or("", |(scheme, _)| scheme);
     scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
-}
-
-fn from_hex(hex: &str) -> Option<Digest> {
-    let mut digest = Digest::default();
-    let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
-    if pairs.len() != digest.len() || !rest.is_empty() {
-        return None;
-    }
-    for (byte, [high, low]) in digest.iter_mut().zip(pairs) {
-        let digit = |c: u8| char::from(c).to_digit(16);
-        *byte = (digit(*high)? << 4 | digit(*low)?) as u8;
-    }
-    Some(digest)
-}
-
-/// A digest in hexadecimal digits.
-pub fn to_hex(digest: &Digest) -> String<64> {
-    let mut hex = String::new();
-    for byte in digest {
-        for digit in [byte >> 4, byte & 15] {
-            // There is room for 64.
-            let _ = hex.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
-        }
-    }
-    hex
 }
 
 /// Refuses a module that is not the one that was asked for.
@@ -206,6 +186,11 @@ impl<B: DerefMut<Target = [u8]>> Fetch<B> {
         matches!(self.source, Some(Source::Registry(_)))
     }
 
+    /// Whether chunks of `app` are for it.
+    pub(crate) fn takes_chunks_of(&self, app: &str) -> bool {
+        self.is_registry() && self.location() == app
+    }
+
     /// Whether it comes over HTTP.
     pub const fn is_http(&self) -> bool {
         matches!(self.source, Some(Source::Http(_)))
@@ -276,7 +261,18 @@ pub(crate) fn grow<E: Engine>(
             "the module has {len} bytes, this proplet takes {limit}"
         )));
     }
-    crate::agent::fits(len - have, engine.arena().free, "the module's bytes")?;
+    extend(buffer, len, "the module's bytes", engine)
+}
+
+/// Makes `buffer` `len` bytes long, which is no less than it has. `what` names them in errors.
+pub(crate) fn extend<E: Engine>(
+    buffer: &mut Option<E::Buffer>,
+    len: usize,
+    what: &str,
+    engine: &mut E,
+) -> Result<(), Text> {
+    let have = buffer.as_deref().map_or(0, <[u8]>::len);
+    crate::agent::fits(len - have, engine.arena().free, what)?;
     match buffer {
         Some(buffer) => engine.resize(buffer, len),
         None => {

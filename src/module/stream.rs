@@ -1,8 +1,8 @@
 //! Bytes that come one after the other, put into place as they come.
 
 use crate::{
-    agent::fits,
     engine::{Engine, Text, text},
+    module::source::extend,
 };
 use core::ops::DerefMut;
 
@@ -107,14 +107,7 @@ impl<B: DerefMut<Target = [u8]>> Stream<B> {
             Some(length) => length,
             None => len.next_multiple_of(STEP).min(self.limit),
         };
-        fits(room - have, engine.arena().free, "its bytes")?;
-        match &mut self.bytes {
-            Some(bytes) => engine.resize(bytes, room),
-            None => {
-                self.bytes = Some(engine.allocate(room)?);
-                Ok(())
-            }
-        }
+        extend(&mut self.bytes, room, "its bytes", engine)
     }
 }
 

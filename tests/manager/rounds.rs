@@ -6,7 +6,7 @@ use crate::{
     support::{Coordinator, Dir, ID},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use proplet::module::{source::to_hex, table::digest};
+use proplet::module::{hex::to_hex, table::digest};
 use serde_json::{Value, json};
 use std::fs;
 

@@ -3,7 +3,7 @@
 use crate::support::{
     ADD, Request, SOON, Server, Stage, is_alive, reply, reply_module, start_image, stop, wasm, with,
 };
-use proplet::module::{source::to_hex, table::digest};
+use proplet::module::{hex::to_hex, table::digest};
 use serde_json::{Value, json};
 use std::{
     io::Write as _,

@@ -7,7 +7,7 @@ use crate::{
         start_image, stop, wasm, with,
     },
 };
-use proplet::module::{source::to_hex, table::digest};
+use proplet::module::{hex::to_hex, table::digest};
 use serde_json::{Value, json};
 
 struct Scene {

@@ -3,7 +3,7 @@
 use crate::support::{
     ADD, LOOP, Message, QUIET, SOON, Stage, base64, chunks, start_image, wasm, with,
 };
-use proplet::module::{source::to_hex, table::digest};
+use proplet::module::{hex::to_hex, table::digest};
 use serde_json::{Value, json};
 use std::thread;
 

@@ -3,7 +3,10 @@
 use anyhow::{Context, bail};
 use proplet::{
     engine::{Text, text},
-    module::table::Digest,
+    module::{
+        hex::{from_hex, to_hex},
+        table::Digest,
+    },
     store::{RECORD_MAX, Store},
 };
 use std::{
@@ -403,17 +406,13 @@ fn check_record(len: usize) -> Result<(), Text> {
 }
 
 fn module_name(digest: &Digest) -> String {
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{hex}.{MODULE_EXTENSION}")
+    format!("{}.{MODULE_EXTENSION}", to_hex(digest))
 }
 
 /// The digest in the name of a module's file.
 fn module_of(name: &OsStr) -> Option<Digest> {
     let name = name.to_str()?;
-    let mut digest = Digest::default();
-    for (i, byte) in digest.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(name.get(2 * i..2 * i + 2)?, 16).ok()?;
-    }
+    let digest = from_hex(name.get(..64)?)?;
     (name == module_name(&digest)).then_some(digest)
 }
 

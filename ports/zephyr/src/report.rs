@@ -35,7 +35,7 @@ mod asked {
 
 use crate::{device::ZephyrAgent, ffi};
 use core::fmt::{self, Write};
-use proplet::{engine::Engine as _, time::Instant};
+use proplet::{engine::Engine as _, module::hex::to_hex, time::Instant};
 use proplet_link::Status;
 
 /// Bytes of a page.
@@ -141,11 +141,8 @@ pub fn tasks(out: &mut impl Write, agent: &ZephyrAgent, now: Instant) -> fmt::Re
 pub fn modules(out: &mut impl Write, agent: &ZephyrAgent) -> fmt::Result {
     writeln!(out, "entry users sha256")?;
     for module in agent.modules() {
-        write!(out, "{:>5} {:>5} ", module.id.0, module.users)?;
-        for byte in module.digest {
-            write!(out, "{byte:02x}")?;
-        }
-        writeln!(out)?;
+        let (id, users, digest) = (module.id.0, module.users, to_hex(&module.digest));
+        writeln!(out, "{id:>5} {users:>5} {digest}")?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Modules over HTTP, and digests whatever the source.
 
 use super::*;
-use crate::module::{source::to_hex, table::digest};
+use crate::module::{hex::to_hex, table::digest};
 
 const URL: &str = "http://host/add.wasm";
 

@@ -1,7 +1,7 @@
 //! Modules and deployments that survive a reboot.
 
 use super::*;
-use crate::module::{source::to_hex, table::digest};
+use crate::module::{hex::to_hex, table::digest};
 
 const CONFIG: Config<'_> = Config {
     proplet_id: ID,
