@@ -378,39 +378,54 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
     ) -> End {
         let mut connection = match self.connect(stack, session).await {
             Ok(connection) => connection,
-            Err(End::Leave) => return End::Leave,
-            Err(End::Trouble(trouble)) => {
-                self.status.failed(trouble);
-                return End::Trouble(trouble);
-            }
+            Err(end) => return self.failed(end),
         };
+        let end = match self.subscribe(&mut connection).await {
+            Ok(()) => self.stay_online(&mut connection, retry).await,
+            Err(end) => self.failed(end),
+        };
+        if let End::Leave = end
+            && with_timeout(GOODBYE, goodbye(connection)).await.is_err()
+        {
+            warn!("the broker did not take our goodbye");
+        }
+        end
+    }
+
+    /// Notes the trouble, if any, of an attempt that did not get online.
+    fn failed(&self, end: End) -> End {
+        if let End::Trouble(trouble) = end {
+            self.status.failed(trouble);
+        }
+        end
+    }
+
+    /// Serves a connection that has all its subscriptions, until it is lost or the link is over.
+    async fn stay_online<IO: minimq::Io>(
+        &mut self,
+        connection: &mut Live<'_, '_, '_, IO>,
+        retry: &mut Retry,
+    ) -> End {
         self.status.connected();
         self.desk.online = true;
         let since = Instant::now();
         self.tell(Event::Connected);
-        let end = self.serve(&mut connection).await;
+        let end = self.serve(connection).await;
         if let Some((token, _)) = self.held.take() {
             self.report(token, Delivery::Lost);
         }
         self.desk.online = false;
         self.tell(Event::Disconnected);
-        match end {
-            End::Leave => {
-                if with_timeout(GOODBYE, goodbye(connection)).await.is_err() {
-                    warn!("the broker did not take our goodbye");
-                }
-            }
-            End::Trouble(trouble) => {
-                self.status.lost(trouble);
-                if since.elapsed() >= STABLE {
-                    retry.reset();
-                }
+        if let End::Trouble(trouble) = end {
+            self.status.lost(trouble);
+            if since.elapsed() >= STABLE {
+                retry.reset();
             }
         }
         end
     }
 
-    /// Establishes the session, with all subscriptions.
+    /// Establishes the session.
     async fn connect<'s, 'b, S: Stack>(
         &mut self,
         stack: &'s S,
@@ -463,7 +478,7 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
         let patience = ticks(self.settings.write_timeout);
         let io = Bounded::new(io, self.watch, self.limit, patience);
         let handshake = session.connect(io);
-        let mut connection = match self.desk.attend(with_timeout(timeout, handshake)).await? {
+        let connection = match self.desk.attend(with_timeout(timeout, handshake)).await? {
             Ok(Ok(connection)) => connection,
             Ok(Err(err)) => {
                 // minimq does not know every code, nor what a 3.1.1 broker answers.
@@ -498,19 +513,18 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
             }
             ConnectEvent::Reconnected => info!("connected to {address}, session resumed"),
         }
-        if !self.subscribed {
-            let deadline = Instant::now().saturating_add(timeout);
-            self.subscribe(&mut connection, deadline).await?;
-            self.subscribed = true;
-        }
         Ok(connection)
     }
 
+    /// Makes all subscriptions, unless the broker's session has them.
     async fn subscribe<IO: minimq::Io>(
         &mut self,
         connection: &mut Live<'_, '_, '_, IO>,
-        deadline: Instant,
     ) -> Result<(), End> {
+        if self.subscribed {
+            return Ok(());
+        }
+        let deadline = Instant::now().saturating_add(ticks(self.settings.timeout));
         // Subscriptions of an earlier connection that nobody has acknowledged are sent again by
         // minimq, and take up its room until then.
         while !connection.session().is_publish_quiescent() {
@@ -534,6 +548,7 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
                 }
             }
         }
+        self.subscribed = true;
         Ok(())
     }
 

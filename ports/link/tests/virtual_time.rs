@@ -795,6 +795,28 @@ fn shutdown_ends_after_the_grace_period_or_the_second_signal() {
 }
 
 #[test]
+fn shutdown_before_the_subscriptions_are_made_says_goodbye_too() {
+    let setup = Setup::new();
+    let net = setup.world.net.clone();
+    let ended = setup.run(async |world| {
+        world.net.with(|w| w.hold_acks = true);
+        at(500).await;
+        assert!(
+            !world
+                .net
+                .times(|s| matches!(s, Seen::Subscribe(_)))
+                .is_empty()
+        );
+        world.signals.send(Signal::Shutdown);
+        at(60_000).await;
+    });
+    assert!(ended);
+    assert_eq!(now(), 500);
+    let last = net.with(|w| w.seen.last().cloned());
+    assert_eq!(last, Some((500, Seen::Disconnect(Some(0)))), "and no will");
+}
+
+#[test]
 fn shutdown_without_a_connection_ends_at_once() {
     for dial in [Dial::Refuse, Dial::Never, Dial::Mute] {
         let setup = Setup::new();

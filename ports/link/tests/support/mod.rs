@@ -214,7 +214,7 @@ pub struct World {
     pub read_most: usize,
     /// Each read and write is pending once before it is ready.
     pub lazy: bool,
-    /// QoS 1 publications are taken but not acknowledged.
+    /// Subscriptions and QoS 1 publications are taken but not acknowledged.
     pub hold_acks: bool,
     /// The code with which publications to a topic are refused.
     pub refuse_publish: Option<(&'static str, u8)>,
@@ -595,7 +595,9 @@ impl World {
                 ack.push(0);
                 ack.extend(codes);
                 let ack = packet(0x90, &ack);
-                self.send(&ack);
+                if !self.hold_acks {
+                    self.send(&ack);
+                }
             }
             12 => {
                 self.see(Seen::Ping);
