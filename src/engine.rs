@@ -400,7 +400,8 @@ pub trait Engine {
     fn poll_exit(&mut self) -> Option<Exit<Self::Buffer>>;
 
     /// What a run's guest has to say on the channel, if anything, given out once. Until then the
-    /// guest can say no more.
+    /// guest can say no more. What it said last is kept beyond its exit, for as long as its slot
+    /// has no other run.
     fn poll_message(&mut self, slot: Slot) -> Option<Message<Self::Buffer>>;
 
     /// Gives a message, whose topic is below the channel, to a run's guest. One that its inbox or

@@ -47,16 +47,20 @@ enum Purpose {
 impl<E: Engine> Agent<'_, E> {
     /// Takes what guests have to say. They may fill half of the outbox: the rest is for results.
     pub(super) fn listen(&mut self, now: Instant) {
+        let reserved = self.outbox.capacity() / 2;
         for slot in self.slots() {
-            if !super::is_running(self.run(slot)) {
-                continue;
+            if super::is_running(self.run(slot)) {
+                self.hear(slot, reserved, now);
             }
-            let reserved = self.outbox.capacity() / 2;
-            while self.outbox.room() > reserved
-                && let Some(message) = self.engine.poll_message(slot)
-            {
-                self.take(slot, message, now);
-            }
+        }
+    }
+
+    /// Takes what a guest has to say, as long as more than `reserved` places of the outbox are free.
+    pub(super) fn hear(&mut self, slot: Slot, reserved: usize, now: Instant) {
+        while self.outbox.room() > reserved
+            && let Some(message) = self.engine.poll_message(slot)
+        {
+            self.take(slot, message, now);
         }
     }
 

@@ -45,7 +45,7 @@ impl<'r> Record<'r> {
 
 impl<E: Engine> Agent<'_, E> {
     /// Brings back the latent deployments of the store; once, before the first event. What can't be
-    /// brought back is logged, and what is damaged removed.
+    /// brought back is logged and removed: its place may be needed, and it could be deployed anew.
     #[inline(never)]
     pub fn restore(&mut self, now: Instant) {
         let mut bytes = [0; RECORD_MAX];

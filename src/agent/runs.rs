@@ -134,7 +134,9 @@ impl<E: Engine> Agent<'_, E> {
             debug_assert!(false, "slot {} exited without having run", slot.0);
             return;
         };
-        if run.purpose != Purpose::Daemon && self.outbox.room() == 0 {
+        // What it said before it ended goes before its results.
+        self.hear(slot, 0, now);
+        if self.outbox.room() == 0 {
             return;
         }
         let run = &mut self.runs[usize::from(slot.0)];

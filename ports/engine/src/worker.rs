@@ -80,8 +80,6 @@ pub struct SlotState {
     exit: Mutex<RefCell<Option<Exit<Buffer>>>>,
     /// Whether there is an exit: spares the control thread a lock for each slot.
     exited: AtomicBool,
-    /// Whether the exit has waited for the guest's last message to be taken.
-    has_waited: AtomicBool,
     exchange: Exchange,
     progress: Mutex<Cell<Progress>>,
     interrupted: AtomicBool,
@@ -113,7 +111,6 @@ impl SlotState {
             job: Mutex::new(RefCell::new(None)),
             exit: Mutex::new(RefCell::new(None)),
             exited: AtomicBool::new(false),
-            has_waited: AtomicBool::new(false),
             exchange: Exchange::new(),
             progress: Mutex::new(Cell::new(Progress::NONE)),
             interrupted: AtomicBool::new(false),
@@ -129,12 +126,6 @@ impl SlotState {
             cell.set(progress);
             progress
         })
-    }
-
-    /// Whether what has ended is to be told: the last message of its guest has been taken, or could
-    /// have been.
-    fn is_due(&self) -> bool {
-        !self.exchange.has_message() || self.has_waited.load(Ordering::Relaxed)
     }
 
     /// Counts something that was dropped.
@@ -241,7 +232,6 @@ impl<P: Platform> Workers<P> {
         job.limits = call.limits;
         job.data = data;
         state.exchange.open();
-        state.has_waited.store(false, Ordering::Relaxed);
         state.promised.store(bytes, Ordering::Release);
         state.interrupted.store(false, Ordering::Release);
         state.update(|progress| {
@@ -276,29 +266,10 @@ impl<P: Platform> Workers<P> {
     }
 
     pub(crate) fn poll_exit(&self) -> Option<Exit<Buffer>> {
-        let mut exited = self
-            .slots
-            .iter()
-            .filter(|slot| slot.exited.load(Ordering::Acquire));
-        let Some(slot) = exited.find(|slot| slot.is_due()) else {
-            self.wait_for_messages();
-            return None;
-        };
+        let mut slots = self.slots.iter();
+        let slot = slots.find(|slot| slot.exited.load(Ordering::Acquire))?;
         slot.exited.store(false, Ordering::Relaxed);
-        // Nobody wants it.
-        drop(slot.exchange.take_message());
         critical_section::with(|cs| slot.exit.borrow_ref_mut(cs).take())
-    }
-
-    /// The control thread may have looked for messages just before there was one, and for exits
-    /// just after: an exit waits for it to look once more.
-    fn wait_for_messages(&self) {
-        for slot in self.slots {
-            if slot.exited.load(Ordering::Acquire) {
-                slot.has_waited.store(true, Ordering::Relaxed);
-                self.platform.notify();
-            }
-        }
     }
 
     pub(crate) fn poll_message(&self, slot: Slot) -> Option<Message<Buffer>> {

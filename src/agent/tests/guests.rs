@@ -105,6 +105,30 @@ fn guests_fill_half_of_the_outbox_and_results_have_the_rest() {
 }
 
 #[test]
+fn the_last_word_of_a_guest_goes_before_its_result() {
+    // As many as the outbox has room for, fewer than guests may fill, and more.
+    for count in [8, 3, 12] {
+        let mut bench = running();
+        bench.handle(Event::Disconnected);
+        let engine = bench.agent.engine_mut();
+        for n in 0..count {
+            engine.publish(Slot(0), &format!("t/{n}"), b"1");
+        }
+        bench.exit(0, Ok(Some(Value::I32(42))));
+        bench.handle(Event::Connected);
+        let out = bench.run_until(3000);
+        let topics = out.iter().map(|(_, topic, _)| topic.as_str());
+        let said: Vec<_> = topics
+            .filter(|t| t.starts_with("t/") || t.ends_with("results"))
+            .collect();
+        let mut all: Vec<_> = (0..count).map(|n| format!("t/{n}")).collect();
+        all.push("control/proplet/results".into());
+        assert_eq!(said, all);
+        assert!(bench.arena_is_free());
+    }
+}
+
+#[test]
 fn a_subscription_lasts_as_long_as_its_task() {
     let mut bench = running();
     bench.agent.engine_mut().subscribe(Slot(0), "news/+");

@@ -286,12 +286,13 @@ impl Bench {
         self.exit_while(|_| {})
     }
 
-    /// The next exit; until then, does something again and again.
+    /// The next exit; until then, and once after it, does something again and again.
     pub fn exit_while(&mut self, mut each: impl FnMut(&mut WamrEngine<Threads>)) -> Exit<Buffer> {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
+            let exit = self.engine.poll_exit();
             each(&mut self.engine);
-            if let Some(exit) = self.engine.poll_exit() {
+            if let Some(exit) = exit {
                 return exit;
             }
             assert!(Instant::now() < deadline, "no run has ended within 10 s");
