@@ -532,7 +532,7 @@ fn a_last_message_outlasts_its_guest() {
     let mut bench = bench();
     let before = bench.free();
     bench.load(0, &guest(TOPIC, PUBLISH)).unwrap();
-    let mut run = |bench: &mut Bench| {
+    let run = |bench: &mut Bench| {
         let data = bench.data("publish", &[], &[]);
         bench.spawn_with(0, &args([0; 4]), LIMITS, data);
         assert_eq!(value(&bench.exit()), 1);
