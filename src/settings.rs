@@ -10,7 +10,7 @@ use crate::{
     module::signature::{self, PublicKey},
     task::{caps::Caps, learning::Services},
     time::Duration,
-    wire::{ID_MAX, Topics},
+    wire::{ID_MAX, check_level},
 };
 use core::ops::RangeInclusive;
 use heapless::String;
@@ -165,7 +165,7 @@ impl Settings {
             }
             words(&mut s.wifi_psk, v)
         }),
-        spec("proplet_id", |s, v| words(&mut s.proplet_id, v)),
+        spec("proplet_id", |s, v| level(&mut s.proplet_id, v)),
         secret("api_key", |s, v| words(&mut s.api_key, v)),
         spec("tenant_id", |s, v| level(&mut s.tenant_id, v)),
         spec("channel_id", |s, v| level(&mut s.channel_id, v)),
@@ -340,7 +340,7 @@ fn words<const N: usize>(field: &mut String<N>, value: &str) -> Result<(), Text>
 /// One level of a topic; empty is as good as not set.
 fn level<const N: usize>(field: &mut String<N>, value: &str) -> Result<(), Text> {
     if !value.is_empty() {
-        Topics::new(value, "-").map_err(|_| {
+        check_level("id", value).map_err(|_| {
             text(format_args!(
                 "expected an id: it becomes a level of a topic, without '/', '+' and '#'"
             ))

@@ -97,8 +97,9 @@ impl<E: Engine> Agent<'_, E> {
     /// Whether a start of this id has been taken and its results, if any, are not delivered yet:
     /// another one is the same start again. After a stop it is a new one, however soon it comes.
     fn ignores(&self, id: &str) -> bool {
+        let deployment = self.find_deployment(id);
         let known = self.find_task(id).is_some()
-            || self.find_deployment(id).is_some()
+            || deployment.is_some_and(|d| self.deployments[usize::from(d)].phase != Phase::Failed)
             || self.outbox.holds_results(id);
         if known {
             log::info!("start of {id} ignored: it has been started already");
@@ -111,7 +112,7 @@ impl<E: Engine> Agent<'_, E> {
             let run = self.run(*slot);
             run.phase != Phase::Vacant
                 && run.id == id
-                && run.ending != Some(Ending::Stopped)
+                && !run.stopped
                 && !matches!(run.purpose, Purpose::Invocation(_))
         })
     }
@@ -137,7 +138,10 @@ impl<E: Engine> Agent<'_, E> {
             Some(_) => Purpose::Round,
             None => Purpose::Task,
         };
-        let (id, name) = (bounded(start.id)?, bounded(start.name)?);
+        let (id, name) = (
+            bounded(start.id)?,
+            bounded(start.entry().unwrap_or_default())?,
+        );
         // In place: a record is too large to be made on the stack.
         let run = &mut self.runs[usize::from(slot.0)];
         *run = Run::VACANT;
@@ -157,14 +161,20 @@ impl<E: Engine> Agent<'_, E> {
     #[inline(never)]
     fn deploy(&mut self, start: &Start<'_>, now: Instant) -> Result<(), Text> {
         self.accepts(start.encrypted)?;
-        let index = vacant(self.deployments.iter().map(|d| d.phase)).ok_or_else(|| {
+        // One of this id that could not be restored is replaced.
+        let index = self
+            .find_deployment(start.id)
+            .or_else(|| vacant(self.deployments.iter().map(|d| d.phase)));
+        let index = index.ok_or_else(|| {
             text(format_args!(
                 "no room for a deployment: all {} are taken",
                 self.deployments.len()
             ))
         })?;
-        let (names, profile) = ((start.id, start.name), start.monitoring_profile);
-        let budget = self.note_deployment(index, names, start.inputs, start.env, profile, now)?;
+        let budget = Budget::from_env(|key| start.env.get(key), &self.config.limits)?;
+        let name = start.entry().unwrap_or_default();
+        let (names, profile) = ((start.id, name), start.monitoring_profile);
+        self.note_deployment(index, names, start.inputs, start.env, profile, now)?;
         match self.source(start, &budget, now)? {
             Phase::Ready { module } => self.deployed(index, module),
             phase => {
@@ -183,8 +193,7 @@ impl<E: Engine> Agent<'_, E> {
         env: Pairs<'_>,
         profile: MonitoringProfile,
         received: Instant,
-    ) -> Result<Budget, Text> {
-        let budget = Budget::from_env(|key| env.get(key), &self.config.limits)?;
+    ) -> Result<(), Text> {
         let packed = Packed::store(self.deployment_text(index), inputs, &[env])?;
         self.deployments[usize::from(index)] = Deployment {
             phase: Phase::Vacant,
@@ -194,7 +203,7 @@ impl<E: Engine> Agent<'_, E> {
             received,
             profile,
         };
-        Ok(budget)
+        Ok(())
     }
 
     fn accepts(&self, encrypted: bool) -> Result<(), Text> {
@@ -262,19 +271,17 @@ impl<E: Engine> Agent<'_, E> {
     /// Ends a run from outside. Its exit follows, or comes at once if it has not begun.
     pub(super) fn end(&mut self, slot: Slot, ending: Ending, now: Instant) {
         let run = &mut self.runs[usize::from(slot.0)];
+        run.stopped |= ending == Ending::Stopped;
         match run.phase {
-            Phase::Vacant => {}
             Phase::Fetching { .. } | Phase::Gathering { .. } => {
-                run.ending = Some(ending);
                 self.fail(slot, ending.reason(), now);
             }
-            Phase::Posted { .. } => {}
             Phase::Posting => {
                 self.cancel_run_exchange(slot);
-                let run = &mut self.runs[usize::from(slot.0)];
-                run.ending = Some(ending);
                 self.posted(slot, Err(ending.reason()), now);
             }
+            // Only its report is left, if anything.
+            Phase::Vacant | Phase::Failed | Phase::Posted { .. } => {}
             Phase::Ready { .. } => {
                 // The first reason is the one that is told.
                 if run.ending.is_none() && run.exit.is_none() {
@@ -324,11 +331,20 @@ impl<E: Engine> Agent<'_, E> {
                 invoke.id
             ))
         })?;
-        let Phase::Ready { module } = self.deployments[usize::from(index)].phase else {
-            return Err(text(format_args!(
-                "task {} still waits for its module",
-                invoke.id
-            )));
+        let module = match self.deployments[usize::from(index)].phase {
+            Phase::Ready { module } => module,
+            Phase::Failed => {
+                return Err(text(format_args!(
+                    "task {} could not be restored after a restart: deploy it again, or see the log",
+                    invoke.id
+                )));
+            }
+            _ => {
+                return Err(text(format_args!(
+                    "task {} still waits for its module",
+                    invoke.id
+                )));
+            }
         };
         let slot = self.vacant_slot()?;
         // Records of deployments have their text behind that of the runs.

@@ -170,27 +170,36 @@ impl<E: Engine> Agent<'_, E> {
         progress: Progress<'_>,
         now: Instant,
     ) -> Result<(), Text> {
-        let index = self.exchanges.iter().position(|e| e.ticket == ticket);
-        let index = index.ok_or_else(|| text(format_args!("nobody waits for it any more")))?;
-        match progress {
+        let piece = match progress {
+            Progress::Begin(length) => Piece::Length(length),
+            Progress::Bytes(bytes) => Piece::Bytes(bytes),
             Progress::End(result) => {
+                let index = self.position(ticket)?;
                 let Exchange { errand, .. } = self.exchanges.swap_remove(index);
                 self.end_errand(errand, result, now);
                 self.collect(now);
-                Ok(())
+                return Ok(());
             }
-            Progress::Begin(length) => self.piece(index, Piece::Length(length)),
-            Progress::Bytes(bytes) => self.piece(index, Piece::Bytes(bytes)),
-        }
+        };
+        // This may end other exchanges.
+        self.evict_for(match self.errand(ticket) {
+            Some(Errand::Module(fetch)) => self.fetches[usize::from(*fetch)].growth(&piece),
+            Some(Errand::Data(_, _, stream)) => stream.growth(&piece),
+            Some(Errand::Update(_)) | None => 0,
+        });
+        let index = self.position(ticket)?;
+        self.piece(index, piece)
+    }
+
+    fn position(&self, ticket: Ticket) -> Result<usize, Text> {
+        let index = self.exchanges.iter().position(|e| e.ticket == ticket);
+        index.ok_or_else(|| text(format_args!("nobody waits for it any more")))
     }
 
     fn piece(&mut self, index: usize, piece: Piece<'_>) -> Result<(), Text> {
         match &mut self.exchanges[index].errand {
             Errand::Module(fetch) => {
                 let fetch = usize::from(*fetch);
-                if let Piece::Length(Some(len)) = piece {
-                    self.evict_for(len);
-                }
                 self.fetches[fetch].accept(piece, &mut self.engine)?;
                 Ok(())
             }
@@ -304,9 +313,32 @@ impl<E: Engine> Agent<'_, E> {
         run.model = Some(bytes);
         if dataset.is_some() {
             run.due = Some(Service::Dataset);
+            if let Phase::Gathering { until, .. } = &mut run.phase {
+                *until = now + self.config.fetch_timeout;
+            }
         } else {
             self.has_gathered(slot, now);
         }
+    }
+
+    /// What a round waits for has not come in time. Without its model it can't be done.
+    pub(super) fn gathers_late(&mut self, slot: Slot, now: Instant) {
+        let seconds = self.config.fetch_timeout.as_secs();
+        let needs_model = self.round(slot).is_some_and(|r| r.model_uri.is_some());
+        let run = &mut self.runs[usize::from(slot.0)];
+        if run.model.is_none() && needs_model {
+            let from = match self.awaits_model(slot) {
+                true => "from its registry, nor on its topic",
+                false => "from its registry",
+            };
+            let reason = text(format_args!("model: none came {from} within {seconds} s"));
+            self.fail(slot, reason, now);
+            return;
+        }
+        log::warn!("task {}: data set: none came within {seconds} s", run.id);
+        run.due = None;
+        self.cancel_run_exchange(slot);
+        self.has_gathered(slot, now);
     }
 
     fn has_gathered(&mut self, slot: Slot, now: Instant) {

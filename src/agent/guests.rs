@@ -4,7 +4,7 @@ use super::{Agent, outbox::Body, records::Phase};
 use crate::{
     engine::{Engine, Message, Slot, Text, clip, text},
     time::Instant,
-    wire::{TopicName, matches},
+    wire::{TopicName, matches, topic},
 };
 
 /// A change of what the proplet is subscribed to.
@@ -45,19 +45,26 @@ enum Purpose {
 }
 
 impl<E: Engine> Agent<'_, E> {
-    /// Takes what guests have to say. They may fill half of the outbox: the rest is for results.
+    /// Takes what guests have to say. They may fill half of the outbox and, in it, a quarter of the
+    /// arena: the rest is for results and for other tasks.
     pub(super) fn listen(&mut self, now: Instant) {
         let reserved = self.outbox.capacity() / 2;
         for slot in self.slots() {
-            if super::is_running(self.run(slot)) {
-                self.hear(slot, reserved, now);
+            if !super::is_running(self.run(slot)) {
+                continue;
+            }
+            while self.outbox.room() > reserved
+                && self.outbox.message_bytes() < self.messages_max
+                && let Some(message) = self.engine.poll_message(slot)
+            {
+                self.take(slot, message, now);
             }
         }
     }
 
-    /// Takes what a guest has to say, as long as more than `reserved` places of the outbox are free.
-    pub(super) fn hear(&mut self, slot: Slot, reserved: usize, now: Instant) {
-        while self.outbox.room() > reserved
+    /// Takes what a guest that has ended still had to say, as far as the outbox has room.
+    pub(super) fn hear_out(&mut self, slot: Slot, now: Instant) {
+        while self.outbox.room() > 0
             && let Some(message) = self.engine.poll_message(slot)
         {
             self.take(slot, message, now);
@@ -96,7 +103,10 @@ impl<E: Engine> Agent<'_, E> {
         {
             return Ok(());
         }
-        let known = self.interests.iter().any(same);
+        let known = self
+            .interests
+            .iter()
+            .any(|i| i.state != State::Due && same(i));
         let full = || {
             text(format_args!(
                 "all {} subscriptions are taken",
@@ -154,8 +164,14 @@ impl<E: Engine> Agent<'_, E> {
             let gone = self.interests.swap_remove(index);
             return Some(Subscription::Remove(filter(&gone)));
         }
-        self.interests[index].state = State::Known;
-        Some(Subscription::Add(filter(&self.interests[index])))
+        let filter = filter(&self.interests[index]);
+        // For all that wait for it.
+        for interest in &mut self.interests {
+            if *interest.filter == *filter.as_bytes() {
+                interest.state = State::Known;
+            }
+        }
+        Some(Subscription::Add(filter))
     }
 
     /// The broker has forgotten all subscriptions.
@@ -179,6 +195,8 @@ impl<E: Engine> Agent<'_, E> {
             heard = true;
             let slot = interest.slot;
             match interest.purpose {
+                // Others of its filters may match too: it hears it once, by the first of them.
+                Purpose::Guest if self.hears(slot, topic, index) => {}
                 Purpose::Guest => {
                     let below = self.topics.strip(topic).unwrap_or(topic);
                     self.engine.deliver(slot, below, payload);
@@ -194,6 +212,17 @@ impl<E: Engine> Agent<'_, E> {
         }
     }
 
+    /// Whether one of the first `count` interests is the slot's guest's in `topic`.
+    fn hears(&self, slot: Slot, topic: &str, count: usize) -> bool {
+        self.interests[..count].iter().any(|i| {
+            let filter = core::str::from_utf8(&i.filter).unwrap_or_default();
+            i.slot == slot
+                && i.purpose == Purpose::Guest
+                && i.state != State::Gone
+                && matches(filter, topic)
+        })
+    }
+
     /// Waits for the model on the topic that names it, since its registry has failed.
     pub(super) fn await_model(
         &mut self,
@@ -202,11 +231,12 @@ impl<E: Engine> Agent<'_, E> {
         now: Instant,
     ) -> Result<(), Text> {
         let uri = self.round(slot).and_then(|round| round.model_uri);
-        let topic = uri.filter(|uri| !uri.contains("://") && !uri.contains(['+', '#', '\0']));
-        let topic = topic.and_then(|uri| TopicName::try_from(uri).ok());
+        let topic = uri.filter(|uri| !uri.contains("://")).and_then(topic);
+        // To unsubscribe from the manager's topics would make the proplet deaf.
+        let topic = topic.filter(|topic| self.topics.classify(topic).is_none());
         let failed = |why: &str| text(format_args!("model: {reason}{why}"));
         let Some(topic) = topic else {
-            return Err(failed("; MODEL_URI is no topic either"));
+            return Err(failed("; MODEL_URI is no topic of a model either"));
         };
         self.subscribe(slot, Purpose::Model, &topic)
             .map_err(|why| failed(&text(format_args!("; topic {topic}: {why}"))))?;
@@ -214,6 +244,13 @@ impl<E: Engine> Agent<'_, E> {
             *until = now + self.config.fetch_timeout;
         }
         Ok(())
+    }
+
+    /// Whether a run waits for its model on a topic.
+    pub(super) fn awaits_model(&self, slot: Slot) -> bool {
+        self.interests
+            .iter()
+            .any(|i| i.slot == slot && i.purpose == Purpose::Model && i.state != State::Gone)
     }
 
     fn model_message(&mut self, slot: Slot, payload: &[u8], now: Instant) {
@@ -224,7 +261,7 @@ impl<E: Engine> Agent<'_, E> {
                 payload.len()
             )))
         } else {
-            super::fits(payload.len(), self.engine.arena().free, "the model")
+            self.make_room(payload.len(), "the model")
                 .and_then(|()| self.engine.allocate(payload.len()))
         };
         match copy {

@@ -35,7 +35,7 @@ use crate::{
     store::Store,
     time::{Duration, Instant},
     wire::{
-        ID_MAX, NAME_MAX, Outbound, TopicError, TopicName, Topics,
+        ID_MAX, NAME_MAX, Outbound, TopicError, TopicName, Topics, check_level,
         report::{self, BufferTooSmall},
     },
 };
@@ -117,8 +117,10 @@ pub enum Delivery {
     Done,
     /// The session went before that; it may or may not have arrived.
     Lost,
-    /// The broker refused it, or it exceeds the link's send buffer.
+    /// The broker refused it.
     Refused,
+    /// It exceeds the link's send buffer, or what the broker takes.
+    TooLarge,
 }
 
 /// Quality of service.
@@ -205,6 +207,8 @@ pub struct Agent<'a, E: Engine> {
     ticket: u32,
     interests: Vec<Interest<E::Buffer>, INTERESTS_MAX>,
     outbox: Outbox<'a, E::Buffer>,
+    /// From how many bytes of guests' messages in the outbox on no more are taken.
+    messages_max: usize,
     store: Option<&'a mut dyn Store>,
     trust: Option<Trust<'a>>,
     text: &'a mut [u8],
@@ -239,7 +243,7 @@ impl<'a, E: Engine> Agent<'a, E> {
     /// An agent that is not connected yet.
     ///
     /// # Errors
-    /// If tenant and channel make no topics.
+    /// If tenant, channel and proplet id make no topics.
     pub fn new(
         config: Config<'a>,
         storage: Storage<'a, E::Buffer>,
@@ -256,9 +260,11 @@ impl<'a, E: Engine> Agent<'a, E> {
             unescaped,
             store,
         } = storage;
+        check_level("proplet_id", config.proplet_id)?;
         runs.fill_with(|| Run::VACANT);
         deployments.fill(Deployment::VACANT);
         fetches.fill_with(|| Fetch::VACANT);
+        let messages_max = engine.arena().total / 4;
         let share = text.len() / (runs.len() + deployments.len()).max(1);
         Ok(Self {
             topics: Topics::new(config.tenant, config.channel)?,
@@ -272,6 +278,7 @@ impl<'a, E: Engine> Agent<'a, E> {
             ticket: 0,
             interests: Vec::new(),
             outbox: Outbox::new(outbox),
+            messages_max,
             store,
             trust: None,
             text,
@@ -425,7 +432,7 @@ impl<'a, E: Engine> Agent<'a, E> {
                 self.discovery = match delivery {
                     Delivery::Lost => Discovery::Due,
                     Delivery::Done => Discovery::Done,
-                    Delivery::Refused => {
+                    Delivery::Refused | Delivery::TooLarge => {
                         log::error!(
                             "the broker refused the discovery message: the manager learns of this proplet by its heartbeats only"
                         );

@@ -2,7 +2,7 @@
 
 use super::{Agent, bounded, fits, records::Phase};
 use crate::{
-    engine::{Engine, Limits, ModuleId, Schedule, Text, clip, text},
+    engine::{ArenaUsage, Engine, Limits, ModuleId, Schedule, Text, clip, text},
     module::{
         source::{self, Fetch, Piece, Reference},
         table::{Digest, digest, digest_base64},
@@ -151,9 +151,10 @@ impl<E: Engine> Agent<'_, E> {
         fits(need, self.engine.arena().free, what)
     }
 
-    /// Frees modules on their way that nobody waits for, while `need` bytes do not fit.
+    /// Frees modules on their way that nobody waits for, while `need` bytes do not fit but could.
     pub(super) fn evict_for(&mut self, need: usize) {
-        while need > self.engine.arena().free && self.evict_idle_fetch() {}
+        let lacks = |arena: ArenaUsage| need > arena.free && need <= arena.total;
+        while lacks(self.engine.arena()) && self.evict_idle_fetch() {}
     }
 
     pub(super) fn release(&mut self, module: ModuleId) {
@@ -238,7 +239,9 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     fn chunk(&mut self, index: usize, chunk: &Chunk<'_>, now: Instant) {
-        match self.fetches[index].accept(Piece::Chunk(chunk), &mut self.engine) {
+        let piece = Piece::Chunk(chunk);
+        self.evict_for(self.fetches[index].growth(&piece));
+        match self.fetches[index].accept(piece, &mut self.engine) {
             Ok(None) => {}
             Ok(Some(bytes)) => self.fetched(index, bytes, now),
             Err(reason) => self.fetch_failed(index, reason, now),

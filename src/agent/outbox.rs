@@ -125,7 +125,7 @@ impl<B> Update<B> {
     }
 }
 
-impl<B> Body<B> {
+impl<B: Deref<Target = [u8]>> Body<B> {
     /// Whether there is more to be said, now that the first is delivered.
     fn next(&mut self) -> bool {
         match self {
@@ -134,21 +134,23 @@ impl<B> Body<B> {
         }
     }
 
-    /// Says less, where the whole was refused: most likely it is too large for the link or the
-    /// broker, and a task must not end in silence.
-    fn shrink(&mut self) {
+    /// Says less, where the whole does not get through: a task must not end in silence.
+    fn shrink(&mut self, why: &str) {
         let outcome = match self {
             Self::Results { outcome, .. } | Self::InvokeResults { outcome, .. } => outcome,
-            Self::Update { update, .. } => {
-                update.fallback = false;
-                &mut update.outcome
-            }
+            Self::Update { update, .. } => &mut update.outcome,
             Self::Sample(_) | Self::Message { .. } => return,
         };
-        if let Ok(Output::Bytes(_)) = outcome {
-            *outcome = Err(text(format_args!(
-                "the result was refused by the link or the broker: is it too large for a message?"
-            )));
+        if let Ok(Output::Bytes(bytes)) = outcome {
+            let len = bytes.len();
+            *outcome = Err(text(format_args!("the result of {len} bytes {why}")));
+        }
+    }
+
+    fn message_bytes(&self) -> usize {
+        match self {
+            Self::Message { bytes, .. } => bytes.len(),
+            _ => 0,
         }
     }
 
@@ -166,15 +168,21 @@ pub(super) struct Outbox<'a, B> {
     letters: &'a mut [Letter<B>],
     /// All letters from here on are vacant: a large outbox costs no time while it is not full.
     top: usize,
+    /// Letters that are not vacant.
+    count: usize,
+    /// Bytes of guests' messages in them.
+    message_bytes: usize,
     seq: u32,
 }
 
-impl<'a, B> Outbox<'a, B> {
+impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
     pub(super) fn new(letters: &'a mut [Letter<B>]) -> Self {
         letters.fill_with(|| Letter::VACANT);
         Self {
             letters,
             top: 0,
+            count: 0,
+            message_bytes: 0,
             seq: 0,
         }
     }
@@ -185,6 +193,8 @@ impl<'a, B> Outbox<'a, B> {
     }
 
     fn free(&mut self, index: usize) {
+        self.message_bytes -= self.letters[index].body.message_bytes();
+        self.count -= 1;
         self.letters[index] = Letter::VACANT;
         while self.top > 0 && self.letters[self.top - 1].state == State::Vacant {
             self.top -= 1;
@@ -202,7 +212,12 @@ impl<'a, B> Outbox<'a, B> {
 
     /// Letters that can still be posted.
     pub(super) fn room(&self) -> usize {
-        self.letters.len() - self.posted().count()
+        self.letters.len() - self.count
+    }
+
+    /// Bytes of guests' messages that it holds.
+    pub(super) fn message_bytes(&self) -> usize {
+        self.message_bytes
     }
 
     /// Drops the samples that were not sent: they'd be served late.
@@ -228,6 +243,8 @@ impl<'a, B> Outbox<'a, B> {
             return false;
         };
         self.top = self.top.max(index + 1);
+        self.count += 1;
+        self.message_bytes += body.message_bytes();
         self.letters[index] = Letter {
             state: State::Posted,
             seq: self.seq,
@@ -302,9 +319,23 @@ impl<'a, B> Outbox<'a, B> {
             Delivery::Done => self.free(index),
             Delivery::Lost if letter.body.qos() == Qos::AtMostOnce => self.free(index),
             Delivery::Lost => letter.state = State::Posted,
-            Delivery::Refused => {
-                letter.body.shrink();
+            // The round's topic is not ours; the manager's envelope is what counts.
+            Delivery::Refused | Delivery::TooLarge if letter.body.next() => {
+                log::warn!(
+                    "task {}: the broker refuses its update on the round's topic",
+                    letter.task
+                );
+                letter.state = State::Posted;
+            }
+            Delivery::Refused | Delivery::TooLarge => {
                 letter.refusals += 1;
+                if delivery == Delivery::TooLarge {
+                    letter
+                        .body
+                        .shrink("is too large for the link or the broker");
+                } else if letter.refusals + 1 == REFUSALS_MAX {
+                    letter.body.shrink("was refused by the broker");
+                }
                 if letter.refusals < REFUSALS_MAX {
                     letter.state = State::Posted;
                     letter.due = now + REFUSED_PAUSE;

@@ -1,6 +1,9 @@
 //! Modules and deployments in the store.
 
-use super::{Agent, records::Deployment};
+use super::{
+    Agent,
+    records::{Deployment, Phase},
+};
 use crate::{
     engine::{Engine, ModuleId, Text, text},
     module::{
@@ -44,8 +47,9 @@ impl<'r> Record<'r> {
 }
 
 impl<E: Engine> Agent<'_, E> {
-    /// Brings back the latent deployments of the store; once, before the first event. What can't be
-    /// brought back is logged and removed: its place may be needed, and it could be deployed anew.
+    /// Brings back the latent deployments of the store; once, before the first event. What is damaged
+    /// is logged and removed. A deployment whose module can't be loaded is kept, for a restart after
+    /// which it can.
     #[inline(never)]
     pub fn restore(&mut self, now: Instant) {
         let mut bytes = [0; RECORD_MAX];
@@ -79,13 +83,24 @@ impl<E: Engine> Agent<'_, E> {
     ) -> Result<(), Text> {
         let inputs = List::from_bytes(record.inputs).unwrap_or_default();
         let env = Pairs::from_bytes(record.env).unwrap_or_default();
-        // Its budget is checked again: what the device allows may have changed.
         let names = (record.id, record.name);
         self.note_deployment(index, names, inputs, env, record.profile, now)?;
-        let module = self
-            .recall(digest, None)?
-            .ok_or_else(|| text(format_args!("its module is not in the store any more")))?;
-        self.deployed(index, module)
+        match self.recall(digest, None) {
+            Ok(Some(module)) => self.deployed(index, module),
+            Ok(None) => Err(text(format_args!(
+                "its module is not in the store any more"
+            ))),
+            // Settings may forbid it that are put right before the next restart.
+            Err(reason) => {
+                let deployment = &mut self.deployments[usize::from(index)];
+                log::error!(
+                    "latent task {} can't be invoked: its module is not loaded: {reason}",
+                    deployment.id
+                );
+                deployment.phase = Phase::Failed;
+                Ok(())
+            }
+        }
     }
 
     /// The module with this digest, from the table or the store.

@@ -69,6 +69,9 @@ pub(super) enum Phase {
     Gathering { module: ModuleId, until: Instant },
     /// Has its module: a run's worker is busy, a deployment can be invoked.
     Ready { module: ModuleId },
+    /// A run that failed before it began. A deployment whose module is stored, but could not be
+    /// loaded after a restart.
+    Failed,
     /// Has ended; its update is on its way to the coordinator.
     Posting,
     /// Has ended, and the coordinator has its update, or else the round's topic is to have it.
@@ -137,6 +140,8 @@ pub struct Run<B> {
     pub(super) monitor: Monitor,
     pub(super) expires: Option<Instant>,
     pub(super) ending: Option<Ending>,
+    /// Whether a stop command came, at whatever stage: the task may be started anew at once.
+    pub(super) stopped: bool,
     /// Its end, while the outbox has no room for the results.
     pub(super) exit: Option<Exit<B>>,
     /// The exchange that its round needs next, until it is given out.
@@ -161,6 +166,7 @@ impl<B> Run<B> {
         monitor: Monitor::OFF,
         expires: None,
         ending: None,
+        stopped: false,
         exit: None,
         due: None,
         model: None,

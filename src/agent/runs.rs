@@ -1,13 +1,14 @@
 //! From the launch of a run to its report.
 
 use super::{
-    Agent, FALLBACKS, Id, fits,
+    Agent, FALLBACKS, Id,
     outbox::{Body, Outcome, Output, Update},
     records::{Deployment, Ending, Phase, Purpose, Run},
 };
 use crate::{
     engine::{
-        Call, Engine, Exit, Failure, ModuleId, Params, Slot, TaskData, Text, Values, clip, text,
+        Call, Engine, Exit, Failure, ModuleId, Params, RunUsage, Slot, TaskData, Text, Values,
+        clip, text,
     },
     task::{args, learning::Round, monitor::Monitor},
     time::Instant,
@@ -35,6 +36,10 @@ impl<E: Engine> Agent<'_, E> {
     /// Begins the run of a module that it has acquired.
     #[inline(never)]
     pub(super) fn begin(&mut self, slot: Slot, module: ModuleId, now: Instant) -> Result<(), Text> {
+        let run = self.run(slot);
+        let need = self.engine.instance_bytes(module, &run.budget.limits)?;
+        let need = need.saturating_add(run.packed.len());
+        self.make_room(need, "one more instance")?;
         self.spawn(slot, module)?;
         let run = &mut self.runs[usize::from(slot.0)];
         log::info!("task {} runs in slot {}", run.id, slot.0);
@@ -63,14 +68,7 @@ impl<E: Engine> Agent<'_, E> {
             false => args::parse(&params, inputs.iter())
                 .map_err(|e| text(format_args!("function '{export}': {e}")))?,
         };
-        let need = self.engine.instance_bytes(module, &run.budget.limits)?;
         let len = run.packed.len();
-        // Not make_room: inputs and arguments are borrowed from the run.
-        fits(
-            need.saturating_add(len),
-            self.engine.arena().free,
-            "one more instance",
-        )?;
         let mut data = TaskData::NONE;
         data.caps = run.budget.caps;
         if len > 0 {
@@ -129,13 +127,8 @@ impl<E: Engine> Agent<'_, E> {
     /// Reports a run that has ended and frees its slot; later, if the outbox is full.
     #[inline(never)]
     fn finish(&mut self, slot: Slot, now: Instant) {
-        let run = self.run(slot);
-        let Phase::Ready { module } = run.phase else {
-            debug_assert!(false, "slot {} exited without having run", slot.0);
-            return;
-        };
         // What it said before it ended goes before its results.
-        self.hear(slot, 0, now);
+        self.hear_out(slot, now);
         if self.outbox.room() == 0 {
             return;
         }
@@ -159,9 +152,11 @@ impl<E: Engine> Agent<'_, E> {
         };
         run.monitor.sample(&usage, self.engine.arena().total, now);
         run.expires = None;
-        let is_round = run.purpose == Purpose::Round;
+        let (phase, is_round) = (run.phase, run.purpose == Purpose::Round);
         self.unsubscribe(slot);
-        self.release(module);
+        if let Phase::Ready { module } = phase {
+            self.release(module);
+        }
         if is_round {
             self.end_round(slot, outcome, now);
         } else {
@@ -202,7 +197,14 @@ impl<E: Engine> Agent<'_, E> {
             run.purpose = Purpose::Task;
         }
         run.monitor = Monitor::OFF;
-        self.report(slot, Err(reason), false, now);
+        run.phase = Phase::Failed;
+        run.exit = Some(Exit {
+            slot,
+            result: Err(Failure::Trap(reason)),
+            output: None,
+            usage: RunUsage::default(),
+        });
+        self.finish(slot, now);
     }
 
     pub(super) fn fail_deployment(&mut self, index: usize, reason: Text, now: Instant) {
@@ -223,7 +225,7 @@ impl<E: Engine> Agent<'_, E> {
             }
             Err(reason) => log::warn!("task {} failed: {reason}", run.id),
         }
-        let stopped = run.ending == Some(Ending::Stopped);
+        let stopped = run.stopped;
         let env = run
             .packed
             .env(&self.text[usize::from(slot.0) * self.share..]);
@@ -326,19 +328,14 @@ impl<E: Engine> Agent<'_, E> {
                 Phase::Fetching { fetch, until } if until <= now => {
                     self.fail(slot, self.late(fetch), now);
                 }
-                Phase::Gathering { until, .. } if until <= now => {
-                    let seconds = self.config.fetch_timeout.as_secs();
-                    let reason = text(format_args!(
-                        "no model or data set of the round within {seconds} s"
-                    ));
-                    self.fail(slot, reason, now);
-                }
+                Phase::Gathering { until, .. } if until <= now => self.gathers_late(slot, now),
                 _ => {}
             }
         }
         for d in 0..self.deployments.len() {
             if let Phase::Fetching { fetch, until } = self.deployments[d].phase
                 && until <= now
+                && self.outbox.room() > 0
             {
                 self.fail_deployment(d, self.late(fetch), now);
             }
@@ -370,20 +367,26 @@ impl<E: Engine> Agent<'_, E> {
     }
 }
 
-/// The export that a task of this name calls.
+/// The export that a task of this name calls; without a name the default one.
 fn entry<'n, E: Engine>(
     engine: &E,
     module: ModuleId,
     name: &'n str,
 ) -> Result<(&'n str, Params), Text> {
-    for export in core::iter::once(name).chain(FALLBACKS) {
+    let named = Some(name).filter(|name| !name.is_empty());
+    for export in named.into_iter().chain(FALLBACKS) {
         if let Some(params) = engine.params(module, export)? {
             return Ok((export, params));
         }
     }
-    Err(text(format_args!(
-        "function '{name}' not found, and fallbacks main, run and _start neither"
-    )))
+    Err(match name {
+        "" => text(format_args!(
+            "functions main, run and _start not found: a task needs one of them"
+        )),
+        _ => text(format_args!(
+            "function '{name}' not found, and fallbacks main, run and _start neither"
+        )),
+    })
 }
 
 /// Results that no stop command brought about.

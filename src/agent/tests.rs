@@ -653,6 +653,46 @@ fn a_trap_is_an_error() {
     assert_eq!(bench.results_until(2000), [failure("a", "unreachable")]);
 }
 
+/// Fills the outbox, without a connection.
+fn fill_outbox(bench: &mut Bench) {
+    bench.handle(Event::Disconnected);
+    for n in 0..8 {
+        bench.start(json!({"id": format!("bad{n}"), "name": "x", "proplet_id": ID}));
+    }
+    assert_eq!(bench.agent.outbox.room(), 0);
+}
+
+#[test]
+fn a_stop_of_what_waits_for_room_lets_it_start_anew() {
+    let mut bench = Bench::online();
+    bench.start(task("a"));
+    fill_outbox(&mut bench);
+    bench.exit(0, Ok(Some(Value::I32(1))));
+    bench.send("control/manager/stop", json!({"id": "a"}));
+    bench.start(task("a"));
+    assert_eq!(bench.agent.status().running, 2, "one waits for room");
+}
+
+#[test]
+fn what_fails_while_the_outbox_is_full_is_told_once_it_has_room() {
+    let mut bench = Bench::online();
+    for id in ["late", "wrong"] {
+        let image = json!({"file": null, "image_url": format!("app/{id}")});
+        bench.start(with(task(id), image));
+    }
+    fill_outbox(&mut bench);
+    bench.chunk("app/wrong", 1, 1, b"x");
+    bench.run_until(70_000);
+    bench.handle(Event::Connected);
+    let results = bench.results_until(80_000);
+    for id in ["late", "wrong"] {
+        let of: Vec<_> = results.iter().filter(|r| r["task_id"] == id).collect();
+        assert!(of.len() == 1 && of[0]["error"].is_string(), "{results:?}");
+    }
+    assert_eq!(bench.agent.status().fetching, 0);
+    assert!(bench.arena_is_free());
+}
+
 #[test]
 fn a_daemon_succeeds_at_once_and_can_be_stopped() {
     let mut bench = Bench::online();

@@ -25,6 +25,8 @@ pub enum Stage {
     Reporting,
     /// A deployment that can be invoked.
     Deployed,
+    /// A deployment that could not be restored.
+    Failed,
 }
 
 /// A task that runs or waits for its module, or a latent deployment.
@@ -75,7 +77,7 @@ impl<E: Engine> Agent<'_, E> {
                 Phase::Vacant => return None,
                 Phase::Fetching { .. } => Stage::Fetching,
                 Phase::Gathering { .. } => Stage::Gathering,
-                Phase::Posting | Phase::Posted { .. } => Stage::Reporting,
+                Phase::Failed | Phase::Posting | Phase::Posted { .. } => Stage::Reporting,
                 Phase::Ready { .. } if run.exit.is_some() => Stage::Reporting,
                 Phase::Ready { .. } if run.ending.is_some() => Stage::Stopping,
                 Phase::Ready { .. } => Stage::Running,
@@ -98,6 +100,7 @@ impl<E: Engine> Agent<'_, E> {
             let stage = match deployment.phase {
                 Phase::Ready { .. } => Stage::Deployed,
                 Phase::Fetching { .. } => Stage::Fetching,
+                Phase::Failed => Stage::Failed,
                 // A deployment neither gathers nor posts.
                 _ => return None,
             };

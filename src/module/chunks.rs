@@ -49,6 +49,14 @@ impl<B: DerefMut<Target = [u8]>> Chunks<B> {
         (self.count, self.total)
     }
 
+    /// Bytes of the arena that it needs for `chunk`, at most, besides those it has.
+    pub fn growth(&self, chunk: &Chunk<'_>) -> usize {
+        let len = decoded_len(chunk.data).unwrap_or(0);
+        let whole = len.saturating_mul(chunk.total_chunks as usize);
+        let held = self.bytes.as_deref().map_or(0, <[u8]>::len);
+        whole.min(self.limit).saturating_sub(held)
+    }
+
     /// Takes a chunk. Returns the module once all have come.
     ///
     /// # Errors

@@ -204,6 +204,15 @@ impl<B: DerefMut<Target = [u8]>> Fetch<B> {
         }
     }
 
+    /// Bytes of the arena that it needs for `piece`, at most, besides those it has.
+    pub(crate) fn growth(&self, piece: &Piece<'_>) -> usize {
+        match (&self.source, piece) {
+            (Some(Source::Registry(chunks)), Piece::Chunk(chunk)) => chunks.growth(chunk),
+            (Some(Source::Http(stream)), piece) => stream.growth(piece),
+            _ => 0,
+        }
+    }
+
     /// Takes a piece. Returns the module's bytes once they are complete; not verified.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use crate::{
     engine::{Engine, Text, text},
-    module::source::extend,
+    module::source::{Piece, extend},
 };
 use core::ops::DerefMut;
 
@@ -92,21 +92,42 @@ impl<B: DerefMut<Target = [u8]>> Stream<B> {
         Ok(bytes)
     }
 
+    /// Bytes of the arena that it needs for `piece` besides those it has; 0 if it refuses it.
+    pub fn growth(&self, piece: &Piece<'_>) -> usize {
+        let len = match piece {
+            Piece::Length(Some(length)) => *length,
+            Piece::Bytes(bytes) => self.len.saturating_add(bytes.len()),
+            _ => 0,
+        };
+        match len <= self.limit {
+            true => self.room_for(len).saturating_sub(self.held()),
+            false => 0,
+        }
+    }
+
+    fn held(&self) -> usize {
+        self.bytes.as_deref().map_or(0, <[u8]>::len)
+    }
+
+    /// Bytes of the buffer in which the first `len` bytes of the body are to lie.
+    fn room_for(&self, len: usize) -> usize {
+        match self.length {
+            Some(length) => length,
+            None => len.next_multiple_of(STEP).min(self.limit),
+        }
+    }
+
     fn make_room<E: Engine<Buffer = B>>(&mut self, len: usize, engine: &mut E) -> Result<(), Text> {
-        let have = self.bytes.as_deref().map_or(0, <[u8]>::len);
         if len > self.limit {
             return Err(text(format_args!(
                 "the {} has {len} bytes or more, this proplet takes {}",
                 self.what, self.limit
             )));
         }
-        if len <= have && self.bytes.is_some() {
+        if len <= self.held() && self.bytes.is_some() {
             return Ok(());
         }
-        let room = match self.length {
-            Some(length) => length,
-            None => len.next_multiple_of(STEP).min(self.limit),
-        };
+        let room = self.room_for(len);
         extend(&mut self.bytes, room, "its bytes", engine)
     }
 }

@@ -6,7 +6,7 @@
 use crate::{
     agent::Id,
     engine::{Text, clip, text},
-    wire::{Pairs, URL_MAX},
+    wire::{Pairs, URL_MAX, check_level},
 };
 use core::fmt::Write as _;
 use heapless::String;
@@ -79,8 +79,10 @@ impl<'a> Round<'a> {
     /// Whether the round can be done at all.
     ///
     /// # Errors
-    /// The first service that is needed and has no URL, or an id that is too long to be kept.
+    /// The first service that is needed and has no URL, or an id that is too long to be kept or no
+    /// level of a topic.
     pub fn check(&self, proplet: &str) -> Result<(), Text> {
+        check_level(ROUND_ID, self.id).map_err(|e| text(format_args!("{e}")))?;
         if Id::try_from(self.id).is_err() {
             return Err(text(format_args!(
                 "{ROUND_ID} has {} bytes, at most {} are kept",

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Most bytes of a task's, an invocation's or a proplet's id.
 pub const ID_MAX: usize = 64;
 
-/// Most bytes of a task's name.
+/// Most bytes of an export's name.
 pub const NAME_MAX: usize = 64;
 
 /// Most bytes of an image reference.
@@ -32,7 +32,7 @@ pub struct Scratch<'a> {
 pub struct Start<'a> {
     /// The task's id, 1 to [`ID_MAX`] bytes.
     pub id: &'a str,
-    /// Name of the task, 1 to [`NAME_MAX`] bytes; see [`entry`](Self::entry).
+    /// Name of the task, not empty; see [`entry`](Self::entry).
     pub name: &'a str,
     /// Where to get the module, 1 to [`URL_MAX`] bytes. Present if `file` is not.
     pub image_url: Option<&'a str>,
@@ -99,10 +99,10 @@ impl<'a> Start<'a> {
         Ok(start)
     }
 
-    /// The export that `name` asks for; `None` asks for the module's default entry.
+    /// The export that `name` asks for, of whatever length; `None` asks for the module's default
+    /// entry. The manager names a round's tasks, by two ids.
     pub fn entry(&self) -> Option<&'a str> {
-        let default = self.name == "_start" || self.name.starts_with("fl-round-");
-        (!default).then_some(self.name)
+        (!self.name.starts_with("fl-round-")).then_some(self.name)
     }
 
     /// Whether the proplet `my_id` is meant.
@@ -396,7 +396,6 @@ impl Field {
     const fn limit(self) -> Option<usize> {
         match self {
             Self::Id | Self::InvocationId | Self::PropletId => Some(ID_MAX),
-            Self::Name => Some(NAME_MAX),
             Self::ImageUrl | Self::AppName => Some(URL_MAX),
             _ => None,
         }

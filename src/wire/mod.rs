@@ -22,5 +22,5 @@ pub(crate) use pack::Packer;
 pub use pack::{List, Pairs};
 pub use topic::{
     GUEST_TOPIC_MAX, Inbound, Outbound, TOPIC_MAX, TopicError, TopicName, Topics,
-    check_guest_filter, check_guest_topic, matches, update_topic,
+    check_guest_filter, check_guest_topic, check_level, matches, topic, update_topic,
 };

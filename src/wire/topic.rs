@@ -3,8 +3,8 @@
 use core::fmt;
 use heapless::String;
 
-/// Most bytes of a topic.
-pub const TOPIC_MAX: usize = 192;
+/// Most bytes of a topic: a guest's, below a tenant and a channel of 64 bytes each.
+pub const TOPIC_MAX: usize = 264;
 
 /// A topic, complete with its prefix.
 pub type TopicName = String<TOPIC_MAX>;
@@ -68,27 +68,24 @@ impl Outbound {
     }
 }
 
-/// The longest of all suffixes.
-const LONGEST: Outbound = Outbound::InvokeResults;
-
-/// Why a tenant and a channel make no topics.
+/// Why an id can't be part of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TopicError {
     /// A part is empty.
     Empty {
-        /// `tenant` or `channel`.
+        /// `tenant`, `channel` or another id.
         part: &'static str,
     },
-    /// A part has a character that means something else in a topic.
+    /// A part has a character that a level of a topic can't have.
     Character {
-        /// `tenant` or `channel`.
+        /// `tenant`, `channel` or another id.
         part: &'static str,
         /// The character.
         found: char,
     },
-    /// The longest topic would exceed [`TOPIC_MAX`].
+    /// The topics of guests would exceed [`TOPIC_MAX`].
     TooLong {
-        /// Its length in bytes.
+        /// Bytes of the longest of them.
         len: usize,
     },
 }
@@ -102,7 +99,7 @@ impl fmt::Display for TopicError {
             }
             Self::TooLong { len } => write!(
                 f,
-                "tenant and channel make a topic of {len} bytes, more than {TOPIC_MAX}"
+                "tenant and channel make topics of {len} bytes for guests, more than {TOPIC_MAX}"
             ),
         }
     }
@@ -121,11 +118,11 @@ impl Topics {
     /// Topics of `channel` of `tenant`.
     ///
     /// # Errors
-    /// A part is empty or has `+`, `#`, `/` or NUL, or the longest topic exceeds [`TOPIC_MAX`].
+    /// A part is no level of a topic, or a guest's topic would exceed [`TOPIC_MAX`].
     pub fn new(tenant: &str, channel: &str) -> Result<Self, TopicError> {
-        check("tenant", tenant)?;
-        check("channel", channel)?;
-        let len = "m//c//".len() + tenant.len() + channel.len() + LONGEST.suffix().len();
+        check_level("tenant", tenant)?;
+        check_level("channel", channel)?;
+        let len = "m//c//".len() + tenant.len() + channel.len() + GUEST_TOPIC_MAX;
         let too_long = TopicError::TooLong { len };
         if len > TOPIC_MAX {
             return Err(too_long);
@@ -152,7 +149,8 @@ impl Topics {
         Inbound::ALL.map(|inbound| self.with(inbound.suffix()))
     }
 
-    /// A topic or filter below the channel, complete with its prefix; `None` if that is too long.
+    /// A topic or filter below the channel, complete with its prefix; `None` if it is longer than
+    /// [`GUEST_TOPIC_MAX`] and does not fit.
     pub fn below(&self, topic: &str) -> Option<TopicName> {
         concat(&[&self.prefix, topic])
     }
@@ -163,7 +161,7 @@ impl Topics {
     }
 
     fn with(&self, suffix: &str) -> TopicName {
-        // `new` has checked the longest one.
+        // `new` leaves room for longer ones.
         concat(&[&self.prefix, suffix]).unwrap_or_default()
     }
 }
@@ -222,8 +220,8 @@ fn check_guest_levels(topic: &str) -> Result<(), &'static str> {
     if topic.starts_with(['/', '$']) {
         return Err("a topic does not begin with '/' or '$'");
     }
-    if topic.chars().any(char::is_control) {
-        return Err("a topic has no control characters");
+    if !topic.chars().all(is_topic_char) {
+        return Err("a topic has no control characters and no non-characters");
     }
     let first = topic.split('/').next().unwrap_or_default();
     match RESERVED.contains(&first) {
@@ -249,19 +247,40 @@ pub fn matches(filter: &str, topic: &str) -> bool {
     levels.next().is_none()
 }
 
-fn check(part: &'static str, text: &str) -> Result<(), TopicError> {
+/// Whether a topic may have this character. Brokers may close the connection on one with control
+/// characters or what Unicode calls non-characters, and a session would repeat it for ever.
+fn is_topic_char(c: char) -> bool {
+    let is_non_character = matches!(c, '\u{fdd0}'..='\u{fdef}') || u32::from(c) & 0xfffe == 0xfffe;
+    !c.is_control() && !is_non_character
+}
+
+/// Whether `text` can be one level of a topic; `part` names it in the error.
+///
+/// # Errors
+/// It is empty, or has a character that a level can't have: `/`, a wildcard, a control character
+/// or a non-character.
+pub fn check_level(part: &'static str, text: &str) -> Result<(), TopicError> {
     if text.is_empty() {
         return Err(TopicError::Empty { part });
     }
-    match text.chars().find(|c| matches!(c, '+' | '#' | '/' | '\0')) {
+    let is_bad = |c: &char| matches!(c, '+' | '#' | '/') || !is_topic_char(*c);
+    match text.chars().find(is_bad) {
         Some(found) => Err(TopicError::Character { part, found }),
         None => Ok(()),
     }
 }
 
+/// `text` as a topic that any broker takes, if it is one: no wildcards, nothing of the broker's own,
+/// and at most [`TOPIC_MAX`] bytes.
+pub fn topic(text: &str) -> Option<TopicName> {
+    let is_good = |c| is_topic_char(c) && !matches!(c, '+' | '#');
+    let is_topic = !text.is_empty() && !text.starts_with('$') && text.chars().all(is_good);
+    is_topic.then(|| TopicName::try_from(text).ok()).flatten()
+}
+
 /// Where a round's updates go that the coordinator does not take.
 pub fn update_topic(round: &str, proplet_id: &str) -> TopicName {
-    // Two ids, bounded, and 20 bytes.
+    // Two ids, each of them a level and bounded, and 20 bytes.
     concat(&["fl/rounds/", round, "/updates/", proplet_id]).unwrap_or_default()
 }
 
@@ -329,24 +348,47 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_suffix_bounds_the_others() {
+    fn a_guests_topic_is_the_longest() {
         let inbound = Inbound::ALL.map(Inbound::suffix);
         let outbound = OUTBOUND.map(Outbound::suffix);
         for suffix in inbound.iter().chain(&outbound) {
-            assert!(suffix.len() <= LONGEST.suffix().len());
+            assert!(suffix.len() <= GUEST_TOPIC_MAX);
         }
     }
 
     #[test]
     fn parts_are_bounded() {
-        let room = TOPIC_MAX - "m//c//".len() - LONGEST.suffix().len();
-        let tenant = "t".repeat(room - 1);
+        let tenant = "t".repeat(TOPIC_MAX - "m//c//".len() - GUEST_TOPIC_MAX - 1);
         let topics = Topics::new(&tenant, "c").unwrap();
-        assert_eq!(topics.name(LONGEST).len(), TOPIC_MAX);
+        let longest = topics.below(&"g".repeat(GUEST_TOPIC_MAX)).unwrap();
+        assert_eq!(longest.len(), TOPIC_MAX);
         assert_eq!(
             Topics::new(&tenant, "cc").unwrap_err().to_string(),
-            "tenant and channel make a topic of 193 bytes, more than 192"
+            "tenant and channel make topics of 265 bytes for guests, more than 264"
         );
+        let (id, round) = ("i".repeat(64), "r".repeat(64));
+        assert!(Topics::new(&id, &id).is_ok());
+        assert!(update_topic(&round, &id).ends_with(&id));
+    }
+
+    #[test]
+    fn what_brokers_refuse_is_no_topic() {
+        for good in ["a", "fl/models/v3", "/a", "a//b", "Grüße"] {
+            assert_eq!(topic(good).as_deref(), Some(good));
+        }
+        let long = "t".repeat(TOPIC_MAX + 1);
+        for bad in [
+            "",
+            "$SYS/x",
+            "a/+",
+            "#",
+            "a\u{1}",
+            "a\u{ffff}",
+            "\u{fdd0}",
+            &long,
+        ] {
+            assert_eq!(topic(bad), None, "{bad:?}");
+        }
     }
 
     #[test]
@@ -359,7 +401,17 @@ mod tests {
             Topics::new("t", "").unwrap_err().to_string(),
             "channel is empty"
         );
-        for found in ['+', '#', '/', '\0'] {
+        for found in [
+            '+',
+            '#',
+            '/',
+            '\0',
+            '\n',
+            '\u{85}',
+            '\u{ffff}',
+            '\u{1fffe}',
+            '\u{fdd0}',
+        ] {
             let channel = std::format!("a{found}b");
             assert_eq!(
                 Topics::new("t", &channel).unwrap_err(),
@@ -402,6 +454,8 @@ mod tests {
             ("a\0b", "control characters"),
             ("a/\n", "control characters"),
             ("a\u{7f}", "control characters"),
+            ("a\u{ffff}", "non-characters"),
+            ("\u{10fffe}", "non-characters"),
             (&too_long, "128"),
         ] {
             assert!(

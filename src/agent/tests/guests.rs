@@ -48,13 +48,43 @@ fn a_result_that_the_link_refuses_is_an_error_result() {
         }
     };
     assert_eq!(topic, "control/proplet/results");
-    bench.handle(Event::Published(publication.token, Delivery::Refused));
+    bench.handle(Event::Published(publication.token, Delivery::TooLarge));
     assert!(bench.arena_is_free());
-    let results = bench.results_until(7000);
-    assert_eq!(results.len(), 1);
-    assert!(
-        results[0]["error"].as_str().unwrap().contains("too large"),
-        "{results:?}"
+    assert_eq!(
+        bench.results_until(7000),
+        [failure(
+            "a",
+            "the result of 22 bytes is too large for the link or the broker"
+        )]
+    );
+}
+
+#[test]
+fn a_result_that_the_broker_refuses_is_tried_whole_before_it_is_an_error() {
+    let refuse = |bench: &mut Bench, ms: u64| loop {
+        bench.at(ms);
+        let (publication, topic, body) = bench.poll().unwrap();
+        let delivery = match topic.ends_with("/results") {
+            true => Delivery::Refused,
+            false => Delivery::Done,
+        };
+        bench.handle(Event::Published(publication.token, delivery));
+        if delivery == Delivery::Refused {
+            break body;
+        }
+    };
+    let mut bench = running();
+    let engine = bench.agent.engine_mut();
+    engine.exit_with(Slot(0), Ok(None), Some("said"));
+    assert_eq!(refuse(&mut bench, 1300)["results"], "said");
+    assert_eq!(refuse(&mut bench, 6300)["results"], "said");
+    assert!(bench.arena_is_free());
+    assert_eq!(
+        bench.results_until(11_300),
+        [failure(
+            "a",
+            "the result of 4 bytes was refused by the broker"
+        )]
     );
 }
 
@@ -126,6 +156,83 @@ fn the_last_word_of_a_guest_goes_before_its_result() {
         assert_eq!(said, all);
         assert!(bench.arena_is_free());
     }
+}
+
+#[test]
+fn what_guests_say_offline_leaves_room_in_the_arena() {
+    let mut bench = running();
+    bench.handle(Event::Disconnected);
+    for n in 0..5 {
+        let engine = bench.agent.engine_mut();
+        engine.publish(Slot(0), &format!("t/{n}"), format!("{n:900}").as_bytes());
+    }
+    bench.handle(Event::Tick);
+    // Of the arena's 10,000 bytes a quarter is full with the third.
+    assert_eq!(bench.agent.outbox.room(), 5);
+    bench.handle(Event::Connected);
+    let mut said = 0;
+    for ms in 1..5 {
+        let out = bench.run_until(1000 + ms);
+        said += out.iter().filter(|(_, t, _)| t.starts_with("t/")).count();
+        bench.handle(Event::Tick);
+    }
+    assert_eq!(said, 5);
+}
+
+#[test]
+fn a_topic_of_a_guest_fits_behind_any_prefix() {
+    let id: &str = "x".repeat(64).leak();
+    let mut bench = Bench::with_config(Config {
+        proplet_id: ID,
+        tenant: id,
+        channel: id,
+        ..Config::DEFAULT
+    });
+    bench.handle(Event::Connected);
+    bench.handle(Event::Message {
+        topic: &format!("m/{id}/c/{id}/control/manager/start"),
+        payload: task("a").to_string().as_bytes(),
+    });
+    bench.drain();
+    let said = "t".repeat(crate::wire::GUEST_TOPIC_MAX);
+    bench.agent.engine_mut().publish(Slot(0), &said, b"1");
+    bench.handle(Event::Tick);
+    let out = bench.drain();
+    assert!(
+        out.iter()
+            .any(|(topic, _)| *topic == format!("m/{id}/c/{id}/{said}")),
+        "{out:?}"
+    );
+}
+
+#[test]
+fn a_guest_hears_a_message_once() {
+    let mut bench = running();
+    for filter in ["news/+", "news/#", "news/a", "other/#"] {
+        bench.agent.engine_mut().subscribe(Slot(0), filter);
+    }
+    bench.handle(Event::Tick);
+    bench.handle(Event::Message {
+        topic: "m/t/c/c/news/a",
+        payload: b"1",
+    });
+    assert_eq!(bench.agent.engine.delivered.len(), 1);
+}
+
+#[test]
+fn who_listens_too_is_subscribed_when_the_first_goes_before_the_link_asks() {
+    let mut bench = running();
+    bench.start(task("b"));
+    bench.handle(Event::Disconnected);
+    for slot in [0, 1] {
+        bench.agent.engine_mut().subscribe(Slot(slot), "news");
+    }
+    bench.handle(Event::Tick);
+    bench.exit(0, Ok(None));
+    // The broker has kept the session: no NewSession.
+    bench.handle(Event::Connected);
+    assert_eq!(bench.agent.poll_subscribe(), add("news"));
+    assert_eq!(bench.agent.poll_subscribe(), None);
 }
 
 #[test]

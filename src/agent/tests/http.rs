@@ -211,3 +211,40 @@ fn with_trusted_keys_nothing_unsigned_is_parsed_whatever_its_source() {
     assert_eq!(bench.agent.engine.loads, 0);
     assert!(bench.arena_is_free());
 }
+
+#[test]
+fn a_module_that_nobody_waits_for_makes_room_for_what_somebody_does() {
+    let needs_room = |then: &dyn Fn(&mut Bench)| {
+        let mut bench = Bench::online();
+        bench.start(with(task("a"), json!({"file": null, "image_url": "app/a"})));
+        bench.chunk("app/a", 0, 3, &[b'x'; 3000]);
+        assert_eq!(bench.results_until(70_000).len(), 1);
+        assert_eq!(bench.agent.engine.arena().free, 1000);
+        then(&mut bench);
+        assert_eq!(bench.results_until(70_500), Vec::<Json>::new());
+        assert!(bench.agent.engine.arena().free > 1000);
+    };
+    needs_room(&|bench| {
+        bench.start(with(task("b"), json!({"file": null, "image_url": "app/b"})));
+        bench.chunk("app/b", 0, 2, &[b'x'; 1000]);
+    });
+    for length in [Some(2000), None] {
+        needs_room(&|bench| {
+            bench.start(fetched("b", URL));
+            let ticket = bench.exchange(URL);
+            for progress in [Progress::Begin(length), Progress::Bytes(&[b'x'; 2000])] {
+                bench.agent.exchange(ticket, progress, bench.now).unwrap();
+            }
+        });
+    }
+    // What is too large anyway evicts nothing.
+    let mut bench = Bench::online();
+    bench.start(with(task("a"), json!({"file": null, "image_url": "app/a"})));
+    bench.chunk("app/a", 0, 3, &[b'x'; 3000]);
+    bench.results_until(70_000);
+    bench.start(fetched("b", URL));
+    let ticket = bench.exchange(URL);
+    let begin = Progress::Begin(Some(1 << 40));
+    assert!(bench.agent.exchange(ticket, begin, bench.now).is_err());
+    assert_eq!(bench.agent.engine.arena().free, 1000);
+}

@@ -1,7 +1,10 @@
 //! Modules and deployments that survive a reboot.
 
 use super::*;
-use crate::module::{hex::to_hex, table::digest};
+use crate::{
+    module::{hex::to_hex, signature::Trust, table::digest},
+    task::caps::Caps,
+};
 
 const CONFIG: Config<'_> = Config {
     proplet_id: ID,
@@ -12,8 +15,15 @@ const CONFIG: Config<'_> = Config {
 
 /// A device that boots with what `store` holds.
 fn boot(store: &FakeStore) -> Bench {
+    boot_with(store, CONFIG, None)
+}
+
+fn boot_with(store: &FakeStore, config: Config<'static>, trust: Option<Trust<'static>>) -> Bench {
     let store = Box::leak(Box::new(store.clone()));
-    let mut bench = Bench::with_store(CONFIG, Some(store));
+    let mut bench = Bench::with_store(config, Some(store));
+    if let Some(trust) = trust {
+        bench.agent.set_trust(trust);
+    }
     bench.agent.restore(bench.now);
     bench.handle(Event::Connected);
     bench.at(1000);
@@ -188,4 +198,53 @@ fn what_is_no_module_does_not_stay_in_the_store() {
         json!({"file": file("other()"), "name": "x"}),
     ));
     assert!(store.kept().records.is_empty());
+}
+
+#[test]
+fn a_restart_with_narrower_settings_keeps_the_deployment() {
+    let store = FakeStore::default();
+    let mut wide = CONFIG;
+    wide.limits.caps = Caps::parse("gpio").unwrap();
+    let start = with(latent("a"), json!({"env": {"PROPLET_CAPS": "gpio"}}));
+    boot_with(&store, wide, None).start(start);
+
+    let mut bench = boot(&store);
+    invoke(&mut bench, "a");
+    let out = bench.drain();
+    let refused = out.iter().find(|(t, _)| t.ends_with("invoke_results"));
+    let error = refused.unwrap().1["error"].as_str().unwrap();
+    assert!(error.contains("PROPLET_CAPS"), "{error}");
+
+    let mut bench = boot_with(&store, wide, None);
+    invoke(&mut bench, "a");
+    assert_eq!(bench.agent.status().running, 1);
+}
+
+#[test]
+fn a_module_that_is_not_loaded_after_a_restart_is_one_restart_later() {
+    let store = FakeStore::default();
+    boot(&store).start(latent("a"));
+    let nobody = || Some(Trust::new(&[]));
+
+    let mut bench = boot_with(&store, CONFIG, nobody());
+    assert_eq!(bench.agent.status().deployed, 0);
+    invoke(&mut bench, "a");
+    let out = bench.drain();
+    let refused = out.iter().find(|(t, _)| t.ends_with("invoke_results"));
+    let error = refused.unwrap().1["error"].as_str().unwrap();
+    assert!(error.contains("could not be restored"), "{error}");
+    assert_eq!(boot(&store).agent.status().deployed, 1, "nothing is lost");
+
+    // The manager may deploy it again in its place, or stop it.
+    let mut bench = boot_with(&store, CONFIG, nobody());
+    bench.start(latent("a"));
+    let results = bench.results_until(1300);
+    assert!(results[0]["error"].is_string(), "{results:?}");
+    assert_eq!(store.kept().records.len(), 1);
+
+    let mut bench = boot_with(&store, CONFIG, nobody());
+    bench.send("control/manager/stop", json!({"id": "a", "proplet_id": ID}));
+    assert_eq!(bench.results_until(1300).len(), 1);
+    assert_eq!(store.kept().records.len(), 0);
+    assert_eq!(boot(&store).agent.status().deployed, 0);
 }

@@ -211,9 +211,125 @@ fn a_model_that_never_comes_is_an_error_result() {
     assert_eq!(results.len(), 1);
     assert_eq!(
         results[0]["error"],
-        "no model or data set of the round within 60 s"
+        "model: none came from its registry, nor on its topic within 60 s"
     );
     assert_eq!(results[0]["results"]["update_b64"], "");
+    assert!(bench.arena_is_free());
+}
+
+#[test]
+fn a_data_set_that_is_late_costs_only_the_data_set() {
+    let mut bench = bench(SERVICES);
+    bench.start(round("a"));
+    let ticket = bench.exchange(MODEL);
+    bench.run_until(11_000);
+    bench.break_off(ticket, "models refused the connection");
+    bench.agent.poll_subscribe().unwrap();
+    bench.run_until(56_000);
+    bench.handle(Event::Message {
+        topic: "fl/models/global_model_v3",
+        payload: b"{}",
+    });
+    let ticket = bench.exchange(DATA);
+    bench.run_until(115_999);
+    assert!(bench.agent.wants(ticket) && bench.agent.engine.running.is_empty());
+    bench.run_until(116_000);
+    assert!(!bench.agent.wants(ticket));
+    assert!(bench.agent.engine.run(Slot(0)).data.dataset.is_none());
+    end(&mut bench, "{}");
+    let ticket = bench.exchange(UPDATE);
+    bench.respond(ticket, b"");
+    assert_eq!(bench.results_until(116_300), [envelope("a", "{}")]);
+}
+
+#[test]
+fn a_round_has_the_name_that_the_manager_gives_it() {
+    let id = "7b2f1c9e-0d3a-4d7e-9a51-2f6a3c1f0b11";
+    let mut bench = bench(SERVICES);
+    let mut start = round("a");
+    start["name"] = json!(format!("fl-round-{id}-{ID}"));
+    start["env"]["ROUND_ID"] = json!(id);
+    bench.start(start);
+    for (url, body) in [(MODEL, "{}"), (DATA, "{}")] {
+        let ticket = bench.exchange(url);
+        bench.respond(ticket, body.as_bytes());
+    }
+    assert_eq!(bench.agent.engine.run(Slot(0)).export, "main");
+    end(&mut bench, "{}");
+    let ticket = bench.exchange(UPDATE);
+    bench.respond(ticket, b"");
+    assert_eq!(bench.results_until(1300)[0]["results"]["round_id"], id);
+}
+
+#[test]
+fn a_round_that_makes_no_topic_is_refused() {
+    for (id, found) in [
+        ("r#1", "'#'"),
+        ("r+", "'+'"),
+        ("a/b", "'/'"),
+        ("r\u{1}", "'\\u{1}'"),
+    ] {
+        let mut bench = bench(SERVICES);
+        let mut start = round("a");
+        start["env"]["ROUND_ID"] = json!(id);
+        bench.start(start);
+        let results = bench.results_until(1300);
+        assert_eq!(
+            results[0]["error"],
+            format!("ROUND_ID has {found}, which a topic's level can't hold")
+        );
+    }
+}
+
+#[test]
+fn a_model_has_a_topic_of_its_own() {
+    for uri in [
+        "m/t/c/c/control/manager/stop",
+        "fl/+/model",
+        "$SYS/model",
+        "fl/\u{ffff}",
+    ] {
+        let mut bench = bench(SERVICES);
+        let mut start = round("a");
+        start["env"]["MODEL_URI"] = json!(uri);
+        bench.start(start);
+        let ticket = bench.agent.poll_exchange().unwrap();
+        bench.break_off(ticket, "no answer within 30 s");
+        assert_eq!(bench.agent.poll_subscribe(), None);
+        assert_eq!(
+            bench.results_until(1300)[0]["error"],
+            "model: no answer within 30 s; MODEL_URI is no topic of a model either"
+        );
+        assert_eq!(bench.agent.poll_subscribe(), None);
+    }
+}
+
+#[test]
+fn a_refused_fallback_leaves_the_envelope_whole() {
+    let mut bench = bench(SERVICES);
+    bench.start(round("a"));
+    train(&mut bench, "{\"w\":1}");
+    let ticket = bench.exchange(UPDATE);
+    bench.break_off(ticket, "HTTP 503 from coordinator");
+    bench.at(1300);
+    loop {
+        let (publication, topic, _) = bench.poll().unwrap();
+        let is_fallback = topic.starts_with("fl/");
+        // Not authorized: the topic is outside of the channel.
+        let delivery = match is_fallback {
+            true => Delivery::Refused,
+            false => Delivery::Done,
+        };
+        bench.handle(Event::Published(publication.token, delivery));
+        if is_fallback {
+            break;
+        }
+    }
+    assert_eq!(
+        bench.results_until(1400),
+        [envelope("a", "{\"w\":1}")],
+        "without waiting"
+    );
     assert!(bench.arena_is_free());
 }
 

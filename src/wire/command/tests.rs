@@ -94,7 +94,7 @@ fn start_of_a_broadcast_latent_task() {
         assert!(start.file.is_none() && start.inputs.is_empty() && start.env.is_empty());
         assert!(start.broadcast && start.latent && start.encrypted && !start.daemon);
         assert!(start.is_for("anyone"));
-        assert_eq!(start.entry(), None);
+        assert_eq!(start.entry(), Some("_start"));
         assert_eq!(start.monitoring_profile, MonitoringProfile::STANDARD);
     });
 }
@@ -102,7 +102,7 @@ fn start_of_a_broadcast_latent_task() {
 #[test]
 fn default_entries() {
     for (name, entry) in [
-        ("_start", None),
+        ("_start", Some("_start")),
         ("fl-round-7-p1", None),
         ("fl-round-", None),
         ("main", Some("main")),
@@ -398,7 +398,6 @@ fn texts_are_bounded() {
     for (field, limit) in [
         ("id", ID_MAX),
         ("proplet_id", ID_MAX),
-        ("name", NAME_MAX),
         ("image_url", URL_MAX),
     ] {
         let fits = with(&format!(r#""{field}":"{}""#, "x".repeat(limit)));
