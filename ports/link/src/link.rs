@@ -44,6 +44,9 @@ const PACE: Duration = Duration::from_millis(5);
 /// Longest wait for a timer: an early tick does no harm.
 const LONGEST: Duration = Duration::from_secs(3600);
 
+/// Connections in a row that the broker ends because of what we sent, until it is given up.
+const BLAMED: u8 = 3;
+
 /// How long the goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -113,27 +116,18 @@ where
     if settings.proplet_id.is_empty() {
         return Err(SetupError::PropletId);
     }
-    let limit = buffers.rx.len();
-    let mut config = ConfigBuilder::new(minimq::Buffers::new(buffers.rx, buffers.tx))
-        .client_id(settings.proplet_id)
-        .map_err(|_| SetupError::PropletId)?
-        .keepalive_interval(settings.keep_alive)
-        .session_expiry_interval(settings.session_expiry)
-        .autodowngrade_qos();
-    if !settings.api_key.is_empty() {
-        config = config
-            .auth(settings.proplet_id, settings.api_key.as_bytes())
-            .map_err(|_| SetupError::PropletId)?;
-    }
-    if settings.will {
-        let (topic, len) = app.will(buffers.will).ok_or(SetupError::Will)?;
-        let payload = buffers.will.get(..len).ok_or(SetupError::Will)?;
-        let will = Will::new(&topic, payload, &[])
-            .map_err(|_| SetupError::Will)?
-            .qos(QoS::AtLeastOnce);
-        config = config.will(will).map_err(|_| SetupError::Will)?;
-    }
-    let mut session = Session::new(config);
+    let Buffers { rx, tx, will, http } = buffers;
+    let limit = rx.len();
+    let will = match settings.will {
+        true => {
+            let (topic, len) = app.will(will).ok_or(SetupError::Will)?;
+            Some((topic, will.get(..len).ok_or(SetupError::Will)?))
+        }
+        false => None,
+    };
+    let will = will
+        .as_ref()
+        .map(|(topic, payload)| (topic.as_str(), *payload));
 
     let app = RefCell::new(app);
     let stirred = Cell::new(false);
@@ -144,7 +138,7 @@ where
         timeout: settings.http_timeout,
     };
     let couriers = async {
-        join_array(buffers.http.map(|buf| courier.work(buf))).await;
+        join_array(http.map(|buf| courier.work(buf))).await;
         // There are none.
         core::future::pending().await
     };
@@ -181,18 +175,51 @@ where
         probe: None,
         probes: true,
         owed_since: None,
+        blamed: 0,
     };
-    // The session first: what it brings begins an exchange in the same poll.
-    match select(link.stay(stack, &mut session), couriers).await {
-        Either::First(()) => {}
-        Either::Second(never) => {
-            let never: Infallible = never;
-            match never {}
+    let mut couriers = pin!(couriers);
+    loop {
+        let mut session = new_session(settings, &mut *rx, &mut *tx, will)?;
+        // The session first: what it brings begins an exchange in the same poll.
+        match select(link.stay(stack, &mut session), couriers.as_mut()).await {
+            Either::First(Ok(())) => link.start_over(),
+            Either::First(Err(Leave)) => break,
+            Either::Second(never) => {
+                let never: Infallible = never;
+                match never {}
+            }
         }
     }
     status.set_state(State::Ended);
     info!("the link has ended");
     Ok(())
+}
+
+/// A session of which the broker knows nothing yet.
+fn new_session<'b>(
+    settings: &Settings<'b>,
+    rx: &'b mut [u8],
+    tx: &'b mut [u8],
+    will: Option<(&'b str, &'b [u8])>,
+) -> Result<Session<'b>, SetupError> {
+    let mut config = ConfigBuilder::new(minimq::Buffers::new(rx, tx))
+        .client_id(settings.proplet_id)
+        .map_err(|_| SetupError::PropletId)?
+        .keepalive_interval(settings.keep_alive)
+        .session_expiry_interval(settings.session_expiry)
+        .autodowngrade_qos();
+    if !settings.api_key.is_empty() {
+        config = config
+            .auth(settings.proplet_id, settings.api_key.as_bytes())
+            .map_err(|_| SetupError::PropletId)?;
+    }
+    if let Some((topic, payload)) = will {
+        let will = Will::new(topic, payload, &[])
+            .map_err(|_| SetupError::Will)?
+            .qos(QoS::AtLeastOnce);
+        config = config.will(will).map_err(|_| SetupError::Will)?;
+    }
+    Ok(Session::new(config))
 }
 
 /// Serves the application while something else is awaited.
@@ -287,6 +314,12 @@ enum Sent {
     Broken { kept: bool, trouble: Trouble },
 }
 
+/// A change of subscriptions, and what minimq calls it once it keeps it.
+struct Change {
+    what: Subscription,
+    op: Option<Op>,
+}
+
 struct Link<'r, 'a, A: Application, N> {
     app: &'r RefCell<&'a mut A>,
     desk: Desk<'r, 'a, A, N>,
@@ -298,7 +331,7 @@ struct Link<'r, 'a, A: Application, N> {
     /// Whether the broker's session has all our subscriptions.
     subscribed: bool,
     /// A change of what the application is subscribed to besides, until it is acknowledged.
-    change: Option<Op>,
+    change: Option<Change>,
     /// Publications that the broker has not acknowledged. They outlive a connection: minimq
     /// sends them again when the session is resumed.
     in_flight: heapless::Vec<(Op, A::Token), IN_FLIGHT>,
@@ -315,6 +348,8 @@ struct Link<'r, 'a, A: Application, N> {
     probes: bool,
     /// Since when the broker owes us an acknowledgement.
     owed_since: Option<Instant>,
+    /// Connections in a row that the broker has ended because of what we sent.
+    blamed: u8,
 }
 
 type Live<'s, 'b, 'w, IO> = Connection<'s, 'b, Bounded<'w, IO>>;
@@ -329,8 +364,8 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
         self.app.borrow_mut().published(token, delivery, now);
     }
 
-    /// One connection after the other, until the link is over.
-    async fn stay<S: Stack>(&mut self, stack: &S, session: &mut Session<'_>) {
+    /// One connection after the other, until the link is over, or the session is of no use.
+    async fn stay<S: Stack>(&mut self, stack: &S, session: &mut Session<'_>) -> Result<(), Leave> {
         let Settings {
             retry_first,
             retry_most,
@@ -348,14 +383,15 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             });
-            if let Err(Leave) = self.desk.attend(up).await {
-                return;
-            }
+            self.desk.attend(up).await?;
             self.status.set_state(State::Connecting);
             let trouble = match self.attempt(stack, session, &mut retry).await {
-                End::Leave => return,
+                End::Leave => return Err(Leave),
                 End::Trouble(trouble) => trouble,
             };
+            if trouble.is_our_packet() {
+                self.blamed = self.blamed.saturating_add(1);
+            }
             self.status.set_state(State::Waiting);
             if !stack.is_up() {
                 warn!("{trouble}; the network is down");
@@ -363,9 +399,25 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
             }
             let delay = retry.delay();
             warn!("{trouble}; next attempt in {} ms", delay.as_millis());
-            if let Err(Leave) = self.desk.attend(Timer::after(ticks(delay))).await {
-                return;
+            self.desk.attend(Timer::after(ticks(delay))).await?;
+            let owes = !self.in_flight.is_empty() || self.orphan.is_some();
+            if self.blamed >= BLAMED && owes {
+                return Ok(());
             }
+        }
+    }
+
+    /// Gives up the publication for which the broker ends the connections, and which the session
+    /// would repeat for ever: the oldest that is not acknowledged, for it takes them in turn. The
+    /// others are sent again.
+    fn start_over(&mut self) {
+        error!("the broker ends each connection because of a publication: it is given up");
+        self.blamed = 0;
+        let mut delivery = Delivery::Refused;
+        let in_flight = core::mem::take(&mut self.in_flight);
+        let tokens = in_flight.into_iter().map(|(_, token)| token);
+        for token in tokens.chain(self.orphan.take()) {
+            self.report(token, core::mem::replace(&mut delivery, Delivery::Lost));
         }
     }
 
@@ -601,7 +653,7 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
                 Either3::Second(Ok(Some(message))) => self.deliver(&message),
                 Either3::Second(Ok(None)) | Either3::Third(()) => {}
                 Either3::Second(Err(Error::Peer(PeerError::Rejected(code)))) => {
-                    if self.change.is_some_and(|op| !connection.is_pending(&op)) {
+                    if self.is_changed(connection) {
                         self.change = None;
                         warn!("the broker refuses a guest's subscription: {code:?}");
                     }
@@ -649,6 +701,7 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
             }
             self.in_flight.remove(at);
             self.full = false;
+            self.blamed = 0;
             self.report(token, delivery);
         }
         if session.is_publish_quiescent() {
@@ -682,21 +735,35 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
         (keep_alive != 0).then(|| Duration::from_secs(keep_alive.into()) / 2)
     }
 
-    /// Subscribes and unsubscribes as the application wants, one after the other.
+    /// Whether the broker has answered the change of subscriptions that it was sent.
+    fn is_changed<IO: minimq::Io>(&self, connection: &Live<'_, '_, '_, IO>) -> bool {
+        let op = self.change.as_ref().and_then(|change| change.op);
+        op.is_some_and(|op| !connection.is_pending(&op))
+    }
+
+    /// Subscribes and unsubscribes as the application wants, one after the other. To repeat a change
+    /// that may have arrived does no harm.
     async fn change_subscriptions<IO: minimq::Io>(
         &mut self,
         connection: &mut Live<'_, '_, '_, IO>,
     ) -> Result<(), End> {
         loop {
-            let is_busy = self.change.is_some_and(|op| connection.is_pending(&op));
+            if self.is_changed(connection) {
+                self.change = None;
+            }
+            let is_busy = self.change.as_ref().is_some_and(|c| c.op.is_some());
             let room = self.orphan.is_none() && connection.can_publish(QoS::AtLeastOnce);
             if is_busy || !room {
                 return Ok(());
             }
-            self.change = None;
-            let next = self.app.borrow_mut().poll_subscribe();
-            let Some(change) = next else { return Ok(()) };
-            let changed = match &change {
+            if self.change.is_none() {
+                let next = self.app.borrow_mut().poll_subscribe();
+                self.change = next.map(|what| Change { what, op: None });
+            }
+            let Some(change) = &mut self.change else {
+                return Ok(());
+            };
+            let changed = match &change.what {
                 Subscription::Add(filter) => {
                     let options = SubscriptionOptions::default().maximum_qos(QoS::AtLeastOnce);
                     let topics = [TopicFilter::new(filter).options(options)];
@@ -710,11 +777,14 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
                 }
             };
             match changed {
-                Ok(op) => self.change = Some(op),
-                Err(_) if connection.is_connected() => {
-                    error!("{change:?} does not fit the send buffer");
+                Ok(op) => change.op = Some(op),
+                Err(err) if !connection.is_connected() => return Err(self.trouble(&err).into()),
+                // Acknowledgements make room.
+                Err(_) if !connection.session().is_publish_quiescent() => return Ok(()),
+                Err(_) => {
+                    error!("{:?} does not fit the send buffer", change.what);
+                    self.change = None;
                 }
-                Err(err) => return Err(self.trouble(&err).into()),
             }
         }
     }
@@ -846,14 +916,14 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
                         "{topic}: a message is too large for the send buffer of {} bytes",
                         connection.session().max_tx_packet_size()
                     );
-                    Sent::Settled(Delivery::Refused)
+                    Sent::Settled(Delivery::TooLarge)
                 } else {
                     Sent::NoRoom
                 }
             }
             Err(PubError::Session(Error::Resource(_))) => {
                 error!("{topic}: a message is larger than the broker's maximum packet size");
-                Sent::Settled(Delivery::Refused)
+                Sent::Settled(Delivery::TooLarge)
             }
             Err(PubError::Session(_)) => {
                 error!("{topic}: a message can't be published");

@@ -34,6 +34,13 @@ pub enum Trouble {
     Buffer,
 }
 
+impl Trouble {
+    /// Whether the broker has ended the connection because of a packet of ours.
+    pub(crate) const fn is_our_packet(self) -> bool {
+        matches!(self, Self::Closed(Some(0x81 | 0x82 | 0x90 | 0x95 | 0x99)))
+    }
+}
+
 /// What an MQTT reason code means, and what to do about it.
 fn reason(code: u8) -> &'static str {
     match code {

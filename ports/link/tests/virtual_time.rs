@@ -2,11 +2,14 @@
 
 mod support;
 
-use embassy_futures::select::{Either, select};
+use embassy_futures::{
+    select::{Either, select},
+    yield_now,
+};
 use proplet::{
-    agent::{Delivery, Event, Qos},
+    agent::{Delivery, Event, Qos, Subscription},
     time::Instant,
-    wire::TopicName,
+    wire::{TOPIC_MAX, TopicName},
 };
 use proplet_link::{
     Application, Buffers, Settings, SetupError, Signal, State, Status, Trouble, run,
@@ -64,6 +67,8 @@ struct Fake {
     padding: usize,
     /// A task ends at each of these moments, connected or not.
     deadlines: VecDeque<u64>,
+    /// Filters that a guest asks for, each from that moment on.
+    wanted: VecDeque<(u64, TopicName)>,
 }
 
 impl Fake {
@@ -79,6 +84,7 @@ impl Fake {
             shutdown: false,
             padding: 0,
             deadlines: VecDeque::new(),
+            wanted: VecDeque::new(),
         }
     }
 }
@@ -211,6 +217,14 @@ impl Application for Fake {
 
     fn subscriptions(&self) -> [TopicName; 4] {
         [START, STOP, INVOKE, CHUNKS].map(|topic| topic.try_into().unwrap())
+    }
+
+    fn poll_subscribe(&mut self) -> Option<Subscription> {
+        let is_due = |(at, _): &(u64, TopicName)| *at <= now();
+        if !self.online || !self.wanted.front().is_some_and(is_due) {
+            return None;
+        }
+        self.wanted.pop_front().map(|(_, f)| Subscription::Add(f))
     }
 
     fn will(&self, buf: &mut [u8]) -> Option<(TopicName, usize)> {
@@ -579,7 +593,7 @@ fn an_oversized_message_with_too_long_a_topic_ends_the_connection() {
     let status = setup.world.status;
     setup.run(async |world| {
         at(10_000).await;
-        let topic = "t".repeat(193);
+        let topic = "t".repeat(TOPIC_MAX + 1);
         world
             .net
             .inject(&support::publish_packet(0x30, &topic, None, &[0; 2000]));
@@ -959,9 +973,92 @@ fn a_full_send_buffer_delays_and_only_a_result_too_large_is_refused() {
     assert_eq!(log.settled.last().map(|s| s.1), Some(Token::Alive));
     assert!(
         log.settled
-            .contains(&(10_250, Token::Result(0), Delivery::Refused))
+            .contains(&(10_250, Token::Result(0), Delivery::TooLarge))
     );
     assert_eq!(log.alive, heartbeats(&log, 20_000));
+}
+
+#[test]
+fn a_publication_that_the_broker_ends_connections_for_is_given_up_and_no_other() {
+    let setup = Setup::new();
+    let (net, log) = (setup.world.net.clone(), setup.world.log.clone());
+    setup.run(async |world| {
+        let net = &world.net;
+        net.with(|w| w.poison = Some("b"));
+        at(10_000).await;
+        for id in [b"a", b"b", b"c", b"d"] {
+            net.publish(START, id);
+        }
+        at(100_000).await;
+        net.publish(START, b"e");
+        at(110_000).await;
+    });
+    let log = log.borrow();
+    let refused: Vec<_> = log
+        .settled
+        .iter()
+        .filter(|s| s.2 == Delivery::Refused)
+        .collect();
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert_eq!(refused[0].1, Token::Result(1));
+    let came = results(&net);
+    for id in ["a", "c", "d", "e"] {
+        assert_eq!(came.iter().filter(|r| *r == id).count(), 1, "{came:?}");
+    }
+    assert_eq!(log.disconnected.len(), 3);
+    assert_eq!(log.sessions.len(), 2, "the first, and the one after that");
+}
+
+#[test]
+fn a_guests_subscription_waits_for_room_in_the_send_buffer() {
+    let filter = format!("m/t/c/c/{}", "x".repeat(110));
+    for padding in (300..900).step_by(50) {
+        let mut setup = Setup::new();
+        setup.app.padding = padding;
+        let topic = TopicName::try_from(filter.as_str()).unwrap();
+        setup.app.wanted.push_back((12_000, topic));
+        let net = setup.world.net.clone();
+        setup.run(async |world| {
+            let net = &world.net;
+            at(10_000).await;
+            net.with(|w| w.hold_acks = true);
+            for id in [b"a", b"b", b"c", b"d", b"e", b"f"] {
+                net.publish(START, id);
+            }
+            // The broker is slow; it acknowledges all when the session is resumed.
+            at(13_500).await;
+            net.with(|w| w.hold_acks = false);
+            net.cut(Cut::Reset);
+            at(40_000).await;
+        });
+        let asked = net.times(|s| matches!(s, Seen::Subscribe(f) if *f == filter));
+        assert!(!asked.is_empty(), "results of {padding} bytes");
+    }
+}
+
+#[test]
+fn a_guests_subscription_survives_a_cut() {
+    for point in 0..60 {
+        let mut setup = Setup::new();
+        setup.world.net.with(|w| {
+            w.write_most = 1;
+            w.lazy = true;
+        });
+        let topic = TopicName::try_from("m/t/c/c/guest").unwrap();
+        setup.app.wanted.push_back((12_000, topic));
+        let net = setup.world.net.clone();
+        setup.run(async |world| {
+            at(12_000).await;
+            world.net.publish(START, b"a");
+            for _ in 0..point {
+                yield_now().await;
+            }
+            world.net.cut(Cut::Reset);
+            at(60_000).await;
+        });
+        let asked = net.times(|s| matches!(s, Seen::Subscribe(f) if f == "m/t/c/c/guest"));
+        assert!(!asked.is_empty(), "cut at {point}");
+    }
 }
 
 #[test]

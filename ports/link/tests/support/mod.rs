@@ -218,6 +218,8 @@ pub struct World {
     pub hold_acks: bool,
     /// The code with which publications to a topic are refused.
     pub refuse_publish: Option<(&'static str, u8)>,
+    /// A payload for which the broker ends the connection.
+    pub poison: Option<&'static str>,
     /// The code with which subscriptions are refused.
     pub refuse_subscribe: Option<u8>,
     /// The broker's Maximum QoS, if it says one.
@@ -250,6 +252,7 @@ impl Net {
             lazy: false,
             hold_acks: false,
             refuse_publish: None,
+            poison: None,
             refuse_subscribe: None,
             maximum_qos: None,
             resolves: true,
@@ -548,6 +551,7 @@ impl World {
                 let id = (qos > 0).then(|| r.u16());
                 r.properties();
                 let payload = String::from_utf8(r.0.into()).unwrap();
+                let is_poison = self.poison.is_some_and(|poison| payload == poison);
                 let refused = self
                     .refuse_publish
                     .filter(|(suffix, _)| topic.ends_with(suffix));
@@ -558,7 +562,14 @@ impl World {
                     dup: first & 8 != 0,
                     id: id.unwrap_or(0),
                 });
-                if let Some(id) = id
+                if is_poison {
+                    self.send(&[0xe0, 1, 0x82]);
+                    self.closed(false);
+                    let pipe = self.pipe.as_mut().unwrap();
+                    // What was written meanwhile is not read any more.
+                    pipe.to_broker.clear();
+                    pipe.mute = true;
+                } else if let Some(id) = id
                     && !self.hold_acks
                 {
                     let [high, low] = id.to_be_bytes();
