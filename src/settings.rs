@@ -37,12 +37,20 @@ pub const KEYS_MAX: usize = 4;
 /// [`check_credential`].
 pub const CREDENTIALS: [&str; 3] = ["mqtt_tls_ca", "mqtt_tls_cert", "mqtt_tls_key"];
 
+/// Settings that protect the proplet: without its value for one of them it must not go online, as if
+/// that had not been asked for.
+pub const PROTECTIVE: [&str; 2] = ["mqtt_tls_enabled", "trusted_keys"];
+
 /// The settings of a device.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "SPECS describes each")]
 pub struct Settings {
     /// Whether the firmware has TLS at all; no setting.
     pub has_tls: bool,
+    /// Whether the firmware checks signatures at all; no setting.
+    pub has_signatures: bool,
+    /// One of the [`PROTECTIVE`] settings that has a value which can't be taken; no setting.
+    pub unusable: Option<&'static str>,
     pub wifi_ssid: String<32>,
     pub wifi_psk: String<64>,
     pub proplet_id: String<ID_MAX>,
@@ -113,6 +121,8 @@ impl Settings {
     /// The defaults of the protocol, without an identity, a broker and a network.
     pub const DEFAULT: Self = Self {
         has_tls: false,
+        has_signatures: false,
+        unusable: None,
         wifi_ssid: String::new(),
         wifi_psk: String::new(),
         proplet_id: String::new(),
@@ -247,7 +257,13 @@ impl Settings {
         spec("data_store_url", |s, v| url(&mut s.data_store_url, v)),
         spec("coordinator_url", |s, v| url(&mut s.coordinator_url, v)),
         spec("trusted_keys", |s, v| {
-            s.trusted_keys = signature::parse_keys(v)?;
+            let keys = signature::parse_keys(v)?;
+            if !keys.is_empty() && !s.has_signatures {
+                return Err(text(format_args!(
+                    "this firmware checks no signatures: build it with CONFIG_PROPLET_SIGNATURES"
+                )));
+            }
+            s.trusted_keys = keys;
             Ok(())
         }),
     ];
@@ -268,6 +284,23 @@ impl Settings {
                 false => text(format_args!("{name} '{shown}': {expected}")),
             }
         })
+    }
+
+    /// Takes over a setting as it is stored. If it is one that [protects](PROTECTIVE) and its value can't
+    /// be taken, it is [`unusable`](Self::unusable) from then on, until one comes that can.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub fn load(&mut self, name: &str, value: &str) -> Result<(), Text> {
+        let taken = self.set(name, value);
+        if let Some(name) = PROTECTIVE.into_iter().find(|protects| *protects == name) {
+            match &taken {
+                Ok(()) if self.unusable == Some(name) => self.unusable = None,
+                Ok(()) => {}
+                Err(_) => self.unusable = Some(name),
+            }
+        }
+        taken
     }
 
     /// The first setting without which there is no proplet to join a network, and no value.
@@ -416,6 +449,7 @@ mod tests {
     fn fresh() -> Settings {
         Settings {
             has_tls: true,
+            has_signatures: true,
             ..Settings::DEFAULT
         }
     }
@@ -462,6 +496,33 @@ mod tests {
                 "{name} = {bad}"
             );
         }
+    }
+
+    #[test]
+    fn a_value_that_protects_and_can_not_be_taken_is_not_as_if_it_were_not_set() {
+        let key = "0".repeat(64);
+        for (name, bad, good) in [
+            ("trusted_keys", "abc", &*key),
+            ("trusted_keys", ",", ""),
+            ("trusted_keys", "\0", &*key),
+            ("mqtt_tls_enabled", "maybe", "true"),
+        ] {
+            let mut settings = fresh();
+            settings.load(name, bad).unwrap_err();
+            assert_eq!(settings.unusable, Some(name));
+            settings.load("description", "x").unwrap();
+            assert_eq!(settings.unusable, Some(name));
+            settings.load(name, good).unwrap();
+            assert_eq!(settings.unusable, None);
+        }
+        let mut settings = Settings::DEFAULT;
+        for (name, value) in [("trusted_keys", &*key), ("mqtt_tls_enabled", "true")] {
+            let error = settings.load(name, value).unwrap_err();
+            assert!(error.contains("this firmware"), "{error}");
+            assert_eq!(settings.unusable, Some(name));
+        }
+        settings.load("will", "maybe").unwrap_err();
+        assert_eq!(settings.unusable, Some("mqtt_tls_enabled"));
     }
 
     #[test]

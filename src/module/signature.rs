@@ -324,7 +324,8 @@ impl<'a> Reader<'a> {
 /// Whether a key is a point of the curve is not looked at: that would link Ed25519.
 ///
 /// # Errors
-/// The first word that is no key, or the limit if there are more than `N`.
+/// The first word that is no key, that there is none in a text that is not empty, or the limit if
+/// there are more than `N`.
 pub fn parse_keys<const N: usize>(text: &str) -> Result<heapless::Vec<PublicKey, N>, Text> {
     let words = text.split(|c: char| c == ',' || c.is_whitespace());
     let mut keys = heapless::Vec::new();
@@ -332,6 +333,9 @@ pub fn parse_keys<const N: usize>(text: &str) -> Result<heapless::Vec<PublicKey,
         let key = parse_key(word).ok_or_else(|| unreadable(word))?;
         keys.push(key)
             .map_err(|_| self::text(format_args!("more than {N} trusted keys")))?;
+    }
+    if keys.is_empty() && !text.is_empty() {
+        return Err(self::text(format_args!("there is no public key in it")));
     }
     Ok(keys)
 }

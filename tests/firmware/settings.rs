@@ -160,6 +160,21 @@ fn settings_that_are_none_are_named_and_it_keeps_running() {
         ),
         ("mqtt_tls_ca", "nonsense", "mqtt_tls_ca: expected PEM"),
         ("nonsense", "1", "there is no setting 'nonsense'"),
+        (
+            "trusted_keys",
+            "nonsense",
+            "trusted_keys has a value that can't be used",
+        ),
+        (
+            "trusted_keys",
+            ",",
+            "trusted_keys has a value that can't be used",
+        ),
+        (
+            "mqtt_tls_enabled",
+            "maybe",
+            "mqtt_tls_enabled has a value that can't be used",
+        ),
     ] {
         let device = Device::new();
         let mut settings = device.settings(broker.port);

@@ -17,9 +17,10 @@ LOG_MODULE_DECLARE(proplet, CONFIG_PROPLET_LOG_LEVEL);
 #define SUBTREE "proplet"
 
 #ifdef CONFIG_PROPLET_TLS
-#define VALUE_MAX MAX(256, CONFIG_PROPLET_TLS_CREDENTIAL_SIZE)
+#define VALUE_MAX MAX(272, CONFIG_PROPLET_TLS_CREDENTIAL_SIZE)
 #else
-#define VALUE_MAX 256
+/* Four keys in hexadecimal. */
+#define VALUE_MAX 272
 #endif
 
 /* Of the one thread that loads. */
@@ -29,6 +30,15 @@ struct loading {
 	proplet_setting_fn each;
 	void *context;
 };
+
+/* Stands for a value that can't be had, and is none that a setting takes: to say nothing would be as
+ * if it had not been stored.
+ */
+static int lost(const struct loading *loading, const char *name)
+{
+	loading->each(loading->context, name, strlen(name), "\0", 1);
+	return 0;
+}
 
 static int load_one(const char *name, size_t len, settings_read_cb read, void *read_arg,
 		    void *param)
@@ -40,15 +50,14 @@ static int load_one(const char *name, size_t len, settings_read_cb read, void *r
 		return 0;
 	}
 	if (len > sizeof(value)) {
-		LOG_ERR("the stored setting %s has %u bytes, at most %u are possible: ignored",
-			name, (unsigned int)len, (unsigned int)sizeof(value));
-		return 0;
+		LOG_ERR("the stored setting %s has %u bytes, at most %u are possible", name,
+			(unsigned int)len, (unsigned int)sizeof(value));
+		return lost(loading, name);
 	}
 	got = read(read_arg, value, sizeof(value));
 	if (got < 0) {
-		LOG_ERR("the stored setting %s can't be read (%d): its default is in force", name,
-			(int)got);
-		return 0;
+		LOG_ERR("the stored setting %s can't be read (%d)", name, (int)got);
+		return lost(loading, name);
 	}
 	loading->each(loading->context, name, strlen(name), value, (uint32_t)got);
 	return 0;

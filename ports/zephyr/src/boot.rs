@@ -236,6 +236,9 @@ fn missing(settings: &Settings, has_tls: bool) -> Option<Text> {
             "mqtt_tls_ca is not set, and mqtt_tls_enabled needs it"
         )));
     }
+    if let Some(name) = settings.unusable {
+        return Some(text(format_args!("{name} has a value that can't be used")));
+    }
     let name = settings.missing()?;
     Some(text(format_args!("{name} is not set")))
 }

@@ -489,10 +489,8 @@ unsafe extern "C" fn on_setting(
     // SAFETY: C passes the lengths of both.
     let (name, value) = unsafe { (bytes(name, name_len), bytes(value, value_len)) };
     let name = str::from_utf8(name).unwrap_or_default();
-    match str::from_utf8(value) {
-        Ok(value) => each(name, value),
-        Err(_) => log::error!("the setting {name} is not text: ignored"),
-    }
+    // What is no text is refused as any value is that no setting takes.
+    each(name, str::from_utf8(value).unwrap_or("\0"));
 }
 
 /// # Safety

@@ -14,12 +14,14 @@ use core::ffi::CStr;
 static SETTINGS: ConstStaticCell<Settings> = ConstStaticCell::new(Settings::DEFAULT);
 
 const HAS_TLS: bool = cfg!(CONFIG_PROPLET_TLS);
+const HAS_SIGNATURES: bool = cfg!(CONFIG_PROPLET_SIGNATURES);
 
 /// The settings in force; once a boot.
 #[inline(never)]
 pub fn load() -> &'static Settings {
     let settings = SETTINGS.take();
     settings.has_tls = HAS_TLS;
+    settings.has_signatures = HAS_SIGNATURES;
     build_defaults(settings);
     // What can't be read or stored has been logged, with what is in force then.
     let _ = ffi::settings_load(|name, value| set(settings, name, value));
@@ -32,7 +34,7 @@ pub fn load() -> &'static Settings {
 fn set(settings: &mut Settings, name: &str, value: &str) {
     let taken = match CREDENTIALS.iter().position(|known| *known == name) {
         Some(kind) => credentials::keep(kind, name, value),
-        None => settings.set(name, value),
+        None => settings.load(name, value),
     };
     if let Err(reason) = taken {
         log::error!("setting {reason}; it stays as it was");
@@ -113,6 +115,7 @@ pub fn check(name: &str, value: &str) -> Result<(), Text> {
     }
     let mut scratch = Settings::DEFAULT;
     scratch.has_tls = HAS_TLS;
+    scratch.has_signatures = HAS_SIGNATURES;
     scratch.set(name, value)
 }
 

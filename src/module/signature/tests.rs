@@ -407,7 +407,10 @@ fn keys_are_read() {
     let base64 = "gTl3Dqh9F19Wo1Rmw0x+zMuNipG07jeiXfYPW4/Js5Q=";
     let keys = |text: &str| parse_keys::<2>(text).map(|keys| keys.to_vec());
     assert_eq!(keys(""), Ok(vec![]));
-    assert_eq!(keys(" , \n"), Ok(vec![]));
+    // An empty list would be as good as none: everybody would be trusted.
+    for none in [" , \n", ",", "\n"] {
+        assert_eq!(keys(none).unwrap_err(), "there is no public key in it");
+    }
     assert_eq!(keys(&hex), Ok(vec![one]));
     assert_eq!(keys(&hex.to_uppercase()), Ok(vec![one]));
     assert_eq!(keys(base64), Ok(vec![two]));
