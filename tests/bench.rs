@@ -73,9 +73,12 @@ fn check_ladder(bench: &Value) -> u64 {
         assert_eq!(number(&step["free_bytes"]), loaded - held, "{step}");
         assert_eq!(step["agrees"], true, "{step}");
         assert!(number(&step["wall_ns"]) >= 100_000_000, "{step}");
-        let latency = ["least", "mean", "most"].map(|of| number(&step["latency_ns"][of]));
-        assert!(latency[0] > 0 && latency.is_sorted(), "{step}");
         assert_eq!(step["latency_ns"]["count"], step["iterations"], "{step}");
+        // On a busy machine none may have ended.
+        if number(&step["iterations"]) > 0 {
+            let latency = ["least", "mean", "most"].map(|of| number(&step["latency_ns"][of]));
+            assert!(latency[0] > 0 && latency.is_sorted(), "{step}");
+        }
     }
     let instances = number(&bench["instances"]);
     assert_eq!(ladder(bench).last(), Some(&instances));

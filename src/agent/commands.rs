@@ -139,8 +139,8 @@ impl<E: Engine> Agent<'_, E> {
             None => Purpose::Task,
         };
         let (id, name) = (
-            bounded(start.id)?,
-            bounded(start.entry().unwrap_or_default())?,
+            bounded("id", start.id)?,
+            bounded("name", start.entry().unwrap_or_default())?,
         );
         // In place: a record is too large to be made on the stack.
         let run = &mut self.runs[usize::from(slot.0)];
@@ -197,8 +197,8 @@ impl<E: Engine> Agent<'_, E> {
         let packed = Packed::store(self.deployment_text(index), inputs, &[env])?;
         self.deployments[usize::from(index)] = Deployment {
             phase: Phase::Vacant,
-            id: bounded(id)?,
-            name: bounded(name)?,
+            id: bounded("id", id)?,
+            name: bounded("name", name)?,
             packed,
             received,
             profile,
@@ -366,7 +366,7 @@ impl<E: Engine> Agent<'_, E> {
         let merged = packed.env(run_text);
         let budget = Budget::from_env(|key| merged.get(key), &self.config.limits)?;
         self.runs[usize::from(slot.0)] = Run {
-            purpose: Purpose::Invocation(bounded(invocation)?),
+            purpose: Purpose::Invocation(bounded("invocation_id", invocation)?),
             id: deployment.id.clone(),
             name: deployment.name.clone(),
             packed,

@@ -26,7 +26,7 @@ pub use view::{ModuleView, Stage, TaskView};
 
 use crate::{
     config::Config,
-    engine::{Engine, Slot, Text, clip, text},
+    engine::{Engine, Slot, Text, text},
     module::{
         signature::Trust,
         source::Fetch,
@@ -481,10 +481,9 @@ fn is_running<B>(run: &Run<B>) -> bool {
     matches!(run.phase, Phase::Ready { .. }) && run.exit.is_none()
 }
 
-/// A string of the wire in the core's storage; the wire has the same bounds.
-fn bounded<const N: usize>(s: &str) -> Result<heapless::String<N>, Text> {
-    heapless::String::try_from(s)
-        .map_err(|_| text(format_args!("'{}…' is longer than {N} bytes", clip(s, 16))))
+/// A string of the wire in the core's storage; of all, only a name may be longer on the wire.
+fn bounded<const N: usize>(what: &str, s: &str) -> Result<heapless::String<N>, Text> {
+    heapless::String::try_from(s).map_err(|_| text(format_args!("{what} is longer than {N} bytes")))
 }
 
 #[cfg(test)]

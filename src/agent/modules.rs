@@ -1,6 +1,6 @@
 //! How a task gets its module: known, stored, inline, in chunks or over HTTP.
 
-use super::{Agent, bounded, fits, records::Phase};
+use super::{Agent, fits, records::Phase};
 use crate::{
     engine::{ArenaUsage, Engine, Limits, ModuleId, Schedule, Text, clip, text},
     module::{
@@ -290,7 +290,8 @@ impl<E: Engine> Agent<'_, E> {
 
     pub(super) fn fetch_failed(&mut self, index: usize, reason: Text, now: Instant) {
         let app: heapless::String<64> =
-            bounded(clip(self.fetches[index].location(), 64)).unwrap_or_default();
+            heapless::String::try_from(clip(self.fetches[index].location(), 64))
+                .unwrap_or_default();
         self.drop_fetch(index);
         self.fail_waiters(index, &app, &reason, now);
     }

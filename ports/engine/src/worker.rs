@@ -18,8 +18,8 @@ use proplet::{
     wire::NAME_MAX,
 };
 use wamr::{
-    Buffer, Caller, HostError, Instance, InstanceConfig, Module, Runtime, Supervisor, ThreadEnv,
-    Trap, TrapKind, Verdict,
+    Buffer, Caller, ErrorKind, HostError, Instance, InstanceConfig, Module, Runtime, Supervisor,
+    ThreadEnv, Trap, TrapKind, Verdict,
 };
 
 /// Name of the export that a run calls.
@@ -370,7 +370,7 @@ impl<P: Platform> Workers<P> {
         env: &ThreadEnv,
         job: &mut Job,
     ) -> Result<Option<Value>, Failure> {
-        let mut instance = instantiate(env, job)?;
+        let mut instance = self.instantiate(slot, env, job)?;
         let state = self.slot(slot);
         state.promised.store(0, Ordering::Release);
         let held = instance.usage().held as usize;
@@ -392,6 +392,37 @@ impl<P: Platform> Workers<P> {
             Ok(0) => Ok(None),
             Ok(_) => Ok(Some(from_wamr(result[0]))),
             Err(e) => Err(self.failure(slot, job, &e)),
+        }
+    }
+
+    /// Makes the job's instance. Its bytes are promised, but while others make and end theirs what is
+    /// free may be in pieces: a run must not fail for a moment like that.
+    #[inline(never)]
+    fn instantiate<'t>(
+        &self,
+        slot: Slot,
+        env: &'t ThreadEnv,
+        job: &Job,
+    ) -> Result<Instance<'t>, Failure> {
+        /// How often to try, a millisecond apart.
+        const TRIES: u32 = 20;
+        const PAUSE: Duration = Duration::from_millis(1);
+        let config = InstanceConfig {
+            stack_bytes: job.limits.stack,
+            memory_bytes_max: job.limits.memory_cap.or(job.limits.memory_max),
+        };
+        // A job that was spawned has a module.
+        let module = job.module.as_ref().ok_or(Failure::Interrupted)?;
+        let mut tries = 1;
+        loop {
+            match Instance::new(env, module, &config) {
+                Err(e) if e.kind() == ErrorKind::OutOfMemory && tries < TRIES => tries += 1,
+                made => return made.map_err(|e| trap(&e)),
+            }
+            self.platform.sleep(slot, PAUSE);
+            if self.slot(slot).interrupted.load(Ordering::Acquire) {
+                return Err(Failure::Interrupted);
+            }
         }
     }
 
@@ -419,17 +450,6 @@ impl<P: Platform> Workers<P> {
             _ => Failure::Interrupted,
         }
     }
-}
-
-#[inline(never)]
-fn instantiate<'t>(env: &'t ThreadEnv, job: &Job) -> Result<Instance<'t>, Failure> {
-    let config = InstanceConfig {
-        stack_bytes: job.limits.stack,
-        memory_bytes_max: job.limits.memory_cap.or(job.limits.memory_max),
-    };
-    // A job that was spawned has a module.
-    let module = job.module.as_ref().ok_or(Failure::Interrupted)?;
-    Instance::new(env, module, &config).map_err(|e| trap(&e))
 }
 
 #[inline(never)]

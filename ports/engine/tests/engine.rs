@@ -34,6 +34,7 @@ fn guests_run_end_and_leave_nothing_behind() {
     turns(bench);
     greed(bench);
     buffers(bench);
+    holes(bench);
     refusals(bench);
 
     assert_eq!(bench.free(), before, "the arena is as before, to the byte");
@@ -208,6 +209,29 @@ fn buffers(bench: &mut Bench) {
     assert_eq!(buffer.len(), 150);
     drop(buffer);
     assert_eq!(bench.free(), before);
+}
+
+/// A run that finds the arena in pieces for a moment goes on after it; one that always does says so.
+fn holes(bench: &mut Bench) {
+    bench
+        .load(
+            0,
+            r#"(module (func (export "main") (result i32) (i32.const 7)))"#,
+        )
+        .unwrap();
+    let mut taken = Vec::new();
+    while let Ok(buffer) = bench.engine.allocate(1000) {
+        taken.push(buffer);
+    }
+    bench.spawn(0, &[], LIMITS);
+    let exit = bench.exit();
+    let reason = trap(&exit);
+    assert!(reason.contains("allocate memory failed"), "{reason}");
+    bench.spawn(0, &[], LIMITS);
+    thread::sleep(std::time::Duration::from_millis(2));
+    drop(taken);
+    assert_eq!(bench.exit().result, Ok(Some(Value::I32(7))));
+    bench.engine.unload(ModuleId(0));
 }
 
 fn refusals(bench: &mut Bench) {

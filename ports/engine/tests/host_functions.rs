@@ -574,7 +574,10 @@ fn messages_have_limits() {
             [20, 129, 0, 0],
             "publish: the topic has more than 128 bytes",
         ),
-        ([18, 1, 0, 0], "publish: a topic has no control characters"),
+        (
+            [18, 1, 0, 0],
+            "publish: a topic has no control characters and no non-characters",
+        ),
         (
             [0, 2, 0, limit - 1],
             "publish: 4201 bytes of topic and payload, and this proplet's limit is 4200",
