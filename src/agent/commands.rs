@@ -162,10 +162,11 @@ impl<E: Engine> Agent<'_, E> {
     fn deploy(&mut self, start: &Start<'_>, now: Instant) -> Result<(), Text> {
         self.accepts(start.encrypted)?;
         // One of this id that could not be restored is replaced.
-        let index = self
-            .find_deployment(start.id)
-            .or_else(|| vacant(self.deployments.iter().map(|d| d.phase)));
-        let index = index.ok_or_else(|| {
+        if let Some(index) = self.find_deployment(start.id) {
+            self.deployments[usize::from(index)] = Deployment::VACANT;
+            self.forget_deployment(index);
+        }
+        let index = vacant(self.deployments.iter().map(|d| d.phase)).ok_or_else(|| {
             text(format_args!(
                 "no room for a deployment: all {} are taken",
                 self.deployments.len()
