@@ -21,9 +21,12 @@ pub const TEXT_MAX: usize = 192;
 pub type Text = heapless::String<TEXT_MAX>;
 
 /// `args` as [`Text`]; what does not fit is cut at a character's boundary.
+///
+/// Not inlined: callers on small stacks would hold a second text each.
+#[inline(never)]
 pub fn text(args: fmt::Arguments<'_>) -> Text {
-    struct Cut(Text);
-    impl fmt::Write for Cut {
+    struct Cut<'a>(&'a mut Text);
+    impl fmt::Write for Cut<'_> {
         fn write_str(&mut self, s: &str) -> fmt::Result {
             for c in s.chars() {
                 self.0.push(c).map_err(|_| fmt::Error)?;
@@ -31,10 +34,10 @@ pub fn text(args: fmt::Arguments<'_>) -> Text {
             Ok(())
         }
     }
-    let mut cut = Cut(Text::new());
+    let mut text = Text::new();
     // An error here only says that the text was cut.
-    let _ = fmt::write(&mut cut, args);
-    cut.0
+    let _ = fmt::write(&mut Cut(&mut text), args);
+    text
 }
 
 /// The start of `s`, at most `max` bytes, cut at a character's boundary.

@@ -277,13 +277,16 @@ impl Settings {
         let Some(spec) = Self::SPECS.iter().find(|spec| spec.name == name) else {
             return Err(text(format_args!("there is no setting '{name}'")));
         };
-        (spec.set)(self, value).map_err(|expected| {
+        let mut taken = (spec.set)(self, value);
+        // In place: a move would be a second text on the stack.
+        if let Err(reason) = &mut taken {
             let shown = crate::engine::clip(value, 40);
-            match spec.secret || value.len() > WORDS_MAX {
-                true => text(format_args!("{name}: {expected}")),
-                false => text(format_args!("{name} '{shown}': {expected}")),
-            }
-        })
+            *reason = match spec.secret || value.len() > WORDS_MAX {
+                true => text(format_args!("{name}: {reason}")),
+                false => text(format_args!("{name} '{shown}': {reason}")),
+            };
+        }
+        taken
     }
 
     /// Takes over a setting as it is stored. If it is one that [protects](PROTECTIVE) and its value can't
@@ -372,12 +375,10 @@ fn words<const N: usize>(field: &mut String<N>, value: &str) -> Result<(), Text>
 
 /// One level of a topic; empty is as good as not set.
 fn level<const N: usize>(field: &mut String<N>, value: &str) -> Result<(), Text> {
-    if !value.is_empty() {
-        check_level("id", value).map_err(|_| {
-            text(format_args!(
-                "expected an id: it becomes a level of a topic, without '/', '+' and '#'"
-            ))
-        })?;
+    if !value.is_empty() && check_level("id", value).is_err() {
+        return Err(text(format_args!(
+            "expected an id: it becomes a level of a topic, without '/', '+' and '#'"
+        )));
     }
     assign(field, value)
 }
@@ -402,12 +403,13 @@ pub fn check_credential(name: &str, value: &str, max: usize) -> Result<(), Text>
 }
 
 fn assign<const N: usize>(field: &mut String<N>, value: &str) -> Result<(), Text> {
-    *field = String::try_from(value).map_err(|_| {
-        text(format_args!(
+    let Ok(taken) = String::try_from(value) else {
+        return Err(text(format_args!(
             "it has {} bytes, at most {N} are kept",
             value.len()
-        ))
-    })?;
+        )));
+    };
+    *field = taken;
     Ok(())
 }
 

@@ -330,9 +330,12 @@ pub fn parse_keys<const N: usize>(text: &str) -> Result<heapless::Vec<PublicKey,
     let words = text.split(|c: char| c == ',' || c.is_whitespace());
     let mut keys = heapless::Vec::new();
     for word in words.filter(|word| !word.is_empty()) {
-        let key = parse_key(word).ok_or_else(|| unreadable(word))?;
-        keys.push(key)
-            .map_err(|_| self::text(format_args!("more than {N} trusted keys")))?;
+        let Some(key) = parse_key(word) else {
+            return Err(unreadable(word));
+        };
+        if keys.push(key).is_err() {
+            return Err(self::text(format_args!("more than {N} trusted keys")));
+        }
     }
     if keys.is_empty() && !text.is_empty() {
         return Err(self::text(format_args!("there is no public key in it")));

@@ -73,12 +73,12 @@ impl Caps {
         let mut caps = Self::NONE;
         for name in names.split(',').map(str::trim).filter(|n| !n.is_empty()) {
             let cap = Cap::ALL.into_iter().find(|cap| cap.name() == name);
-            let cap = cap.ok_or_else(|| {
-                text(format_args!(
+            let Some(cap) = cap else {
+                return Err(text(format_args!(
                     "'{}' is no capability: expected time, random, timer, publish, subscribe, gpio or sensor",
                     clip(name, 24)
-                ))
-            })?;
+                )));
+            };
             caps.0 |= cap.bit();
         }
         Ok(caps)

@@ -674,7 +674,9 @@ pub mod shell {
         // SAFETY: the name ends with a NUL; the value has `value_len` bytes.
         let (name, value) = unsafe { (CStr::from_ptr(name), bytes(value, value_len)) };
         let name = name.to_str().unwrap_or_default();
-        let Err(error) = settings::check(name, str::from_utf8(value).unwrap_or("\u{0}")) else {
+        // By reference: a move would be a second text on the stack.
+        let checked = settings::check(name, str::from_utf8(value).unwrap_or("\u{0}"));
+        let Err(error) = &checked else {
             return true;
         };
         let len = error.len().min(out_len as usize - 1);

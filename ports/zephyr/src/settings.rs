@@ -9,7 +9,9 @@ use static_cell::ConstStaticCell;
 use zephyr::kconfig as k;
 
 #[cfg(CONFIG_SHELL)]
-use core::ffi::CStr;
+use core::{cell::RefCell, ffi::CStr};
+#[cfg(CONFIG_SHELL)]
+use critical_section::Mutex;
 
 static SETTINGS: ConstStaticCell<Settings> = ConstStaticCell::new(Settings::DEFAULT);
 
@@ -113,11 +115,17 @@ pub fn check(name: &str, value: &str) -> Result<(), Text> {
     if CREDENTIALS.contains(&name) {
         return settings::check_credential(name, value, crate::sizes::PEM);
     }
-    let mut scratch = Settings::DEFAULT;
-    scratch.has_tls = HAS_TLS;
-    scratch.has_signatures = HAS_SIGNATURES;
-    scratch.set(name, value)
+    critical_section::with(|cs| {
+        let mut scratch = SCRATCH.borrow_ref_mut(cs);
+        scratch.has_tls = HAS_TLS;
+        scratch.has_signatures = HAS_SIGNATURES;
+        scratch.set(name, value)
+    })
 }
+
+/// What [`check`] sets: too large for the shell's stack, which tests/zephyr/shell measures.
+#[cfg(CONFIG_SHELL)]
+static SCRATCH: Mutex<RefCell<Settings>> = Mutex::new(RefCell::new(Settings::DEFAULT));
 
 /// Whether a value that was stored is in force now.
 #[cfg(CONFIG_SHELL)]
