@@ -167,6 +167,55 @@ fn run_tells_failures() {
 }
 
 #[test]
+fn run_does_not_care_what_a_guest_publishes_beside_its_result() {
+    let says = |topic: &str| {
+        let topic_len = topic.len();
+        let module = format!(
+            r#"(module
+                (import "env" "publish" (func $publish (param i32 i32 i32 i32) (result i32)))
+                (memory (export "memory") 1)
+                (data (i32.const 0) "{topic}")
+                (data (i32.const 100) "\00plain {{text")
+                (func (export "main") (result i32)
+                    (call $publish (i32.const 0) (i32.const {topic_len}) (i32.const 100) (i32.const 12))))"#
+        );
+        Module::new(module.as_bytes())
+    };
+    let args = [
+        "--env",
+        "PROPLET_CAPS=publish",
+        "--caps",
+        "publish",
+        "--stats",
+    ];
+    for topic in ["a/b", "a/task_metrics", "a/control/proplet/results"] {
+        assert_result(&says(topic).run(&args), "1");
+    }
+}
+
+#[test]
+fn run_prints_results_as_large_as_they_may_be() {
+    // Of bytes that take six in JSON.
+    for (limit, len) in [("8192", 6000), ("8192", 8192), ("60000", 60_000)] {
+        let module = format!(
+            r#"(module
+                (import "env" "publish_result" (func $result (param i32 i32)))
+                (memory (export "memory") 1)
+                (data (i32.const 0) "{}")
+                (func (export "main") (call $result (i32.const 0) (i32.const {len}))))"#,
+            "\\01".repeat(len)
+        );
+        let output = Module::new(module.as_bytes()).run(&[
+            "--result-max-bytes",
+            limit,
+            "--arena-bytes",
+            "1000000",
+        ]);
+        assert_result(&output, &"\u{1}".repeat(len));
+    }
+}
+
+#[test]
 fn run_shows_what_was_used_if_asked() {
     let module = Module::new(ADD.as_bytes());
     let output = module.run(&["--stats", "--export", "add", "20", "22"]);
@@ -215,21 +264,19 @@ fn help_names_the_commands_and_bad_arguments_are_refused() {
             "{args:?}: no '{words}' in: {stderr}"
         );
     }
-    let join = [
-        "join",
-        "--tenant",
-        "t",
-        "--channel",
-        "c",
-        "--id",
-        "i",
-        "--broker",
-    ];
-    for (broker, words) in [
-        ("mqtts://", "the host is missing"),
-        ("http://h", "http://h"),
+    let join = ["join", "--tenant", "t", "--channel", "c", "--id", "i"];
+    for (option, value, words) in [
+        ("--broker", "mqtts://", "the host is missing"),
+        ("--broker", "http://h", "http://h"),
+        // What is given by mistake does not mean to trust everybody.
+        ("--trusted-keys", ",", "--trusted-keys: ',' has no keys"),
+        (
+            "--trusted-keys",
+            "/dev/null",
+            "--trusted-keys: /dev/null has no keys",
+        ),
     ] {
-        let args: Vec<&str> = join.iter().copied().chain([broker]).collect();
+        let args: Vec<&str> = join.iter().copied().chain([option, value]).collect();
         let output = proplet(&args, LIMIT);
         assert_error(&output, words);
     }

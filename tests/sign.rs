@@ -295,4 +295,13 @@ fn what_can_t_be_used_is_told() {
     folder.refuse(signed, "nonsense", "'nonsense' of 8 bytes is no public key");
     folder.refuse(signed, &format!("{key} add.wat"), "add.wat has no keys");
     folder.refuse(signed, &key[..43], "44 characters of base64");
+    folder.write("empty.pub", "");
+    folder.write("blank.pub", " ,\n");
+    for none in ["empty.pub", "blank.pub"] {
+        let words = format!("{none} has no keys: expected at least one public key");
+        folder.refuse(signed, none, &words);
+        // One that is missing is not made good by another.
+        folder.refuse(signed, &format!("{key},{none}"), &words);
+    }
+    folder.refuse(signed, ",", "',' has no keys");
 }

@@ -221,7 +221,7 @@ pub struct Join {
     )]
     pub store_bytes: u64,
     /// Ed25519 public keys, or files of them, separated by commas: modules that none of them has
-    /// signed are refused. All are taken if not given.
+    /// signed are refused. All are taken if not given, or empty.
     #[arg(
         long,
         env = "PROPLET_TRUSTED_KEYS",

@@ -21,7 +21,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _},
     ops::Range,
     rc::{Rc, Weak},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     task::{Poll, Wake, Waker},
     thread,
     time::Duration,
@@ -112,11 +112,11 @@ pub struct Network {
     tls: Tls,
 }
 
-/// A name that a thread looks up, because `getaddrinfo` blocks.
+/// A name that a thread looks up, because `getaddrinfo` blocks. The answer is for all who wait.
 #[derive(Debug)]
 struct Lookup {
     host: String,
-    found: Mutex<Option<io::Result<Vec<IpAddr>>>>,
+    found: OnceLock<io::Result<Vec<IpAddr>>>,
 }
 
 impl Network {
@@ -137,7 +137,7 @@ impl Network {
         }
         let lookup = Arc::new(Lookup {
             host: host.into(),
-            found: Mutex::new(None),
+            found: OnceLock::new(),
         });
         let (worker, wake) = (Arc::clone(&lookup), self.wake);
         thread::Builder::new()
@@ -146,15 +146,19 @@ impl Network {
                 let found = (worker.host.as_str(), 0)
                     .to_socket_addrs()
                     .map(|all| all.map(|a| a.ip()).collect());
-                *worker.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+                // Nobody else sets it.
+                let _ = worker.found.set(found);
                 wake.set();
             })?;
         *current = Some(Arc::clone(&lookup));
         Ok(lookup)
     }
 
-    fn forget_lookup(&self) {
-        *self.lookup.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Lets the next one who asks look the name up anew. Others may have asked for another name
+    /// meanwhile.
+    fn forget_lookup(&self, lookup: &Arc<Lookup>) {
+        let mut current = self.lookup.lock().unwrap_or_else(PoisonError::into_inner);
+        current.take_if(|current| Arc::ptr_eq(current, lookup));
     }
 }
 
@@ -163,18 +167,15 @@ impl Dns for Network {
 
     async fn get_host_by_name(&self, host: &str, addr_type: AddrType) -> io::Result<IpAddr> {
         let lookup = self.lookup(host)?;
-        let found = poll_fn(|_| {
-            let found = lookup
-                .found
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
-            found.map_or(Poll::Pending, Poll::Ready)
-        })
-        .await;
-        self.forget_lookup();
-        found?
-            .into_iter()
+        // A wake-up polls all that waits in the task.
+        let found = poll_fn(|_| lookup.found.get().map_or(Poll::Pending, Poll::Ready)).await;
+        self.forget_lookup(&lookup);
+        let all = match found {
+            Ok(all) => all,
+            Err(e) => return Err(io::Error::new(e.kind(), e.to_string())),
+        };
+        all.iter()
+            .copied()
             .find(|ip| match addr_type {
                 AddrType::IPv4 => ip.is_ipv4(),
                 AddrType::IPv6 => ip.is_ipv6(),
@@ -190,6 +191,11 @@ impl Dns for Network {
 
 impl Stack for Network {
     fn has_tls(&self) -> bool {
+        true
+    }
+
+    /// rustls fails where the peer has announced no end.
+    fn has_authentic_end(&self) -> bool {
         true
     }
 
@@ -315,7 +321,12 @@ impl Write for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use embassy_futures::join::{join, join3};
+    use embassy_time::with_timeout;
     use std::net::TcpListener;
+
+    /// Longer than anything here takes.
+    const SOON: embassy_time::Duration = embassy_time::Duration::from_secs(10);
 
     fn wake() -> &'static WakeFd {
         Box::leak(Box::new(WakeFd::new().expect("descriptors are left")))
@@ -369,5 +380,64 @@ mod tests {
             },
             wake,
         );
+    }
+
+    /// `network` looks `host` up, until somebody sets the answer.
+    fn looks_up(network: &Network, host: &str) -> Arc<Lookup> {
+        let lookup = Arc::new(Lookup {
+            host: host.into(),
+            found: OnceLock::new(),
+        });
+        let mut current = network.lookup.lock().unwrap();
+        *current = Some(Arc::clone(&lookup));
+        lookup
+    }
+
+    #[test]
+    fn an_answer_is_for_all_who_wait_for_it() {
+        let wake = wake();
+        let ip = IpAddr::from([192, 0, 2, 1]);
+        for (found, expected) in [
+            (Ok(vec![ip]), Ok(ip)),
+            (Err(ErrorKind::TimedOut.into()), Err(ErrorKind::TimedOut)),
+        ] {
+            let network = Network::new(wake, Tls::default());
+            let lookup = looks_up(&network, "example.org");
+            let ask = || network.get_host_by_name("example.org", AddrType::IPv4);
+            let all = join3(ask(), ask(), async {
+                // Both wait by now.
+                thread::spawn(move || {
+                    lookup.found.set(found).unwrap();
+                    wake.set();
+                });
+            });
+            let (one, other, ()) = run(with_timeout(SOON, all), wake).expect("both have it");
+            for got in [one, other] {
+                assert_eq!(got.map_err(|e| e.kind()), expected);
+            }
+            assert!(network.lookup.lock().unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn an_answer_does_not_end_the_look_up_of_another_name() {
+        let wake = wake();
+        let network = Network::new(wake, Tls::default());
+        let lookup = looks_up(&network, "one");
+        let asked = run(
+            with_timeout(
+                SOON,
+                join(network.get_host_by_name("one", AddrType::IPv4), async {
+                    looks_up(&network, "other");
+                    lookup.found.set(Ok(vec![])).unwrap();
+                    wake.set();
+                }),
+            ),
+            wake,
+        );
+        let (found, ()) = asked.expect("it has an answer");
+        assert_eq!(found.unwrap_err().kind(), ErrorKind::NotFound);
+        let current = network.lookup.lock().unwrap();
+        assert_eq!(current.as_ref().unwrap().host, "other");
     }
 }

@@ -150,10 +150,11 @@ pub fn verify(options: &cli::Verify) -> Result<String> {
 }
 
 /// Reads keys as [`signature::parse_keys`] does, or of files whose names stand in their place: with
-/// keys as text, or a public key as `wasmsign2` stores it.
+/// keys as text, or a public key as `wasmsign2` stores it. None only if `text` is empty: whoever gives
+/// something means to trust somebody.
 ///
 /// # Errors
-/// The first word that is neither.
+/// The first word that is neither; or a file, or `text`, in which there is no key.
 pub fn trusted_keys(text: &str) -> Result<Vec<PublicKey>> {
     let words = text.split(|c: char| c == ',' || c.is_whitespace());
     let mut keys = vec![];
@@ -166,6 +167,9 @@ pub fn trusted_keys(text: &str) -> Result<Vec<PublicKey>> {
             }
         }
     }
+    if keys.is_empty() && !text.is_empty() {
+        bail!("'{text}' has no keys: expected public keys, or names of files of them");
+    }
     Ok(keys)
 }
 
@@ -175,5 +179,8 @@ fn keys_of_file(bytes: &[u8]) -> Result<Vec<PublicKey>> {
     }
     let text = std::str::from_utf8(bytes).context("expected text, or a public key of 33 bytes")?;
     let keys = signature::parse_keys::<KEYS_MAX>(text).map_err(|reason| anyhow!("{reason}"))?;
+    if keys.is_empty() {
+        bail!("expected at least one public key");
+    }
     Ok(keys.to_vec())
 }

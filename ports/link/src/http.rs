@@ -9,6 +9,10 @@
 //!
 //! httparse reads heads and the sizes of chunks. What it takes is judged by RFC 9112, section 6: of
 //! lengths that contradict each other none is believed, and no body is complete that was cut off.
+//! A body that ends with the connection is one only where the end can be believed: with TLS, if the
+//! port can tell it from a cut.
+//!
+//! A POST is done with the status of its response, whose body is not read.
 
 mod url;
 
@@ -62,9 +66,9 @@ pub struct Request<'a> {
     pub url: &'a str,
     /// Bytes of the body of a [`Method::Post`].
     pub body_len: usize,
-    /// What the response may hold.
+    /// What the response to a [`Method::Get`] may hold.
     pub accept: Accept,
-    /// Most bytes of the response's body.
+    /// Most bytes of that response's body.
     pub limit: usize,
 }
 
@@ -75,8 +79,8 @@ pub trait Exchange {
     /// asked from the beginning again after a redirect.
     fn body(&mut self, offset: usize, to: &mut [u8]) -> usize;
 
-    /// The response is good, and its body of so many bytes, if the server says, begins. At most
-    /// once, and never with more than the request's limit.
+    /// The response to a GET is good, and its body of so many bytes, if the server says, begins. At
+    /// most once, and never with more than the request's limit.
     ///
     /// # Errors
     /// Why nobody can take it.
@@ -98,8 +102,8 @@ pub trait Exchange {
 /// server does, the future pauses after each read and write. Dropping it closes the connection.
 ///
 /// # Errors
-/// What failed, for the person who wants the response. The body was complete only if there is no
-/// error; [`Exchange`] may have been handed some of it before.
+/// What failed, for the person who wants the response. The body was complete, or the POST was taken,
+/// only if there is no error; [`Exchange`] may have been handed some of the body before.
 pub async fn exchange<S: Stack>(
     stack: &S,
     request: &Request<'_>,
@@ -213,8 +217,14 @@ impl<S: Stack, E: Exchange> Job<'_, S, E> {
         };
         let framing = match incoming.head(self.request).await? {
             Head::Redirect(location) => return Ok(Some(location)),
+            Head::Taken => return Ok(None),
             Head::Good(framing) => framing,
         };
+        if framing == Framing::Close && url.tls && !self.stack.has_authentic_end() {
+            return Err(text(format_args!(
+                "{url} does not say where its body ends: over https this proplet needs Content-Length or chunks"
+            )));
+        }
         let length = match framing {
             Framing::Length(length) => Some(length),
             Framing::Chunked | Framing::Close => None,
@@ -398,6 +408,8 @@ enum Framing {
 enum Head {
     /// The response is good, and its body is ours.
     Good(Framing),
+    /// The POST is done, whatever else the response says.
+    Taken,
     /// The request is to go elsewhere; the Location is at this place of what was read.
     Redirect(Range<usize>),
 }
@@ -430,7 +442,8 @@ fn read_head(
     };
     let status = response.code.unwrap_or_default();
     let head = match (status, request.method) {
-        (200..=299, _) => Head::Good(framing(status, response.headers, request)?),
+        (200..=299, Method::Get) => Head::Good(framing(status, response.headers, request)?),
+        (200..=299, Method::Post) => Head::Taken,
         // 101 is the end of HTTP, and nobody asked for it.
         (100 | 102..=199, _) => return Ok(Some((len, None))),
         (301..=303, Method::Post) => {
@@ -591,7 +604,7 @@ impl<IO: Read> Incoming<'_, IO> {
                     Some(Head::Redirect(at)) => {
                         return Ok(Head::Redirect(start + at.start..start + at.end));
                     }
-                    Some(good) => return Ok(good),
+                    Some(other) => return Ok(other),
                 }
             }
             if self.is_full() {

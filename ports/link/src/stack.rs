@@ -18,6 +18,13 @@ pub trait Stack: TcpConnect + Dns {
         false
     }
 
+    /// Whether the end of a connection with TLS on it is the peer's: it is read as an end only if the
+    /// peer has announced it (close_notify), and one that is cut off fails. A port that can't tell
+    /// says no; then no body over https may end with its connection.
+    fn has_authentic_end(&self) -> bool {
+        false
+    }
+
     /// Connects to `remote`, and shakes hands with the owner of a certificate for `host`, a name
     /// or an address without brackets, that an authority has signed which this port trusts. As
     /// safe to drop as [`TcpConnect::connect`].

@@ -55,6 +55,7 @@ struct World {
     /// Most bytes of a read and a write.
     piece: usize,
     has_tls: bool,
+    has_authentic_end: bool,
 }
 
 struct Connection {
@@ -167,6 +168,10 @@ impl Stack for Net {
         self.0.has_tls
     }
 
+    fn has_authentic_end(&self) -> bool {
+        self.0.has_authentic_end
+    }
+
     async fn connect_tls(
         &self,
         remote: SocketAddr,
@@ -277,6 +282,7 @@ fn ask(request: &Request<'_>, got: &Got, servers: &[&[Step]]) -> Outcome {
             servers: RefCell::new(servers.iter().map(|steps| steps.to_vec()).collect()),
             piece,
             has_tls: true,
+            has_authentic_end: true,
             ..World::default()
         };
         carry_out(world, request, got.clone())
@@ -414,6 +420,39 @@ fn https_needs_tls() {
         outcome.error(),
         "https needs TLS, which this proplet does not have"
     );
+}
+
+#[test]
+fn over_https_a_body_ends_with_its_connection_only_where_that_is_told_from_a_cut() {
+    let request = |url| Request { url, ..GET };
+    let (http, https) = (request("http://h:1/"), request("https://h:1/"));
+    let close = "\r\nabc";
+    let error = "h:1 does not say where its body ends: over https this proplet needs Content-Length or chunks";
+    for (has_authentic_end, request, says, result) in [
+        (true, &https, close, Ok(())),
+        (false, &http, close, Ok(())),
+        (false, &https, close, Err(error.into())),
+        (false, &https, "Content-Length: 3\r\n\r\nabc", Ok(())),
+        (
+            false,
+            &https,
+            "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            Ok(()),
+        ),
+    ] {
+        let world = World {
+            servers: RefCell::new([vec![say(format!("HTTP/1.1 200 OK\r\n{says}"))]].into()),
+            piece: 9,
+            has_tls: true,
+            has_authentic_end,
+            ..World::default()
+        };
+        let outcome = carry_out(world, request, Got::default());
+        assert_eq!(outcome.result, result, "{says}");
+        // Nobody has made room for what is refused.
+        assert_eq!(outcome.got.length.is_some(), result.is_ok());
+        assert_eq!(outcome.got.body == b"abc", result.is_ok());
+    }
 }
 
 #[test]
@@ -873,7 +912,8 @@ fn a_body_is_sent_whole_and_again_where_it_is_redirected() {
     };
     for status in [307, 308] {
         let outcome = ask(&post, &sends, &[&[moved(status, "/b")], &[fine()]]);
-        assert_eq!(outcome.body(), "abc");
+        assert_eq!(outcome.result, Ok(()));
+        assert_eq!(outcome.requests.len(), 2);
         for request in &outcome.requests {
             let (head, body) = request.split_once("\r\n\r\n").unwrap();
             assert!(head.starts_with("POST /"), "{head}");
@@ -898,6 +938,43 @@ fn a_body_is_sent_whole_and_again_where_it_is_redirected() {
     };
     let outcome = ask(&short, &sends, &[&[fine()]]);
     assert_eq!(outcome.error(), "the request's body has 5008 of 5009 bytes");
+}
+
+#[test]
+fn a_post_is_done_when_the_server_says_so() {
+    let sends = Got {
+        sends: b"{\"x\":1}".into(),
+        ..Got::default()
+    };
+    let post = Request {
+        method: Method::Post,
+        body_len: sends.sends.len(),
+        accept: Accept::Any,
+        ..GET
+    };
+    for says in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+        "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na",
+        "HTTP/1.1 202 Accepted\r\nContent-Length: 10\r\n\r\nabc",
+        "HTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n\r\nok",
+    ] {
+        for end in [Reset, Hang] {
+            let outcome = ask(&post, &sends, &[&[say(says), end]]);
+            assert_eq!(outcome.result, Ok(()), "{says}");
+            assert_eq!(outcome.took, 0, "{says}");
+            assert!(outcome.requests[0].ends_with("\r\n\r\n{\"x\":1}"));
+            // Nobody reads the answer.
+            assert_eq!((outcome.got.length, &outcome.got.body), (None, &vec![]));
+        }
+    }
+    let refused = ask(&post, &sends, &[&[say("HTTP/1.1 409 Conflict\r\n\r\n")]]);
+    assert_eq!(refused.error(), "HTTP 409 from example.org:8080");
+    let cut = ask(&post, &sends, &[&[say("HTTP/1.1 200 OK\r\nX: y")]]);
+    let error = "example.org:8080 closed the connection within the head of its answer";
+    assert_eq!(cut.error(), error);
 }
 
 #[test]
@@ -1060,9 +1137,12 @@ proptest! {
         });
         prop_assert_eq!(world.open.get(), 0);
         prop_assert!(got.body.len() <= 20);
-        if result.is_ok() {
-            let length = got.length.expect("it has begun");
-            prop_assert_eq!(length.unwrap_or(got.body.len()), got.body.len());
+        match got.length {
+            Some(length) if result.is_ok() => {
+                prop_assert_eq!(length.unwrap_or(got.body.len()), got.body.len());
+            }
+            Some(_) => {}
+            None => prop_assert!(post || result.is_err(), "it has not begun"),
         }
     }
 }

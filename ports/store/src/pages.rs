@@ -114,18 +114,30 @@ impl<F: NorFlash> Pages<F> {
         })
     }
 
-    fn is_blank(&mut self, page: usize, buffer: &mut [u8]) -> Result<bool, F::Error> {
+    /// Whether all bytes of `page`, our words too, are `byte`.
+    fn is_all(&mut self, page: usize, byte: u8, buffer: &mut [u8]) -> Result<bool, F::Error> {
         let mut offset = 0;
         while offset < F::ERASE_SIZE {
             let len = (buffer.len() / Self::WORD * Self::WORD).min(F::ERASE_SIZE - offset);
             self.0
                 .read(Self::address(page, offset), &mut buffer[..len])?;
-            if buffer[..len].iter().any(|byte| *byte != 0xff) {
+            if buffer[..len].iter().any(|other| *other != byte) {
                 return Ok(false);
             }
             offset += len;
         }
         Ok(true)
+    }
+
+    /// Whether `page` is what a write or an erasure has left that was cut off: begun, and not in use;
+    /// or all zeros, which some chips write before they erase. No page in use is: it has an item. What
+    /// else an erasure leaves that was not noted may look like a page in use.
+    fn is_torn(&mut self, page: usize, buffer: &mut [u8]) -> Result<bool, F::Error> {
+        match self.state(page)? {
+            State::Open => Ok(!self.is_all(page, 0xff, buffer)?),
+            State::Partial => Ok(false),
+            State::Closed => self.is_all(page, 0, buffer),
+        }
     }
 
     /// Whether the erasure of the page after this one began and did not come to its end. The page
@@ -141,8 +153,8 @@ impl<F: NorFlash> Pages<F> {
             .erase(Self::address(page, 0), Self::address(page + 1, 0))
     }
 
-    /// Erases `page` for `sequential-storage`, which has copied what it needs of it, if anything,
-    /// to the page before.
+    /// Erases `page`, of which nothing is needed: `sequential-storage` has copied what it needs of
+    /// it, if anything, to the page before. That is noted there, if it is the page in use.
     fn reclaim(&mut self, page: usize) -> Result<(), F::Error> {
         let before = self.previous(page);
         let noted = self.state(before)? == State::Partial
@@ -164,7 +176,8 @@ impl<F: NorFlash> Pages<F> {
     }
 
     /// Completes what was cut off, so that every page that seems to be erased is, and the pages
-    /// are such as `sequential-storage` can go on with. Reads all pages that are not in use.
+    /// are such as `sequential-storage` can go on with. Reads all pages that are not in use, and the
+    /// beginning of the others.
     pub(crate) fn recover(&mut self, buffer: &mut [u8]) -> Result<Log, F::Error> {
         let mut repaired = false;
         let mut blank = true;
@@ -174,8 +187,8 @@ impl<F: NorFlash> Pages<F> {
                 self.erase_page(page)?;
                 self.mark(before, Self::ERASED)?;
                 repaired = true;
-            } else if self.state(page)? == State::Open && !self.is_blank(page, buffer)? {
-                self.erase_page(page)?;
+            } else if self.is_torn(page, buffer)? {
+                self.reclaim(page)?;
                 repaired = true;
             }
             blank &= self.state(page)? == State::Open;

@@ -15,7 +15,13 @@ const RECORDS: usize = 2;
 type TestStore<'f, const WORD: usize> = Borrowed<'f, WORD, 4096, SLOTS, RECORDS>;
 
 /// How an operation is left half done; each is cut once in one of these ways, and once before.
-const HALF_DONE: [Tear; 4] = [Tear::FirstHalf, Tear::SecondHalf, Tear::Noise(7), Tear::Bit];
+const HALF_DONE: [Tear; 5] = [
+    Tear::FirstHalf,
+    Tear::SecondHalf,
+    Tear::Noise(7),
+    Tear::Bit,
+    Tear::Zeros,
+];
 
 /// Replacements, evictions, removals; `kib` is the size of the larger modules. All of it writes
 /// the flash more than once.
@@ -153,4 +159,62 @@ fn a_cut_while_a_store_is_made() {
             run(&mut store, &Op::Read(1, 5000)).unwrap();
         }
     }
+}
+
+/// Cuts `ops` at each `step`th operation of the flash, and again at each of the first operations
+/// after that, in the repair and in a second try.
+fn cut_twice<const WORD: usize>(pages: usize, ops: &[Op], step: usize) {
+    let mut flash = RamFlash::new(pages);
+    let (store, _) = open::<WORD>(&mut flash);
+    let mut model = Model::new(SLOTS, store.capacity(), TestStore::<WORD>::PIECE_LEN);
+    let (mut operation, mut cuts) = (0, 0);
+    for op in ops {
+        let before = (flash.clone(), model.clone());
+        let (mut store, _) = open(&mut flash);
+        model.reboot();
+        let done = run(&mut store, op);
+        assert_eq!(done.is_ok(), model.apply(op), "{op:?}: {done:?}");
+        for after in 0..flash.work.operations - before.0.work.operations {
+            operation += 1;
+            if operation % step != 0 {
+                continue;
+            }
+            let half_done = |n: usize| HALF_DONE[(operation / step + n) % HALF_DONE.len()];
+            for first in [Tear::Nothing, half_done(0)] {
+                let (mut flash, mut model) = before.clone();
+                flash.cut(after, first);
+                model.reboot();
+                run(&mut open(&mut flash).0, op).unwrap_err();
+                for again in 0..5 {
+                    for second in [half_done(again), Tear::Zeros] {
+                        let (mut flash, mut model) = (flash.clone(), model.clone());
+                        flash.power();
+                        flash.cut(again as u64, second);
+                        try_again(&mut flash, &mut model, op);
+                        cuts += usize::from(flash.is_off());
+                        flash.power();
+                        go_on(&mut flash, &mut model, ops, op);
+                    }
+                }
+            }
+        }
+    }
+    assert!(cuts > 30, "{cuts} cuts");
+}
+
+fn try_again<const WORD: usize>(flash: &mut RamFlash<WORD, 4096>, model: &mut Model, op: &Op) {
+    let mut store = TestStore::new(flash);
+    if store.open().is_ok() {
+        model.settle(&mut store, op);
+        model.reboot();
+        if run(&mut store, op).is_ok() {
+            model.apply(op);
+        }
+    }
+}
+
+#[test]
+fn a_second_cut_in_the_repair_of_a_first() {
+    cut_twice::<4>(16, &scenario(10), 41);
+    cut_twice::<16>(16, &scenario(10), 97);
 }

@@ -50,6 +50,7 @@ fn tear() -> impl Strategy<Value = Tear> {
         Just(Tear::FirstHalf),
         Just(Tear::SecondHalf),
         Just(Tear::Bit),
+        Just(Tear::Zeros),
         any::<u64>().prop_map(Tear::Noise),
     ]
 }

@@ -53,11 +53,17 @@ static int configure(const struct gpio_dt_spec *pin, uint32_t mode)
 	}
 }
 
+/* Whether there is such a pin, with a driver that has started. */
+static bool is_pin(uint32_t pin)
+{
+	return pin < ARRAY_SIZE(pins) && gpio_is_ready_dt(&pins[pin]);
+}
+
 int proplet_gpio_configure(uint32_t pin, uint32_t mode)
 {
 	int err;
 
-	if (pin >= ARRAY_SIZE(pins) || !gpio_is_ready_dt(&pins[pin])) {
+	if (!is_pin(pin)) {
 		return -ENODEV;
 	}
 	err = configure(&pins[pin], mode);
@@ -67,7 +73,7 @@ int proplet_gpio_configure(uint32_t pin, uint32_t mode)
 
 int proplet_gpio_write(uint32_t pin, bool is_high)
 {
-	if (pin >= ARRAY_SIZE(pins)) {
+	if (!is_pin(pin)) {
 		return -ENODEV;
 	}
 	return atomic_test_bit(outputs, pin) ? gpio_pin_set_dt(&pins[pin], is_high) : -EACCES;
@@ -75,7 +81,7 @@ int proplet_gpio_write(uint32_t pin, bool is_high)
 
 int proplet_gpio_read(uint32_t pin)
 {
-	return pin < ARRAY_SIZE(pins) ? gpio_pin_get_dt(&pins[pin]) : -ENODEV;
+	return is_pin(pin) ? gpio_pin_get_dt(&pins[pin]) : -ENODEV;
 }
 #else
 int proplet_gpio_configure(uint32_t pin, uint32_t mode)

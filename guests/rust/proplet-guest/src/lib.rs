@@ -15,7 +15,8 @@ use core::{num::NonZeroU32, slice};
 pub enum ReadError {
     /// There is none.
     Absent,
-    /// It has this many bytes, more than the buffer. As many as fit are in it.
+    /// It has this many bytes, more than the buffer. As many as fit are in it, except of a message:
+    /// that waits where it is.
     TooLong(usize),
 }
 

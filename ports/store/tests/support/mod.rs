@@ -21,6 +21,8 @@ pub(crate) enum Tear {
     Noise(u64),
     /// A single bit is done.
     Bit,
+    /// An erasure has left zeros, which some chips write everywhere first. A write was not begun.
+    Zeros,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +125,7 @@ impl<const WORD: usize, const PAGE: usize> RamFlash<WORD, PAGE> {
         for (i, to) in to.iter().enumerate() {
             let mask = match tear {
                 None => 0xff,
-                Some(Tear::Nothing | Tear::Bit) => 0,
+                Some(Tear::Nothing | Tear::Bit | Tear::Zeros) => 0,
                 Some(Tear::FirstHalf) => u8::from(i < half) * 0xff,
                 Some(Tear::SecondHalf) => u8::from(i >= half) * 0xff,
                 Some(Tear::Noise(seed)) => {
@@ -197,7 +199,10 @@ impl<const WORD: usize, const PAGE: usize> NorFlash for RamFlash<WORD, PAGE> {
             let tear = self.begin()?;
             self.erasures[page] += 1;
             self.work.erased += 1;
-            self.set(page * PAGE, &[0xff; PAGE], tear);
+            match tear {
+                Some(Tear::Zeros) => self.set(page * PAGE, &[0; PAGE], None),
+                tear => self.set(page * PAGE, &[0xff; PAGE], tear),
+            }
             if tear.is_some() {
                 return Err(Fault::Off);
             }
