@@ -337,9 +337,10 @@ impl<'a, E: Engine> Agent<'a, E> {
         }
     }
 
-    /// Topic filters to subscribe to, at QoS 1, on each new session.
-    pub fn subscriptions(&self) -> [TopicName; 4] {
-        self.topics.subscriptions()
+    /// Topic filters to subscribe to, at QoS 1, on each new session: one after the other from 0 on,
+    /// `None` after the last.
+    pub fn subscription(&self, index: usize) -> Option<TopicName> {
+        self.topics.subscription(index)
     }
 
     /// Topic and payload of the last will: the alive topic, with status "offline". Returns the

@@ -4,7 +4,7 @@ use core::fmt;
 use heapless::String;
 
 /// Most bytes of a topic: a guest's, below a tenant and a channel of 64 bytes each.
-pub const TOPIC_MAX: usize = 264;
+pub const TOPIC_MAX: usize = 232;
 
 /// A topic, complete with its prefix.
 pub type TopicName = String<TOPIC_MAX>;
@@ -144,9 +144,10 @@ impl Topics {
         self.with(outbound.suffix())
     }
 
-    /// What to subscribe to.
-    pub fn subscriptions(&self) -> [TopicName; 4] {
-        Inbound::ALL.map(|inbound| self.with(inbound.suffix()))
+    /// What to subscribe to, one after the other from 0 on; `None` after the last.
+    pub fn subscription(&self, index: usize) -> Option<TopicName> {
+        let inbound = Inbound::ALL.get(index)?;
+        Some(self.with(inbound.suffix()))
     }
 
     /// A topic or filter below the channel, complete with its prefix; `None` if it is longer than
@@ -167,7 +168,7 @@ impl Topics {
 }
 
 /// Most bytes of a topic or a topic filter of a guest.
-pub const GUEST_TOPIC_MAX: usize = 128;
+pub const GUEST_TOPIC_MAX: usize = 96;
 
 /// First levels that are the manager's and the proplet's own.
 const RESERVED: [&str; 3] = ["control", "registry", "fl"];
@@ -215,7 +216,7 @@ fn check_guest_levels(topic: &str) -> Result<(), &'static str> {
         return Err("the topic is empty");
     }
     if topic.len() > GUEST_TOPIC_MAX {
-        return Err("the topic has more than 128 bytes");
+        return Err("the topic has more than 96 bytes");
     }
     if topic.starts_with(['/', '$']) {
         return Err("a topic does not begin with '/' or '$'");
@@ -313,9 +314,11 @@ mod tests {
     #[test]
     fn inbound_is_matched_by_equality() {
         let topics = Topics::new("t", "c").unwrap();
-        for (topic, inbound) in topics.subscriptions().iter().zip(Inbound::ALL) {
-            assert_eq!(topics.classify(topic), Some(inbound));
+        for (index, inbound) in Inbound::ALL.into_iter().enumerate() {
+            let topic = topics.subscription(index).unwrap();
+            assert_eq!(topics.classify(&topic), Some(inbound));
         }
+        assert_eq!(topics.subscription(4), None);
         for topic in [
             "",
             "m/t/c/c/",
@@ -364,7 +367,7 @@ mod tests {
         assert_eq!(longest.len(), TOPIC_MAX);
         assert_eq!(
             Topics::new(&tenant, "cc").unwrap_err().to_string(),
-            "tenant and channel make topics of 265 bytes for guests, more than 264"
+            "tenant and channel make topics of 233 bytes for guests, more than 232"
         );
         let (id, round) = ("i".repeat(64), "r".repeat(64));
         assert!(Topics::new(&id, &id).is_ok());
@@ -456,7 +459,7 @@ mod tests {
             ("a\u{7f}", "control characters"),
             ("a\u{ffff}", "non-characters"),
             ("\u{10fffe}", "non-characters"),
-            (&too_long, "128"),
+            (&too_long, "96 bytes"),
         ] {
             assert!(
                 check_guest_topic(topic).unwrap_err().contains(word),

@@ -572,7 +572,7 @@ fn messages_have_limits() {
         ([0, 129, 0, 0], "publish: byte 19 is not UTF-8"),
         (
             [20, 129, 0, 0],
-            "publish: the topic has more than 128 bytes",
+            "publish: the topic has more than 96 bytes",
         ),
         (
             [18, 1, 0, 0],

@@ -37,8 +37,9 @@ pub trait Application {
     /// too small. It may be asked for more than once.
     fn write(&self, token: Self::Token, buf: &mut [u8], now: Instant) -> Option<usize>;
 
-    /// Topic filters to subscribe to, at QoS 1, on each new session.
-    fn subscriptions(&self) -> [TopicName; 4];
+    /// Topic filters to subscribe to, at QoS 1, on each new session: one after the other from 0 on,
+    /// `None` after the last.
+    fn subscription(&self, index: usize) -> Option<TopicName>;
 
     /// The next change of what it is subscribed to besides, if any, given out once a session.
     fn poll_subscribe(&mut self) -> Option<Subscription> {
@@ -110,8 +111,8 @@ impl<E: Engine> Application for Agent<'_, E> {
         Agent::write(self, token, buf, now).ok()
     }
 
-    fn subscriptions(&self) -> [TopicName; 4] {
-        Agent::subscriptions(self)
+    fn subscription(&self, index: usize) -> Option<TopicName> {
+        Agent::subscription(self, index)
     }
 
     fn poll_subscribe(&mut self) -> Option<Subscription> {

@@ -118,17 +118,6 @@ where
     }
     let Buffers { rx, tx, will, http } = buffers;
     let limit = rx.len();
-    let will = match settings.will {
-        true => {
-            let (topic, len) = app.will(will).ok_or(SetupError::Will)?;
-            Some((topic, will.get(..len).ok_or(SetupError::Will)?))
-        }
-        false => None,
-    };
-    let will = will
-        .as_ref()
-        .map(|(topic, payload)| (topic.as_str(), *payload));
-
     let app = RefCell::new(app);
     let stirred = Cell::new(false);
     let courier = Courier {
@@ -168,6 +157,7 @@ where
         limit,
         subscribed: false,
         change: None,
+        changing: None,
         in_flight: heapless::Vec::new(),
         orphan: None,
         held: None,
@@ -179,7 +169,7 @@ where
     };
     let mut couriers = pin!(couriers);
     loop {
-        let mut session = new_session(settings, &mut *rx, &mut *tx, will)?;
+        let mut session = new_session(&**app.borrow(), settings, rx, tx, will)?;
         // The session first: what it brings begins an exchange in the same poll.
         match select(link.stay(stack, &mut session), couriers.as_mut()).await {
             Either::First(Ok(())) => link.start_over(),
@@ -197,10 +187,11 @@ where
 
 /// A session of which the broker knows nothing yet.
 fn new_session<'b>(
+    app: &impl Application,
     settings: &Settings<'b>,
     rx: &'b mut [u8],
     tx: &'b mut [u8],
-    will: Option<(&'b str, &'b [u8])>,
+    will: &'b mut [u8],
 ) -> Result<Session<'b>, SetupError> {
     let mut config = ConfigBuilder::new(minimq::Buffers::new(rx, tx))
         .client_id(settings.proplet_id)
@@ -213,8 +204,10 @@ fn new_session<'b>(
             .auth(settings.proplet_id, settings.api_key.as_bytes())
             .map_err(|_| SetupError::PropletId)?;
     }
-    if let Some((topic, payload)) = will {
-        let will = Will::new(topic, payload, &[])
+    if settings.will {
+        let (topic, len) = app.will(will).ok_or(SetupError::Will)?;
+        let payload = will.get(..len).ok_or(SetupError::Will)?;
+        let will = Will::new(&topic, payload, &[])
             .map_err(|_| SetupError::Will)?
             .qos(QoS::AtLeastOnce);
         config = config.will(will).map_err(|_| SetupError::Will)?;
@@ -314,12 +307,6 @@ enum Sent {
     Broken { kept: bool, trouble: Trouble },
 }
 
-/// A change of subscriptions, and what minimq calls it once it keeps it.
-struct Change {
-    what: Subscription,
-    op: Option<Op>,
-}
-
 struct Link<'r, 'a, A: Application, N> {
     app: &'r RefCell<&'a mut A>,
     desk: Desk<'r, 'a, A, N>,
@@ -330,8 +317,10 @@ struct Link<'r, 'a, A: Application, N> {
     limit: usize,
     /// Whether the broker's session has all our subscriptions.
     subscribed: bool,
-    /// A change of what the application is subscribed to besides, until it is acknowledged.
-    change: Option<Change>,
+    /// A change of what the application is subscribed to besides, until it is acknowledged; and what
+    /// minimq calls it, once it keeps it.
+    change: Option<Subscription>,
+    changing: Option<Op>,
     /// Publications that the broker has not acknowledged. They outlive a connection: minimq
     /// sends them again when the session is resumed.
     in_flight: heapless::Vec<(Op, A::Token), IN_FLIGHT>,
@@ -553,7 +542,7 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
             ConnectEvent::Connected => {
                 info!("connected to {address}, with a new session");
                 self.subscribed = false;
-                self.change = None;
+                (self.change, self.changing) = (None, None);
                 self.tell(Event::NewSession);
                 // The broker knows nothing of what was in flight.
                 for (_, token) in core::mem::take(&mut self.in_flight) {
@@ -582,10 +571,11 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
         while !connection.session().is_publish_quiescent() {
             self.await_progress(connection, deadline).await?;
         }
-        let filters = self.app.borrow().subscriptions();
-        for filter in &filters {
+        for index in 0.. {
+            let next = self.app.borrow().subscription(index);
+            let Some(filter) = next else { break };
             let options = SubscriptionOptions::default().maximum_qos(QoS::AtLeastOnce);
-            let topics = [TopicFilter::new(filter).options(options)];
+            let topics = [TopicFilter::new(&filter).options(options)];
             let subscribe = with_deadline(deadline, connection.subscribe(&topics, &[]));
             let op = match self.desk.attend(subscribe).await? {
                 Ok(Ok(op)) => op,
@@ -654,7 +644,7 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
                 Either3::Second(Ok(None)) | Either3::Third(()) => {}
                 Either3::Second(Err(Error::Peer(PeerError::Rejected(code)))) => {
                     if self.is_changed(connection) {
-                        self.change = None;
+                        (self.change, self.changing) = (None, None);
                         warn!("the broker refuses a guest's subscription: {code:?}");
                     }
                     self.settle(connection.session(), Some(code));
@@ -737,8 +727,7 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
 
     /// Whether the broker has answered the change of subscriptions that it was sent.
     fn is_changed<IO: minimq::Io>(&self, connection: &Live<'_, '_, '_, IO>) -> bool {
-        let op = self.change.as_ref().and_then(|change| change.op);
-        op.is_some_and(|op| !connection.is_pending(&op))
+        self.changing.is_some_and(|op| !connection.is_pending(&op))
     }
 
     /// Subscribes and unsubscribes as the application wants, one after the other. To repeat a change
@@ -749,27 +738,23 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
     ) -> Result<(), End> {
         loop {
             if self.is_changed(connection) {
-                self.change = None;
+                (self.change, self.changing) = (None, None);
             }
-            let is_busy = self.change.as_ref().is_some_and(|c| c.op.is_some());
             let room = self.orphan.is_none() && connection.can_publish(QoS::AtLeastOnce);
-            if is_busy || !room {
+            if self.changing.is_some() || !room {
                 return Ok(());
             }
             if self.change.is_none() {
-                let next = self.app.borrow_mut().poll_subscribe();
-                self.change = next.map(|what| Change { what, op: None });
+                self.change = self.app.borrow_mut().poll_subscribe();
             }
-            let Some(change) = &mut self.change else {
-                return Ok(());
-            };
-            let changed = match &change.what {
-                Subscription::Add(filter) => {
+            let changed = match &self.change {
+                None => return Ok(()),
+                Some(Subscription::Add(filter)) => {
                     let options = SubscriptionOptions::default().maximum_qos(QoS::AtLeastOnce);
                     let topics = [TopicFilter::new(filter).options(options)];
                     self.desk.attend(connection.subscribe(&topics, &[])).await?
                 }
-                Subscription::Remove(filter) => {
+                Some(Subscription::Remove(filter)) => {
                     let topics = [filter.as_str()];
                     self.desk
                         .attend(connection.unsubscribe(&topics, &[]))
@@ -777,12 +762,12 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
                 }
             };
             match changed {
-                Ok(op) => change.op = Some(op),
+                Ok(op) => self.changing = Some(op),
                 Err(err) if !connection.is_connected() => return Err(self.trouble(&err).into()),
                 // Acknowledgements make room.
                 Err(_) if !connection.session().is_publish_quiescent() => return Ok(()),
                 Err(_) => {
-                    error!("{:?} does not fit the send buffer", change.what);
+                    error!("{:?} does not fit the send buffer", self.change);
                     self.change = None;
                 }
             }

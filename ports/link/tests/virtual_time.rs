@@ -215,8 +215,9 @@ impl Application for Fake {
         Some(text.len())
     }
 
-    fn subscriptions(&self) -> [TopicName; 4] {
-        [START, STOP, INVOKE, CHUNKS].map(|topic| topic.try_into().unwrap())
+    fn subscription(&self, index: usize) -> Option<TopicName> {
+        let topics = [START, STOP, INVOKE, CHUNKS];
+        topics.get(index).map(|topic| (*topic).try_into().unwrap())
     }
 
     fn poll_subscribe(&mut self) -> Option<Subscription> {

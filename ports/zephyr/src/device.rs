@@ -72,8 +72,8 @@ impl Application for Device<'_> {
         Application::write(&self.agent, token, buf, now)
     }
 
-    fn subscriptions(&self) -> [TopicName; 4] {
-        Application::subscriptions(&self.agent)
+    fn subscription(&self, index: usize) -> Option<TopicName> {
+        Application::subscription(&self.agent, index)
     }
 
     fn poll_subscribe(&mut self) -> Option<Subscription> {

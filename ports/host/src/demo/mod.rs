@@ -131,8 +131,8 @@ impl Application for Watched {
         Application::write(&self.agent, token, buf, now)
     }
 
-    fn subscriptions(&self) -> [TopicName; 4] {
-        self.agent.subscriptions()
+    fn subscription(&self, index: usize) -> Option<TopicName> {
+        self.agent.subscription(index)
     }
 
     fn will(&self, buf: &mut [u8]) -> Option<(TopicName, usize)> {
