@@ -570,10 +570,7 @@ fn messages_have_limits() {
             "publish: topics in control, registry and fl are not a guest's",
         ),
         ([0, 129, 0, 0], "publish: byte 19 is not UTF-8"),
-        (
-            [20, 129, 0, 0],
-            "publish: the topic has more than 96 bytes",
-        ),
+        ([20, 129, 0, 0], "publish: the topic has more than 96 bytes"),
         (
             [18, 1, 0, 0],
             "publish: a topic has no control characters and no non-characters",
