@@ -298,7 +298,7 @@ fn what_can_t_be_used_is_told() {
     folder.write("empty.pub", "");
     folder.write("blank.pub", " ,\n");
     for none in ["empty.pub", "blank.pub"] {
-        let words = format!("{none} has no keys: expected at least one public key");
+        let words = format!("{none} has no keys: there is no public key in it");
         folder.refuse(signed, none, &words);
         // One that is missing is not made good by another.
         folder.refuse(signed, &format!("{key},{none}"), &words);

@@ -180,7 +180,7 @@ fn keys_of_file(bytes: &[u8]) -> Result<Vec<PublicKey>> {
     let text = std::str::from_utf8(bytes).context("expected text, or a public key of 33 bytes")?;
     let keys = signature::parse_keys::<KEYS_MAX>(text).map_err(|reason| anyhow!("{reason}"))?;
     if keys.is_empty() {
-        bail!("expected at least one public key");
+        bail!("there is no public key in it");
     }
     Ok(keys.to_vec())
 }
