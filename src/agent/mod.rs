@@ -70,7 +70,7 @@ pub enum Event<'m> {
     /// The broker knows nothing of an earlier session: what [`Agent::poll_subscribe`] has given out
     /// is to be asked for again.
     NewSession,
-    /// The broker accepted the connection and [`Agent::subscriptions`] are in force.
+    /// The broker accepted the connection, and each [`Agent::subscription`] is in force.
     Connected,
     /// The connection is gone.
     Disconnected,
