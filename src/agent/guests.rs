@@ -6,6 +6,7 @@ use crate::{
     time::Instant,
     wire::{TopicName, matches, topic},
 };
+use core::ops::Deref;
 
 /// A change of what the proplet is subscribed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +43,17 @@ enum Purpose {
     Guest,
     /// The model of the run's round.
     Model,
+}
+
+impl<B: Deref<Target = [u8]>> Interest<B> {
+    fn filter(&self) -> &str {
+        core::str::from_utf8(&self.filter).unwrap_or_default()
+    }
+
+    /// Whether a message on `topic` is for it.
+    fn wants(&self, topic: &str) -> bool {
+        self.state != State::Gone && matches(self.filter(), topic)
+    }
 }
 
 impl<E: Engine> Agent<'_, E> {
@@ -156,10 +168,7 @@ impl<E: Engine> Agent<'_, E> {
         }
         let changed = |i: &Interest<E::Buffer>| i.state != State::Known;
         let index = self.interests.iter().position(changed)?;
-        let filter = |i: &Interest<E::Buffer>| {
-            let filter = core::str::from_utf8(&i.filter).unwrap_or_default();
-            TopicName::try_from(filter).unwrap_or_default()
-        };
+        let filter = |i: &Interest<E::Buffer>| TopicName::try_from(i.filter()).unwrap_or_default();
         if self.interests[index].state == State::Gone {
             let gone = self.interests.swap_remove(index);
             return Some(Subscription::Remove(filter(&gone)));
@@ -188,8 +197,7 @@ impl<E: Engine> Agent<'_, E> {
         // From the end: one that has its model goes, and the last takes its place.
         for index in (0..self.interests.len()).rev() {
             let interest = &self.interests[index];
-            let filter = core::str::from_utf8(&interest.filter).unwrap_or_default();
-            if interest.state == State::Gone || !matches(filter, topic) {
+            if !interest.wants(topic) {
                 continue;
             }
             heard = true;
@@ -214,13 +222,9 @@ impl<E: Engine> Agent<'_, E> {
 
     /// Whether one of the first `count` interests is the slot's guest's in `topic`.
     fn hears(&self, slot: Slot, topic: &str, count: usize) -> bool {
-        self.interests[..count].iter().any(|i| {
-            let filter = core::str::from_utf8(&i.filter).unwrap_or_default();
-            i.slot == slot
-                && i.purpose == Purpose::Guest
-                && i.state != State::Gone
-                && matches(filter, topic)
-        })
+        self.interests[..count]
+            .iter()
+            .any(|i| i.slot == slot && i.purpose == Purpose::Guest && i.wants(topic))
     }
 
     /// Waits for the model on the topic that names it, since its registry has failed.
