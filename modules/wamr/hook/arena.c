@@ -4,36 +4,86 @@
  * The one arena that all of WAMR's memory comes from, linear memories included.
  *
  * Blocks lie end to end. A block is a 4-byte header, then a payload that is 8-aligned; the header
- * holds the block's size, a multiple of 8, and two flags. So a block for n bytes takes n + 4, rounded
- * up to 8, whatever the arena's state. A free block repeats its size in its last 4 bytes, which are read only when the next header says that the block before is free: so no byte
- * that a guest can write is ever taken for the arena's own. Two free blocks are never neighbours.
+ * holds the block's size, a multiple of 8, and flags. So a block for n bytes takes n + 4, rounded up
+ * to 8, whatever the arena's state. A free block repeats its size in its last 4 bytes, the footer, and
+ * has links to other free blocks between the two. Both are read only in blocks whose flags say that
+ * they are free: so no byte that a guest can write is ever taken for the arena's own. Two free blocks
+ * are never neighbours.
  *
- * Linear memories are carved from the top and all else, best fit, from the bottom: what is large
- * and what is small don't break each other's room. Every operation walks the blocks, of which
- * there are about ten for each instance.
+ * Everything takes the smallest free block that holds it, and nothing is refused while there is one.
+ * Linear memories are carved from its top and all else from its bottom: what is large and what is
+ * small don't break each other's room.
+ *
+ * How a free block is found: below 256 bytes there is a list for each size. From 256 on there is a
+ * tree for each power of two, branching by the bits of the size below the highest; in it one block of
+ * each size is a node, and the others of the same size are in a list behind that one. Two bitmaps say
+ * which lists and which trees have blocks.
+ *
+ * What it costs: time does not depend on how many blocks are held or free. Nothing walks a list; a
+ * tree is as deep as its sizes have bits below the highest and above the lowest three, so at most 29
+ * nodes (15 in an arena of 256 KiB), and an operation goes down seven times at the most. Moving and
+ * zeroing a payload is extra. In static RAM: 232 bytes for the lists, trees and bitmaps.
  *
  * Why not WAMR's own pool: its realloc, when a block exactly swallows the free one behind it,
  * leaves the third marked as if free space came before; freeing that one then reads the last bytes
  * of the grown block, which may be a guest's memory, as a size. Its figures are wrong after any
- * growth in place, too.
+ * growth in place, too. Nor TLSF's lists, which have sizes of a range in one: the smallest or the
+ * largest of them, or the one that still fits, takes a walk.
  */
 
 #include "arena.h"
 
 #include "bh_platform.h"
 
+/* A test that includes this file counts the steps of its loops by it. */
+#ifndef ARENA_STEP
+#define ARENA_STEP() ((void)0)
+#endif
+
 #define IN_USE 1u
 #define PREVIOUS_IN_USE 2u
+/* Free, and of 8 bytes: header and footer have links in the place of the size. */
+#define TINY 4u
 #define FLAGS 7u
 #define HEADER sizeof(uint32)
+#define TINY_SIZE 8u
 
 typedef uint32 header;
+
+/*
+ * A link to a free block: its distance from `first` in bytes, plus 8, so that 0 stands for none. It is
+ * a multiple of 8 and fits 32 bits, since the arena itself does and no block begins in its last 8.
+ */
+typedef uint32 offset;
+
+/*
+ * Where a free block of more than 8 bytes has its links, in words from its header: to its neighbours
+ * in the list of its size, and, where it is a node of a tree, to those. What is in no list but a node
+ * has a PREVIOUS of 0, as the first of a list has. A free block's own PREVIOUS_IN_USE is always set.
+ */
+#define NEXT 1
+#define PREVIOUS 2
+#define CHILDREN 3
+#define PARENT 5
+
+/* Sizes from here on are in trees: such a block has room for what a node has. */
+#define TREES_FROM_BIT 8
+#define TREES_FROM (1u << TREES_FROM_BIT)
+#define LISTS (TREES_FROM / 8)
+#define TREES (32 - TREES_FROM_BIT)
 
 static header *first;
 /* A header of size 0, in use, ends the arena. */
 static header *last;
 static uint32 used;
 static uint32 most_used;
+
+/* The list of size n is lists[n / 8], and bit n / 8 of list_map is set while it has blocks. */
+static offset lists[LISTS];
+static uint32 list_map;
+/* The tree of sizes from 1 << n is trees[n - TREES_FROM_BIT], and its bit in tree_map is n. */
+static offset trees[TREES];
+static uint32 tree_map;
 
 /*
  * The account of the thread that asks. Not every toolchain for Zephyr has thread-local storage;
@@ -82,13 +132,13 @@ static K_MUTEX_DEFINE(lock);
 static uint32
 size_of(const header *block)
 {
-    return *block & ~FLAGS;
+    return *block & TINY ? TINY_SIZE : *block & ~FLAGS;
 }
 
 static header *
-at(header *block, uint32 offset)
+at(header *block, uint32 bytes)
 {
-    return (header *)((uint8 *)block + offset);
+    return (header *)((uint8 *)block + bytes);
 }
 
 static header *
@@ -101,6 +151,15 @@ static bool
 is_free(const header *block)
 {
     return !(*block & IN_USE);
+}
+
+/* The block before, which must be free: only then is its footer one. */
+static header *
+free_before(header *block)
+{
+    uint32 footer = block[-1];
+
+    return (header *)((uint8 *)block - (footer & TINY ? TINY_SIZE : footer));
 }
 
 static header *
@@ -129,15 +188,233 @@ wamr_bytes_for(uint32_t len)
     return len == 0 || size < len ? 0 : size;
 }
 
+/* Which bit is the highest of a number that is not 0. */
+static uint32
+highest_bit(uint32 number)
+{
+    return 31 - (uint32)__builtin_clz(number);
+}
+
+static uint32
+lowest_bit(uint32 number)
+{
+    return (uint32)__builtin_ctz(number);
+}
+
+/* An arena has less than 4 GiB: the cast loses nothing. */
+static offset
+link_to(const header *block)
+{
+    return (offset)((uintptr_t)block - (uintptr_t)first) + 8;
+}
+
+static header *
+linked(offset to)
+{
+    return at(first, to - 8);
+}
+
+static offset
+next_of(const header *block)
+{
+    return *block & TINY ? *block & ~FLAGS : block[NEXT];
+}
+
+static offset
+previous_of(const header *block)
+{
+    return *block & TINY ? block[1] & ~FLAGS : block[PREVIOUS];
+}
+
+static void
+set_next(header *block, offset next)
+{
+    if (*block & TINY)
+        *block = next | (*block & FLAGS);
+    else
+        block[NEXT] = next;
+}
+
+static void
+set_previous(header *block, offset previous)
+{
+    if (*block & TINY)
+        block[1] = previous | TINY;
+    else
+        block[PREVIOUS] = previous;
+}
+
+static void
+put_in_list(header *block, uint32 size)
+{
+    offset *head = &lists[size / 8];
+
+    set_next(block, *head);
+    set_previous(block, 0);
+    if (*head)
+        set_previous(linked(*head), link_to(block));
+    *head = link_to(block);
+    list_map |= 1u << (size / 8);
+}
+
+static void
+take_from_list(header *block, uint32 size)
+{
+    offset next = next_of(block), previous = previous_of(block);
+
+    if (next)
+        set_previous(linked(next), previous);
+    if (previous)
+        set_next(linked(previous), next);
+    else
+        lists[size / 8] = next;
+    if (!lists[size / 8])
+        list_map &= ~(1u << (size / 8));
+}
+
+/* Behind the node of its size: the tree stays as it is. */
+static void
+put_behind(header *node, header *block)
+{
+    block[NEXT] = node[NEXT];
+    block[PREVIOUS] = link_to(node);
+    if (node[NEXT])
+        linked(node[NEXT])[PREVIOUS] = link_to(block);
+    node[NEXT] = link_to(block);
+}
+
+static offset *
+tree_of(uint32 size)
+{
+    return &trees[highest_bit(size) - TREES_FROM_BIT];
+}
+
+/* The bits of a size by which its tree branches, the first of them highest. */
+static uint32
+branches(uint32 size)
+{
+    return size << (31 - highest_bit(size)) << 1;
+}
+
+/*
+ * A node n levels below the root has the first n branches of all that is below it. So below a node of
+ * which all bits are branched by there is nothing, and the loop ends.
+ */
+static void
+put_in_tree(header *block, uint32 size)
+{
+    offset *place = tree_of(size), parent = 0;
+    uint32 bits = branches(size);
+
+    for (; *place; bits <<= 1) {
+        header *node = linked(*place);
+
+        ARENA_STEP();
+        if (size_of(node) == size) {
+            put_behind(node, block);
+            return;
+        }
+        parent = *place;
+        place = &node[CHILDREN + (bits >> 31)];
+    }
+    *place = link_to(block);
+    block[NEXT] = block[PREVIOUS] = 0;
+    block[CHILDREN] = block[CHILDREN + 1] = 0;
+    block[PARENT] = parent;
+    tree_map |= 1u << highest_bit(size);
+}
+
+/* Where the link to a node is. */
+static offset *
+place_of(header *node)
+{
+    header *parent;
+
+    if (!node[PARENT])
+        return tree_of(size_of(node));
+    parent = linked(node[PARENT]);
+    return &parent[CHILDREN + (parent[CHILDREN + 1] == link_to(node))];
+}
+
+/* What can be in a node's place: the next of its size, or any leaf below, cut off here; or NULL. */
+static header *
+heir_of(header *node)
+{
+    header *leaf = node;
+
+    if (node[NEXT]) {
+        linked(node[NEXT])[PREVIOUS] = 0;
+        return linked(node[NEXT]);
+    }
+    while (leaf[CHILDREN] || leaf[CHILDREN + 1]) {
+        ARENA_STEP();
+        leaf = linked(leaf[CHILDREN] ? leaf[CHILDREN] : leaf[CHILDREN + 1]);
+    }
+    if (leaf == node)
+        return NULL;
+    *place_of(leaf) = 0;
+    return leaf;
+}
+
+static void
+take_node(header *node)
+{
+    offset *place = place_of(node);
+    header *heir = heir_of(node);
+    int i;
+
+    *place = heir ? link_to(heir) : 0;
+    if (!heir) {
+        if (!node[PARENT])
+            tree_map &= ~(1u << highest_bit(size_of(node)));
+        return;
+    }
+    heir[PARENT] = node[PARENT];
+    for (i = CHILDREN; i < CHILDREN + 2; i++) {
+        heir[i] = node[i];
+        if (heir[i])
+            linked(heir[i])[PARENT] = link_to(heir);
+    }
+}
+
+/* Out of its list or tree; its header and footer stay. */
+static void
+unlink_free(header *block)
+{
+    uint32 size = size_of(block);
+
+    if (size < TREES_FROM) {
+        take_from_list(block, size);
+    }
+    else if (block[PREVIOUS]) {
+        linked(block[PREVIOUS])[NEXT] = block[NEXT];
+        if (block[NEXT])
+            linked(block[NEXT])[PREVIOUS] = block[PREVIOUS];
+    }
+    else {
+        take_node(block);
+    }
+}
+
 /* What lies before is in use: its caller has merged it, or knows. */
 static void
 make_free(header *block, uint32 size)
 {
-    *block = size | PREVIOUS_IN_USE;
-    *at(block, size - (uint32)HEADER) = size;
+    if (size == TINY_SIZE) {
+        *block = TINY | PREVIOUS_IN_USE;
+    }
+    else {
+        *block = size | PREVIOUS_IN_USE;
+        *at(block, size - (uint32)HEADER) = size;
+    }
     *at(block, size) &= ~PREVIOUS_IN_USE;
+    if (size < TREES_FROM)
+        put_in_list(block, size);
+    else
+        put_in_tree(block, size);
 }
 
+/* Of bytes that are no free block any more. */
 static void
 make_used(header *block, uint32 size, uint32 previous)
 {
@@ -151,6 +428,7 @@ carve(header *block, uint32 size, bool top)
 {
     uint32 rest = size_of(block) - size;
 
+    unlink_free(block);
     if (rest == 0) {
         make_used(block, size, PREVIOUS_IN_USE);
         return block;
@@ -166,37 +444,117 @@ carve(header *block, uint32 size, bool top)
     return block;
 }
 
-/* The highest free block that holds `size`, or else the smallest. */
+/* The smaller of two blocks, of which `b` may be NULL. */
 static header *
-find(uint32 size, bool top)
+smaller(header *a, header *b)
 {
-    header *block, *best = NULL;
+    return !b || size_of(a) < size_of(b) ? a : b;
+}
 
-    for (block = first; block != last; block = following(block)) {
-        if (is_free(block) && size_of(block) >= size
-            && (top || !best || size_of(block) < size_of(best)))
-            best = block;
+/* The smallest of a tree's blocks and `best`; what is left of a node is smaller than what is right. */
+static header *
+smallest(offset tree, header *best)
+{
+    while (tree) {
+        header *node = linked(tree);
+
+        ARENA_STEP();
+        best = smaller(node, best);
+        tree = node[CHILDREN] ? node[CHILDREN] : node[CHILDREN + 1];
     }
     return best;
 }
 
-/* Gives a block's bytes to its free neighbours; returns the free block that results. */
+static uint32
+largest_size(void)
+{
+    uint32 size = 0;
+    offset tree;
+
+    if (!tree_map)
+        return list_map ? highest_bit(list_map) * 8 : 0;
+    tree = trees[highest_bit(tree_map) - TREES_FROM_BIT];
+    while (tree) {
+        header *node = linked(tree);
+
+        ARENA_STEP();
+        if (size_of(node) > size)
+            size = size_of(node);
+        tree = node[CHILDREN + 1] ? node[CHILDREN + 1] : node[CHILDREN];
+    }
+    return size;
+}
+
+/*
+ * The smallest block that holds `size`, of the tree that `size` itself would be in; NULL for none. On
+ * the way to where `size` would be, whatever is right of the way is larger than `size`, and the lower
+ * the smaller: so the smallest is a node on the way, or of the last tree that was right of it.
+ */
 static header *
+find_in_tree(uint32 size)
+{
+    offset tree = *tree_of(size), larger = 0;
+    uint32 bits = branches(size);
+    header *best = NULL;
+
+    for (; tree; bits <<= 1) {
+        header *node = linked(tree);
+
+        ARENA_STEP();
+        if (size_of(node) == size)
+            return node;
+        if (size_of(node) > size)
+            best = smaller(node, best);
+        if (!(bits >> 31) && node[CHILDREN + 1])
+            larger = node[CHILDREN + 1];
+        tree = node[CHILDREN + (bits >> 31)];
+    }
+    return smallest(larger, best);
+}
+
+/* The smallest free block that holds `size`; of equal ones, the last that became free. */
+static header *
+find(uint32 size)
+{
+    uint32 map = tree_map;
+    header *node;
+
+    if (size < TREES_FROM) {
+        uint32 fit = list_map & (UINT32_MAX << (size / 8));
+
+        if (fit)
+            return linked(lists[lowest_bit(fit)]);
+    }
+    else {
+        node = find_in_tree(size);
+        if (node)
+            return node[NEXT] ? linked(node[NEXT]) : node;
+        map &= UINT32_MAX << highest_bit(size) << 1;
+    }
+    if (!map)
+        return NULL;
+    node = smallest(trees[lowest_bit(map) - TREES_FROM_BIT], NULL);
+    /* Behind a node a block is taken without a change to the tree. */
+    return node[NEXT] ? linked(node[NEXT]) : node;
+}
+
+/* Gives a block's bytes to its free neighbours. */
+static void
 release(header *block)
 {
     header *next = following(block);
     uint32 size = size_of(block);
 
-    if (is_free(next))
+    if (is_free(next)) {
         size += size_of(next);
+        unlink_free(next);
+    }
     if (!(*block & PREVIOUS_IN_USE)) {
-        uint32 before = *(block - 1);
-
-        block = (header *)((uint8 *)block - before);
-        size += before;
+        block = free_before(block);
+        size += size_of(block);
+        unlink_free(block);
     }
     make_free(block, size);
-    return block;
 }
 
 /* Called with the lock held. */
@@ -228,6 +586,9 @@ wamr_arena_init(void *start, uint32_t len)
     first = (header *)(low + HEADER);
     last = at(first, size);
     *last = IN_USE;
+    memset(lists, 0, sizeof(lists));
+    memset(trees, 0, sizeof(trees));
+    list_map = tree_map = 0;
     make_free(first, size);
     used = most_used = 0;
     return true;
@@ -236,17 +597,11 @@ wamr_arena_init(void *start, uint32_t len)
 void
 wamr_memory(wamr_memory_info *info)
 {
-    header *block;
-
     os_mutex_lock(&lock);
     info->total = (uint32)((uint8 *)last - (uint8 *)first);
     info->free = info->total - used;
     info->min_free = info->total - most_used;
-    info->largest_free = 0;
-    for (block = first; block != last; block = following(block)) {
-        if (is_free(block) && size_of(block) > info->largest_free)
-            info->largest_free = size_of(block);
-    }
+    info->largest_free = largest_size();
     os_mutex_unlock(&lock);
 }
 
@@ -262,7 +617,7 @@ wamr_arena_malloc(mem_alloc_usage_t usage, unsigned int len)
     header *block = NULL;
 
     os_mutex_lock(&lock);
-    if (size && (block = find(size, linear))) {
+    if (size && (block = find(size))) {
         block = carve(block, size, linear);
         book(size_of(block));
     }
@@ -280,6 +635,7 @@ regrow_in_place(header *block, uint32 size, uint32 whole)
 {
     uint32 previous = *block & PREVIOUS_IN_USE;
 
+    unlink_free(following(block));
     make_used(block, size, previous);
     if (whole > size)
         make_free(at(block, size), whole - size);
@@ -287,16 +643,21 @@ regrow_in_place(header *block, uint32 size, uint32 whole)
 
 /*
  * Into the room of the free block before, of the block itself and of what is free behind:
- * `whole` bytes from `low` on. The payload moves before any header is written, and all headers
- * and sizes then lie outside of it.
+ * `whole` bytes from `low` on. The free blocks are unlinked before the payload moves onto their
+ * links, and it moves before any header is written; all headers, links and sizes then lie outside of
+ * it.
  */
 static header *
 regrow_down(header *low, header *block, uint32 size, uint32 whole, bool top)
 {
+    header *next = following(block);
     uint32 rest = whole - size;
     uint32 kept = payload_len(block);
     header *to = top ? at(low, rest) : low;
 
+    unlink_free(low);
+    if (is_free(next))
+        unlink_free(next);
     memmove(payload_of(to), payload_of(block), kept);
     make_used(to, size, to == low ? PREVIOUS_IN_USE : 0);
     if (rest)
@@ -308,7 +669,7 @@ regrow_down(header *low, header *block, uint32 size, uint32 whole, bool top)
 static header *
 regrow(header *block, uint32 size, bool top)
 {
-    header *next = following(block), *low = block;
+    header *next = following(block), *low;
     uint32 whole = size_of(block) + (is_free(next) ? size_of(next) : 0);
 
     if (whole >= size) {
@@ -317,7 +678,7 @@ regrow(header *block, uint32 size, bool top)
     }
     if (*block & PREVIOUS_IN_USE)
         return NULL;
-    low = (header *)((uint8 *)block - *(block - 1));
+    low = free_before(block);
     if ((uint64)whole + size_of(low) < size)
         return NULL;
     return regrow_down(low, block, size, whole + size_of(low), top);
@@ -347,7 +708,7 @@ wamr_arena_realloc(mem_alloc_usage_t usage, bool full_size_mmaped, void *payload
     if (grown) {
         book((int64)size_of(grown) - old);
     }
-    else if ((grown = find(size, linear))) {
+    else if ((grown = find(size))) {
         grown = carve(grown, size, linear);
         /* Both are held while the bytes are copied. */
         book(size_of(grown));

@@ -1,10 +1,11 @@
-//! Builds capacity/main.c with WAMR and runs it: a program of its own, since it may have another
-//! pointer width than the test or benchmark that asks for it.
-#![allow(dead_code, reason = "the test uses a part of it")]
+//! Builds capacity/main.c with WAMR, or arena/model.c, and runs it: a program of its own, since it may
+//! have another pointer width than the test or benchmark that asks for it.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::collections::HashMap;
 use std::env;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -42,12 +43,7 @@ impl Program {
     pub(crate) fn build(width: Width, cache_lines: u32) -> Result<Self, String> {
         let crate_root = Path::new(origin::CRATE);
         let path = scratch().join(format!("capacity-{width:?}-{cache_lines}"));
-        let mut c = compiler(width);
-        let (ours, wamr) = (crate_root.join(".."), Path::new(origin::WAMR));
-        sources::add(&mut c, &ours, wamr, &["all", "posix"])?;
-        if width == Width::Bits32 || cfg!(target_arch = "x86") {
-            c.flags(sources::X86_FLAGS);
-        }
+        let mut c = with_wamr(width)?;
         c.define("BLOCK_ADDR_CACHE_SIZE", cache_lines.to_string().as_str());
         c.file(crate_root.join("capacity/main.c"));
         let mut command = c
@@ -57,6 +53,18 @@ impl Program {
         // What refers to absent parts of WAMR is never reached, and goes, as in a Rust link.
         command.arg("-Wl,--gc-sections").args(c.get_files());
         run(command.args(["-lm", "-lpthread", "-o"]).arg(&path))?;
+        Ok(Self { path })
+    }
+
+    /// Compiles arena/model.c, which has the arena in it and nothing else of WAMR. What C leaves
+    /// undefined ends it.
+    pub(crate) fn build_arena_model(width: Width) -> Result<Self, String> {
+        let path = scratch().join(format!("arena-model-{width:?}"));
+        let compiler = with_wamr(width)?.try_get_compiler();
+        let mut command = compiler.map_err(|e| e.to_string())?.to_command();
+        command.args(["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]);
+        command.arg(Path::new(origin::CRATE).join("arena/model.c"));
+        run(command.args(["-lpthread", "-o"]).arg(&path))?;
         Ok(Self { path })
     }
 
@@ -71,7 +79,16 @@ impl Program {
     ) -> Result<HashMap<String, u64>, String> {
         let mut command = Command::new(&self.path);
         command.args([arena, stack, cap].map(|n| n.to_string()));
-        let output = run(command.arg(module).args(mode))?;
+        Self::fields(command.arg(module).args(mode))
+    }
+
+    /// Runs it with arguments as in arena/model.c. The fields of its line, by name.
+    pub(crate) fn run_model(&self, args: &[&str]) -> Result<HashMap<String, u64>, String> {
+        Self::fields(Command::new(&self.path).args(args))
+    }
+
+    fn fields(command: &mut Command) -> Result<HashMap<String, u64>, String> {
+        let output = run(command)?;
         let field = |pair: &str| {
             let (key, value) = pair.split_once('=')?;
             Some((key.to_owned(), value.parse().ok()?))
@@ -101,6 +118,19 @@ pub(crate) fn build_text() -> Result<String, String> {
     Ok(format!("{}, {version}, -O2", origin::TARGET))
 }
 
+/// Whether 32-bit programs can be made and run; where not, the test that asks is skipped, if it may be.
+pub(crate) fn has_32_bits() -> bool {
+    let Err(why) = no_32_bits() else { return true };
+    let required = env::var_os("PROPLET_REQUIRE_PEERS").is_some_and(|v| v == "1");
+    assert!(!required, "PROPLET_REQUIRE_PEERS=1 forbids to skip: {why}");
+    let line = format!("\nskipped: {why}\n");
+    // What a test that passes prints is not shown, what it writes is.
+    std::io::stderr()
+        .write_all(line.as_bytes())
+        .expect("stderr can be written");
+    false
+}
+
 /// Why no 32-bit program can be made and run here, and what to do about it.
 pub(crate) fn no_32_bits() -> Result<(), String> {
     let (source, path) = (scratch().join("probe.c"), scratch().join("probe"));
@@ -117,6 +147,17 @@ pub(crate) fn no_32_bits() -> Result<(), String> {
         let reason = e.lines().next().unwrap_or_default();
         format!("no C compiler for 32 bits (Debian: gcc-multilib): {reason}")
     })
+}
+
+/// A compiler with WAMR's sources and settings.
+fn with_wamr(width: Width) -> Result<cc::Build, String> {
+    let (ours, wamr) = (Path::new(origin::CRATE).join(".."), Path::new(origin::WAMR));
+    let mut c = compiler(width);
+    sources::add(&mut c, &ours, wamr, &["all", "posix"])?;
+    if width == Width::Bits32 || cfg!(target_arch = "x86") {
+        c.flags(sources::X86_FLAGS);
+    }
+    Ok(c)
 }
 
 /// A compiler that says nothing to cargo, which does not listen to a test.

@@ -1,13 +1,25 @@
-//! The arena's allocator against a model: blocks keep their bytes, don't overlap, are where they may
-//! be, and all come back as one piece.
+//! The arena's allocator: blocks keep their bytes, don't overlap, are where they may be, and all come
+//! back as one piece; and it takes no longer where there are many.
 
 use std::ffi::c_void;
+use std::hint::black_box;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use wamr_sys as sys;
 
+#[path = "../capacity/mod.rs"]
+mod capacity;
+
+use capacity::{Program, Width};
+
 const LINEAR: u32 = 1;
-const ARENA: usize = 100_000;
+/// Of arenas, and of blocks: in the one there is always too little room, in the other sometimes.
+const SIZES: [(usize, usize); 2] = [(100_000, 12_000), (400_000, 65_536)];
+
+/// What an operation of arena.c may do at the most, in steps of its loops, in arenas of less than 1 GiB:
+/// seven ways down a tree of 27.
+const STEPS_MOST: u64 = 7 * 27;
 
 unsafe extern "C" {
     fn wamr_arena_malloc(usage: u32, len: u32) -> *mut c_void;
@@ -106,10 +118,11 @@ fn alone() -> MutexGuard<'static, ()> {
 #[test]
 fn agrees_with_a_model() {
     let _one = alone();
-    let whole = vec![0xa5u8; ARENA].leak();
-    let range = whole.as_ptr_range();
     let mut state = 0x9e37_79b9_7f4a_7c15;
     for round in 0..12 {
+        let (size, longest) = SIZES[round % 2];
+        let whole = vec![0xa5u8; size].leak();
+        let range = whole.as_ptr_range();
         let arena = &mut whole[round..];
         // SAFETY: nothing of the arena is held, and it is leaked.
         assert!(unsafe { wamr_arena_init(arena.as_mut_ptr().cast(), arena.len() as u32) });
@@ -135,7 +148,7 @@ fn agrees_with_a_model() {
                 }
             } else {
                 let len = match random(&mut state) % 8 {
-                    0 => 1 + random(&mut state) % 12_000,
+                    0 => 1 + random(&mut state) % longest,
                     _ => 1 + random(&mut state) % 300,
                 };
                 let usage = random(&mut state).is_multiple_of(4).into();
@@ -183,4 +196,124 @@ fn an_exact_fit_leaves_its_neighbour_sound() {
     first.check();
     first.free();
     assert_eq!(info().largest_free, total);
+}
+
+/// Runs a test on arena/model.c, on this process's width of pointers and on 32 bits.
+fn on_both_widths(test: impl Fn(&Program)) {
+    for width in [Width::Own, Width::Bits32] {
+        if width == Width::Own || capacity::has_32_bits() {
+            test(&Program::build_arena_model(width).expect("the program compiles"));
+        }
+    }
+}
+
+/// One test, for they are built in one place: what each mode of the program checks is said in its head.
+#[test]
+fn every_header_list_and_tree_is_as_it_must_be() {
+    on_both_widths(|model| {
+        for seed in 0..8 {
+            let fields = model.run_model(&["random", &seed.to_string(), "30000"]);
+            let fields = fields.expect("random");
+            for way in ["in_place", "down", "moved", "grow_refused", "refused"] {
+                assert!(fields[way] > 40, "{seed} {fields:?}");
+            }
+        }
+        assert_eq!(model.run_model(&["holes"]).expect("holes")["blocks"], 2000);
+        let deep = model.run_model(&["deep"]).expect("deep")["steps"];
+        assert!((14..=STEPS_MOST).contains(&deep), "{deep}");
+        model.run_model(&["large"]).expect("large");
+        // With a hundred times the blocks there are more sizes, and nothing else.
+        for blocks in ["10", "1000", "100000"] {
+            let steps = model.run_model(&["steps", blocks]).expect("steps")["steps"];
+            assert!(steps <= STEPS_MOST, "{blocks}: {steps}");
+            println!("{blocks} blocks: at most {steps} steps");
+        }
+    });
+}
+
+/// An arena with blocks of 100 bytes held, and as many holes of other sizes between them.
+struct Crowd {
+    held: Vec<*mut c_void>,
+    state: u64,
+}
+
+impl Crowd {
+    const LEN: u32 = 100;
+
+    fn new(count: usize) -> Self {
+        let len = 1_000_000 + count * 300;
+        let arena = vec![0u8; len].leak();
+        // SAFETY: nothing of an earlier arena is held, and this one is leaked.
+        assert!(unsafe { wamr_arena_init(arena.as_mut_ptr().cast(), len as u32) });
+        let mut state = 1;
+        let mut holes = Vec::new();
+        let mut held = Vec::new();
+        for _ in 0..count {
+            held.push(Self::alloc());
+            // SAFETY: any length may be asked.
+            holes.push(unsafe { sys::wamr_alloc(8 * (1 + random(&mut state) % 40) as u32) });
+        }
+        // SAFETY: each is held once.
+        holes
+            .into_iter()
+            .for_each(|hole| unsafe { sys::wamr_free(hole) });
+        Self { held, state }
+    }
+
+    fn alloc() -> *mut c_void {
+        // SAFETY: the arena is initialised.
+        let block = unsafe { sys::wamr_alloc(Self::LEN) };
+        assert!(!black_box(block).is_null());
+        block
+    }
+
+    /// What it takes to allocate a block and free it.
+    fn pair(&mut self, turns: u32) -> Duration {
+        let start = Instant::now();
+        for _ in 0..turns {
+            // SAFETY: the block is held, and given up here.
+            unsafe { sys::wamr_free(Self::alloc()) };
+        }
+        start.elapsed() / turns
+    }
+
+    /// What it takes to free any one of those that are held and to allocate another.
+    fn replace(&mut self, turns: u32) -> Duration {
+        let start = Instant::now();
+        for _ in 0..turns {
+            let at = random(&mut self.state) % self.held.len();
+            // SAFETY: the block is held, and given up here.
+            unsafe { sys::wamr_free(self.held[at]) };
+            self.held[at] = Self::alloc();
+        }
+        start.elapsed() / turns
+    }
+}
+
+/// The least of several: other work on the machine only adds to it.
+fn least(mut measure: impl FnMut() -> Duration) -> Duration {
+    (0..20).map(|_| measure()).min().unwrap_or_default()
+}
+
+#[test]
+fn it_takes_no_longer_beside_many_blocks() {
+    let _one = alone();
+    let [few, many] = [1000, 100_000].map(|count| {
+        let mut crowd = Crowd::new(count);
+        least(|| crowd.pair(500))
+    });
+    assert!(many < 4 * few, "{few:?} {many:?}");
+}
+
+/// `cargo test -p wamr-sys --test arena -- --ignored --nocapture`
+#[test]
+#[ignore = "prints figures, checks nothing"]
+fn what_a_block_of_100_bytes_takes() {
+    let _one = alone();
+    for count in [10, 1000, 100_000] {
+        let mut crowd = Crowd::new(count);
+        let pair = least(|| crowd.pair(20_000));
+        let replace = least(|| crowd.replace(20_000));
+        println!("{count} held: allocate and free {pair:?}, replace any {replace:?}");
+    }
 }
