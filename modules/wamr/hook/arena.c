@@ -35,6 +35,11 @@
 
 #include "bh_platform.h"
 
+#ifdef PROPLET_ARENA_SEALS
+#include <stdio.h>
+#include <stdlib.h>
+#endif
+
 /* A test that includes this file counts the steps of its loops by it. */
 #ifndef ARENA_STEP
 #define ARENA_STEP() ((void)0)
@@ -557,6 +562,37 @@ release(header *block)
     make_free(block, size);
 }
 
+#ifdef PROPLET_ARENA_SEALS
+
+static _Thread_local bool thread_sealed;
+
+bool
+wamr_arena_seal(bool sealed)
+{
+    bool before = thread_sealed;
+
+    thread_sealed = sealed;
+    return before;
+}
+
+static void
+abort_if_sealed(void)
+{
+    if (!thread_sealed)
+        return;
+    fputs("arena: an allocation by a thread that has sealed it\n", stderr);
+    abort();
+}
+
+#else
+
+static void
+abort_if_sealed(void)
+{
+}
+
+#endif
+
 /* Called with the lock held. */
 static void
 book(int64 bytes)
@@ -616,6 +652,7 @@ wamr_arena_malloc(mem_alloc_usage_t usage, unsigned int len)
     uint32 size = wamr_bytes_for(len);
     header *block = NULL;
 
+    abort_if_sealed();
     os_mutex_lock(&lock);
     if (size && (block = find(size))) {
         block = carve(block, size, linear);
@@ -693,6 +730,7 @@ wamr_arena_realloc(mem_alloc_usage_t usage, bool full_size_mmaped, void *payload
     header *block, *grown;
 
     (void)full_size_mmaped;
+    abort_if_sealed();
     if (!payload)
         return wamr_arena_malloc(usage, len);
     block = block_of(payload);

@@ -26,4 +26,21 @@ wamr_arena_realloc(mem_alloc_usage_t usage, bool full_size_mmaped, void *payload
 void
 wamr_arena_free(mem_alloc_usage_t usage, void *payload);
 
+/*
+ * For tests: a thread that has sealed the arena and then allocates or reallocates, be it in vain,
+ * aborts the process with a line on stderr. To free and to ask is allowed. Returns the thread's state
+ * before; a thread begins unsealed. Only builds with PROPLET_ARENA_SEALS have it.
+ */
+#ifdef PROPLET_ARENA_SEALS
+bool
+wamr_arena_seal(bool sealed);
+#else
+static inline bool
+wamr_arena_seal(bool sealed)
+{
+    (void)sealed;
+    return false;
+}
+#endif
+
 #endif

@@ -46,6 +46,12 @@ fn build() -> Result<(), String> {
     if variable("CARGO_CFG_TARGET_ARCH")? == "x86" {
         c.flags(sources::X86_FLAGS);
     }
+    println!("cargo::rustc-check-cfg=cfg(arena_seals)");
+    if variable("PROFILE")? == "debug" {
+        c.define("PROPLET_ARENA_SEALS", None);
+        // For this package's own tests.
+        println!("cargo::rustc-cfg=arena_seals");
+    }
     if let Some(lines) = cache_lines()? {
         c.define("BLOCK_ADDR_CACHE_SIZE", lines.to_string().as_str());
     }

@@ -317,3 +317,72 @@ fn what_a_block_of_100_bytes_takes() {
         println!("{count} held: allocate and free {pair:?}, replace any {replace:?}");
     }
 }
+
+#[cfg(arena_seals)]
+mod seal {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Output};
+    use std::{env, process, ptr, thread};
+
+    use super::{alone, sys, wamr_arena_init};
+
+    unsafe extern "C" {
+        fn wamr_arena_seal(sealed: bool) -> bool;
+    }
+
+    const OPERATION: &str = "PROPLET_SEALED_OPERATION";
+    const SIGABRT: i32 = 6;
+
+    /// Set, it makes of this test a process that does something while the arena is sealed.
+    fn run(operation: &str) -> Output {
+        let name = "seal::a_sealed_thread_frees_and_does_not_allocate";
+        Command::new(env::current_exe().expect("a test has a path"))
+            .args(["--exact", name, "--nocapture"])
+            .env(OPERATION, operation)
+            .output()
+            .expect("a test can be run again")
+    }
+
+    fn sealed(operation: &str) {
+        let arena = vec![0u8; 4096].leak();
+        // SAFETY: nothing of an earlier arena is held, and this one is leaked. The blocks are held when
+        // they are freed or grown, and not used after.
+        unsafe {
+            assert!(wamr_arena_init(arena.as_mut_ptr().cast(), 4096));
+            let block = sys::wamr_alloc(100);
+            assert!(!wamr_arena_seal(true));
+            let other = thread::spawn(|| !wamr_arena_seal(false) && !sys::wamr_alloc(8).is_null());
+            assert!(other.join().expect("it does not panic"));
+            match operation {
+                "allocate" => drop(sys::wamr_alloc(8)),
+                "fail" => drop(sys::wamr_alloc(1 << 20)),
+                "grow" => drop(sys::wamr_realloc(block, 200)),
+                "keep" => drop(sys::wamr_realloc(block, 100)),
+                _ => {
+                    sys::wamr_free(block);
+                    sys::wamr_free(ptr::null_mut());
+                    super::info();
+                    assert!(wamr_arena_seal(false));
+                    assert!(!sys::wamr_alloc(8).is_null());
+                }
+            }
+        }
+        process::exit(0);
+    }
+
+    #[test]
+    fn a_sealed_thread_frees_and_does_not_allocate() {
+        let _one = alone();
+        if let Ok(operation) = env::var(OPERATION) {
+            sealed(&operation);
+        }
+        for operation in ["allocate", "fail", "grow", "keep"] {
+            let output = run(operation);
+            assert_eq!(output.status.signal(), Some(SIGABRT), "{operation}");
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(text.contains("a thread that has sealed it"), "{text}");
+        }
+        let output = run("free");
+        assert!(output.status.success(), "{output:?}");
+    }
+}
