@@ -645,10 +645,9 @@ wamr_memory(wamr_memory_info *info)
  * WAMR cuts sizes to 32 bits on their way here: a linear memory of 4 GiB arrives as 0. Nobody
  * means 0 bytes, so 0 is refused.
  */
-void *
-wamr_arena_malloc(mem_alloc_usage_t usage, unsigned int len)
+static header *
+take(uint32 len, bool linear)
 {
-    bool linear = usage == Alloc_For_LinearMemory;
     uint32 size = wamr_bytes_for(len);
     header *block = NULL;
 
@@ -659,11 +658,28 @@ wamr_arena_malloc(mem_alloc_usage_t usage, unsigned int len)
         book(size_of(block));
     }
     os_mutex_unlock(&lock);
+    return block;
+}
+
+void *
+wamr_arena_malloc(mem_alloc_usage_t usage, unsigned int len)
+{
+    bool linear = usage == Alloc_For_LinearMemory;
+    header *block = take(len, linear);
+
     if (!block)
         return NULL;
     if (linear)
         memset(payload_of(block), 0, payload_len(block));
     return payload_of(block);
+}
+
+void *
+wamr_arena_linear(uint32_t len)
+{
+    header *block = take(len, true);
+
+    return block ? payload_of(block) : NULL;
 }
 
 /* Where the free block behind suffices: no byte moves. */
@@ -760,6 +776,38 @@ wamr_arena_realloc(mem_alloc_usage_t usage, bool full_size_mmaped, void *payload
     if (linear)
         memset((uint8 *)payload_of(grown) + old_len, 0, payload_len(grown) - old_len);
     return payload_of(grown);
+}
+
+bool
+wamr_arena_extend(void *payload, uint32_t len)
+{
+    header *block = block_of(payload), *next;
+    uint32 size = wamr_bytes_for(len), old = size_of(block), whole;
+
+    abort_if_sealed();
+    if (!size || size <= old)
+        return size != 0;
+    os_mutex_lock(&lock);
+    next = following(block);
+    whole = old + (is_free(next) ? size_of(next) : 0);
+    if (whole >= size) {
+        regrow_in_place(block, size, whole);
+        book((int64)size - old);
+    }
+    os_mutex_unlock(&lock);
+    return whole >= size;
+}
+
+void
+wamr_unbook(const void *payload)
+{
+    wamr_account *account = account_of_thread();
+    intptr_t bytes = payload ? (intptr_t)size_of(block_of(payload)) : 0;
+
+    if (account) {
+        account->held -= bytes;
+        account->peak -= bytes;
+    }
 }
 
 void

@@ -26,6 +26,19 @@ wamr_arena_realloc(mem_alloc_usage_t usage, bool full_size_mmaped, void *payload
 void
 wamr_arena_free(mem_alloc_usage_t usage, void *payload);
 
+/* A block for a linear memory, of any content. */
+void *
+wamr_arena_linear(uint32_t len);
+
+/* Makes a block `len` bytes long where it is; what is new has any content. False where what is
+   behind it is in use or too small. */
+bool
+wamr_arena_extend(void *payload, uint32_t len);
+
+/* Takes a block off the thread's account, as if it had never been on it. */
+void
+wamr_unbook(const void *payload);
+
 /*
  * For tests: a thread that has sealed the arena and then allocates or reallocates, be it in vain,
  * aborts the process with a line on stderr. To free and to ask is allowed. Returns the thread's state

@@ -3,7 +3,9 @@
  */
 
 #include "shim.h"
+#include "analysis.h"
 #include "arena.h"
+#include "worker.h"
 
 #include "bh_log.h"
 #include "wasm_runtime.h"
@@ -13,13 +15,12 @@
 #define MEMORY_UNIT 4096
 
 static bool started;
-static wamr_slice_fn on_slice;
 
-/* While one instantiates, a shared module's memory is what that instance may have. */
+/* Over the start, over instantiation, and over every module's tables. */
 #if defined(OS_THREAD_MUTEX_INITIALIZER)
-static korp_mutex instantiate_lock = OS_THREAD_MUTEX_INITIALIZER;
+static korp_mutex lock = OS_THREAD_MUTEX_INITIALIZER;
 #else
-static K_MUTEX_DEFINE(instantiate_lock);
+static K_MUTEX_DEFINE(lock);
 #endif
 
 void
@@ -56,7 +57,7 @@ wasm_trap_delete(struct wasm_trap_t *trap)
 }
 
 static uint32_t
-start(void *arena, uint32_t arena_len, wamr_slice_fn slice_fn)
+start(void *arena, uint32_t arena_len)
 {
     RuntimeInitArgs args;
 
@@ -68,19 +69,18 @@ start(void *arena, uint32_t arena_len, wamr_slice_fn slice_fn)
     args.mem_alloc_option.allocator.realloc_func = (void *)wamr_arena_realloc;
     args.mem_alloc_option.allocator.free_func = (void *)wamr_arena_free;
     args.running_mode = Mode_Interp;
-    on_slice = slice_fn;
     started = wasm_runtime_full_init(&args);
     return started ? WAMR_INIT_OK : WAMR_INIT_NO_ROOM;
 }
 
 uint32_t
-wamr_init(void *arena, uint32_t arena_len, wamr_slice_fn slice_fn)
+wamr_init(void *arena, uint32_t arena_len)
 {
     uint32_t result;
 
-    os_mutex_lock(&instantiate_lock);
-    result = started ? WAMR_INIT_AGAIN : start(arena, arena_len, slice_fn);
-    os_mutex_unlock(&instantiate_lock);
+    os_mutex_lock(&lock);
+    result = started ? WAMR_INIT_AGAIN : start(arena, arena_len);
+    os_mutex_unlock(&lock);
     return result;
 }
 
@@ -140,6 +140,16 @@ type_of(const WASMModule *module, uint32 index)
     return index < module->import_function_count
                ? module->import_functions[index].u.function.func_type
                : module->functions[index - module->import_function_count]->func_type;
+}
+
+static uint32
+exported_functions(const WASMModule *module)
+{
+    uint32 i, count = 0;
+
+    for (i = 0; i < module->export_count; i++)
+        count += module->exports[i].kind == EXPORT_KIND_FUNC;
+    return count;
 }
 
 static WASMExport *
@@ -209,6 +219,8 @@ wamr_load(uint8_t *wasm, uint32_t wasm_len, wamr_module_info *info, char *error,
         return NULL;
     }
     take_initialisers(module, info);
+    info->exported_functions = exported_functions(module);
+    info->credit_per_unit = wamr_credit_per_unit(module);
     if (module->memory_count) {
         info->page_bytes = module->memories[0].num_bytes_per_page;
         info->initial_pages = module->memories[0].init_page_count;
@@ -220,18 +232,26 @@ wamr_load(uint8_t *wasm, uint32_t wasm_len, wamr_module_info *info, char *error,
 void
 wamr_unload(struct WASMModule *module)
 {
+    /* Workers forget where this module's blocks end before they run another's code at the same
+       addresses: whoever has its bytes next has got them from the arena after this. */
+    os_mutex_lock(&lock);
+    __atomic_store_n(&wamr_unloads, wamr_unloads + 1, __ATOMIC_RELAXED);
+    os_mutex_unlock(&lock);
     wasm_runtime_unload((WASMModuleCommon *)module);
 }
 
 uint32_t
 wamr_find_function(const struct WASMModule *module, const char *name, uint32_t name_len,
-                   wamr_function_type *type)
+                   wamr_function_type *type, uint32_t *position)
 {
-    const WASMExport *export = find_export(module, name, name_len);
+    const WASMExport *export = find_export(module, name, name_len), *before;
     const WASMFuncType *func_type;
 
     if (!export)
         return WAMR_NO_FUNCTION;
+    *position = 0;
+    for (before = module->exports; before < export; before++)
+        *position += before->kind == EXPORT_KIND_FUNC;
     func_type = type_of(module, export->index);
     type->types = func_type->types;
     type->params = func_type->param_count;
@@ -265,7 +285,6 @@ wamr_get_sizes(wamr_sizes *sizes)
         .global_instance = sizeof(WASMGlobalInstance),
         .function_instance = sizeof(WASMFunctionInstance),
         .export_function = sizeof(WASMExportFuncInstance),
-        .exec_env = offsetof(WASMExecEnv, wasm_stack_u.bottom),
         .memory_unit = (uint32_t)os_getpagesize(),
     };
 }
@@ -294,23 +313,42 @@ bitmap_bytes(uint32 bits)
 uint32_t
 wamr_instance_needs(const struct WASMModule *module)
 {
-    uint32 functions = module->import_function_count + module->function_count;
-    uint32 exports = 0, body, i;
+    uint32 body;
 
-    for (i = 0; i < module->export_count; i++)
-        exports += module->exports[i].kind == EXPORT_KIND_FUNC;
     body = (uint32)offsetof(WASMModuleInstance, global_table_data.bytes)
            + (uint32)sizeof(WASMMemoryInstance) * module->memory_count + module->global_data_size
            + tables_len(module);
     body = ((body + 7) & ~7u) + (uint32)sizeof(WASMModuleInstanceExtra);
     return wamr_bytes_for(body) + bitmap_bytes(module->data_seg_count)
            + bitmap_bytes(module->table_seg_count)
-           + wamr_bytes_for(module->global_count * (uint32)sizeof(WASMGlobalInstance))
            + wamr_bytes_for(module->memory_count * (uint32)sizeof(void *))
-           + wamr_bytes_for(module->table_count * (uint32)sizeof(void *))
-           + wamr_bytes_for(functions * (uint32)sizeof(WASMFunctionInstance))
+           + wamr_bytes_for(module->table_count * (uint32)sizeof(void *));
+}
+
+uint32_t
+wamr_copy_needs(const struct WASMModule *module)
+{
+    return wamr_bytes_for(module->global_count * (uint32)sizeof(WASMGlobalInstance));
+}
+
+uint32_t
+wamr_tables_need(const struct WASMModule *module)
+{
+    uint32 functions = module->import_function_count + module->function_count;
+
+    return wamr_bytes_for(functions * (uint32)sizeof(WASMFunctionInstance))
            + wamr_bytes_for(module->import_function_count * (uint32)sizeof(void *))
-           + wamr_bytes_for(exports * (uint32)sizeof(WASMExportFuncInstance));
+           + wamr_bytes_for(exported_functions(module) * (uint32)sizeof(WASMExportFuncInstance))
+           + wamr_copy_needs(module);
+}
+
+void
+wamr_exports_need(const struct WASMModule *module, const wamr_module_info *info,
+                  uint32_t *initialisers, uint32_t *needs)
+{
+    const uint32 first[] = { info->start, info->constructors, info->post_instantiate };
+
+    wamr_stack_needs(module, first, 3, sizeof(struct bulk), initialisers, needs);
 }
 
 /* The memory's declaration, bounded to `max` bytes. */
@@ -330,88 +368,119 @@ bounded_memory(WASMMemory memory, uint64 max)
     return memory;
 }
 
+/*
+ * What wasm_instantiate is given instead of the module, under the lock: the memory may be bounded,
+ * and what other instances have made already is hidden, so that it makes none. The start function
+ * and its like are hidden since the module was loaded.
+ */
+static WASMModule *
+as_instantiated(const WASMModule *module, const wamr_tables *tables, uint64 memory_max)
+{
+    static WASMModule view;
+    static WASMMemory memory;
+
+    view = *module;
+    if (module->memory_count && module->memories[0].num_bytes_per_page) {
+        memory = bounded_memory(module->memories[0], memory_max);
+        view.memories = &memory;
+    }
+    if (tables->users) {
+        view.import_function_count = view.function_count = view.export_count = 0;
+        view.malloc_function = view.free_function = view.retain_function = (uint32)-1;
+    }
+    return &view;
+}
+
+/* The block becomes the module's: no instance's account has it. */
+static void *
+as_shared(void *block)
+{
+    wamr_unbook(block);
+    return block;
+}
+
+static void
+share(const WASMModuleInstance *instance, wamr_tables *tables)
+{
+    tables->functions = as_shared(instance->e->functions);
+    tables->imports = as_shared(instance->import_func_ptrs);
+    tables->exports = as_shared(instance->export_functions);
+    tables->globals = as_shared(instance->e->globals);
+}
+
+static WASMFunctionInstance *
+function_of(const WASMModuleInstance *instance, uint32 index)
+{
+    return index == (uint32)-1 ? NULL : instance->e->functions + index;
+}
+
+/* Gives an instance that was made without tables the others'. */
+static void
+take_shared(WASMModuleInstance *instance, const WASMModule *module, const wamr_tables *tables)
+{
+    wamr_free(instance->e->globals);
+    instance->e->functions = tables->functions;
+    instance->import_func_ptrs = tables->imports;
+    instance->export_functions = tables->exports;
+    instance->e->globals = tables->globals;
+    instance->e->function_count = module->import_function_count + module->function_count;
+    instance->export_func_count = exported_functions(module);
+    instance->e->malloc_function = function_of(instance, module->malloc_function);
+    instance->e->free_function = function_of(instance, module->free_function);
+    instance->e->retain_function = function_of(instance, module->retain_function);
+}
+
+static void
+free_tables(wamr_tables *tables)
+{
+    wamr_account *account = wamr_account_swap(NULL);
+
+    wamr_free(tables->functions);
+    wamr_free(tables->imports);
+    wamr_free(tables->exports);
+    wamr_free(tables->globals);
+    (void)wamr_account_swap(account);
+    memset(tables, 0, sizeof(*tables));
+}
+
 struct WASMModuleInstance *
-wamr_instantiate(struct WASMModule *module, uint64_t memory_max, char *error,
+wamr_instantiate(struct WASMModule *module, wamr_tables *tables, uint64_t memory_max, char *error,
                  uint32_t error_len)
 {
     InstantiationArgs args;
-    WASMModuleInstanceCommon *instance;
-    WASMMemory declared;
+    WASMModuleInstance *instance;
+    WASMModule *view;
 
     memset(&args, 0, sizeof(args));
-    memset(&declared, 0, sizeof(declared));
-    os_mutex_lock(&instantiate_lock);
-    if (module->memory_count && module->memories[0].num_bytes_per_page) {
-        declared = module->memories[0];
-        module->memories[0] = bounded_memory(declared, memory_max);
+    os_mutex_lock(&lock);
+    view = as_instantiated(module, tables, memory_max);
+    instance = (WASMModuleInstance *)wasm_runtime_instantiate_ex((WASMModuleCommon *)view, &args,
+                                                                 error, error_len);
+    if (instance) {
+        instance->module = module;
+        if (tables->users)
+            take_shared(instance, module, tables);
+        else
+            share(instance, tables);
+        tables->users++;
     }
-    instance = wasm_runtime_instantiate_ex((WASMModuleCommon *)module, &args, error, error_len);
-    if (declared.num_bytes_per_page)
-        module->memories[0] = declared;
-    os_mutex_unlock(&instantiate_lock);
-    return (WASMModuleInstance *)instance;
+    os_mutex_unlock(&lock);
+    return instance;
 }
 
 void
-wamr_deinstantiate(struct WASMModuleInstance *instance)
+wamr_deinstantiate(struct WASMModuleInstance *instance, wamr_tables *tables)
 {
+    /* They stay the module's. */
+    instance->e->functions = NULL;
+    instance->import_func_ptrs = NULL;
+    instance->export_functions = NULL;
+    instance->e->globals = NULL;
     wasm_runtime_deinstantiate((WASMModuleInstanceCommon *)instance);
-}
-
-struct WASMExecEnv *
-wamr_exec_env_new(struct WASMModuleInstance *instance, uint32_t stack_len)
-{
-    return wasm_runtime_create_exec_env((WASMModuleInstanceCommon *)instance, stack_len);
-}
-
-void
-wamr_exec_env_delete(struct WASMExecEnv *exec_env)
-{
-    wasm_runtime_destroy_exec_env(exec_env);
-}
-
-bool
-wamr_slice_ended(struct WASMExecEnv *exec_env)
-{
-    uint32_t next = exec_env->user_data ? on_slice(exec_env->user_data) : 0;
-
-    /* The unit at which the slice ended was its last: the next slice starts whole. */
-    exec_env->suspend_flags.flags = next ? next - 1 : 0;
-    if (!next)
-        wasm_runtime_set_exception(exec_env->module_inst, "interrupted");
-    return next != 0;
-}
-
-bool
-wamr_call(struct WASMExecEnv *exec_env, uint32_t index, uint32_t argc, uint32_t *argv,
-          uint32_t slice, void *run)
-{
-    WASMModuleInstance *instance = (WASMModuleInstance *)exec_env->module_inst;
-    bool ok;
-
-    wasm_runtime_clear_exception(exec_env->module_inst);
-    exec_env->suspend_flags.flags = slice - 1;
-    exec_env->user_data = run;
-    ok = wasm_runtime_call_wasm(exec_env, instance->e->functions + index, argc, argv);
-    exec_env->user_data = NULL;
-    /* One path on which a call is refused for lack of stack leaves its frame behind. */
-    exec_env->wasm_stack.top = exec_env->wasm_stack.bottom;
-    exec_env->cur_frame = NULL;
-    return ok;
-}
-
-uint32_t
-wamr_slice_left(const struct WASMExecEnv *exec_env)
-{
-    return exec_env->suspend_flags.flags;
-}
-
-void
-wamr_slice_charge(struct WASMExecEnv *exec_env, uint32_t units)
-{
-    uint32_t left = exec_env->suspend_flags.flags;
-
-    exec_env->suspend_flags.flags = left > units ? left - units : 0;
+    os_mutex_lock(&lock);
+    if (--tables->users == 0)
+        free_tables(tables);
+    os_mutex_unlock(&lock);
 }
 
 const char *
@@ -440,13 +509,6 @@ wamr_guest_bytes(struct WASMModuleInstance *instance, uint64_t offset, uint64_t 
     if (!wasm_runtime_validate_app_addr(common, offset, len))
         return NULL;
     return wasm_runtime_addr_app_to_native(common, offset);
-}
-
-uint32_t
-wamr_guest_malloc(struct WASMExecEnv *exec_env, uint32_t len)
-{
-    return (uint32_t)wasm_runtime_module_malloc_internal(exec_env->module_inst, exec_env, len,
-                                                         NULL);
 }
 
 uint64_t

@@ -38,7 +38,21 @@ typedef struct wamr_module_info {
     uint32_t page_bytes;
     uint32_t initial_pages;
     uint32_t maximum_pages;
+    /* Of kind function. */
+    uint32_t exported_functions;
+    /* Slice credit for a unit of work of this module's code. */
+    uint32_t credit_per_unit;
 } wamr_module_info;
+
+/* What all instances of a module have in common, zero where there is none. The first instance makes
+   it, the last one frees it; the functions that take it lock it. */
+typedef struct wamr_tables {
+    uint32_t users;
+    void *functions;
+    void *imports;
+    void *exports;
+    void *globals;
+} wamr_tables;
 
 /* One WebAssembly value type byte for each parameter, then for each result. */
 typedef struct wamr_function_type {
@@ -73,15 +87,9 @@ typedef struct wamr_sizes {
     uint32_t global_instance;
     uint32_t function_instance;
     uint32_t export_function;
-    /* Without the operand stack. */
-    uint32_t exec_env;
     /* Linear memories are multiples of it. */
     uint32_t memory_unit;
 } wamr_sizes;
-
-/* Asked on the guest's thread when a slice is spent, with the exec env's user data.
-   Returns the length of the next slice, or 0 to stop the guest. */
-typedef uint32_t (*wamr_slice_fn)(void *run);
 
 typedef enum wamr_init_result {
     WAMR_INIT_OK = 0,
@@ -89,12 +97,53 @@ typedef enum wamr_init_result {
     WAMR_INIT_NO_ROOM = 2,
 } wamr_init_result;
 
-/* For the hook: true to go on. Cold: what it is called from stays as fast as without it. */
-bool
-wamr_slice_ended(struct WASMExecEnv *exec_env) __attribute__((cold));
+/* Arguments of a host function that waits: at most so many. */
+#define WAMR_BLOCKING_ARGS 8
+
+/* The exception of a call that was to do more work than it may. */
+#define WAMR_OUT_OF_WORK_TEXT "work budget exhausted"
+
+/*
+ * A call of an instance's function, or none: what is kept of it while it is not on a worker's stack.
+ * `instance` and the bounds are its owner's to set while there is no call; the rest is worker.c's.
+ */
+typedef struct wamr_call {
+    struct WASMModuleInstance *instance;
+    /* A block of the arena: the call's first frame and arguments, what it left on the stack, or its
+       results. */
+    uint8_t *kept;
+    /* The host function that it waits for. */
+    const void *waiting;
+    /* Where the stack was that the addresses in its frames mean. */
+    uintptr_t base;
+    /* Bytes on the stack; of the arguments beyond them, before the function has begun. */
+    uint32_t top;
+    uint32_t beyond;
+    /* Offset of the frame that ran. */
+    uint32_t frame;
+    uint32_t function;
+    /* Bytes of a worker's stack that it may use. */
+    uint32_t stack_max;
+    uint32_t per_unit;
+    /* Slice credit that was used and not granted yet. */
+    uint32_t debt;
+    uint8_t phase;
+    /* Bytes kept behind the stack's: arguments of what it waits for, or the rest of an operation. */
+    uint8_t tail;
+    /* Units of work that were done, and that may be. */
+    uint64_t work;
+    uint64_t work_left;
+} wamr_call;
+
+typedef enum wamr_outcome {
+    WAMR_FINISHED = 0,
+    WAMR_OUT_OF_FUEL = 1,
+    WAMR_BLOCKED = 2,
+    WAMR_TRAPPED = 3,
+} wamr_outcome;
 
 uint32_t
-wamr_init(void *arena, uint32_t arena_len, wamr_slice_fn on_slice);
+wamr_init(void *arena, uint32_t arena_len);
 
 void
 wamr_memory(wamr_memory_info *info);
@@ -141,43 +190,115 @@ wamr_unload(struct WASMModule *module);
 void
 wamr_get_sizes(wamr_sizes *sizes);
 
-/* Arena bytes that an instance will take, its linear memory and exec env not counted. */
+/* Arena bytes that an instance will take, its linear memory and the tables not counted. */
 uint32_t
 wamr_instance_needs(const struct WASMModule *module);
 
-/* The index of the function that is exported by this name, and its type. */
+/* Arena bytes of the tables, which the first instance makes. */
+uint32_t
+wamr_tables_need(const struct WASMModule *module);
+
+/* Arena bytes that making a further instance takes for the time being. */
+uint32_t
+wamr_copy_needs(const struct WASMModule *module);
+
+/* Bytes of stack that a call of each exported function can keep when it is left, in the exports'
+   order, into `needs`; and of the deepest initialiser. Frames before the function's are not in it. */
+void
+wamr_exports_need(const struct WASMModule *module, const wamr_module_info *info,
+                  uint32_t *initialisers, uint32_t *needs);
+
+/* Bytes of the frame that a call begins with, which takes its results. */
+uint32_t
+wamr_first_frame_bytes(uint32_t result_cells);
+
+/* The index of the function that is exported by this name, its type, and how many functions are
+   exported before it. */
 uint32_t
 wamr_find_function(const struct WASMModule *module, const char *name, uint32_t name_len,
-                   wamr_function_type *type);
+                   wamr_function_type *type, uint32_t *position);
 
 /* Runs no guest code. `memory_max` bounds the linear memory, in bytes: above its initial size it
    bounds growth; below, the memory has only that many whole units of 4096 bytes. */
 struct WASMModuleInstance *
-wamr_instantiate(struct WASMModule *module, uint64_t memory_max, char *error,
+wamr_instantiate(struct WASMModule *module, wamr_tables *tables, uint64_t memory_max, char *error,
                  uint32_t error_len);
 
 void
-wamr_deinstantiate(struct WASMModuleInstance *instance);
+wamr_deinstantiate(struct WASMModuleInstance *instance, wamr_tables *tables);
 
-struct WASMExecEnv *
-wamr_exec_env_new(struct WASMModuleInstance *instance, uint32_t stack_len);
-
-void
-wamr_exec_env_delete(struct WASMExecEnv *exec_env);
-
-/* Calls function `index`; `argv` holds the argument cells and then takes the result cells.
-   `slice`, at least 1, is the first slice. False on a trap, whose text wamr_exception gives. */
-bool
-wamr_call(struct WASMExecEnv *exec_env, uint32_t index, uint32_t argc, uint32_t *argv,
-          uint32_t slice, void *run);
-
-/* Units left of the current slice, the unit that ends it not counted. */
+/* Arena bytes of a worker with such a stack. */
 uint32_t
-wamr_slice_left(const struct WASMExecEnv *exec_env);
+wamr_worker_bytes(uint32_t stack_len);
 
-/* Counts `units` more of the slice that is running; what exceeds it is not counted. */
+/* What a thread runs guests with, and on; NULL without room. For the calling thread alone. */
+struct wamr_worker *
+wamr_worker_new(uint32_t stack_len);
+
+/* No call is on it. */
 void
-wamr_slice_charge(struct WASMExecEnv *exec_env, uint32_t units);
+wamr_worker_delete(struct wamr_worker *worker);
+
+/* For host functions that are called outside of a guest's. */
+struct WASMExecEnv *
+wamr_worker_env(struct wamr_worker *worker);
+
+/* Begins a call, without running anything; `argv` holds the argument cells. `reserve` bytes are kept
+   for it, for when it is left. False where the arena has no room for them. */
+bool
+wamr_begin(wamr_call *call, uint32_t index, uint32_t argc, const uint32_t *argv,
+           uint32_t reserve);
+
+/* The cells of the results of a call that has finished. */
+void
+wamr_results(const wamr_call *call, uint32_t *cells, uint32_t count);
+
+/* Gives back what is kept of a call. */
+void
+wamr_drop(wamr_call *call);
+
+/* Puts a call on the worker's stack, which is empty. False where that is too small for it. */
+bool
+wamr_enter(struct wamr_worker *worker, wamr_call *call);
+
+/* Takes the call off the stack. False where the arena has no room for what it has there: it has
+   ended, then. */
+bool
+wamr_leave(struct wamr_worker *worker);
+
+/* Ends the call that is on the stack, without a result. */
+void
+wamr_give_up(struct wamr_worker *worker);
+
+/* Begins a step of the call on the stack, with `fuel` units of slice credit, which first pay its
+   debt. False where nothing is left. `run` is the user data of host functions. */
+bool
+wamr_fuel(struct wamr_worker *worker, uint32_t fuel, void *run);
+
+/* Runs the call on the stack until it ends, waits, or has used the step's credit. A wamr_outcome. */
+uint32_t
+wamr_run(struct wamr_worker *worker);
+
+/* From a host function that waits: its guest is left when it returns, and has its result by
+   wamr_unblock. False where the guest can't be left now. */
+bool
+wamr_block(struct WASMExecEnv *env, const void *function, const uint64_t *args, uint32_t count);
+
+/* The arguments of the host function that the call on the stack waits for; how many. */
+uint32_t
+wamr_blocked_args(const struct wamr_worker *worker, uint64_t *args);
+
+/* That one waits on, with these arguments. */
+void
+wamr_wait(struct wamr_worker *worker, const uint64_t *args, uint32_t count);
+
+/* That one has its result, of so many cells. */
+void
+wamr_unblock(struct wamr_worker *worker, uint64_t result, uint32_t cells);
+
+/* Counts `units` of work for what a host function does. */
+void
+wamr_host_charge(struct WASMExecEnv *env, uint32_t units);
 
 /* NULL where nothing is pending. */
 const char *
@@ -193,7 +314,8 @@ wamr_instance_of(struct WASMExecEnv *exec_env);
 uint8_t *
 wamr_guest_bytes(struct WASMModuleInstance *instance, uint64_t offset, uint64_t len);
 
-/* By the guest's own exported malloc, metered as the call that is running; 0 on failure. */
+/* By the guest's own exported malloc, 0 on failure. What it does is counted as the call's that is
+   running, which it can't leave: beyond 65,536 units it traps. */
 uint32_t
 wamr_guest_malloc(struct WASMExecEnv *exec_env, uint32_t len);
 

@@ -6,6 +6,7 @@
 #![no_std]
 
 use core::ffi::{CStr, c_char, c_void};
+use core::ptr;
 
 /// A loaded module.
 #[repr(C)]
@@ -19,9 +20,15 @@ pub struct Instance {
     _opaque: [u8; 0],
 }
 
-/// What an instance runs on: the operand stack and the count of the slice.
+/// WAMR's own of a worker: what host functions know their guest by.
 #[repr(C)]
 pub struct ExecEnv {
+    _opaque: [u8; 0],
+}
+
+/// What a thread runs guests with, and the operand stack that they run on.
+#[repr(C)]
+pub struct Worker {
     _opaque: [u8; 0],
 }
 
@@ -68,7 +75,114 @@ pub struct ModuleInfo {
     pub initial_pages: u32,
     /// Pages that the memory can grow to.
     pub maximum_pages: u32,
+    /// Exports of kind function.
+    pub exported_functions: u32,
+    /// Slice credit for a unit of work of this module's code.
+    pub credit_per_unit: u32,
 }
+
+/// What all instances of a module have in common; made by the first, freed by the last.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Tables {
+    /// Instances.
+    pub users: u32,
+    functions: *mut c_void,
+    imports: *mut c_void,
+    exports: *mut c_void,
+    globals: *mut c_void,
+}
+
+impl Tables {
+    /// None yet.
+    pub const NONE: Self = Self {
+        users: 0,
+        functions: ptr::null_mut(),
+        imports: ptr::null_mut(),
+        exports: ptr::null_mut(),
+        globals: ptr::null_mut(),
+    };
+}
+
+/// Arguments of a host function that waits: at most so many.
+pub const BLOCKING_ARGS: usize = 8;
+
+/// A call of an instance's function, or none. Its owner sets `instance` and the bounds while there
+/// is none; the rest is C's.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Call {
+    /// Whose function it calls.
+    pub instance: *mut Instance,
+    kept: *mut u8,
+    /// The host function that it waits for, or null.
+    pub waiting: *const c_void,
+    base: usize,
+    top: u32,
+    beyond: u32,
+    frame: u32,
+    function: u32,
+    /// Bytes of a worker's stack that it may use.
+    pub stack_max: u32,
+    /// Slice credit for a unit of work.
+    pub per_unit: u32,
+    debt: u32,
+    phase: u8,
+    tail: u8,
+    /// Units of work that were done.
+    pub work: u64,
+    /// Units of work that may be done.
+    pub work_left: u64,
+}
+
+impl Call {
+    /// None, of an instance whose code takes so much slice credit for a unit of work.
+    #[must_use]
+    pub const fn new(instance: *mut Instance, per_unit: u32, stack_max: u32) -> Self {
+        Self {
+            instance,
+            kept: ptr::null_mut(),
+            waiting: ptr::null(),
+            base: 0,
+            top: 0,
+            beyond: 0,
+            frame: 0,
+            function: 0,
+            stack_max,
+            per_unit,
+            debt: 0,
+            phase: 0,
+            tail: 0,
+            work: 0,
+            work_left: u64::MAX,
+        }
+    }
+
+    /// Whether there is a call.
+    #[must_use]
+    pub const fn is_some(&self) -> bool {
+        self.phase != 0
+    }
+
+    /// Bytes of the arena in which the call is kept.
+    #[must_use]
+    pub fn kept_bytes(&self) -> u32 {
+        if self.kept.is_null() {
+            return 0;
+        }
+        // SAFETY: what is not null is a block of the arena.
+        unsafe { wamr_block_bytes(self.kept.cast()) }
+    }
+}
+
+/// [`wamr_run`]: the function has returned.
+pub const FINISHED: u32 = 0;
+/// [`wamr_run`]: the step's credit is used.
+pub const OUT_OF_FUEL: u32 = 1;
+/// [`wamr_run`]: a host function waits.
+pub const BLOCKED: u32 = 2;
+/// [`wamr_run`]: an exception is pending.
+pub const TRAPPED: u32 = 3;
 
 /// A function's type, in memory that the module owns.
 #[repr(C)]
@@ -113,8 +227,6 @@ pub struct Sizes {
     pub global_instance: u32,
     pub function_instance: u32,
     pub export_function: u32,
-    /// Without the operand stack.
-    pub exec_env: u32,
     /// Linear memories are multiples of it.
     pub memory_unit: u32,
 }
@@ -136,10 +248,6 @@ pub struct NativeSymbol {
 /// Takes one `u64` for each argument, and leaves its result in the first.
 pub type RawFunction = unsafe extern "C" fn(*mut ExecEnv, *mut u64);
 
-/// Asked on the guest's thread when a slice is spent, with the run of [`wamr_call`]. Returns the
-/// length of the next slice, or 0 to stop the guest.
-pub type SliceFn = unsafe extern "C" fn(*mut c_void) -> u32;
-
 /// [`wamr_init`] succeeded.
 pub const INIT_OK: u32 = 0;
 /// The runtime was already started.
@@ -149,7 +257,7 @@ pub const INIT_NO_ROOM: u32 = 2;
 
 unsafe extern "C" {
     /// Starts the runtime, once; `arena` is its own from then on.
-    pub fn wamr_init(arena: *mut c_void, arena_len: u32, on_slice: SliceFn) -> u32;
+    pub fn wamr_init(arena: *mut c_void, arena_len: u32) -> u32;
     /// The state of the arena.
     pub fn wamr_memory(info: *mut MemoryInfo);
     /// An 8-aligned block, or null.
@@ -186,46 +294,92 @@ unsafe extern "C" {
     ) -> *mut Module;
     /// The sizes of this build. Needs no runtime.
     pub fn wamr_get_sizes(sizes: *mut Sizes);
-    /// Arena bytes that an instance will take, linear memory and execution environment not counted.
+    /// Arena bytes that an instance will take, linear memory and tables not counted.
     pub fn wamr_instance_needs(module: *const Module) -> u32;
+    /// Arena bytes of the tables, which the first instance makes.
+    pub fn wamr_tables_need(module: *const Module) -> u32;
+    /// Arena bytes that making a further instance takes for the time being.
+    pub fn wamr_copy_needs(module: *const Module) -> u32;
+    /// Bytes of stack that a call of each exported function can keep, its first frame not counted,
+    /// into `needs`, in the exports' order; and of the deepest initialiser.
+    pub fn wamr_exports_need(
+        module: *const Module,
+        info: *const ModuleInfo,
+        initialisers: *mut u32,
+        needs: *mut u32,
+    );
+    /// Bytes of the frame that a call begins with.
+    pub fn wamr_first_frame_bytes(result_cells: u32) -> u32;
     /// Gives a module back. It must have no instance left.
     pub fn wamr_unload(module: *mut Module);
-    /// The index of an exported function, or [`NO_FUNCTION`].
+    /// The index of an exported function, or [`NO_FUNCTION`]; and how many functions are exported
+    /// before it.
     pub fn wamr_find_function(
         module: *const Module,
         name: *const c_char,
         name_len: u32,
         function_type: *mut FunctionType,
+        position: *mut u32,
     ) -> u32;
 
     /// Instantiates without running guest code. Null on failure, with a text in `error`.
     pub fn wamr_instantiate(
         module: *mut Module,
+        tables: *mut Tables,
         memory_max: u64,
         error: *mut c_char,
         error_len: u32,
     ) -> *mut Instance;
-    /// Gives an instance back. It must have no execution environment left.
-    pub fn wamr_deinstantiate(instance: *mut Instance);
-    /// An execution environment with an operand stack of `stack_len` bytes, or null.
-    pub fn wamr_exec_env_new(instance: *mut Instance, stack_len: u32) -> *mut ExecEnv;
-    /// Gives an execution environment back.
-    pub fn wamr_exec_env_delete(exec_env: *mut ExecEnv);
+    /// Gives an instance back. Nothing of a call of it is kept.
+    pub fn wamr_deinstantiate(instance: *mut Instance, tables: *mut Tables);
 
-    /// Calls a function by its index. `argv` has room for the argument cells and for the result
-    /// cells; `slice` is at least 1. False on a trap.
-    pub fn wamr_call(
-        exec_env: *mut ExecEnv,
+    /// Arena bytes of a worker with such a stack.
+    pub fn wamr_worker_bytes(stack_len: u32) -> u32;
+    /// A worker, for the calling thread alone; null without room.
+    pub fn wamr_worker_new(stack_len: u32) -> *mut Worker;
+    /// Gives a worker back. No call is on it.
+    pub fn wamr_worker_delete(worker: *mut Worker);
+    /// For host functions that are called outside of a guest's.
+    pub fn wamr_worker_env(worker: *mut Worker) -> *mut ExecEnv;
+    /// Begins a call, without running anything, and keeps `reserve` bytes for it. False where the
+    /// arena has no room.
+    pub fn wamr_begin(
+        call: *mut Call,
         index: u32,
         argc: u32,
-        argv: *mut u32,
-        slice: u32,
-        run: *mut c_void,
+        argv: *const u32,
+        reserve: u32,
     ) -> bool;
-    /// Units left of the slice, the one that ends it not counted.
-    pub fn wamr_slice_left(exec_env: *const ExecEnv) -> u32;
-    /// Counts `units` more of the slice that is running; what exceeds it is not counted.
-    pub fn wamr_slice_charge(exec_env: *mut ExecEnv, units: u32);
+    /// The cells of the results of a call that has finished.
+    pub fn wamr_results(call: *const Call, cells: *mut u32, count: u32);
+    /// Gives back what is kept of a call.
+    pub fn wamr_drop(call: *mut Call);
+    /// Puts a call on the worker's empty stack. False where that is too small.
+    pub fn wamr_enter(worker: *mut Worker, call: *mut Call) -> bool;
+    /// Takes the call off the stack. False where the arena has no room for it: it has ended, then.
+    pub fn wamr_leave(worker: *mut Worker) -> bool;
+    /// Ends the call that is on the stack.
+    pub fn wamr_give_up(worker: *mut Worker);
+    /// Begins a step of the call on the stack. False where its debt takes all the fuel.
+    pub fn wamr_fuel(worker: *mut Worker, fuel: u32, run: *mut c_void) -> bool;
+    /// Runs the call on the stack; how that ended.
+    pub fn wamr_run(worker: *mut Worker) -> u32;
+    /// From a host function that waits. False where the guest can't be left now.
+    pub fn wamr_block(
+        exec_env: *mut ExecEnv,
+        function: *const c_void,
+        args: *const u64,
+        count: u32,
+    ) -> bool;
+    /// The arguments of the host function that is waited for; how many. There is room for
+    /// [`BLOCKING_ARGS`].
+    pub fn wamr_blocked_args(worker: *const Worker, args: *mut u64) -> u32;
+    /// That one waits on.
+    pub fn wamr_wait(worker: *mut Worker, args: *const u64, count: u32);
+    /// That one has its result, of so many cells.
+    pub fn wamr_unblock(worker: *mut Worker, result: u64, cells: u32);
+    /// Counts `units` of work for what a host function does.
+    pub fn wamr_host_charge(exec_env: *mut ExecEnv, units: u32);
     /// The pending exception, or null.
     pub fn wamr_exception(instance: *mut Instance) -> *const c_char;
     /// Raises an exception, cut to WAMR's 128 bytes.
@@ -234,14 +388,20 @@ unsafe extern "C" {
     pub fn wamr_instance_of(exec_env: *mut ExecEnv) -> *mut Instance;
     /// The address of `len` bytes of guest memory, or null with the exception set.
     pub fn wamr_guest_bytes(instance: *mut Instance, offset: u64, len: u64) -> *mut u8;
-    /// Allocates by the guest's own exported `malloc`, metered as the running call; 0 on failure.
+    /// Allocates by the guest's own exported `malloc`, whose work is bounded; 0 on failure.
     pub fn wamr_guest_malloc(exec_env: *mut ExecEnv, len: u32) -> u32;
     /// Bytes of linear memory.
     pub fn wamr_guest_memory_len(instance: *mut Instance) -> u64;
 
-    /// As [`wamr_call`], without the slice hook: nothing stops it.
+    /// Calls a function without the hook, from its beginning to its end: nothing stops it.
     #[cfg(feature = "plain")]
-    pub fn wamr_call_plain(exec_env: *mut ExecEnv, index: u32, argc: u32, argv: *mut u32) -> bool;
+    pub fn wamr_call_plain(
+        worker: *mut Worker,
+        instance: *mut Instance,
+        index: u32,
+        argc: u32,
+        argv: *mut u32,
+    ) -> bool;
 
     /// WAMR's own: prepares the calling thread.
     pub fn wasm_runtime_init_thread_env() -> bool;
@@ -249,7 +409,7 @@ unsafe extern "C" {
     pub fn wasm_runtime_destroy_thread_env();
     /// WAMR's own: the attachment of the host function that is running.
     pub fn wasm_runtime_get_function_attachment(exec_env: *mut ExecEnv) -> *mut c_void;
-    /// WAMR's own: the run of [`wamr_call`].
+    /// WAMR's own: the run of [`wamr_fuel`].
     pub fn wasm_runtime_get_user_data(exec_env: *mut ExecEnv) -> *mut c_void;
 }
 

@@ -163,8 +163,8 @@ pub enum TrapKind {
     OperandStackOverflow,
     /// The native stack is used up, or the one that the guest keeps in its memory.
     StackOverflow,
-    /// The supervisor or an interrupt handle stopped the guest.
-    Interrupted,
+    /// The guest would have done more work than it may.
+    OutOfWork,
     /// The arena ran out during the call.
     OutOfMemory,
     /// A host function refused.
@@ -201,6 +201,7 @@ impl Trap {
             | "wasm auxiliary stack overflow"
             | "wasm auxiliary stack underflow" => TrapKind::StackOverflow,
             "allocate memory failed" => TrapKind::OutOfMemory,
+            "work budget exhausted" => TrapKind::OutOfWork,
             _ => fallback,
         };
         Self::new(kind, format_args!("{text}"))

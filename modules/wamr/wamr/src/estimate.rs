@@ -10,10 +10,14 @@ use crate::module;
 pub struct Needs {
     /// The module, loaded, with its buffer; once, however many instances.
     pub load: u64,
+    /// What all its instances share, as long as there is one.
+    pub tables: u64,
     /// The instance, without its linear memory.
     pub instance: u64,
-    /// The execution environment with its operand stack.
-    pub exec_env: u64,
+    /// Of the tables, what an instance that is not the first has a copy of while it is made.
+    pub copy: u64,
+    /// What a call keeps when it is left, as far as it is known beforehand.
+    pub call: u64,
     /// The linear memory at the start; it takes one piece of the arena.
     pub linear_memory: u64,
 }
@@ -22,23 +26,23 @@ impl Needs {
     /// All of it.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.load + self.instance + self.exec_env + self.linear_memory
+        self.load + self.tables + self.instance + self.call + self.linear_memory
     }
 }
 
-/// Estimates what the module in `wasm` takes, with an operand stack of `stack_bytes`, from its
-/// sections' counts alone: nothing is allocated, and no code is read.
+/// Estimates what the module in `wasm` takes from its sections' counts alone: nothing is allocated,
+/// and no code is read. What a call keeps is not in it.
 ///
 /// It is an upper bound. It exceeds the truth by the whole linear memory where WAMR will shrink
 /// that (see [`Memory`](crate::Memory)), and by little otherwise; what the module really takes is
 /// known after loading, by [`Module::needs`](crate::Module::needs). Two things are not in it. While
-/// loading, WAMR takes about 1 KiB more for the time being, and some 100 bytes for each level of
-/// nesting: less than the execution environment will. And a `br_table` in more than 255 nested
-/// blocks keeps 4 bytes for each label.
+/// loading, WAMR takes about 1 KiB more for the time being, some 100 bytes for each level of
+/// nesting and up to 16 bytes for each function. And a `br_table` in more than 255 nested blocks
+/// keeps 4 bytes for each label.
 ///
 /// # Errors
 /// [`ErrorKind::BadModule`] where the sections can't be followed; loading would refuse it too.
-pub fn estimate(wasm: &[u8], stack_bytes: u32) -> Result<Needs, Error> {
+pub fn estimate(wasm: &[u8]) -> Result<Needs, Error> {
     let sizes = sizes();
     let mut tally = Tally::default();
     if tally.module(wasm, &sizes).is_none() {
@@ -47,8 +51,10 @@ pub fn estimate(wasm: &[u8], stack_bytes: u32) -> Result<Needs, Error> {
     }
     Ok(Needs {
         load: block(wasm.len() as u64) + module::inner_bytes() + tally.load(&sizes),
+        tables: tally.tables(&sizes),
         instance: tally.instance(&sizes),
-        exec_env: exec_env(&sizes, stack_bytes),
+        copy: tally.copy(&sizes),
+        call: 0,
         linear_memory: linear_memory(&sizes, tally.memory_pages * 65_536),
     })
 }
@@ -69,8 +75,9 @@ pub(crate) const fn block(len: u64) -> u64 {
     }
 }
 
-pub(crate) fn exec_env(sizes: &sys::Sizes, stack_bytes: u32) -> u64 {
-    block(u64::from(sizes.exec_env) + u64::from(stack_bytes))
+/// What is kept of a call that has so many bytes on the stack.
+pub(crate) fn call(stack_bytes: u32) -> u64 {
+    block(u64::from(stack_bytes))
 }
 
 pub(crate) fn linear_memory(sizes: &sys::Sizes, len: u64) -> u64 {
@@ -124,9 +131,10 @@ impl Tally {
             + self.element_bytes
             + array(self.data_segments, sizes.pointer)
             + self.data_segments * block(u64::from(sizes.data_segment))
+            + block((4 * self.exported_functions).max(1))
     }
 
-    /// As `wamr_instance_needs` in the shim, from counts instead of a loaded module.
+    /// As `wamr_instance_needs`, from counts instead of a loaded module.
     fn instance(&self, sizes: &sys::Sizes) -> u64 {
         let slots = if self.table_grow {
             self.table_slots_most
@@ -145,15 +153,22 @@ impl Tally {
         block(body.next_multiple_of(8) + u64::from(sizes.instance_extra))
             + bitmap(self.data_segments)
             + bitmap(self.element_segments)
-            + array(self.globals, sizes.global_instance)
             + array(self.memories, sizes.pointer)
             + array(self.tables, sizes.pointer)
-            + array(
-                self.imported_functions + self.functions,
-                sizes.function_instance,
-            )
+    }
+
+    /// As `wamr_tables_need`.
+    fn tables(&self, sizes: &sys::Sizes) -> u64 {
+        let functions = self.imported_functions + self.functions;
+        array(functions, sizes.function_instance)
             + array(self.imported_functions, sizes.pointer)
             + array(self.exported_functions, sizes.export_function)
+            + self.copy(sizes)
+    }
+
+    /// As `wamr_copy_needs`.
+    fn copy(&self, sizes: &sys::Sizes) -> u64 {
+        array(self.globals, sizes.global_instance)
     }
 
     /// `None` where the bytes are no sections.

@@ -6,14 +6,14 @@ use core::fmt::{self, Write as _};
 use core::mem::size_of;
 use core::ptr::NonNull;
 use core::slice;
+use core::task::Poll;
 
 use wamr_sys as sys;
 
 use crate::arena;
 use crate::error::{Error, Text};
-use crate::instance::Run;
 use crate::runtime::Runtime;
-use crate::supervisor::Supervisor;
+use crate::worker::Run;
 
 /// A function that guests can import.
 #[derive(Debug)]
@@ -27,7 +27,10 @@ pub struct HostFunction {
     pub signature: &'static CStr,
     /// Gets one `u64` for each parameter, and at least one; 32-bit values are in its low half,
     /// above which the bits are 0. A result goes into the first.
-    pub call: fn(&mut Caller<'_>, &mut [u64]) -> Result<(), HostError>,
+    ///
+    /// It must not wait: where it has to, it is pending, and its guest is left. It is asked again
+    /// when the guest's next step begins, with the arguments as it left them; it has 8 at most.
+    pub call: fn(&mut Caller<'_>, &mut [u64]) -> Poll<Result<(), HostError>>,
 }
 
 /// Why a host function refused; the guest traps.
@@ -51,26 +54,26 @@ const PENDING: HostError = HostError::new(c"");
 pub struct Caller<'a> {
     exec_env: NonNull<sys::ExecEnv>,
     run: &'a Run<'a>,
+    again: bool,
 }
 
 impl<'a> Caller<'a> {
-    /// The supervisor of the call that is running.
-    #[must_use]
-    pub fn supervisor(&self) -> &'a dyn Supervisor {
-        self.run.supervisor()
-    }
-
     /// The runtime that runs it.
     #[must_use]
     pub fn runtime(&self) -> Runtime {
         Runtime::of_caller()
     }
 
-    /// The supervisor, if it is a `T`.
+    /// The context of the step, if it is a `T`.
     #[must_use]
-    pub fn context<T: Supervisor>(&self) -> Option<&'a T> {
-        let any: &dyn Any = self.supervisor();
-        any.downcast_ref()
+    pub fn context<T: Any>(&self) -> Option<&'a T> {
+        self.run.context().downcast_ref()
+    }
+
+    /// Whether the function was pending before, and is asked again.
+    #[must_use]
+    pub fn is_asked_again(&self) -> bool {
+        self.again
     }
 
     /// `len` bytes of guest memory at `offset`, in place. No bytes are nowhere: any offset will do.
@@ -133,10 +136,11 @@ impl<'a> Caller<'a> {
     }
 
     /// Allocates by the guest's own exported `malloc` (with `free` exported too), and gives the
-    /// offset. It runs guest code, in the slices of the call that is running.
+    /// offset. It runs guest code, which can't be left: 65,536 units of work at most, which count as
+    /// the guest's.
     ///
     /// # Errors
-    /// When the guest exports none, has no room, traps or is interrupted.
+    /// When the guest exports none, has no room, does more or traps.
     pub fn alloc_in_guest(&mut self, len: u32) -> Result<u32, HostError> {
         // SAFETY: the execution environment is the one that called this host function.
         let offset = unsafe { sys::wamr_guest_malloc(self.exec_env.as_ptr(), len) };
@@ -146,11 +150,12 @@ impl<'a> Caller<'a> {
         Ok(offset)
     }
 
-    /// Counts `units` of work for what this function does, beside the one of its call; at most what
-    /// is left of the slice, which then ends at the guest's next branch or call.
+    /// Counts `units` of work for what this function does, beside the one of its call. Where the step
+    /// has no fuel for them it ends before the guest's next instruction, and they are a debt of the
+    /// next.
     pub fn charge(&self, units: u32) {
         // SAFETY: the execution environment is the one that called this host function.
-        unsafe { sys::wamr_slice_charge(self.exec_env.as_ptr(), units) };
+        unsafe { sys::wamr_host_charge(self.exec_env.as_ptr(), units) };
     }
 
     /// The refusal with a text that is made now, cut at 96 bytes; to be returned. The guest traps in
@@ -163,16 +168,6 @@ impl<'a> Caller<'a> {
         // It cuts, and never fails.
         let _ = bounded.write_fmt(text);
         raise(self.exec_env, self.run, bounded.as_c_str());
-        PENDING
-    }
-
-    /// The error of a function that looked and found its guest interrupted; to be returned. The call
-    /// ends as if its supervisor had interrupted it.
-    #[cold]
-    #[inline(never)]
-    pub fn interrupted(&self) -> HostError {
-        raise(self.exec_env, self.run, c"interrupted");
-        self.run.interrupted();
         PENDING
     }
 
@@ -223,9 +218,9 @@ pub(crate) fn register(_: Runtime, functions: &'static [HostFunction]) -> Result
 
 /// What WAMR calls for every host function.
 unsafe extern "C" fn trampoline(exec_env: *mut sys::ExecEnv, args: *mut u64) {
-    // SAFETY: WAMR passes the guest's execution environment, inside `Instance::call`, which set a
-    // run as user data and keeps it until the call returns; and the attachment is one that
-    // `register` gave, a static `HostFunction`.
+    // SAFETY: WAMR passes the guest's execution environment, inside `Active::step`, which set a run
+    // as user data and keeps it until the step ends; and the attachment is one that `register` gave,
+    // a static `HostFunction`.
     let (function, run) = unsafe {
         let function = sys::wasm_runtime_get_function_attachment(exec_env);
         let run = sys::wasm_runtime_get_user_data(exec_env);
@@ -242,10 +237,51 @@ unsafe extern "C" fn trampoline(exec_env: *mut sys::ExecEnv, args: *mut u64) {
     // SAFETY: WAMR passes an array with room for 16 arguments, or for all where they are more; the
     // import has as many parameters as the signature says: loading refuses any other.
     let args = unsafe { core::slice::from_raw_parts_mut(args, count) };
-    let mut caller = Caller { exec_env, run };
-    if let Err(error) = (function.call)(&mut caller, args) {
-        raise(exec_env, run, error.text);
+    if call(function, exec_env, run, args, false).is_pending() {
+        // SAFETY: as above; the function is static.
+        let blocked = unsafe {
+            let waiting = (&raw const *function).cast();
+            sys::wamr_block(exec_env.as_ptr(), waiting, args.as_ptr(), count as u32)
+        };
+        if !blocked {
+            raise(exec_env, run, c"a host function can't wait here");
+        }
     }
+}
+
+/// Asks a function again that was pending. Ready with true where it has left its result in the first
+/// argument, with false where it has raised an exception.
+pub(crate) fn poll(
+    function: &HostFunction,
+    exec_env: *mut sys::ExecEnv,
+    run: &Run<'_>,
+    args: &mut [u64],
+) -> Poll<bool> {
+    match NonNull::new(exec_env) {
+        Some(exec_env) => call(function, exec_env, run, args, true),
+        None => Poll::Ready(false),
+    }
+}
+
+fn call(
+    function: &HostFunction,
+    exec_env: NonNull<sys::ExecEnv>,
+    run: &Run<'_>,
+    args: &mut [u64],
+    again: bool,
+) -> Poll<bool> {
+    let mut caller = Caller {
+        exec_env,
+        run,
+        again,
+    };
+    (function.call)(&mut caller, args).map(|result| match result {
+        Ok(()) => true,
+        Err(error) => {
+            raise(exec_env, run, error.text);
+            false
+        }
+    })
 }
 
 /// Raises an exception, unless WAMR has raised one, such as for a bad pointer: that is the better
@@ -269,4 +305,13 @@ fn params(signature: &CStr) -> usize {
         .skip(1)
         .take_while(|&&c| c != b')')
         .count()
+}
+
+/// Cells of the result in a signature.
+pub(crate) fn result_cells(signature: &CStr) -> u32 {
+    match signature.to_bytes().last() {
+        Some(b'i' | b'f') => 1,
+        Some(b'I' | b'F') => 2,
+        _ => 0,
+    }
 }

@@ -1,22 +1,19 @@
-//! Instances, and calls into them.
+//! Instances, and their calls.
 
-use core::cell::Cell;
-use core::ffi::{CStr, c_char, c_void};
-use core::marker::PhantomData;
+use core::ffi::c_char;
 
 use wamr_sys as sys;
 
-use crate::arena::{self, Booking};
+use crate::arena::Booking;
 use crate::error::{Error, ErrorKind, Trap, TrapKind};
 use crate::module::Module;
-use crate::runtime::ThreadEnv;
-use crate::supervisor::{InterruptHandle, Supervisor, Verdict};
-use crate::value::{MAX_CELLS, Signature, Value};
+use crate::value::{MAX_CELLS, MAX_RESULTS, Signature, ValType, Value};
+use crate::worker::{self, ResumableCall, Worker};
 
 /// What an instance may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstanceConfig {
-    /// Bytes of the operand stack, which the frames of all nested calls share.
+    /// Bytes of a worker's operand stack that its calls may use. Where that is smaller, so much.
     pub stack_bytes: u32,
     /// A bound on the linear memory, in bytes, that only makes it smaller. At or above the initial
     /// size it bounds growth. Below, the guest gets that many bytes, rounded down to a multiple of
@@ -26,17 +23,17 @@ pub struct InstanceConfig {
 }
 
 impl Default for InstanceConfig {
-    /// 4,096 bytes of stack; the memory that the module says.
+    /// All of the stack, and the memory that the module says.
     fn default() -> Self {
         Self {
-            stack_bytes: 4096,
+            stack_bytes: u32::MAX,
             memory_bytes_max: None,
         }
     }
 }
 
-/// Arena bytes of one instance: instance, execution environment and linear memory, with all that
-/// its calls allocated. The module is not in it.
+/// Arena bytes of one instance: itself, its linear memory, what is kept of its call, with all that
+/// its calls allocated. The module and what it shares is not in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// Held now.
@@ -45,105 +42,190 @@ pub struct Usage {
     pub peak: u32,
 }
 
-/// A module's instance, with the stack that its calls run on.
-pub struct Instance<'t> {
-    handle: *mut sys::Instance,
-    exec_env: *mut sys::ExecEnv,
+/// A module's instance, and its call, if it has one. It is data: it may go from thread to thread, and
+/// runs while a [`Worker`] steps it.
+pub struct Instance {
+    /// Its `instance` is this one's handle.
+    call: sys::Call,
     account: sys::Account,
-    work: u64,
     start: Start,
-    interrupt: Option<InterruptHandle>,
+    results: Results,
     /// Dropped after the instance's own `drop`: the instance reads the module until then.
     module: Module,
-    /// Keeps the instance on its thread, and the thread prepared.
-    _thread: PhantomData<&'t ThreadEnv>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+// SAFETY: WAMR's instance knows of no thread, and the worker that runs it only while it does. It, the
+// account and what is kept of the call are reached through this value alone; the module is Send.
+unsafe impl Send for Instance {}
+
+/// What the module wants run first: the functions at these places of the list that
+/// [`Instance::initialise`] begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
-    Due,
+    Due(u8),
+    Running(u8),
     Done,
     Failed,
 }
 
-impl<'t> Instance<'t> {
+/// Types of the results of the last call.
+#[derive(Clone, Copy, Debug)]
+struct Results {
+    types: [ValType; MAX_RESULTS],
+    count: u8,
+}
+
+impl Results {
+    const NONE: Self = Self {
+        types: [ValType::I32; MAX_RESULTS],
+        count: 0,
+    };
+
+    fn new(signature: &Signature) -> Self {
+        let mut results = Self::NONE;
+        for (to, &from) in results.types.iter_mut().zip(signature.results()) {
+            *to = from;
+            results.count += 1;
+        }
+        results
+    }
+
+    fn types(&self) -> &[ValType] {
+        self.types
+            .get(..usize::from(self.count))
+            .unwrap_or_default()
+    }
+}
+
+impl Instance {
     /// Instantiates `module`. Runs none of its code.
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`], or [`ErrorKind::BadInstance`] when a segment doesn't fit.
-    pub fn new(_: &'t ThreadEnv, module: &Module, config: &InstanceConfig) -> Result<Self, Error> {
+    pub fn new(module: &Module, config: &InstanceConfig) -> Result<Self, Error> {
         let mut account = sys::Account::default();
         // SAFETY: `account` outlives the booking, and is read only after it.
         let booking = unsafe { Booking::to(&raw mut account) };
-        let made = make(module, config);
+        let made = make(module, config.memory_bytes_max);
         drop(booking);
-        let (handle, exec_env) = made?;
+        let per_unit = module.info().credit_per_unit;
         Ok(Self {
-            handle,
-            exec_env,
+            call: sys::Call::new(made?, per_unit, config.stack_bytes),
             account,
-            work: 0,
-            start: Start::Due,
-            interrupt: None,
+            start: Start::Due(0),
+            results: Results::NONE,
             module: module.clone(),
-            _thread: PhantomData,
         })
     }
 
-    /// Runs what the module wants run first, once: its start function; `_initialize`, or else
-    /// `__wasm_call_ctors`; `__post_instantiate`. [`call`](Self::call) does so by itself.
+    /// Begins the next of what the module wants run first: its start function; `_initialize`, or
+    /// else `__wasm_call_ctors`; `__post_instantiate`. False where all have run. To be repeated
+    /// whenever one has finished.
     ///
     /// # Errors
-    /// A trap of any of them. The instance can't be called then.
-    #[inline(never)]
-    pub fn start(&mut self, supervisor: &dyn Supervisor) -> Result<(), Trap> {
-        match self.start {
-            Start::Done => return Ok(()),
-            Start::Failed => {
-                let text = format_args!("the module's start function failed before");
-                return Err(Trap::new(TrapKind::BadCall, text));
-            }
-            Start::Due => self.start = Start::Failed,
-        }
+    /// [`TrapKind::BadCall`] where one is on its way, or has failed: the instance can't be called
+    /// then. [`TrapKind::OutOfMemory`].
+    pub fn initialise(&mut self) -> Result<bool, Trap> {
+        let first = match self.start {
+            Start::Done => return Ok(false),
+            Start::Failed => return Err(bad_call(format_args!("{START_FAILED}"))),
+            Start::Running(_) => return Err(bad_call(format_args!("{BUSY}"))),
+            Start::Due(first) => first,
+        };
         let info = self.module.info();
-        for index in [info.start, info.constructors, info.post_instantiate] {
+        let all = [info.start, info.constructors, info.post_instantiate];
+        for (place, index) in (0..).zip(all).skip(first.into()) {
             if index != sys::NO_FUNCTION {
-                self.run(index, 0, &mut [0; MAX_CELLS], supervisor)?;
+                let reserve = self.module.initialisers_keep();
+                self.begin(index, &[], reserve)?;
+                self.results = Results::NONE;
+                self.start = Start::Running(place);
+                return Ok(true);
             }
         }
         self.start = Start::Done;
+        Ok(false)
+    }
+
+    /// Begins a call of an exported function, without running anything. What is known of the
+    /// stack that it will use is kept free for it in the arena.
+    ///
+    /// # Errors
+    /// [`TrapKind::BadCall`] when there is no such function, the arguments are not what it takes,
+    /// another call is on its way, or [`initialise`](Self::initialise) has not come to its end.
+    /// [`TrapKind::OutOfMemory`].
+    pub fn call(&mut self, name: &str, args: &[Value]) -> Result<(), Trap> {
+        let (index, signature, keep) = self.module.find(name)?;
+        let mut cells = [0; MAX_CELLS];
+        let argc = lay_out(name, &signature, args, &mut cells)?;
+        if self.call.is_some() {
+            return Err(bad_call(format_args!("{BUSY}")));
+        }
+        if self.start == Start::Failed {
+            return Err(bad_call(format_args!("{START_FAILED}")));
+        }
+        if self.start != Start::Done && self.initialise()? {
+            // SAFETY: nobody reads the account meanwhile.
+            let _booking = unsafe { Booking::to(&raw mut self.account) };
+            // SAFETY: the call is on no worker's stack: it has just begun.
+            unsafe { sys::wamr_drop(&raw mut self.call) };
+            self.start = Start::Due(0);
+            return Err(bad_call(format_args!("the module is not initialised yet")));
+        }
+        self.begin(index, cells.get(..argc).unwrap_or_default(), keep)?;
+        self.results = Results::new(&signature);
         Ok(())
     }
 
-    /// Calls an exported function, and fills `results` as far as it reaches. Returns how many
-    /// results the function has.
+    /// Goes on with the call on `worker`: [`enter`](Worker::enter), one
+    /// [`step`](crate::Active::step), [`leave`](crate::Active::leave).
     ///
     /// # Errors
-    /// [`TrapKind::BadCall`] without running anything when there is no such function, or the
-    /// arguments are not what it takes; otherwise what stopped the guest.
-    pub fn call(
+    /// As theirs.
+    pub fn resume(
         &mut self,
-        name: &str,
-        args: &[Value],
-        results: &mut [Value],
-        supervisor: &dyn Supervisor,
-    ) -> Result<usize, Trap> {
-        let (index, signature) = self.module.find(name)?;
-        let mut cells = [0; MAX_CELLS];
-        let argc = lay_out(name, &signature, args, &mut cells)?;
-        self.start(supervisor)?;
-        self.run(index, argc, &mut cells, supervisor)?;
-        let mut cells = cells.iter().copied();
-        for (result, &ty) in results.iter_mut().zip(signature.results()) {
-            *result = Value::from_cells(ty, &mut cells);
-        }
-        Ok(signature.results().len())
+        worker: &mut Worker<'_>,
+        fuel: u32,
+        context: &dyn core::any::Any,
+    ) -> Result<ResumableCall, Trap> {
+        let mut active = worker.enter(self)?;
+        let outcome = active.step(fuel, context)?;
+        active.leave()?;
+        Ok(outcome)
     }
 
-    /// Units of work that all calls so far did.
+    /// Fills `results` as far as it reaches, with those of the call that has finished. Returns how
+    /// many the function has.
+    pub fn results(&self, results: &mut [Value]) -> usize {
+        let mut cells = [0; 2 * MAX_RESULTS];
+        let types = self.results.types();
+        if !types.is_empty() && !self.call.is_some() {
+            // SAFETY: no call is on its way, and one has begun, whose first frame is kept: it has
+            // room for its results.
+            unsafe {
+                let count = types.iter().map(ValType::cells).sum();
+                sys::wamr_results(&raw const self.call, cells.as_mut_ptr(), count);
+            }
+        }
+        let mut cells = cells.iter().copied();
+        for (result, &ty) in results.iter_mut().zip(types) {
+            *result = Value::from_cells(ty, &mut cells);
+        }
+        types.len()
+    }
+
+    /// Units of work that all calls so far did. It depends on the guest alone: not on the length of
+    /// its steps, nor on who ran between them.
     #[must_use]
     pub fn work(&self) -> u64 {
-        self.work
+        self.call.work
+    }
+
+    /// Sets how many units of work its calls may do from now on; without it, there is no bound. A
+    /// guest that would do more traps with [`TrapKind::OutOfWork`], at the same place whatever the
+    /// length of its steps.
+    pub fn set_work_left(&mut self, units: u64) {
+        self.call.work_left = units;
     }
 
     /// The instance's memory in the arena.
@@ -156,124 +238,111 @@ impl<'t> Instance<'t> {
         }
     }
 
+    /// Arena bytes of [`usage`](Self::usage) in which a call is kept.
+    #[must_use]
+    pub fn kept_bytes(&self) -> u32 {
+        self.call.kept_bytes()
+    }
+
     /// Bytes of linear memory now.
     #[must_use]
     pub fn memory_len(&self) -> u64 {
         // SAFETY: the instance lives while `self`.
-        unsafe { sys::wamr_guest_memory_len(self.handle) }
+        unsafe { sys::wamr_guest_memory_len(self.handle()) }
     }
 
-    /// A handle that interrupts this instance from any thread.
-    ///
-    /// # Errors
-    /// [`ErrorKind::OutOfMemory`]: it takes a few bytes of the arena, once for each instance.
-    pub fn interrupt_handle(&mut self) -> Result<InterruptHandle, Error> {
-        if let Some(handle) = &self.interrupt {
-            return Ok(handle.clone());
+    pub(crate) fn handle(&self) -> *mut sys::Instance {
+        self.call.instance
+    }
+
+    pub(crate) fn call_mut(&mut self) -> &mut sys::Call {
+        &mut self.call
+    }
+
+    pub(crate) fn account_mut(&mut self) -> *mut sys::Account {
+        &raw mut self.account
+    }
+
+    /// The call has finished.
+    pub(crate) fn finished(&mut self) {
+        if let Start::Running(place) = self.start {
+            self.start = Start::Due(place + 1);
         }
-        let handle = InterruptHandle::new()?;
-        self.interrupt = Some(handle.clone());
-        Ok(handle)
     }
 
-    fn run(
-        &mut self,
-        index: u32,
-        argc: u32,
-        cells: &mut [u32; MAX_CELLS],
-        supervisor: &dyn Supervisor,
-    ) -> Result<(), Trap> {
-        let account = &raw mut self.account;
-        let run = Run {
-            supervisor,
-            account,
-            interrupt: self.interrupt.as_ref(),
-            slice: Cell::new(0),
-            work: Cell::new(0),
-            end: Cell::new(End::Guest),
-        };
-        let first = run.next_slice();
-        if first == 0 {
-            return Err(Trap::new(
-                TrapKind::Interrupted,
-                format_args!("interrupted"),
-            ));
+    /// The call has trapped.
+    pub(crate) fn failed(&mut self) {
+        if let Start::Running(_) = self.start {
+            self.start = Start::Failed;
         }
-        // SAFETY: while the guest runs, only this thread reads the account, and not while it is
-        // being written: `self` is borrowed mutably, and `run` stays here.
-        let booking = unsafe { Booking::to(account) };
-        // SAFETY: the execution environment belongs to `self.handle`, on this thread, and runs
-        // nothing now, since `self` is borrowed mutably. `index` is a function of the module.
-        // `cells` has room for MAX_PARAMS wide arguments and MAX_RESULTS wide results, which
-        // `Signature` bounds (start functions have neither). `run` outlives the call.
-        let ok = unsafe {
-            let user = (&raw const run).cast::<c_void>().cast_mut();
-            sys::wamr_call(self.exec_env, index, argc, cells.as_mut_ptr(), first, user)
-        };
-        drop(booking);
-        // SAFETY: the execution environment lives while `self`.
-        run.finish(unsafe { sys::wamr_slice_left(self.exec_env) });
-        self.work += run.work.get();
-        if ok { Ok(()) } else { Err(self.trap(&run)) }
     }
 
-    #[inline(never)]
-    fn trap(&self, run: &Run<'_>) -> Trap {
-        // SAFETY: the instance lives while `self`; the text, if there is one, is its own and
-        // NUL-terminated, and nothing writes it before it is copied below.
-        let text = unsafe {
-            let text = sys::wamr_exception(self.handle);
-            if text.is_null() {
-                c""
-            } else {
-                CStr::from_ptr(text)
-            }
+    fn begin(&mut self, index: u32, cells: &[u32], keep: u32) -> Result<(), Trap> {
+        // SAFETY: nobody reads the account meanwhile.
+        let _booking = unsafe { Booking::to(&raw mut self.account) };
+        // SAFETY: the call's instance lives, no call is on its way, and `index` is a function of
+        // the module that takes so many cells: `find` and `lay_out` have seen to it, and what is
+        // run first takes none.
+        let has_room = unsafe {
+            let argc = cells.len() as u32;
+            sys::wamr_begin(&raw mut self.call, index, argc, cells.as_ptr(), keep)
         };
-        let text = sys::error_text(text.to_bytes());
-        match run.end.get() {
-            End::Interrupted => Trap::new(TrapKind::Interrupted, format_args!("interrupted")),
-            End::HostRefused => Trap::from_exception(text, TrapKind::Host),
-            End::Guest => Trap::from_exception(text, TrapKind::Other),
+        match has_room {
+            true => Ok(()),
+            false => Err(worker::no_room_to_leave()),
         }
     }
 }
 
-impl Drop for Instance<'_> {
+impl Drop for Instance {
     fn drop(&mut self) {
         // SAFETY: nobody reads the account any more.
-        let booking = unsafe { Booking::to(&raw mut self.account) };
-        // SAFETY: both came from `make`, on this thread, and nothing runs on them.
+        let _booking = unsafe { Booking::to(&raw mut self.account) };
+        // SAFETY: the call is on no worker's stack: an `Active` would borrow the instance. The
+        // instance came from `make`, and the module's tables with it.
         unsafe {
-            sys::wamr_exec_env_delete(self.exec_env);
-            sys::wamr_deinstantiate(self.handle);
+            sys::wamr_drop(&raw mut self.call);
+            sys::wamr_deinstantiate(self.handle(), self.module.tables());
         }
-        drop(booking);
     }
 }
 
-impl core::fmt::Debug for Instance<'_> {
+impl core::fmt::Debug for Instance {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Instance")
             .field("module", &self.module)
             .field("usage", &self.usage())
-            .field("work", &self.work)
+            .field("work", &self.work())
             .finish_non_exhaustive()
     }
 }
 
+const START_FAILED: &str = "the module's start function failed before";
+const BUSY: &str = "another call is on its way";
+
+#[cold]
+#[inline(never)]
+fn bad_call(text: core::fmt::Arguments<'_>) -> Trap {
+    Trap::new(TrapKind::BadCall, text)
+}
+
 // What is not needed while a guest runs has a frame of its own: a guest's thread has a small stack.
 #[inline(never)]
-fn make(
-    module: &Module,
-    config: &InstanceConfig,
-) -> Result<(*mut sys::Instance, *mut sys::ExecEnv), Error> {
+fn make(module: &Module, memory_max: Option<u64>) -> Result<*mut sys::Instance, Error> {
     let mut text = [0u8; 128];
-    let max = config.memory_bytes_max.unwrap_or(u64::MAX);
-    // SAFETY: the module is loaded, and `text` valid for writing. The start function and the like
-    // were taken out of the module when it was loaded, so no guest code runs.
+    let max = memory_max.unwrap_or(u64::MAX);
+    // SAFETY: the module is loaded, its tables are its own, and `text` is valid for writing. The
+    // start function and the like were taken out of the module when it was loaded, so no guest code
+    // runs.
     let handle = unsafe {
         let error = text.as_mut_ptr().cast::<c_char>();
-        sys::wamr_instantiate(module.handle(), max, error, text.len() as u32)
+        sys::wamr_instantiate(
+            module.handle(),
+            module.tables(),
+            max,
+            error,
+            text.len() as u32,
+        )
     };
     if handle.is_null() {
         return Err(Error::from_wamr(
@@ -281,16 +350,7 @@ fn make(
             sys::error_text(&text),
         ));
     }
-    // SAFETY: the instance was just made.
-    let exec_env = unsafe { sys::wamr_exec_env_new(handle, config.stack_bytes) };
-    if exec_env.is_null() {
-        // SAFETY: the instance was just made, and has no execution environment.
-        unsafe { sys::wamr_deinstantiate(handle) };
-        let (stack, free) = (config.stack_bytes, arena::memory().free);
-        let text = format_args!("no room for a stack of {stack} bytes: {free} free");
-        return Err(Error::new(ErrorKind::OutOfMemory, text));
-    }
-    Ok((handle, exec_env))
+    Ok(handle)
 }
 
 /// Writes the arguments' cells; returns how many.
@@ -300,20 +360,22 @@ fn lay_out(
     signature: &Signature,
     args: &[Value],
     cells: &mut [u32; MAX_CELLS],
-) -> Result<u32, Trap> {
+) -> Result<usize, Trap> {
     let params = signature.params();
     if args.len() != params.len() {
         let (takes, given) = (params.len(), args.len());
-        let text = format_args!("`{name}` takes {takes} arguments, {given} given");
-        return Err(Trap::new(TrapKind::BadCall, text));
+        return Err(bad_call(format_args!(
+            "`{name}` takes {takes} arguments, {given} given"
+        )));
     }
     let mut free = cells.iter_mut();
     let mut argc = 0;
     for (i, (arg, param)) in args.iter().zip(params).enumerate() {
         if arg.ty() != *param {
             let (n, given) = (i + 1, arg.ty());
-            let text = format_args!("argument {n} of `{name}` is {param:?}, {given:?} given");
-            return Err(Trap::new(TrapKind::BadCall, text));
+            return Err(bad_call(format_args!(
+                "argument {n} of `{name}` is {param:?}, {given:?} given"
+            )));
         }
         let (low, high) = arg.cells();
         for cell in [Some(low), high].into_iter().flatten() {
@@ -324,76 +386,4 @@ fn lay_out(
         }
     }
     Ok(argc)
-}
-
-/// A call in progress. WAMR's user data points to it.
-pub(crate) struct Run<'a> {
-    supervisor: &'a dyn Supervisor,
-    /// The instance's account, which outlives the call.
-    account: *const sys::Account,
-    interrupt: Option<&'a InterruptHandle>,
-    /// The length of the slice that is running; 0 before the first and after the last.
-    slice: Cell<u32>,
-    /// The units of all slices before.
-    work: Cell<u64>,
-    end: Cell<End>,
-}
-
-/// Who ended the call, where it trapped.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    Guest,
-    HostRefused,
-    Interrupted,
-}
-
-impl<'a> Run<'a> {
-    pub(crate) fn supervisor(&self) -> &'a dyn Supervisor {
-        self.supervisor
-    }
-
-    pub(crate) fn host_refused(&self) {
-        self.end.set(End::HostRefused);
-    }
-
-    pub(crate) fn interrupted(&self) {
-        self.end.set(End::Interrupted);
-    }
-
-    /// The slice is spent. The next one's length; 0 to stop.
-    fn next_slice(&self) -> u32 {
-        let done = self.slice.get();
-        self.work.set(self.work.get() + u64::from(done));
-        // SAFETY: the account outlives the call. The arena writes it on this thread alone, and
-        // doesn't call back while it does.
-        let held = unsafe { (*self.account).held };
-        let held = u32::try_from(held).unwrap_or(0);
-        let verdict = self.supervisor.slice(done, held);
-        let next = match verdict {
-            _ if self.interrupt.is_some_and(InterruptHandle::take) => 0,
-            Verdict::Continue(units) => units.max(1),
-            Verdict::Interrupt => 0,
-        };
-        if next == 0 {
-            self.end.set(End::Interrupted);
-        }
-        self.slice.set(next);
-        next
-    }
-
-    /// Counts what was done of a slice of which `left` was left, the last unit not counted.
-    fn finish(&self, left: u32) {
-        let done = self.slice.replace(0).saturating_sub(1).saturating_sub(left);
-        self.work.set(self.work.get() + u64::from(done));
-    }
-}
-
-/// What the slice hook calls.
-///
-/// # Safety
-/// `run` is what [`Instance::run`] gave to `wamr_call`, which has not returned.
-pub(crate) unsafe extern "C" fn on_slice(run: *mut c_void) -> u32 {
-    // SAFETY: the caller's promise. The run is on the stack of `Instance::run`, on this thread,
-    // and only shared: all that changes in it are cells.
-    unsafe { run.cast::<Run<'_>>().as_ref() }.map_or(0, Run::next_slice)
 }

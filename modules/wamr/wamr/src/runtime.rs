@@ -12,7 +12,6 @@ use wamr_sys as sys;
 use crate::arena::{self, Booking};
 use crate::error::{Error, ErrorKind};
 use crate::host::{self, HostFunction};
-use crate::instance;
 
 /// Proof that the runtime is started. It never stops.
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +44,7 @@ impl Runtime {
         let len = u32::try_from(arena.len()).unwrap_or(u32::MAX);
         let start: *mut c_void = arena.as_mut_ptr().cast();
         // SAFETY: the arena is valid for `len` bytes, for ever, and nobody else's: it is moved in.
-        // `on_slice` honours the contract of `SliceFn` for what `Instance` passes as run.
-        match unsafe { sys::wamr_init(start, len, instance::on_slice) } {
+        match unsafe { sys::wamr_init(start, len) } {
             sys::INIT_OK => {}
             sys::INIT_AGAIN => {
                 let text = format_args!("the runtime was started before");
@@ -89,19 +87,13 @@ impl Runtime {
     /// # Errors
     /// [`ErrorKind::OutOfMemory`] when no piece of the arena is large enough.
     pub fn buffer(&self, len: usize) -> Result<Buffer, Error> {
-        self.try_buffer(len)
-            .ok_or_else(|| arena::no_room(len.max(1)))
+        Buffer::new(len)
     }
 
     /// As [`buffer`](Self::buffer), for who does not ask why: an error's text takes native stack.
     #[must_use]
     pub fn try_buffer(&self, len: usize) -> Option<Buffer> {
-        let _none = Booking::to_none();
-        // An empty buffer has a block too: so that there is one case, not two.
-        let start = arena::try_allocate(len.max(1))?;
-        // SAFETY: the block is new and has at least `len` bytes.
-        unsafe { start.write_bytes(0, len) };
-        Some(Buffer { start, len })
+        Buffer::try_new(len)
     }
 }
 
@@ -118,6 +110,20 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
+    /// With the runtime started, which every caller has proof of.
+    pub(crate) fn new(len: usize) -> Result<Self, Error> {
+        Self::try_new(len).ok_or_else(|| arena::no_room(len.max(1)))
+    }
+
+    fn try_new(len: usize) -> Option<Self> {
+        let _none = Booking::to_none();
+        // An empty buffer has a block too: so that there is one case, not two.
+        let start = arena::try_allocate(len.max(1))?;
+        // SAFETY: the block is new and has at least `len` bytes.
+        unsafe { start.write_bytes(0, len) };
+        Some(Self { start, len })
+    }
+
     /// Where it starts. Writing through it, as WAMR does, is the owner's right alone.
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
@@ -182,7 +188,7 @@ impl Drop for Buffer {
     }
 }
 
-/// A thread's permission to run guests. Instances borrow it, so it outlives them.
+/// A thread's permission to run guests. Its workers borrow it, so it outlives them.
 #[derive(Debug)]
 pub struct ThreadEnv {
     /// Neither `Send` nor `Sync`.

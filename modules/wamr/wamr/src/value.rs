@@ -24,6 +24,14 @@ pub enum ValType {
 }
 
 impl ValType {
+    /// Cells of 32 bits that a value of it takes.
+    pub(crate) fn cells(&self) -> u32 {
+        match self {
+            Self::I32 | Self::F32 => 1,
+            Self::I64 | Self::F64 => 2,
+        }
+    }
+
     fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {
             0x7f => Self::I32,

@@ -4,10 +4,8 @@ mod common;
 
 use std::sync::Barrier;
 
-use common::{Budget, alone, budget, load, load_bytes, runtime};
-use wamr::{
-    ErrorKind, Instance, InstanceConfig, Memory, Module, Runtime, ThreadEnv, Trap, TrapKind, Value,
-};
+use common::{Budget, Guest, alone, budget, load, load_bytes, runtime};
+use wamr::{ErrorKind, InstanceConfig, Memory, Module, Runtime, Trap, TrapKind, Value};
 
 fn rt() -> Runtime {
     runtime(&[])
@@ -41,7 +39,6 @@ fn shrinking(heap_base: u32) -> String {
 fn a_shrunk_memory_cannot_be_left() {
     let _one = alone();
     for heap_base in [1032, 1280, 2000, 4096, 5000, 12_288] {
-        let env = ThreadEnv::enter(rt()).unwrap();
         let module = load(rt(), &shrinking(heap_base)).unwrap();
         let Some(Memory {
             page_bytes,
@@ -63,7 +60,7 @@ fn a_shrunk_memory_cannot_be_left() {
             .enumerate()
             .partition(|(i, _)| (i / 9) % 2 == 0);
         drop(odd);
-        let mut instance = Instance::new(&env, &module, &CONFIG).unwrap();
+        let mut instance = Guest::new(&module, &CONFIG).unwrap();
         let len = instance.memory_len();
         assert_eq!(len, u64::from(page_bytes.next_multiple_of(4096)));
         let mut call = |name: &str, args: &[i32]| {
@@ -101,11 +98,10 @@ fn new_memory_is_zero_however_it_came() {
             (local.get $sum))
         (func (export "dirty") (param i32 i32)
             (memory.fill (local.get 0) (i32.const 0xff) (local.get 1))))"#;
-    let env = ThreadEnv::enter(rt()).unwrap();
     let module = load(rt(), wat).unwrap();
     for _ in 0..3 {
         let mut out = [Value::I32(0)];
-        let mut instance = Instance::new(&env, &module, &CONFIG).unwrap();
+        let mut instance = Guest::new(&module, &CONFIG).unwrap();
         let mut call = |name: &str, args: &[i32]| {
             let args: Vec<_> = args.iter().copied().map(Value::I32).collect();
             instance.call(name, &args, &mut out, &budget()).unwrap();
@@ -124,7 +120,7 @@ const GROWING: &str = r#"(module (memory 1)
     (func (export "size") (result i32) (memory.size))
     (func (export "poke") (param i32) (i32.store (local.get 0) (i32.const 7))))"#;
 
-fn poke(instance: &mut Instance<'_>, offset: u32) -> Result<usize, Trap> {
+fn poke(instance: &mut Guest, offset: u32) -> Result<usize, Trap> {
     instance.call(
         "poke",
         &[Value::I32(offset.cast_signed())],
@@ -133,7 +129,7 @@ fn poke(instance: &mut Instance<'_>, offset: u32) -> Result<usize, Trap> {
     )
 }
 
-fn grow(instance: &mut Instance<'_>, pages: i32) -> Value {
+fn grow(instance: &mut Guest, pages: i32) -> Value {
     let mut out = [Value::I32(0)];
     instance
         .call("grow", &[Value::I32(pages)], &mut out, &budget())
@@ -145,9 +141,8 @@ fn grow(instance: &mut Instance<'_>, pages: i32) -> Value {
 fn growing_ends_at_the_wall() {
     let _one = alone();
     let before = free();
-    let env = ThreadEnv::enter(rt()).unwrap();
     let module = load(rt(), GROWING).unwrap();
-    let mut instance = Instance::new(&env, &module, &CONFIG).unwrap();
+    let mut instance = Guest::new(&module, &CONFIG).unwrap();
     for pages in [3, 100, 65_534, 65_535, i32::MAX, -1] {
         assert_eq!(grow(&mut instance, pages), Value::I32(-1), "{pages}");
         assert_eq!(instance.memory_len(), 65_536);
@@ -166,14 +161,13 @@ fn growing_ends_at_the_wall() {
 #[test]
 fn four_gigabytes_do_not_wrap() {
     let _one = alone();
-    let env = ThreadEnv::enter(rt()).unwrap();
     for wat in [
         "(module (memory 65536))",
         "(module (memory 65535))",
         "(module (memory 3))",
     ] {
         let module = load(rt(), wat).unwrap();
-        let error = Instance::new(&env, &module, &CONFIG).unwrap_err();
+        let error = Guest::new(&module, &CONFIG).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
     }
 }
@@ -181,14 +175,13 @@ fn four_gigabytes_do_not_wrap() {
 #[test]
 fn a_bound_limits_growth_or_the_memory_itself() {
     let _one = alone();
-    let env = ThreadEnv::enter(rt()).unwrap();
     let module = load(rt(), GROWING).unwrap();
     let with = |max| {
         let config = InstanceConfig {
             stack_bytes: 1024,
             memory_bytes_max: Some(max),
         };
-        Instance::new(&env, &module, &config).unwrap()
+        Guest::new(&module, &config).unwrap()
     };
     let mut one_page = with(131_071);
     assert_eq!(grow(&mut one_page, 1), Value::I32(-1));
@@ -219,7 +212,7 @@ fn a_bound_limits_growth_or_the_memory_itself() {
         stack_bytes: 1024,
         memory_bytes_max: Some(4096),
     };
-    let error = Instance::new(&env, &data, &config).unwrap_err();
+    let error = Guest::new(&data, &config).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadInstance, "{error}");
 }
 
@@ -234,7 +227,6 @@ fn what_does_not_fit_is_refused_and_nothing_is_lost() {
         format!("1048576 bytes asked, {before} free")
     );
     assert!(rt().buffer(usize::MAX).is_err());
-    let env = ThreadEnv::enter(rt()).unwrap();
     let wasm = wat::parse_str(shrinking(2000)).unwrap();
     // Every size of arena, in effect: what is left over once the rest is taken.
     let mut hoard = Vec::new();
@@ -244,7 +236,7 @@ fn what_does_not_fit_is_refused_and_nothing_is_lost() {
     }
     while hoard.pop().is_some() {
         let now = free();
-        match load_bytes(rt(), &wasm).and_then(|m| Instance::new(&env, &m, &CONFIG).map(drop)) {
+        match load_bytes(rt(), &wasm).and_then(|m| Guest::new(&m, &CONFIG).map(drop)) {
             Ok(()) => made += 1,
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
@@ -336,8 +328,7 @@ fn twenty_four_instances_of_one_module() {
         for i in 0..MANY {
             let (module, barrier) = (module.clone(), &barrier);
             scope.spawn(move || {
-                let env = ThreadEnv::enter(rt()).unwrap();
-                let mut instance = Instance::new(&env, &module, &CONFIG).unwrap();
+                let mut instance = Guest::new(&module, &CONFIG).unwrap();
                 drop(module);
                 barrier.wait();
                 let n = 10_000 + i as i64;
@@ -359,12 +350,11 @@ fn twenty_four_instances_of_one_module() {
 #[test]
 fn ten_thousand_rounds_lose_nothing() {
     let _one = alone();
-    let env = ThreadEnv::enter(rt()).unwrap();
     let before = free();
     let wasm = wat::parse_str(shrinking(2000)).unwrap();
     for i in 0..10_000 {
         let module = load_bytes(rt(), &wasm).unwrap();
-        let mut instance = Instance::new(&env, &module, &CONFIG).unwrap();
+        let mut instance = Guest::new(&module, &CONFIG).unwrap();
         if i % 2 == 0 {
             drop(module);
         }
@@ -372,9 +362,6 @@ fn ten_thousand_rounds_lose_nothing() {
         let args = [Value::I32(offset), Value::I32(i)];
         let called = instance.call("store", &args, &mut [], &budget());
         assert_eq!(called.is_err(), i % 3 == 0);
-        if i % 5 == 0 {
-            let _ = instance.interrupt_handle().unwrap();
-        }
     }
     assert_eq!(free(), before);
 }
@@ -382,21 +369,20 @@ fn ten_thousand_rounds_lose_nothing() {
 #[test]
 fn the_books_agree_with_the_arena() {
     let _one = alone();
-    let env = ThreadEnv::enter(rt()).unwrap();
     let start = free();
     let module = load(rt(), &GROWING.replace("(memory 1)", "(memory 0 1)")).unwrap();
     let loaded = free();
     assert_eq!(module.load_bytes(), u64::from(start - loaded));
-    let mut instance = Instance::new(&env, &module, &CONFIG).unwrap();
-    assert_eq!(instance.usage().held, loaded - free());
+    let mut instance = Guest::new(&module, &CONFIG).unwrap();
+    let tables = u32::try_from(module.needs().tables).unwrap();
+    assert_eq!(instance.usage().held, loaded - free() - tables);
     assert_eq!(instance.usage().peak, instance.usage().held);
     let no_page = instance.usage().held;
-    assert!(no_page > 4096);
     assert_eq!(grow(&mut instance, 1), Value::I32(0));
     let usage = instance.usage();
-    assert_eq!(usage.held, loaded - free());
-    // The block's header and rounding.
-    assert_eq!(usage.held - no_page, 65_536 + 8);
+    assert_eq!(usage.held, loaded - free() - tables);
+    // The block's header and rounding, and what the call's result is kept in.
+    assert_eq!(usage.held - no_page, 65_536 + 8 + instance.kept_bytes());
     assert_eq!(usage.peak, usage.held);
     let second = Module::clone(&module);
     drop(module);

@@ -2,10 +2,11 @@
 
 mod common;
 
-use common::{Budget, alone, budget, load, run, runtime};
+use std::task::Poll;
+
+use common::{Budget, Guest, alone, budget, load, run, runtime};
 use wamr::{
-    Caller, ErrorKind, HostError, HostFunction, Instance, InstanceConfig, Runtime, Supervisor,
-    ThreadEnv, TrapKind, ValType, Value,
+    Caller, ErrorKind, HostError, HostFunction, InstanceConfig, Runtime, TrapKind, ValType, Value,
 };
 
 static HOST: [HostFunction; 11] = [
@@ -78,75 +79,74 @@ static HOST: [HostFunction; 11] = [
 ];
 
 /// How often a byte occurs; in place.
-fn count(caller: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+fn count(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
     let bytes = caller.bytes(args[0] as u32, args[1] as u32)?;
     args[0] = bytes.iter().filter(|b| u64::from(**b) == args[2]).count() as u64;
-    Ok(())
+    Poll::Ready(Ok(()))
 }
 
-fn reverse(caller: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+fn reverse(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
     let bytes = caller.bytes_mut(args[0] as u32, args[1] as u32)?;
     bytes.reverse();
-    Ok(())
+    Poll::Ready(Ok(()))
 }
 
-fn explain(caller: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
-    match args[0] as u32 {
-        0 => Err(caller.interrupted()),
-        n => Err(caller.refuse(format_args!("{n} is {}", "too much, ".repeat(n as usize)))),
-    }
+fn explain(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
+    let n = args[0];
+    let text = "too much, ".repeat(n as usize);
+    Poll::Ready(Err(caller.refuse(format_args!("{n} is {text}"))))
 }
 
 /// Works for so many units; returns the rest of nothing.
-fn work(caller: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+fn work(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
     caller.charge(args[0] as u32);
     assert_eq!(caller.runtime().memory(), rt().memory());
-    Ok(())
+    Poll::Ready(Ok(()))
 }
 
-fn add(_: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+fn add(_: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
     args[0] = u64::from((args[0] as u32).wrapping_add(args[1] as u32));
-    Ok(())
+    Poll::Ready(Ok(()))
 }
 
-fn mix(_: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+fn mix(_: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
     let sum =
         args[0] as i64 as f64 + f64::from(f32::from_bits(args[1] as u32)) + f64::from_bits(args[2]);
     args[0] = sum.to_bits();
-    Ok(())
+    Poll::Ready(Ok(()))
 }
 
-fn refuse(_: &mut Caller<'_>, _: &mut [u64]) -> Result<(), HostError> {
-    Err(HostError::new(c"not today"))
+fn refuse(_: &mut Caller<'_>, _: &mut [u64]) -> Poll<Result<(), HostError>> {
+    Poll::Ready(Err(HostError::new(c"not today")))
 }
 
 /// Writes eight known bytes at an offset, as often as asked.
-fn put(caller: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+fn put(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
     let text = b"8 bytes!";
-    caller.write(args[0] as u32, &text[..args[1] as usize])
+    Poll::Ready(caller.write(args[0] as u32, &text[..args[1] as usize]))
 }
 
-fn sum(caller: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+fn sum(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
     let mut bytes = vec![0; args[1] as usize];
     caller.read(args[0] as u32, &mut bytes)?;
     args[0] = bytes.iter().map(|&b| u64::from(b)).sum();
-    Ok(())
+    Poll::Ready(Ok(()))
 }
 
 /// Allocates in the guest, writes there and gives the offset.
-fn give(caller: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+fn give(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
     let offset = caller.alloc_in_guest(args[0] as u32)?;
     caller.write(offset, b"given")?;
     args[0] = u64::from(offset);
-    Ok(())
+    Poll::Ready(Ok(()))
 }
 
-fn asked(caller: &mut Caller<'_>, args: &mut [u64]) -> Result<(), HostError> {
+fn asked(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
     let budget = caller
         .context::<Budget>()
-        .ok_or(HostError::new(c"another supervisor"))?;
+        .ok_or(HostError::new(c"another context"))?;
     args[0] = budget.asked();
-    Ok(())
+    Poll::Ready(Ok(()))
 }
 
 fn rt() -> Runtime {
@@ -304,7 +304,7 @@ fn traps_of_every_kind() {
             "(drop (i32.trunc_f32_s (f32.const nan)))",
             TrapKind::InvalidConversion,
         ),
-        ("(loop (br 0))", TrapKind::Interrupted),
+        ("(loop (br 0))", TrapKind::OutOfWork),
     ] {
         assert_eq!(trap_of(&body(code)), kind, "{code}");
     }
@@ -313,14 +313,13 @@ fn traps_of_every_kind() {
 #[test]
 fn a_trapped_instance_can_be_called_again() {
     let _one = alone();
-    let env = ThreadEnv::enter(rt()).unwrap();
     let module = load(
         rt(),
         r#"(module (func (export "f") (param i32) (result i32)
         (i32.div_u (i32.const 12) (local.get 0))))"#,
     )
     .unwrap();
-    let mut instance = Instance::new(&env, &module, &InstanceConfig::default()).unwrap();
+    let mut instance = Guest::new(&module, &InstanceConfig::default()).unwrap();
     let mut out = [Value::I32(0)];
     for _ in 0..1000 {
         let trap = instance
@@ -433,7 +432,6 @@ fn a_host_function_says_why_it_refuses() {
     let wat = r#"(module (import "env" "explain" (func $f (param i32)))
         (func (export "run") (param i32) (call $f (local.get 0))))"#;
     let trap = |n| run(rt(), wat, &[Value::I32(n)], &mut []).unwrap_err();
-    assert_eq!(trap(0).kind(), TrapKind::Interrupted);
     assert_eq!(
         (trap(2).kind(), trap(2).to_string().as_str()),
         (TrapKind::Host, "2 is too much, too much, ")
@@ -450,16 +448,15 @@ fn what_a_host_function_does_counts_as_work() {
         (func (export "run") (param i32 i32)
             (loop (drop (call $work (local.get 1)))
                 (br_if 0 (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))))"#;
-    let env = ThreadEnv::enter(rt()).unwrap();
     let module = load(rt(), wat).unwrap();
-    let mut instance = Instance::new(&env, &module, &InstanceConfig::default()).unwrap();
+    let mut instance = Guest::new(&module, &InstanceConfig::default()).unwrap();
     for (slice, times, units, expected) in [
         // A call and a branch each time.
         (1000, 10, 0, 20),
         (1000, 10, 5, 70),
-        // Each branch ends the slice that the call has used up.
-        (1000, 10, 5000, 10_000),
-        (1000, 3, -1, 3000),
+        // What the step has no fuel for is paid by the next.
+        (1000, 10, 5000, 50_020),
+        (u32::MAX, 3, -1, 3 * (u64::from(u32::MAX) + 2)),
     ] {
         let supervisor = Budget::new(slice, u64::MAX);
         let before = instance.work();
@@ -507,7 +504,7 @@ fn a_host_function_allocates_in_the_guest() {
 fn a_guest_malloc_is_on_the_leash_too() {
     let _one = alone();
     for (body, kind) in [
-        ("(loop (br 0)) (i32.const 8)", TrapKind::Interrupted),
+        ("(loop (br 0)) (i32.const 8)", TrapKind::Other),
         ("(unreachable)", TrapKind::Unreachable),
         ("(i32.const 0)", TrapKind::Host),
         ("(i32.const 65532)", TrapKind::MemoryOutOfBounds),
@@ -537,9 +534,8 @@ fn initialisers_run_once_in_order_and_on_the_leash() {
         (func (export "__wasm_call_ctors") (call $push (i32.const 9)))
         (func (export "__post_instantiate") (call $push (i32.const 4)))
         (func (export "run") (result i32) (global.get $g)))"#;
-    let env = ThreadEnv::enter(rt()).unwrap();
     let module = load(rt(), wat).unwrap();
-    let mut instance = Instance::new(&env, &module, &InstanceConfig::default()).unwrap();
+    let mut instance = Guest::new(&module, &InstanceConfig::default()).unwrap();
     let mut out = [Value::I32(0)];
     for _ in 0..2 {
         assert_eq!(instance.call("run", &[], &mut out, &budget()), Ok(1));
@@ -557,12 +553,11 @@ fn endless_initialisers_are_stopped() {
         format!(r#"(module (func (export "__wasm_call_ctors") {endless}) (func (export "run")))"#),
         format!(r#"(module (func (export "__post_instantiate") {endless}) (func (export "run")))"#),
     ] {
-        let env = ThreadEnv::enter(rt()).unwrap();
         let module = load(rt(), &wat).unwrap();
-        let mut instance = Instance::new(&env, &module, &InstanceConfig::default()).unwrap();
+        let mut instance = Guest::new(&module, &InstanceConfig::default()).unwrap();
         let supervisor = Budget::new(100, 1000);
         let trap = instance.start(&supervisor).unwrap_err();
-        assert_eq!(trap.kind(), TrapKind::Interrupted, "{wat}");
+        assert_eq!(trap.kind(), TrapKind::OutOfWork, "{wat}");
         assert_eq!((supervisor.done(), instance.work()), (1000, 1000));
         let trap = instance.call("run", &[], &mut [], &budget()).unwrap_err();
         assert_eq!(trap.kind(), TrapKind::BadCall);
@@ -605,29 +600,28 @@ fn every_way_to_repeat_is_stopped() {
             r#"(module (type $v (func)) (memory 1 1) (table 1 funcref) (elem (i32.const 0) $nothing)
             (func $nothing) (func (export "run") {code}))"#
         );
-        assert_eq!(trap_of(&wat), TrapKind::Interrupted, "{code}");
+        assert_eq!(trap_of(&wat), TrapKind::OutOfWork, "{code}");
     }
     // A br_table of more than 255 labels, or of a label above 255, has its own opcode.
     let wide = "(loop (br_table LABELS (i32.const 300)))".replace("LABELS", &"0 ".repeat(400));
     assert_eq!(
         trap_of(&format!(r#"(module (func (export "run") {wide}))"#)),
-        TrapKind::Interrupted
+        TrapKind::OutOfWork
     );
     let deep = format!(
         "(loop {} (br_table 299 300 (i32.const 9)) {})",
         "(block ".repeat(300),
         ")".repeat(300)
     );
-    let env = ThreadEnv::enter(rt()).unwrap();
     let module = load(rt(), &format!(r#"(module (func (export "run") {deep}))"#)).unwrap();
     // Every block that is open takes a frame on the operand stack.
     let config = InstanceConfig {
         stack_bytes: 64 * 1024,
         memory_bytes_max: None,
     };
-    let mut instance = Instance::new(&env, &module, &config).unwrap();
+    let mut instance = Guest::new(&module, &config).unwrap();
     let trap = instance.call("run", &[], &mut [], &budget()).unwrap_err();
-    assert_eq!(trap.kind(), TrapKind::Interrupted);
+    assert_eq!(trap.kind(), TrapKind::OutOfWork);
 }
 
 #[test]
@@ -645,12 +639,11 @@ fn unbounded_recursion_is_a_stack_overflow() {
         for wat in wats {
             let module = load(rt(), wat).unwrap();
             let go = move || {
-                let env = ThreadEnv::enter(rt()).unwrap();
                 let config = InstanceConfig {
                     stack_bytes,
                     ..Default::default()
                 };
-                let mut instance = Instance::new(&env, &module, &config).unwrap();
+                let mut instance = Guest::new(&module, &config).unwrap();
                 instance
                     .call("run", &[], &mut [], &budget())
                     .unwrap_err()
@@ -671,12 +664,11 @@ fn recursion_through_the_host_is_a_stack_overflow() {
     let wat = MALLOC.replace("BODY", "(call $give (local.get 0))");
     let module = load(rt(), &wat).unwrap();
     let go = move || {
-        let env = ThreadEnv::enter(rt()).unwrap();
         let config = InstanceConfig {
             stack_bytes: 100_000,
             memory_bytes_max: Some(4096),
         };
-        let mut instance = Instance::new(&env, &module, &config).unwrap();
+        let mut instance = Guest::new(&module, &config).unwrap();
         instance.call("run", &[], &mut [], &budget()).unwrap_err()
     };
     let small = std::thread::Builder::new().stack_size(64 * 1024);
@@ -690,77 +682,33 @@ fn work_is_counted_to_the_unit() {
     let _one = alone();
     let wat = r#"(module (func (export "run") (param i32)
         (loop (br_if 0 (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))))"#;
-    let env = ThreadEnv::enter(rt()).unwrap();
     let module = load(rt(), wat).unwrap();
     for slice in [1, 2, 3, 7, 1000] {
-        let mut instance = Instance::new(&env, &module, &InstanceConfig::default()).unwrap();
+        let mut instance = Guest::new(&module, &InstanceConfig::default()).unwrap();
         let supervisor = Budget::new(slice, u64::MAX);
         instance
             .call("run", &[Value::I32(1000)], &mut [], &supervisor)
             .unwrap();
         assert_eq!(instance.work(), 1000, "slice {slice}");
-        let whole = 1000 / u64::from(slice);
-        assert_eq!(
-            (supervisor.asked(), supervisor.done()),
-            (1 + whole, whole * u64::from(slice))
-        );
+        assert_eq!(supervisor.asked(), 1000_u64.div_ceil(slice.into()));
     }
 }
 
 #[test]
-fn a_budget_is_kept_to_the_slice() {
+fn a_budget_is_kept_to_the_unit() {
     let _one = alone();
-    let env = ThreadEnv::enter(rt()).unwrap();
     let module = load(rt(), r#"(module (func (export "run") (loop (br 0))))"#).unwrap();
-    let mut instance = Instance::new(&env, &module, &InstanceConfig::default()).unwrap();
+    let mut instance = Guest::new(&module, &InstanceConfig::default()).unwrap();
     let trap = instance
         .call("run", &[], &mut [], &Budget::new(64, 1000))
         .unwrap_err();
-    assert_eq!(trap.kind(), TrapKind::Interrupted);
-    assert_eq!(instance.work(), 1024);
-    // Refused before the first instruction: no work at all.
+    assert_eq!(trap.kind(), TrapKind::OutOfWork);
+    assert_eq!(trap.to_string(), "work budget exhausted");
+    assert_eq!(instance.work(), 1000);
     instance
         .call("run", &[], &mut [], &Budget::new(64, 0))
         .unwrap_err();
-    assert_eq!(instance.work(), 1024);
-}
-
-#[test]
-fn an_interrupt_handle_stops_one_call() {
-    let _one = alone();
-    let env = ThreadEnv::enter(rt()).unwrap();
-    let module = load(
-        rt(),
-        r#"(module (func (export "endless") (loop (br 0)))
-        (func (export "run") (result i32) (i32.const 1)))"#,
-    )
-    .unwrap();
-    let mut instance = Instance::new(&env, &module, &InstanceConfig::default()).unwrap();
-    let handle = instance.interrupt_handle().unwrap();
-    let other = handle.clone();
-    let thread = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        other.interrupt();
-    });
-    let free = Budget::new(1000, u64::MAX);
-    let trap = instance.call("endless", &[], &mut [], &free).unwrap_err();
-    assert_eq!(
-        (trap.kind(), trap.to_string().as_str()),
-        (TrapKind::Interrupted, "interrupted")
-    );
-    thread.join().unwrap();
-    instance.call("run", &[], &mut [], &free).unwrap();
-    handle.interrupt();
-    assert_eq!(
-        instance
-            .call("run", &[], &mut [], &free)
-            .unwrap_err()
-            .kind(),
-        TrapKind::Interrupted
-    );
-    instance.call("run", &[], &mut [], &free).unwrap();
-    drop(instance);
-    handle.interrupt();
+    assert_eq!(instance.work(), 1000);
 }
 
 #[test]
@@ -812,22 +760,4 @@ fn a_second_start_is_refused() {
         Runtime::init(arena, &[]).unwrap_err().kind(),
         ErrorKind::AlreadyStarted
     );
-}
-
-#[test]
-fn supervisors_are_found_by_type() {
-    struct Other;
-    impl Supervisor for Other {
-        fn slice(&self, _: u32, _: u32) -> wamr::Verdict {
-            wamr::Verdict::Continue(0)
-        }
-    }
-    let _one = alone();
-    let wat = r#"(module (import "other" "asked" (func $asked (result i64)))
-        (func (export "run") (result i64) (call $asked)))"#;
-    let env = ThreadEnv::enter(rt()).unwrap();
-    let module = load(rt(), wat).unwrap();
-    let mut instance = Instance::new(&env, &module, &InstanceConfig::default()).unwrap();
-    let trap = instance.call("run", &[], &mut [], &Other).unwrap_err();
-    assert_eq!(trap.to_string(), "another supervisor");
 }

@@ -2,10 +2,11 @@
 
 mod common;
 
-use common::{alone, budget, load_bytes, runtime};
+use std::task::Poll;
+
+use common::{Guest, alone, load_bytes, runtime};
 use wamr::{
-    Caller, ErrorKind, HostError, HostFunction, Instance, InstanceConfig, Module, Needs, Runtime,
-    ThreadEnv, estimate,
+    Caller, ErrorKind, HostError, HostFunction, InstanceConfig, Module, Needs, Runtime, estimate,
 };
 
 static HOST: [HostFunction; 1] = [HostFunction {
@@ -15,8 +16,8 @@ static HOST: [HostFunction; 1] = [HostFunction {
     call: nothing,
 }];
 
-fn nothing(_: &mut Caller<'_>, _: &mut [u64]) -> Result<(), HostError> {
-    Ok(())
+fn nothing(_: &mut Caller<'_>, _: &mut [u64]) -> Poll<Result<(), HostError>> {
+    Poll::Ready(Ok(()))
 }
 
 fn rt() -> Runtime {
@@ -93,26 +94,30 @@ fn modules() -> Vec<(String, Vec<u8>)> {
         .into()
 }
 
-/// What is really taken, and the most at any time while loading.
-fn truth(wasm: &[u8], stack_bytes: u32) -> (Needs, Needs) {
-    let env = ThreadEnv::enter(rt()).unwrap();
+/// What is really taken, by the first instance and by another.
+fn truth(wasm: &[u8]) -> (Needs, Needs) {
     let free = || u64::from(rt().memory().free);
     let start = free();
     let module = load_bytes(rt(), wasm).unwrap();
     let loaded = free();
-    let config = InstanceConfig {
-        stack_bytes,
-        memory_bytes_max: None,
-    };
-    let instance = Instance::new(&env, &module, &config).unwrap();
+    assert!(!module.has_instances());
+    let first = Guest::new(&module, &InstanceConfig::default()).unwrap();
     let made = free();
-    let exact = module.needs(stack_bytes);
+    assert!(module.has_instances());
+    let second = Guest::new(&module, &InstanceConfig::default()).unwrap();
+    let made_again = free();
+    let exact = module.needs();
     let taken = Needs {
         load: start - loaded,
-        instance: loaded - made - exact.exec_env - exact.linear_memory,
+        tables: (loaded - made) - (made - made_again),
+        instance: made - made_again - exact.linear_memory,
         ..exact
     };
-    assert_eq!(u64::from(instance.usage().held), loaded - made);
+    for instance in [first, second] {
+        assert_eq!(u64::from(instance.usage().held), made - made_again);
+    }
+    // The tables go with the last instance.
+    assert_eq!(free(), loaded);
     (taken, exact)
 }
 
@@ -120,33 +125,21 @@ fn truth(wasm: &[u8], stack_bytes: u32) -> (Needs, Needs) {
 fn never_under_and_little_over() {
     let _one = alone();
     for (name, wasm) in modules() {
-        for stack_bytes in [0, 1024, 4096, 10_001] {
-            let (taken, exact) = truth(&wasm, stack_bytes);
-            assert_eq!(exact, taken, "{name}: what Module::needs says");
-            let guess = estimate(&wasm, stack_bytes).unwrap();
-            println!("{name} {stack_bytes}\n  guess {guess:?}\n  taken {taken:?}");
-            assert!(guess.load >= taken.load, "{name}: {guess:?} {taken:?}");
-            assert!(
-                guess.instance >= taken.instance,
-                "{name}: {guess:?} {taken:?}"
-            );
-            assert_eq!(guess.exec_env, taken.exec_env);
-            assert_eq!(guess.linear_memory, taken.linear_memory, "{name}");
-            assert!(
-                guess.load <= taken.load * 3 / 2 + 512,
-                "{name}: {guess:?} {taken:?}"
-            );
-            assert!(
-                guess.instance <= taken.instance * 3 / 2 + 512,
-                "{name}: {guess:?} {taken:?}"
-            );
+        let (taken, exact) = truth(&wasm);
+        assert_eq!(exact, taken, "{name}: what Module::needs says");
+        let guess = estimate(&wasm).unwrap();
+        println!("{name}\n  guess {guess:?}\n  taken {taken:?}");
+        assert_eq!(guess.linear_memory, taken.linear_memory, "{name}");
+        assert_eq!((guess.tables, guess.copy), (taken.tables, taken.copy));
+        for (guess, taken) in [(guess.load, taken.load), (guess.instance, taken.instance)] {
+            assert!(guess >= taken, "{name}: {guess} {taken}");
+            assert!(guess <= taken * 3 / 2 + 512, "{name}: {guess} {taken}");
         }
     }
 }
 
-/// Loads, instantiates and starts in one piece of the arena of `size` bytes, the rest being taken.
+/// Loads and instantiates in one piece of the arena of `size` bytes, the rest being taken.
 fn fits(wasm: &[u8], size: u64) -> bool {
-    let env = ThreadEnv::enter(rt()).unwrap();
     let hole = rt().buffer(usize::try_from(size).unwrap() - 4).unwrap();
     let mut rest = Vec::new();
     for size in [4096, 256, 16, 4] {
@@ -158,11 +151,7 @@ fn fits(wasm: &[u8], size: u64) -> bool {
     let Ok(module) = load_bytes(rt(), wasm) else {
         return false;
     };
-    let Ok(mut instance) = Instance::new(&env, &module, &InstanceConfig::default()) else {
-        return false;
-    };
-    instance.start(&budget()).unwrap();
-    true
+    Guest::new(&module, &InstanceConfig::default()).is_ok()
 }
 
 /// Even where the arena is one piece no larger than the estimate, and loading's temporary blocks
@@ -171,7 +160,7 @@ fn fits(wasm: &[u8], size: u64) -> bool {
 fn what_is_estimated_suffices_but_for_holes() {
     let _one = alone();
     for (name, wasm) in modules() {
-        let needs = estimate(&wasm, 4096).unwrap().total();
+        let needs = estimate(&wasm).unwrap().total();
         let holes = (0..)
             .step_by(8)
             .find(|more| fits(&wasm, needs + more))
@@ -190,9 +179,9 @@ fn a_shrunk_memory_is_known_after_loading() {
         (global (export "__heap_base") i32 (i32.const 1280)))"#,
     )
     .unwrap();
-    assert_eq!(estimate(&wasm, 1024).unwrap().linear_memory, 65_536 + 8);
+    assert_eq!(estimate(&wasm).unwrap().linear_memory, 65_536 + 8);
     let module: Module = load_bytes(rt(), &wasm).unwrap();
-    assert_eq!(module.needs(1024).linear_memory, 4096 + 8);
+    assert_eq!(module.needs().linear_memory, 4096 + 8);
 }
 
 #[test]
@@ -200,13 +189,13 @@ fn what_is_no_module_is_refused() {
     let (_, whole) = modules().pop().unwrap();
     for len in 0..8 {
         assert_eq!(
-            estimate(&whole[..len], 0).unwrap_err().kind(),
+            estimate(&whole[..len]).unwrap_err().kind(),
             ErrorKind::BadModule
         );
     }
     let mut refused = 0;
     for len in 8..whole.len() {
-        refused += usize::from(estimate(&whole[..len], 0).is_err());
+        refused += usize::from(estimate(&whole[..len]).is_err());
     }
     assert!(
         refused > whole.len() * 3 / 4,
@@ -219,11 +208,11 @@ fn what_is_no_module_is_refused() {
         &[7, 5, 0xff, 0xff, 0xff, 0xff, 0x0f],
     ]
     .concat();
-    assert!(estimate(&section, 0).is_err());
+    assert!(estimate(&section).is_err());
     let functions = [
         b"\0asm\x01\0\0\0".as_slice(),
         &[3, 5, 0xff, 0xff, 0xff, 0xff, 0x0f],
     ]
     .concat();
-    assert!(estimate(&functions, 0).unwrap().total() > 1 << 32);
+    assert!(estimate(&functions).unwrap().total() > 1 << 32);
 }

@@ -11,8 +11,8 @@ use std::sync::OnceLock;
 
 use compilers::{build_crate, built, compile, guests};
 
-use common::{Budget, alone, load_bytes, runtime};
-use wamr::{Instance, InstanceConfig, Memory, Runtime, ThreadEnv, Trap, TrapKind, Value};
+use common::{Budget, Guest, alone, load_bytes, runtime};
+use wamr::{InstanceConfig, Memory, Runtime, Trap, TrapKind, Value};
 
 fn rt() -> Runtime {
     runtime(&[])
@@ -35,7 +35,7 @@ fn rust() -> Option<&'static [u8]> {
 }
 
 /// Calls a function of i32s.
-fn call(instance: &mut Instance<'_>, name: &str, args: &[i32]) -> Result<i32, Trap> {
+fn call(instance: &mut Guest, name: &str, args: &[i32]) -> Result<i32, Trap> {
     let args: Vec<_> = args.iter().copied().map(Value::I32).collect();
     let mut out = [Value::I64(0)];
     let supervisor = Budget::new(10_000, 10_000_000);
@@ -95,7 +95,6 @@ fn samples() -> impl Iterator<Item = i32> {
 
 fn is_a_small_filter(wasm: &[u8]) {
     let _one = alone();
-    let env = ThreadEnv::enter(rt()).unwrap();
     let module = load_bytes(rt(), wasm).unwrap();
     let Some(Memory {
         page_bytes: 1..=4096,
@@ -105,7 +104,7 @@ fn is_a_small_filter(wasm: &[u8]) {
     else {
         panic!("not shrunk: {:?}", module.memory());
     };
-    let new = || Instance::new(&env, &module, &CONFIG).unwrap();
+    let new = || Guest::new(&module, &CONFIG).unwrap();
 
     let mut instance = new();
     assert_eq!(instance.memory_len(), 4096);
@@ -193,14 +192,13 @@ fn a_guest_with_these_flags_stays_between_its_walls() {
         return;
     };
     let _one = alone();
-    let env = ThreadEnv::enter(rt()).unwrap();
     let module = load_bytes(rt(), &wasm).unwrap();
     let config = InstanceConfig {
         stack_bytes: 8192,
         memory_bytes_max: None,
     };
-    let mut instance = Instance::new(&env, &module, &config).unwrap();
-    let mut other = Instance::new(&env, &module, &config).unwrap();
+    let mut instance = Guest::new(&module, &config).unwrap();
+    let mut other = Guest::new(&module, &config).unwrap();
     assert_eq!(instance.memory_len(), 4096);
 
     call(&mut instance, "poke", &[4095]).unwrap();
@@ -215,7 +213,7 @@ fn a_guest_with_these_flags_stays_between_its_walls() {
 
     // 1 KiB holds 8 frames of up to 100 bytes with the leaf's, and no 16.
     for depth in (1..=20).chain([1000, i32::MAX]) {
-        let mut instance = Instance::new(&env, &module, &config).unwrap();
+        let mut instance = Guest::new(&module, &config).unwrap();
         match call(&mut instance, "deep", &[depth]) {
             Ok(sum) => {
                 assert!(depth < 16, "{depth}");

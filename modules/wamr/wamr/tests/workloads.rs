@@ -6,8 +6,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{alone, budget, load, runtime};
-use wamr::{Instance, InstanceConfig, Module, Runtime, ThreadEnv, Trap, TrapKind, Value};
+use common::{Guest, alone, budget, load, runtime};
+use wamr::{InstanceConfig, Module, Runtime, Trap, TrapKind, Value};
 
 fn rt() -> Runtime {
     runtime(&[])
@@ -23,7 +23,7 @@ fn read(name: &str) -> Module {
 }
 
 /// Calls a function of i32s.
-fn call(instance: &mut Instance<'_>, name: &str, args: &[i32]) -> Result<u32, Trap> {
+fn call(instance: &mut Guest, name: &str, args: &[i32]) -> Result<u32, Trap> {
     let args: Vec<_> = args.iter().copied().map(Value::I32).collect();
     let mut out = [Value::I64(0)];
     assert_eq!(instance.call(name, &args, &mut out, &budget())?, 1);
@@ -33,8 +33,8 @@ fn call(instance: &mut Instance<'_>, name: &str, args: &[i32]) -> Result<u32, Tr
     }
 }
 
-fn new<'t>(env: &'t ThreadEnv, module: &Module) -> Instance<'t> {
-    Instance::new(env, module, &InstanceConfig::default()).unwrap()
+fn new(module: &Module) -> Guest {
+    Guest::new(module, &InstanceConfig::default()).unwrap()
 }
 
 /// A file, and what its `main` returns in a new instance.
@@ -102,13 +102,12 @@ fn msg() -> u32 {
 #[test]
 fn every_main_returns_what_it_computed() {
     let _one = alone();
-    let env = ThreadEnv::enter(rt()).unwrap();
     for (file, expected) in MAINS {
         let expected = expected();
         assert_ne!(expected, 0, "{file}");
         let module = read(&format!("bench/{file}"));
         for _ in 0..2 {
-            let mut instance = new(&env, &module);
+            let mut instance = new(&module);
             assert_eq!(
                 call(&mut instance, "main", &[]).unwrap(),
                 expected,
@@ -130,8 +129,7 @@ fn every_file_of_the_folder_is_expected() {
 #[test]
 fn a_second_call_of_cpu_goes_on() {
     let _one = alone();
-    let env = ThreadEnv::enter(rt()).unwrap();
-    let mut instance = new(&env, &read("bench/cpu.wat"));
+    let mut instance = new(&read("bench/cpu.wat"));
     call(&mut instance, "main", &[]).unwrap();
     let expected = fnv1a(FNV, (0..10_000).chain(0..10_000));
     assert_eq!(call(&mut instance, "main", &[]).unwrap(), expected);
@@ -140,8 +138,7 @@ fn a_second_call_of_cpu_goes_on() {
 #[test]
 fn recursive_fib() {
     let _one = alone();
-    let env = ThreadEnv::enter(rt()).unwrap();
-    let mut instance = new(&env, &read("fib.wat"));
+    let mut instance = new(&read("fib.wat"));
     for n in [0_u32, 1, 2, 10, 20] {
         let got = call(&mut instance, "run", &[n.cast_signed()]).unwrap();
         assert_eq!(got, fib(n), "{n}");
@@ -156,17 +153,16 @@ fn dot(length: u32) -> u32 {
 #[test]
 fn dot_products() {
     let _one = alone();
-    let env = ThreadEnv::enter(rt()).unwrap();
     let module = read("dot.wat");
     for length in [1, 2, 7, 8, 9, 1000, 1024, 4095, 4096] {
         for rounds in [1, 3] {
             // A new one: an element that is read but not filled is 0.
-            let mut instance = new(&env, &module);
+            let mut instance = new(&module);
             let got = call(&mut instance, "run", &[length, rounds]).unwrap();
             assert_eq!(got, dot(length.cast_unsigned()), "{length}");
         }
     }
-    let mut instance = new(&env, &module);
+    let mut instance = new(&module);
     for (length, rounds) in [(0, 1), (1, 0), (1, -1), (1, i32::MIN + 1)] {
         assert_eq!(
             call(&mut instance, "run", &[length, rounds]).unwrap(),
@@ -196,7 +192,6 @@ fn matmul(size: usize) -> u32 {
 #[test]
 fn matrix_products() {
     let _one = alone();
-    let env = ThreadEnv::enter(rt()).unwrap();
     let module = read("matmul.wat");
     for (size, pages) in [
         (1, 1),
@@ -208,12 +203,12 @@ fn matrix_products() {
         (65, 2),
         (90, 2),
     ] {
-        let mut instance = new(&env, &module);
+        let mut instance = new(&module);
         let got = call(&mut instance, "run", &[size, 1]).unwrap();
         assert_eq!(got, matmul(size as usize), "{size}");
         assert_eq!(instance.memory_len(), pages * 65_536, "{size}");
     }
-    let mut instance = new(&env, &module);
+    let mut instance = new(&module);
     for (size, rounds) in [
         (20, 3),
         (65, 1),
@@ -230,12 +225,11 @@ fn matrix_products() {
 #[test]
 fn matrices_that_are_too_large_trap() {
     let _one = alone();
-    let env = ThreadEnv::enter(rt()).unwrap();
     let module = read("matmul.wat");
     let free = rt().memory().free;
     // 91 by 91 is in range, but takes three pages, and the arena has less than that.
     for size in [0, 91, 512, 513, 65_536, 1 << 29, i32::MIN, -1] {
-        let mut instance = new(&env, &module);
+        let mut instance = new(&module);
         let trap = call(&mut instance, "run", &[size, 1]).unwrap_err();
         assert_eq!(trap.kind(), TrapKind::Unreachable, "{size}");
         assert_eq!(instance.memory_len(), 65_536);

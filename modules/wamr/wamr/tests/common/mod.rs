@@ -3,12 +3,13 @@
 #![allow(unreachable_pub, reason = "a module of test binaries")]
 
 use std::mem::MaybeUninit;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use wamr::{
-    Error, HostFunction, Instance, InstanceConfig, Module, Runtime, Supervisor, ThreadEnv, Trap,
-    Value, Verdict,
+    Error, HostFunction, Instance, InstanceConfig, Module, ResumableCall, Runtime, ThreadEnv, Trap,
+    Value, Worker,
 };
 
 /// The arena of the device, by default.
@@ -43,7 +44,7 @@ pub fn load(runtime: Runtime, wat: &str) -> Result<Module, Error> {
     )
 }
 
-/// A supervisor that gives slices of one length until a budget is spent.
+/// How a call is cut into steps, and the work that it may do: the context of host functions.
 pub struct Budget {
     pub slice: u32,
     pub budget: u64,
@@ -70,15 +71,77 @@ impl Budget {
     }
 }
 
-impl Supervisor for Budget {
-    fn slice(&self, work: u32, _: u32) -> Verdict {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        let done = self.done.fetch_add(u64::from(work), Ordering::Relaxed) + u64::from(work);
-        if done >= self.budget {
-            Verdict::Interrupt
-        } else {
-            Verdict::Continue(self.slice)
+/// An instance, and the means to call it to its end in one go.
+#[derive(Debug)]
+pub struct Guest {
+    instance: Instance,
+    stack_bytes: u32,
+}
+
+impl Guest {
+    pub fn new(module: &Module, config: &InstanceConfig) -> Result<Self, Error> {
+        Ok(Self {
+            instance: Instance::new(module, config)?,
+            stack_bytes: match config.stack_bytes {
+                u32::MAX => 4096,
+                bytes => bytes,
+            },
+        })
+    }
+
+    /// Runs what the module wants run first, then the function. The worker exists meanwhile.
+    pub fn call(
+        &mut self,
+        name: &str,
+        args: &[Value],
+        results: &mut [Value],
+        budget: &Budget,
+    ) -> Result<usize, Trap> {
+        self.start(budget)?;
+        self.instance.call(name, args)?;
+        self.finish(budget)?;
+        Ok(self.instance.results(results))
+    }
+
+    pub fn start(&mut self, budget: &Budget) -> Result<(), Trap> {
+        while self.instance.initialise()? {
+            self.finish(budget)?;
         }
+        Ok(())
+    }
+
+    fn finish(&mut self, budget: &Budget) -> Result<(), Trap> {
+        let env = ThreadEnv::enter(self.runtime()).expect("the thread enters");
+        let mut worker = Worker::new(&env, self.stack_bytes)?;
+        let before = self.instance.work();
+        self.instance.set_work_left(budget.budget - budget.done());
+        loop {
+            budget.asked.fetch_add(1, Ordering::Relaxed);
+            let ended = self.instance.resume(&mut worker, budget.slice, budget);
+            if ended.is_err() || ended == Ok(ResumableCall::Finished) {
+                let done = self.instance.work() - before;
+                budget.done.fetch_add(done, Ordering::Relaxed);
+                return ended.map(drop);
+            }
+        }
+    }
+
+    fn runtime(&self) -> Runtime {
+        runtime(&[])
+    }
+}
+
+impl Deref for Guest {
+    type Target = Instance;
+
+    fn deref(&self) -> &Instance {
+        &self.instance
+    }
+}
+
+impl DerefMut for Guest {
+    fn deref_mut(&mut self) -> &mut Instance {
+        &mut self.instance
     }
 }
 
@@ -94,8 +157,7 @@ pub fn run(
     args: &[Value],
     results: &mut [Value],
 ) -> Result<usize, Trap> {
-    let env = ThreadEnv::enter(runtime).expect("the thread enters");
     let module = load(runtime, wat)?;
-    let mut instance = Instance::new(&env, &module, &InstanceConfig::default())?;
-    instance.call("run", args, results, &budget())
+    let mut guest = Guest::new(&module, &InstanceConfig::default())?;
+    guest.call("run", args, results, &budget())
 }

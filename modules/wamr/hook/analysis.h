@@ -1,0 +1,31 @@
+/*
+ * SPDX-License-Identifier: Apache-2.0
+ */
+
+#ifndef PROPLET_WAMR_ANALYSIS_H
+#define PROPLET_WAMR_ANALYSIS_H
+
+#include "shim.h"
+
+#include "bh_platform.h"
+#include "wasm.h"
+
+/*
+ * Slice credit for a unit of work of the module's code: 1, or more where its code runs longer than
+ * 128 instructions without a check. It bounds the time of a slice: code that returns from calls
+ * passes no checks either, but each of those calls was one.
+ */
+uint32
+wamr_credit_per_unit(const WASMModule *module);
+
+/*
+ * Bytes of stack that a call of each exported function can keep when it is left, in the order of the
+ * exports, and of the deepest of the initialisers; the first frame of a call is not in it. Where calls
+ * are recursive or indirect, the function's own frame is all that is known. Takes 12 bytes of the
+ * arena for each function meanwhile, 16 on a 64-bit machine; without those, the same holds.
+ */
+void
+wamr_stack_needs(const WASMModule *module, const uint32 *initialisers, uint32 initialiser_count,
+                 uint32 bulk_bytes, uint32 *first, uint32 *exported);
+
+#endif

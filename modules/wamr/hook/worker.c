@@ -1,0 +1,526 @@
+/*
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * Calls that can be left and resumed, on one operand stack for each thread, and their meter.
+ *
+ * What a left call keeps is what lies on its stack, and its tail. All in it that is an address of
+ * the stack is in the frames, which `rebase` walks; the rest are numbers, cells and addresses of the
+ * module's code and the instance's memory.
+ */
+
+#include "worker.h"
+#include "arena.h"
+
+#include "bh_log.h"
+#include "wasm_runtime_common.h"
+
+uint32 wamr_unloads;
+
+/* The frame that a call begins with, which takes its results. */
+static uint32
+first_frame_size(uint32 results)
+{
+    return wasm_interp_interp_frame_size(results > 2 ? results : 2);
+}
+
+uint32_t
+wamr_first_frame_bytes(uint32_t result_cells)
+{
+    return first_frame_size(result_cells);
+}
+
+static uint32
+worker_size(uint32 stack_len)
+{
+    return (uint32)(offsetof(struct wamr_worker, env) + offsetof(WASMExecEnv, wasm_stack_u.bottom))
+           + stack_len + wamr_interp_reserve();
+}
+
+uint32_t
+wamr_worker_bytes(uint32_t stack_len)
+{
+    return wamr_bytes_for(worker_size(stack_len));
+}
+
+struct wamr_worker *
+wamr_worker_new(uint32_t stack_len)
+{
+    uint32 size = worker_size(stack_len);
+    struct wamr_worker *worker = size > stack_len ? wamr_alloc(size) : NULL;
+
+    if (!worker)
+        return NULL;
+    memset(worker, 0, size);
+    worker->stack_len = stack_len;
+    worker->generation = __atomic_load_n(&wamr_unloads, __ATOMIC_RELAXED);
+    worker->env.wasm_stack.bottom = worker->env.wasm_stack_u.bottom;
+    worker->env.wasm_stack_size = stack_len;
+    wasm_exec_env_set_thread_info(&worker->env);
+    return worker;
+}
+
+void
+wamr_worker_delete(struct wamr_worker *worker)
+{
+    wamr_free(worker);
+}
+
+struct WASMExecEnv *
+wamr_worker_env(struct wamr_worker *worker)
+{
+    return &worker->env;
+}
+
+/* The meter. */
+
+void
+wamr_settle(struct wamr_worker *worker)
+{
+    uint32 spent = worker->loaded - worker->env.suspend_flags.flags;
+    uint64 cost = (uint64)spent * worker->call->per_unit;
+
+    worker->loaded = worker->env.suspend_flags.flags;
+    worker->call->work += spent;
+    worker->call->work_left -= spent;
+    worker->credit -= cost < worker->credit ? (uint32)cost : worker->credit;
+}
+
+/* As many units as the credit pays, one at least where there is any, and no more than the call may
+   do. */
+static void
+load_slice(struct wamr_worker *worker)
+{
+    uint32 units = worker->credit / worker->call->per_unit;
+
+    if (!units && worker->credit)
+        units = 1;
+    if (units > worker->call->work_left)
+        units = (uint32)worker->call->work_left;
+    worker->loaded = worker->env.suspend_flags.flags = units;
+}
+
+static void
+add_debt(wamr_call *call, uint64 units)
+{
+    uint64 debt = call->debt + units;
+
+    call->debt = debt < UINT32_MAX ? (uint32)debt : UINT32_MAX;
+}
+
+void
+wamr_charge(struct wamr_worker *worker, uint64 work, uint64 cost)
+{
+    wamr_call *call = worker->call;
+
+    wamr_settle(worker);
+    call->work += work;
+    worker->over |= work > call->work_left;
+    call->work_left -= work < call->work_left ? work : call->work_left;
+    if (cost > worker->credit) {
+        add_debt(call, cost - worker->credit);
+        worker->credit = 0;
+    }
+    else {
+        worker->credit -= (uint32)cost;
+    }
+    load_slice(worker);
+}
+
+static void
+throw(struct wamr_worker *worker, const char *text)
+{
+    wasm_set_exception((WASMModuleInstance *)worker->env.module_inst, text);
+}
+
+bool
+wamr_slice_ended(WASMExecEnv *env)
+{
+    struct wamr_worker *worker = worker_of(env);
+    bool charged = worker->next_ip != NULL;
+
+    /* The check has counted on from 0. */
+    env->suspend_flags.flags = 0;
+    if (worker->resuming) {
+        worker->resuming = false;
+        env->wasm_stack.top_boundary -= wamr_interp_reserve();
+        load_slice(worker);
+        return false;
+    }
+    wamr_settle(worker);
+    if (charged) {
+        env->cur_frame->ip = worker->next_ip;
+        worker->next_ip = NULL;
+    }
+    if (worker->over || (!charged && !worker->call->work_left))
+        throw(worker, WAMR_OUT_OF_WORK_TEXT);
+    else if (worker->nested)
+        throw(worker, "the guest's function that the host called did too much work");
+    else
+        worker->left = true;
+    return true;
+}
+
+bool
+wamr_leaves_before_scan(WASMExecEnv *env)
+{
+    struct wamr_worker *worker = worker_of(env);
+
+    wamr_settle(worker);
+    if (worker->credit || worker->nested)
+        return false;
+    worker->left = true;
+    return true;
+}
+
+void
+wamr_host_charge(struct WASMExecEnv *env, uint32_t units)
+{
+    wamr_charge(worker_of(env), units, units);
+}
+
+uint32_t
+wamr_guest_malloc(struct WASMExecEnv *env, uint32_t len)
+{
+    struct wamr_worker *worker = worker_of(env);
+    bool sealed, outermost = !worker->nested;
+    uint32 credit, granted = CALLBACK_WORK;
+    uint32 offset;
+
+    wamr_settle(worker);
+    credit = worker->credit;
+    if (outermost) {
+        worker->scanned = 0;
+        worker->nested = true;
+        worker->credit = granted * (uint64)worker->call->per_unit < UINT32_MAX
+                             ? granted * worker->call->per_unit
+                             : UINT32_MAX;
+        granted = worker->credit;
+    }
+    load_slice(worker);
+    sealed = wamr_arena_seal(true);
+    offset = (uint32)wasm_runtime_module_malloc_internal(env->module_inst, env, len, NULL);
+    (void)wamr_arena_seal(sealed);
+    if (!outermost)
+        return offset;
+    wamr_settle(worker);
+    granted -= worker->credit;
+    worker->credit = credit;
+    worker->nested = false;
+    worker->scanned = 0;
+    wamr_charge(worker, 0, granted);
+    return offset;
+}
+
+/* Waiting. */
+
+bool
+wamr_block(struct WASMExecEnv *env, const void *function, const uint64_t *args, uint32_t count)
+{
+    struct wamr_worker *worker = worker_of(env);
+
+    if (worker->nested || count > WAMR_BLOCKING_ARGS)
+        return false;
+    memcpy(worker->tail.args, args, count * sizeof(uint64));
+    worker->call->tail = (uint8_t)(count * sizeof(uint64));
+    worker->call->waiting = function;
+    return true;
+}
+
+uint32_t
+wamr_blocked_args(const struct wamr_worker *worker, uint64_t *args)
+{
+    memcpy(args, worker->tail.args, worker->call->tail);
+    return worker->call->tail / (uint32)sizeof(uint64);
+}
+
+void
+wamr_wait(struct wamr_worker *worker, const uint64_t *args, uint32_t count)
+{
+    memcpy(worker->tail.args, args, count * sizeof(uint64));
+    wamr_settle(worker);
+    worker->env.user_data = NULL;
+}
+
+void
+wamr_unblock(struct wamr_worker *worker, uint64_t result, uint32_t cells)
+{
+    WASMInterpFrame *caller = worker->env.cur_frame;
+
+    memcpy(caller->sp - cells, &result, cells * sizeof(uint32));
+    worker->call->waiting = NULL;
+    worker->call->tail = 0;
+}
+
+/* What is kept of a call. */
+
+static WASMInterpFrame *
+moved(WASMInterpFrame *frame, uintptr_t by)
+{
+    return frame ? (WASMInterpFrame *)((uintptr_t)frame + by) : NULL;
+}
+
+#define MOVE(pointer) ((pointer) = (void *)((uintptr_t)(pointer) + by))
+
+/* Moves what is an address of the stack in the frames from `frame` on down by the same distance as
+   their bytes were. A frame without a function has nothing but `sp`. */
+static void
+rebase(WASMInterpFrame *frame, uintptr_t by)
+{
+    for (; frame; frame = frame->prev_frame) {
+        WASMBranchBlock *block;
+
+        frame->prev_frame = moved(frame->prev_frame, by);
+        MOVE(frame->sp);
+        if (!frame->function)
+            continue;
+        MOVE(frame->sp_bottom);
+        MOVE(frame->sp_boundary);
+        MOVE(frame->csp_bottom);
+        MOVE(frame->csp_boundary);
+        MOVE(frame->csp);
+        for (block = frame->csp_bottom; block < frame->csp; block++)
+            MOVE(block->frame_sp);
+    }
+}
+
+/* At least `size` bytes to keep a call in; what it had kept is lost. False without room. */
+static bool
+keep_room(wamr_call *call, uint32 size)
+{
+    if (call->kept && wamr_block_bytes(call->kept) >= wamr_bytes_for(size))
+        return true;
+    wamr_free(call->kept);
+    call->kept = wamr_alloc(size);
+    return call->kept != NULL;
+}
+
+bool
+wamr_begin(wamr_call *call, uint32_t index, uint32_t argc, const uint32_t *argv,
+           uint32_t reserve)
+{
+    WASMModuleInstance *instance = call->instance;
+    uint32 results = instance->e->functions[index].ret_cell_num;
+    uint32 first = first_frame_size(results);
+    uint32 size = first + (uint32)offsetof(WASMInterpFrame, lp) + argc * (uint32)sizeof(uint32);
+    WASMInterpFrame *frame;
+
+    instance->cur_exception[0] = '\0';
+    call->phase = PHASE_NONE;
+    if (!keep_room(call, size > reserve ? size : reserve))
+        return false;
+    frame = (WASMInterpFrame *)call->kept;
+    memset(frame, 0, first);
+    frame->sp = frame->lp;
+    memcpy(((WASMInterpFrame *)(call->kept + first))->lp, argv, argc * sizeof(uint32));
+    call->base = (uintptr_t)call->kept;
+    call->top = first;
+    call->beyond = size - first;
+    call->frame = 0;
+    call->function = index;
+    call->phase = PHASE_DUE;
+    return true;
+}
+
+void
+wamr_results(const wamr_call *call, uint32_t *cells, uint32_t count)
+{
+    memcpy(cells, ((WASMInterpFrame *)call->kept)->lp, count * sizeof(uint32));
+}
+
+static void
+forget_unloaded(struct wamr_worker *worker)
+{
+    uint32 now = __atomic_load_n(&wamr_unloads, __ATOMIC_RELAXED);
+
+    if (worker->generation == now)
+        return;
+    worker->generation = now;
+    memset(worker->env.block_addr_cache, 0, sizeof(worker->env.block_addr_cache));
+}
+
+bool
+wamr_enter(struct wamr_worker *worker, wamr_call *call)
+{
+    WASMExecEnv *env = &worker->env;
+    WASMModuleInstance *instance = call->instance;
+    uint8 *bottom = env->wasm_stack.bottom;
+    uint32 len = call->top + call->beyond;
+
+    if (len > worker->stack_len)
+        return false;
+    forget_unloaded(worker);
+    worker->call = call;
+    worker->over = false;
+    env->module_inst = (WASMModuleInstanceCommon *)instance;
+    env->aux_stack_bottom = (uintptr_t)instance->module->aux_stack_bottom;
+    env->aux_stack_boundary = env->aux_stack_bottom - instance->module->aux_stack_size;
+    env->wasm_stack.top_boundary =
+        bottom + (call->stack_max < worker->stack_len ? call->stack_max : worker->stack_len);
+    env->wasm_stack.top = bottom + call->top;
+    env->cur_frame = (WASMInterpFrame *)(bottom + call->frame);
+    memcpy(bottom, call->kept, len);
+    memcpy(&worker->tail, call->kept + len, call->tail);
+    if (call->base != (uintptr_t)bottom)
+        rebase(env->cur_frame, (uintptr_t)bottom - call->base);
+    call->base = (uintptr_t)bottom;
+    instance->cur_exec_env = env;
+    return true;
+}
+
+bool
+wamr_leave(struct wamr_worker *worker)
+{
+    wamr_call *call = worker->call;
+    bool kept = true;
+
+    if (call->phase >= PHASE_DUE) {
+        uint32 len = call->top + call->beyond;
+
+        kept = keep_room(call, len + call->tail);
+        if (kept) {
+            memcpy(call->kept, worker->env.wasm_stack.bottom, len);
+            memcpy(call->kept + len, &worker->tail, call->tail);
+        }
+        else {
+            wamr_give_up(worker);
+        }
+    }
+    call->instance->cur_exec_env = NULL;
+    worker->call = NULL;
+    worker->env.module_inst = NULL;
+    return kept;
+}
+
+void
+wamr_give_up(struct wamr_worker *worker)
+{
+    wamr_call *call = worker->call;
+
+    if (call->tail && !call->waiting)
+        wamr_bulk_drop(&worker->tail.bulk);
+    call->phase = PHASE_NONE;
+    call->tail = 0;
+    call->waiting = NULL;
+}
+
+void
+wamr_drop(wamr_call *call)
+{
+    if (call->tail && !call->waiting) {
+        struct bulk bulk;
+
+        memcpy(&bulk, call->kept + call->top + call->beyond, sizeof(bulk));
+        wamr_bulk_drop(&bulk);
+    }
+    wamr_free(call->kept);
+    call->kept = NULL;
+    call->tail = 0;
+    call->waiting = NULL;
+    call->phase = PHASE_NONE;
+}
+
+/* A step. */
+
+bool
+wamr_fuel(struct wamr_worker *worker, uint32_t fuel, void *run)
+{
+    wamr_call *call = worker->call;
+    uint32 paid = fuel < call->debt ? fuel : call->debt;
+
+    call->debt -= paid;
+    worker->credit = fuel - paid;
+    worker->env.user_data = run;
+    worker->loaded = worker->env.suspend_flags.flags = 0;
+    if (call->tail && !call->waiting)
+        wamr_bulk_go_on(worker, paid, !call->debt);
+    return worker->credit > 0;
+}
+
+static bool
+trapped(const struct wamr_worker *worker)
+{
+    return ((WASMModuleInstance *)worker->env.module_inst)->cur_exception[0] != '\0';
+}
+
+static void
+begin(struct wamr_worker *worker)
+{
+    WASMExecEnv *env = &worker->env;
+    wamr_call *call = worker->call;
+    const WASMFunctionInstance *function = call->instance->e->functions + call->function;
+    uint8 *arguments_end = env->wasm_stack.top + call->beyond;
+
+    if (arguments_end > env->wasm_stack.top_boundary) {
+        throw(worker, "wasm operand stack overflow");
+        return;
+    }
+    call->beyond = 0;
+    load_slice(worker);
+    wamr_interp_call(worker, (WASMFunctionInstance *)function);
+}
+
+static void
+go_on(struct wamr_worker *worker)
+{
+    worker->resuming = true;
+    worker->env.wasm_stack.top_boundary += wamr_interp_reserve();
+    wamr_interp_resume(worker);
+}
+
+static uint32
+note_left(struct wamr_worker *worker)
+{
+    const WASMExecEnv *env = &worker->env;
+    wamr_call *call = worker->call;
+
+    call->phase = PHASE_LEFT;
+    call->top = (uint32)(env->wasm_stack.top - env->wasm_stack.bottom);
+    call->frame = (uint32)((uint8 *)env->cur_frame - env->wasm_stack.bottom);
+    return call->waiting ? WAMR_BLOCKED : WAMR_OUT_OF_FUEL;
+}
+
+static uint32
+note_end(struct wamr_worker *worker)
+{
+    WASMExecEnv *env = &worker->env;
+    wamr_call *call = worker->call;
+    uint32 results = call->instance->e->functions[call->function].ret_cell_num;
+
+    call->phase = PHASE_NONE;
+    env->wasm_stack.top = env->wasm_stack.bottom;
+    env->cur_frame = NULL;
+    if (worker->over && !trapped(worker))
+        throw(worker, WAMR_OUT_OF_WORK_TEXT);
+    if (trapped(worker)) {
+        wamr_give_up(worker);
+        return WAMR_TRAPPED;
+    }
+    memcpy(call->kept, env->wasm_stack.bottom, first_frame_size(results));
+    return WAMR_FINISHED;
+}
+
+uint32_t
+wamr_run(struct wamr_worker *worker)
+{
+    wamr_call *call = worker->call;
+    bool due = call->phase == PHASE_DUE, sealed;
+
+    worker->left = worker->resuming = false;
+    worker->next_ip = NULL;
+    worker->loaded = worker->env.suspend_flags.flags = 0;
+    if (!trapped(worker) && wasm_runtime_detect_native_stack_overflow(&worker->env)) {
+        call->phase = PHASE_RUNNING;
+        sealed = wamr_arena_seal(true);
+        if (due)
+            begin(worker);
+        else
+            go_on(worker);
+        (void)wamr_arena_seal(sealed);
+        wamr_settle(worker);
+    }
+    worker->env.user_data = NULL;
+    /* A host function that the host called directly waits without a check. */
+    if (!trapped(worker) && (worker->left || call->waiting))
+        return note_left(worker);
+    return note_end(worker);
+}
