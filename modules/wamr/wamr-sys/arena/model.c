@@ -129,11 +129,12 @@ check_list(uint32 next, uint32 before, uint32_t size)
 static uint32_t
 check_tree(uint32 tree, uint32 parent, uint32_t prefix, uint32_t known)
 {
-    header *node = linked(tree);
+    header *node;
     uint32_t count, i;
 
     if (!tree)
         return 0;
+    node = linked(tree);
     MUST(known <= 29);
     MUST(starts[place(node) / 8] == checks && is_free(node));
     MUST(size_of(node) >> (32 - known) == prefix && node[PARENT] == parent && !node[PREVIOUS]);
