@@ -132,12 +132,12 @@ fn bytes(bench: &mut Bench, stack: u32) {
         std::thread::sleep(Duration::from_millis(50));
         let run = bench.used() - before - load;
         let wasm = wat::parse_str(wat).expect("the module assembles");
-        let needs = wamr::estimate(&wasm, stack).expect("a module");
+        let needs = wamr::estimate(&wasm).expect("a module");
         println!(
             "| {name} | {} | {load} | {} | {} | {} | {run} |",
             wasm.len(),
             needs.instance,
-            needs.exec_env,
+            wamr::Worker::needs(stack),
             needs.linear_memory
         );
         bench.send("stop", &json!({"id": "first"}));

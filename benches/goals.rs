@@ -32,10 +32,8 @@ use std::{
 use wamr::Buffer;
 use wamr_sys as sys;
 
-/// Operand stack of a task that asks for none, on a device.
-const DEVICE_STACK: u32 = 1536;
 /// Lines of block-address cache on a device.
-const DEVICE_CACHE: u32 = 32;
+const DEVICE_CACHE: u32 = 64;
 /// Rounds after which not a byte may be lost.
 const ROUNDS: u32 = 10_000;
 /// Loops that run while one is stopped.
@@ -125,54 +123,95 @@ fn main() {
 fn instances(table: &mut Table) {
     let program = Program::build(Width::Bits32, DEVICE_CACHE).expect("the program compiles");
     let modules = [
-        ("goals-loop", capacity::LOOP),
+        ("goals-cpu", capacity::CPU),
         ("goals-page", capacity::PAGE),
         ("goals-shrunk", capacity::SHRUNK),
     ];
-    let [endless, page, shrunk] = modules.map(|(name, wat)| capacity::assemble(name, wat));
-    let count = |module, stack, cap| {
-        let fields = program.run(ARENA, stack, cap, module, None);
-        fields.expect("it runs")["count"]
+    let [cpu, page, shrunk] = modules.map(|(name, wat)| capacity::assemble(name, wat));
+    let run = |arena, stack, cap, module, mode: Option<&str>| {
+        let fields = program.run(arena, stack, cap, module, mode);
+        fields.expect("it runs")
     };
-    let (large, usual) = (count(&endless, 4096, 0), count(&endless, DEVICE_STACK, 0));
+    let count = |module, stack, cap| run(ARENA, stack, cap, module, None)["count"];
+    for (stack, published) in [(1536, "–"), (4096, "24")] {
+        let fits = count(&cpu, stack, 0);
+        table.add(
+            &format!(
+                "cpu guests in 192 KiB, 32-bit, each left in the middle, {stack} bytes of stack"
+            ),
+            published,
+            "≥ 400",
+            fits.to_string(),
+            fits >= 400,
+        );
+    }
+    let fields = run(ARENA, 4096, 0, &cpu, None);
+    let one = fields["instance"] + fields["kept"] + fields["record"];
     table.add(
-        "CPU instances in 192 KiB, 32-bit, 4 KiB operand stack",
-        "24",
-        "≥ 32",
-        large.to_string(),
-        large >= 32,
-    );
-    table.add(
-        "the same, default settings (1,536 bytes)",
+        "bytes of one of them: instance, kept of its call, record of the call",
         "–",
-        "≥ 64",
-        usual.to_string(),
-        usual >= 64,
+        "–",
+        format!(
+            "{} + {} + {} = {one}",
+            fields["instance"], fields["kept"], fields["record"]
+        ),
+        true,
+    );
+    let functions: String = (0..50)
+        .map(|n| format!("(func (export \"f{n}\") (result i32) (i32.const {n}))"))
+        .collect();
+    let code = capacity::CPU.replacen("(module", &format!("(module {functions}"), 1);
+    let instance = run(
+        ARENA,
+        4096,
+        0,
+        &capacity::assemble("goals-code", &code),
+        None,
+    )["instance"];
+    table.add(
+        "an instance of a module of 51 functions, beside stack and memory, 32-bit, bytes",
+        "–",
+        "≤ 600",
+        instance.to_string(),
+        instance <= 600,
+    );
+    let switches = run(ARENA, 4096, 0, &cpu_endless(), Some("switches=1000000"));
+    let ns = switches["apart_ns"].saturating_sub(switches["alone_ns"]) as f64 / 1e6;
+    table.add(
+        "a switch between 100 guests, 32-bit, the steps themselves apart",
+        "–",
+        "≤ 200 ns",
+        format!("{ns:.0} ns"),
+        ns <= 200.0,
+    );
+    let own = Program::build(Width::Own, 64).expect("the program compiles");
+    let made = own.run(16 << 20, 4096, 0, &cpu, Some("make=10000"));
+    let ms = made.expect("it runs")["made_ns"] as f64 / 1e6;
+    table.add(
+        "making 10,000 instances, 64-bit",
+        "–",
+        "≤ 100 ms",
+        format!("{ms:.1} ms"),
+        ms <= 100.0,
     );
     let (whole, capped) = (count(&page, 4096, 0), count(&page, 4096, 4096));
     table.add(
-        "`(memory 1 1)` instances, 4 KiB operand stack, as is / capped to 4 KiB",
+        "`(memory 1 1)` instances, as is / capped to 4 KiB",
         "2 / –",
-        "2 / ≥ 19",
+        "2 / ≥ 40",
         format!("{whole} / {capped}"),
-        whole == 2 && capped >= 19,
+        whole == 2 && capped >= 40,
     );
-    let count = count(&shrunk, DEVICE_STACK, 0);
+    let fits = count(&shrunk, 4096, 0);
     table.add(
-        "shrunk stateful instances, default settings",
+        "shrunk stateful instances",
         "–",
-        "≥ 24",
-        count.to_string(),
-        count >= 24,
+        "≥ 40",
+        fits.to_string(),
+        fits >= 40,
     );
-    let rounds = program.run(
-        ARENA,
-        DEVICE_STACK,
-        0,
-        &shrunk,
-        Some(&format!("rounds={ROUNDS}")),
-    );
-    let rounds = rounds.expect("it runs");
+    let mode = format!("rounds={ROUNDS}");
+    let rounds = run(ARENA, 4096, 0, &shrunk, Some(&mode));
     let (before, after) = (rounds["free_before"], rounds["free_after"]);
     table.add(
         "arena after 10,000 rounds and teardown, 32-bit, bytes free",
@@ -181,6 +220,11 @@ fn instances(table: &mut Table) {
         format!("{after} of {before}"),
         before == after,
     );
+}
+
+/// Its steps never end.
+fn cpu_endless() -> std::path::PathBuf {
+    capacity::assemble("goals-loop", capacity::LOOP)
 }
 
 /// A workload of the study, and what it published: fuel, time slices.
@@ -496,7 +540,8 @@ impl Bench {
 struct Plain {
     module: *mut sys::Module,
     instance: *mut sys::Instance,
-    exec_env: *mut sys::ExecEnv,
+    worker: *mut sys::Worker,
+    tables: *mut sys::Tables,
     run: u32,
     args: &'static [i32],
     /// The module's bytes, which WAMR rewrites and keeps.
@@ -520,16 +565,20 @@ impl Plain {
             let (text, len) = (error.as_mut_ptr().cast(), wasm.len() as u32);
             let module = sys::wamr_load(wasm.as_mut_ptr(), len, &raw mut info, text, 128);
             assert!(!module.is_null(), "{}", sys::error_text(&error));
-            let instance = sys::wamr_instantiate(module, u64::MAX, text, 128);
+            let tables = Box::leak(Box::new(sys::Tables::NONE));
+            let instance = sys::wamr_instantiate(module, tables, u64::MAX, text, 128);
             assert!(!instance.is_null(), "{}", sys::error_text(&error));
-            let exec_env = sys::wamr_exec_env_new(instance, 8192);
-            assert!(!exec_env.is_null());
-            let run = sys::wamr_find_function(module, c"run".as_ptr(), 3, &raw mut ty);
+            let worker = sys::wamr_worker_new(8192);
+            assert!(!worker.is_null());
+            let mut position = 0;
+            let run =
+                sys::wamr_find_function(module, c"run".as_ptr(), 3, &raw mut ty, &raw mut position);
             assert_eq!((ty.params as usize, ty.results), (study.args.len(), 1));
             Self {
                 module,
                 instance,
-                exec_env,
+                worker,
+                tables,
                 run,
                 args: study.args,
                 _wasm: wasm,
@@ -553,7 +602,15 @@ impl Plain {
         let argc = self.args.len() as u32;
         // SAFETY: the handles are good (see `new`), and the function takes these cells and gives
         // one.
-        let ok = unsafe { sys::wamr_call_plain(self.exec_env, self.run, argc, argv.as_mut_ptr()) };
+        let ok = unsafe {
+            sys::wamr_call_plain(
+                self.worker,
+                self.instance,
+                self.run,
+                argc,
+                argv.as_mut_ptr(),
+            )
+        };
         assert!(ok, "trapped");
         now() - began
     }
@@ -563,8 +620,8 @@ impl Drop for Plain {
     fn drop(&mut self) {
         // SAFETY: the handles are good (see `new`), and nothing runs on them.
         unsafe {
-            sys::wamr_exec_env_delete(self.exec_env);
-            sys::wamr_deinstantiate(self.instance);
+            sys::wamr_worker_delete(self.worker);
+            sys::wamr_deinstantiate(self.instance, self.tables);
             sys::wamr_unload(self.module);
         }
     }

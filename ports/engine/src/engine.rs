@@ -5,7 +5,7 @@ use proplet::engine::{
     ArenaUsage, Call, Engine, Exit, Limits, Message, ModuleId, Needs, Params, ProcessUsage,
     RunUsage, Slot, TaskData, Text, ValType, Value, text,
 };
-use wamr::{Buffer, ErrorKind, Module, Runtime};
+use wamr::{Buffer, ErrorKind, Module, Runtime, Worker};
 
 /// Memory of one entry of the module table.
 #[derive(Debug, Default)]
@@ -88,11 +88,11 @@ impl<P: Platform> Engine for WamrEngine<P> {
     /// Without the linear memory: a module may say how much of that it uses, but that is known
     /// only when it is loaded.
     fn estimate(&self, wasm: &[u8], limits: &Limits) -> Result<Needs, Text> {
-        let needs = wamr::estimate(wasm, limits.stack).map_err(words)?;
+        let needs = wamr::estimate(wasm).map_err(words)?;
         Ok(Needs {
             // The buffer is there already.
             load: bytes(needs.load.saturating_sub(wasm.len() as u64)),
-            instance: bytes(needs.instance + needs.exec_env),
+            instance: bytes(needs.tables + needs.instance + needs.call + worker(limits)),
         })
     }
 
@@ -107,13 +107,19 @@ impl<P: Platform> Engine for WamrEngine<P> {
 
     fn instance_bytes(&self, module: ModuleId, limits: &Limits) -> Result<usize, Text> {
         let module = self.module(module)?;
-        let needs = module.needs(limits.stack);
+        let needs = module.needs();
         let memory = module.memory().map_or(0, |memory| {
             u64::from(memory.page_bytes) * u64::from(memory.initial_pages)
         });
         let saved = memory - initial_memory(memory, limits)?;
         let memory = needs.linear_memory.saturating_sub(saved);
-        Ok(bytes(needs.instance + needs.exec_env + memory))
+        // The first instance makes what all share; of a part of it others have a copy for a moment.
+        let shared = match module.has_instances() {
+            true => needs.copy,
+            false => needs.tables,
+        };
+        let instance = needs.instance + needs.call + memory;
+        Ok(bytes(instance + shared + worker(limits)))
     }
 
     fn params(&self, module: ModuleId, export: &str) -> Result<Option<Params>, Text> {
@@ -163,6 +169,11 @@ impl<P: Platform> Engine for WamrEngine<P> {
     fn deliver(&mut self, slot: Slot, topic: &str, payload: &[u8]) {
         self.workers.deliver(self.runtime, slot, topic, payload);
     }
+}
+
+/// What a run's thread runs it on, with the operand stack.
+fn worker(limits: &Limits) -> u64 {
+    u64::from(Worker::needs(limits.stack))
 }
 
 /// More than the address space is as much as all of it: neither fits.

@@ -79,7 +79,14 @@ pub trait Platform: Sync + 'static {
     /// There is no such pin, or it can't be read.
     fn gpio_read(&self, pin: u32) -> Result<bool, BoardError>;
 
-    /// Measures with a sensor of the board, in millionths of the channel's unit.
+    /// Lets the board's thread call [`Workers::measure`] until there is nothing left to measure;
+    /// false where there is no such thread, for want of sensors. Called on any thread.
+    ///
+    /// [`Workers::measure`]: crate::Workers::measure
+    fn wake_board(&self) -> bool;
+
+    /// Measures with a sensor of the board, in millionths of the channel's unit. It may take its time:
+    /// it is called on the board's thread.
     ///
     /// # Errors
     /// There is no such sensor, or it doesn't have the channel; or it could not be read now.

@@ -3,10 +3,13 @@
 use crate::{
     engine::{from_wamr, to_wamr},
     exchange::{Exchange, Incoming},
-    platform::Platform,
+    platform::{BoardError, Channel, Platform},
 };
-use core::cell::{Cell, RefCell};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use core::{
+    cell::{Cell, RefCell},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+    task::Poll,
+};
 use critical_section::Mutex;
 use proplet::{
     engine::{
@@ -18,8 +21,8 @@ use proplet::{
     wire::NAME_MAX,
 };
 use wamr::{
-    Buffer, Caller, ErrorKind, HostError, Instance, InstanceConfig, Module, Runtime, Supervisor,
-    ThreadEnv, Trap, TrapKind, Verdict,
+    Active, Buffer, ErrorKind, Instance, InstanceConfig, Module, ResumableCall, Runtime, ThreadEnv,
+    Trap, TrapKind, Worker,
 };
 
 /// Name of the export that a run calls.
@@ -81,18 +84,37 @@ pub struct SlotState {
     /// Whether there is an exit: spares the control thread a lock for each slot.
     exited: AtomicBool,
     exchange: Exchange,
+    measurement: Mutex<Cell<Measurement>>,
     progress: Mutex<Cell<Progress>>,
     interrupted: AtomicBool,
     /// Arena bytes promised to a run that has not taken them yet.
     promised: AtomicUsize,
 }
 
+/// What a slot's guest wants to know of a sensor. The board's thread measures, while the guest waits.
+#[derive(Debug, Clone, Copy)]
+enum Measurement {
+    None,
+    Wanted(Wanted),
+    /// The board's thread is about it.
+    Made,
+    /// The same, for a guest that has ended; another wants this one.
+    MadeForOther(Wanted),
+    Done(Result<i64, BoardError>),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    sensor: u32,
+    /// As the guest says it.
+    channel: u32,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Progress {
     usage: RunUsage,
-    work_limit: Option<u64>,
-    /// Work left of the guest's turn.
-    turn: u64,
+    /// Work left of the guest's turn; below 0 what it did beyond, which its next turns pay.
+    turn: i64,
     /// Processor time of the thread when the run began, while it lasts.
     cpu_before: Option<Duration>,
 }
@@ -112,10 +134,21 @@ impl SlotState {
             exit: Mutex::new(RefCell::new(None)),
             exited: AtomicBool::new(false),
             exchange: Exchange::new(),
+            measurement: Mutex::new(Cell::new(Measurement::None)),
             progress: Mutex::new(Cell::new(Progress::NONE)),
             interrupted: AtomicBool::new(false),
             promised: AtomicUsize::new(0),
         }
+    }
+
+    /// Changes the measurement; returns that before.
+    fn measurement(&self, change: impl FnOnce(Measurement) -> Measurement) -> Measurement {
+        critical_section::with(|cs| {
+            let cell = self.measurement.borrow(cs);
+            let before = cell.get();
+            cell.set(change(before));
+            before
+        })
     }
 
     fn update(&self, change: impl FnOnce(&mut Progress)) -> Progress {
@@ -144,7 +177,6 @@ impl Progress {
             work: 0,
             dropped: 0,
         },
-        work_limit: None,
         turn: 0,
         cpu_before: None,
     };
@@ -155,16 +187,14 @@ impl Progress {
 pub struct Workers<P: 'static> {
     platform: P,
     slots: &'static [SlotState],
-    /// Branches and calls between two looks at the interrupt, and those of a turn of the usual
-    /// weight.
+    /// Fuel between two looks at the interrupt, and the work of a turn of the usual weight.
     slice: AtomicU32,
     config: DeviceConfig,
 }
 
 impl<P: Platform> Workers<P> {
-    /// At most 256 slots are used, each with one of as many `jobs`. `slice` is the work between two
-    /// looks at a run, and that of a turn of [`Schedule::WEIGHT`]; in branches and calls,
-    /// at least 1.
+    /// At most 256 slots are used, each with one of as many `jobs`. `slice` is the fuel between two
+    /// looks at a run, and the work of a turn of [`Schedule::WEIGHT`]; at least 1.
     pub fn new(
         platform: P,
         slots: &'static [SlotState],
@@ -234,12 +264,7 @@ impl<P: Platform> Workers<P> {
         state.exchange.open();
         state.promised.store(bytes, Ordering::Release);
         state.interrupted.store(false, Ordering::Release);
-        state.update(|progress| {
-            *progress = Progress {
-                work_limit: call.limits.work,
-                ..Progress::NONE
-            };
-        });
+        state.update(|progress| *progress = Progress::NONE);
         critical_section::with(|cs| state.job.borrow_ref_mut(cs).replace(job));
         self.platform.wake(slot);
     }
@@ -290,6 +315,30 @@ impl<P: Platform> Workers<P> {
             }
             None => state.count_dropped(),
         }
+    }
+
+    /// Measures for one guest that waits for it; false where none does. For the board's thread.
+    pub fn measure(&self) -> bool {
+        let take = |before| match before {
+            Measurement::Wanted(_) => Measurement::Made,
+            other => other,
+        };
+        for (slot, state) in (0..).map(Slot).zip(self.slots) {
+            let Measurement::Wanted(wanted) = state.measurement(take) else {
+                continue;
+            };
+            let result = match Channel::from_number(wanted.channel) {
+                Some(channel) => self.platform.sensor_read(wanted.sensor, channel),
+                None => Err(BoardError::Absent),
+            };
+            state.measurement(|now| match now {
+                Measurement::MadeForOther(wanted) => Measurement::Wanted(wanted),
+                _ => Measurement::Done(result),
+            });
+            self.platform.wake(slot);
+            return true;
+        }
+        false
     }
 
     /// The life of a slot's thread.
@@ -370,40 +419,76 @@ impl<P: Platform> Workers<P> {
         env: &ThreadEnv,
         job: &mut Job,
     ) -> Result<Option<Value>, Failure> {
-        let mut instance = self.instantiate(slot, env, job)?;
+        let (mut instance, mut worker) = self.instantiate(slot, env, job)?;
         let state = self.slot(slot);
         state.promised.store(0, Ordering::Release);
-        let held = instance.usage().held as usize;
-        state.update(|progress| progress.usage.memory = held);
-        let supervisor = Turns {
+        if let Some(limit) = job.limits.work {
+            instance.set_work_left(limit);
+        }
+        let guest = Guest {
             workers: self,
             slot,
             schedule: job.limits.schedule,
             data: core::mem::replace(&mut job.data, TaskData::NONE),
+            wake: Cell::new(None),
         };
-        let mut result = [wamr::Value::I32(0)];
-        let called = instance.call(&job.export, &job.args, &mut result, &supervisor);
+        let called = self.run_all(&mut instance, &mut worker, job, &guest);
         let (peak, work) = (instance.usage().peak as usize, instance.work());
         state.update(|progress| {
             progress.usage.memory = peak;
             progress.usage.work = work;
         });
-        match called {
-            Ok(0) => Ok(None),
-            Ok(_) => Ok(Some(from_wamr(result[0]))),
-            Err(e) => Err(self.failure(slot, job, &e)),
+        called?;
+        let mut result = [wamr::Value::I32(0)];
+        Ok((instance.results(&mut result) > 0).then(|| from_wamr(result[0])))
+    }
+
+    /// What the module wants run first, and then the job's function.
+    fn run_all(
+        &self,
+        instance: &mut Instance,
+        worker: &mut Worker<'_>,
+        job: &Job,
+        guest: &Guest<P>,
+    ) -> Result<(), Failure> {
+        while instance.initialise().map_err(|e| trap(&e))? {
+            self.run_to_end(instance, worker, job, guest)?;
+        }
+        let begun = instance.call(&job.export, &job.args);
+        begun.map_err(|e| trap(&e))?;
+        self.run_to_end(instance, worker, job, guest)
+    }
+
+    fn run_to_end(
+        &self,
+        instance: &mut Instance,
+        worker: &mut Worker<'_>,
+        job: &Job,
+        guest: &Guest<P>,
+    ) -> Result<(), Failure> {
+        let mut active = worker.enter(instance).map_err(|e| self.failure(job, &e))?;
+        loop {
+            let fuel = guest.next_fuel(&active)?;
+            match active
+                .step(fuel, guest)
+                .map_err(|e| self.failure(job, &e))?
+            {
+                ResumableCall::Finished => return Ok(()),
+                ResumableCall::OutOfFuel => {}
+                ResumableCall::Blocked => guest.wait()?,
+            }
         }
     }
 
-    /// Makes the job's instance. Its bytes are promised, but while others make and end theirs what is
-    /// free may be in pieces: a run must not fail for a moment like that.
+    /// Makes the job's instance, and what it runs on. Its bytes are promised, but while others make and
+    /// end theirs what is free may be in pieces: a run must not fail for a moment like that.
     #[inline(never)]
     fn instantiate<'t>(
         &self,
         slot: Slot,
         env: &'t ThreadEnv,
         job: &Job,
-    ) -> Result<Instance<'t>, Failure> {
+    ) -> Result<(Instance, Worker<'t>), Failure> {
         /// How often to try, a millisecond apart.
         const TRIES: u32 = 20;
         const PAUSE: Duration = Duration::from_millis(1);
@@ -413,10 +498,18 @@ impl<P: Platform> Workers<P> {
         };
         // A job that was spawned has a module.
         let module = job.module.as_ref().ok_or(Failure::Interrupted)?;
+        let make = || {
+            Ok((
+                Instance::new(module, &config)?,
+                Worker::new(env, job.limits.stack)?,
+            ))
+        };
         let mut tries = 1;
         loop {
-            match Instance::new(env, module, &config) {
-                Err(e) if e.kind() == ErrorKind::OutOfMemory && tries < TRIES => tries += 1,
+            match make() {
+                Err(e) if wamr::Error::kind(&e) == ErrorKind::OutOfMemory && tries < TRIES => {
+                    tries += 1
+                }
                 made => return made.map_err(|e| trap(&e)),
             }
             self.platform.sleep(slot, PAUSE);
@@ -427,27 +520,18 @@ impl<P: Platform> Workers<P> {
     }
 
     #[inline(never)]
-    fn failure(&self, slot: Slot, job: &Job, error: &Trap) -> Failure {
-        match error.kind() {
-            TrapKind::Interrupted => self.interruption(slot, job),
-            TrapKind::OperandStackOverflow => {
+    fn failure(&self, job: &Job, error: &Trap) -> Failure {
+        match (error.kind(), job.limits.work) {
+            (TrapKind::OutOfWork, Some(limit)) => trap(&format_args!(
+                "work budget of {limit} branches and calls exhausted"
+            )),
+            (TrapKind::OperandStackOverflow, _) => {
                 let (bytes, variable) = (job.limits.stack, budget::STACK_BYTES);
                 trap(&format_args!(
                     "{error}: it has {bytes} bytes, see {variable}"
                 ))
             }
             _ => trap(error),
-        }
-    }
-
-    /// Why a run that the supervisor ended was ended.
-    #[inline(never)]
-    fn interruption(&self, slot: Slot, job: &Job) -> Failure {
-        match job.limits.work {
-            Some(limit) if self.slot(slot).update(|_| {}).usage.work >= limit => trap(
-                &format_args!("work budget of {limit} branches and calls exhausted"),
-            ),
-            _ => Failure::Interrupted,
         }
     }
 }
@@ -457,15 +541,17 @@ fn trap(error: &dyn core::fmt::Display) -> Failure {
     Failure::Trap(text(format_args!("{error}")))
 }
 
-/// The supervisor of one run.
-pub(crate) struct Turns<P: 'static> {
+/// A guest that runs: the context of its host functions.
+pub(crate) struct Guest<P: 'static> {
     workers: &'static Workers<P>,
     slot: Slot,
     schedule: Schedule,
     data: TaskData<Buffer>,
+    /// Until when its host function waits; `None` is until it is woken.
+    wake: Cell<Option<Duration>>,
 }
 
-impl<P: Platform> Turns<P> {
+impl<P: Platform> Guest<P> {
     pub(crate) const fn slot(&self) -> Slot {
         self.slot
     }
@@ -483,16 +569,19 @@ impl<P: Platform> Turns<P> {
     }
 
     pub(crate) fn exchange(&self) -> &Exchange {
-        &self.workers.slot(self.slot).exchange
+        &self.state().exchange
     }
 
-    pub(crate) fn is_interrupted(&self) -> bool {
-        let interrupted = &self.workers.slot(self.slot).interrupted;
-        interrupted.load(Ordering::Acquire)
+    fn state(&self) -> &'static SlotState {
+        self.workers.slot(self.slot)
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.state().interrupted.load(Ordering::Acquire)
     }
 
     pub(crate) fn count_dropped(&self) {
-        self.workers.slot(self.slot).count_dropped();
+        self.state().count_dropped();
     }
 
     /// Arena bytes for what the guest says; `None` if there is no room.
@@ -500,57 +589,100 @@ impl<P: Platform> Turns<P> {
         self.workers.buffer(runtime, len)
     }
 
-    /// Sleeps until that time since boot, or ends the call if the run is interrupted.
-    pub(crate) fn sleep_until(
-        &self,
-        caller: &Caller<'_>,
-        until: Duration,
-    ) -> Result<(), HostError> {
-        loop {
-            if self.is_interrupted() {
-                return Err(caller.interrupted());
-            }
-            match until.checked_sub(self.platform().now()) {
-                Some(left) if !left.is_zero() => self.platform().sleep(self.slot, left),
-                _ => return Ok(()),
+    /// Pending until that time since boot, or somewhat less: who waits looks again.
+    pub(crate) fn wait_until<T>(&self, until: Duration) -> Poll<T> {
+        self.wake.set(Some(until));
+        Poll::Pending
+    }
+
+    /// Has a sensor's channel measured, of the number that the guest gave.
+    pub(crate) fn measure(&self, sensor: u32, channel: u32) {
+        let wanted = Wanted { sensor, channel };
+        self.state().measurement(|before| match before {
+            Measurement::Made | Measurement::MadeForOther(_) => Measurement::MadeForOther(wanted),
+            _ => Measurement::Wanted(wanted),
+        });
+        if !self.platform().wake_board() {
+            let absent = Measurement::Done(Err(BoardError::Absent));
+            self.state().measurement(|_| absent);
+        }
+    }
+
+    /// What was measured, once it was.
+    pub(crate) fn measured(&self) -> Poll<Result<i64, BoardError>> {
+        let take = |before| match before {
+            Measurement::Done(_) => Measurement::None,
+            other => other,
+        };
+        match self.state().measurement(take) {
+            Measurement::Done(result) => Poll::Ready(result),
+            _ => {
+                self.wake.set(None);
+                Poll::Pending
             }
         }
     }
-}
 
-impl<P: Platform> Supervisor for Turns<P> {
-    fn slice(&self, work: u32, held: u32) -> Verdict {
+    /// Waits for what its host function waits for.
+    ///
+    /// # Errors
+    /// It is to end.
+    fn wait(&self) -> Result<(), Failure> {
+        /// As long as nobody would wait; it looks again then.
+        const LONG: Duration = Duration::from_secs(3600);
+        if self.is_interrupted() {
+            return Err(Failure::Interrupted);
+        }
+        let left = match self.wake.get() {
+            Some(until) => until.saturating_sub(self.platform().now()).min(LONG),
+            None => LONG,
+        };
+        if !left.is_zero() {
+            self.platform().sleep(self.slot, left);
+        }
+        match self.is_interrupted() {
+            true => Err(Failure::Interrupted),
+            false => Ok(()),
+        }
+    }
+
+    /// Notes what the guest did since the last time, lets others have their turn, and returns the
+    /// fuel of its next step.
+    ///
+    /// # Errors
+    /// It is to end.
+    fn next_fuel(&self, active: &Active<'_>) -> Result<u32, Failure> {
         let (workers, slot) = (self.workers, self.slot);
-        let state = workers.slot(slot);
-        workers.platform.worked(work);
         let slice = workers.slice.load(Ordering::Relaxed);
-        let mut is_over = false;
-        let progress = state.update(|progress| {
-            progress.usage.work += u64::from(work);
+        let (total, held) = (active.instance().work(), active.instance().usage().held);
+        let (mut work, mut is_over) = (0, false);
+        let progress = self.state().update(|progress| {
+            work = total - progress.usage.work;
+            progress.usage.work = total;
             progress.usage.memory = held as usize;
-            progress.turn = progress.turn.saturating_sub(work.into());
-            is_over = progress.turn == 0;
+            progress.turn = progress
+                .turn
+                .saturating_sub(i64::try_from(work).unwrap_or(i64::MAX));
+            is_over = progress.turn <= 0;
             if is_over {
-                progress.turn = self.schedule.turn(slice);
+                progress.turn += self.schedule.turn(slice) as i64;
             }
         });
-        let done = progress.usage.work;
-        let left = progress.work_limit.map(|limit| limit.saturating_sub(done));
-        if left == Some(0) {
-            return Verdict::Interrupt;
-        }
-        let interrupted = || state.interrupted.load(Ordering::Acquire);
-        if !interrupted() {
+        workers
+            .platform
+            .worked(u32::try_from(work).unwrap_or(u32::MAX));
+        if !self.is_interrupted() {
             workers.platform.give_way(slot);
         }
         if is_over && self.schedule.preemption == Preemption::Fuel {
-            workers.platform.take_turn(slot, interrupted());
+            workers.platform.take_turn(slot, self.is_interrupted());
         }
-        if interrupted() {
-            return Verdict::Interrupt;
+        if self.is_interrupted() {
+            return Err(Failure::Interrupted);
         }
-        let next = progress.turn.min(slice.into());
-        let next = left.map_or(next, |left| left.min(next));
-        Verdict::Continue(u32::try_from(next).unwrap_or(u32::MAX))
+        Ok(u32::try_from(progress.turn)
+            .ok()
+            .filter(|left| (1..slice).contains(left))
+            .unwrap_or(slice))
     }
 }

@@ -70,6 +70,8 @@ pub struct Linux {
     /// Told when a run has ended or a guest has a message.
     exits: WakeFd,
     board: Board,
+    /// Where the board's thread waits for what is to be measured.
+    board_door: Door,
 }
 
 /// Where a worker waits for work, and sleeps.
@@ -113,6 +115,7 @@ impl Linux {
             threads: (0..slots).map(|_| AtomicI32::new(0)).collect(),
             exits: WakeFd::new()?,
             board: Board::new(),
+            board_door: Door::default(),
         })
     }
 
@@ -124,6 +127,11 @@ impl Linux {
         {
             log::warn!("guests are not kept on their cores: {e}");
         }
+    }
+
+    /// Waits until something is to be measured. Called on the board's thread.
+    pub fn wait_board(&self) {
+        self.board_door.wait();
     }
 
     /// Readable when a run has ended or a guest has a message.
@@ -213,6 +221,11 @@ impl Platform for Linux {
 
     fn gpio_read(&self, pin: u32) -> Result<bool, BoardError> {
         self.board.read(pin)
+    }
+
+    fn wake_board(&self) -> bool {
+        self.board_door.open();
+        true
     }
 
     fn sensor_read(&self, sensor: u32, channel: Channel) -> Result<i64, BoardError> {

@@ -103,6 +103,7 @@ pub fn start_engine(
     for slot in (0..=u8::MAX).take(slots).map(Slot) {
         spawn_worker(workers, slot, runtime).with_context(|| format!("worker {}", slot.0))?;
     }
+    spawn_board(workers).context("the board")?;
     let engine = WamrEngine::new(runtime, workers, slice(modules, ModuleState::default));
     Ok((engine, workers))
 }
@@ -140,6 +141,16 @@ impl Proplet {
         agent.set_wall_clock(clock::unix_ms(), clock::now());
         Ok(Self { agent, workers })
     }
+}
+
+/// The thread on which sensors are read, while their guests wait.
+fn spawn_board(workers: &'static Workers<Linux>) -> Result<()> {
+    let serve = || loop {
+        while workers.measure() {}
+        workers.platform().wait_board();
+    };
+    thread::Builder::new().name("board".into()).spawn(serve)?;
+    Ok(())
 }
 
 fn spawn_worker(workers: &'static Workers<Linux>, slot: Slot, runtime: Runtime) -> Result<()> {

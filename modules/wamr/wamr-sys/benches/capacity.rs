@@ -1,4 +1,4 @@
-//! How many instances 192 KiB hold, and what the lines of the block address cache are worth, with
+//! How many guests 192 KiB hold, and what the lines of the block address cache are worth, with
 //! pointers of 32 bits and of this machine's width. `cargo bench -p wamr-sys --bench capacity`
 
 use std::path::{Path, PathBuf};
@@ -7,11 +7,12 @@ use std::thread;
 #[path = "../capacity/mod.rs"]
 mod capacity;
 
-use capacity::{ARENA, LOOP, PAGE, Program, SHRUNK, Width};
+use capacity::{ARENA, CPU, LOOP, PAGE, Program, SHRUNK, Width};
 
-const STACKS: [u32; 5] = [4096, 2048, 1536, 1024, 512];
+/// The operand stack, one for all guests.
+const STACK: u32 = 4096;
 /// The last is what the others' times are relative to.
-const LINES: [u32; 4] = [8, 16, 32, 64];
+const LINES: [u32; 5] = [16, 32, 64, 128, 256];
 /// Turns of each; odd, so that the median is one of them.
 const TURNS: usize = 5;
 /// Which blocks contend for a line is a matter of where a compiler happens to put them: so many
@@ -38,7 +39,7 @@ fn main() {
     let builds = builds.into_iter().map(thread::JoinHandle::join);
     let builds: Vec<_> = builds.collect::<Result<_, _>>().expect("they compile");
     for programs in builds {
-        let bits = 8 * measure(&programs[0], STACKS[0], 0, &assemble("loop", LOOP))["pointer"];
+        let bits = 8 * measure(&programs[0], 0, &assemble("loop", LOOP))["pointer"];
         counts(&programs, bits);
         times(&programs, bits);
     }
@@ -56,45 +57,40 @@ fn assemble(name: &str, wat: &str) -> PathBuf {
 
 type Fields = std::collections::HashMap<String, u64>;
 
-fn measure(program: &Program, stack: u32, cap: u32, module: &Path) -> Fields {
+fn measure(program: &Program, cap: u32, module: &Path) -> Fields {
     program
-        .run(ARENA, stack, cap, module, None)
+        .run(ARENA, STACK, cap, module, None)
         .expect("it runs")
 }
 
 fn counts(programs: &[Program], bits: u64) {
     let guests = [
-        ("no memory", assemble("loop", LOOP), 0),
+        ("cpu", assemble("cpu", CPU), 0),
+        ("endless loop", assemble("loop", LOOP), 0),
         ("`(memory 1 1)`", assemble("page", PAGE), 0),
         ("capped to 4096", assemble("page", PAGE), 4096),
         ("shrunk", assemble("shrunk", SHRUNK), 0),
     ];
+    println!("\n{bits} bits, bytes of the arena, and how many fit {ARENA} beside a worker of");
+    println!("{STACK} bytes of stack and 64 lines of cache\n");
+    println!("| | load | tables | instance | kept of its call | linear memory | fit |");
+    println!("|---|---|---|---|---|---|---|");
+    for (name, module, cap) in &guests {
+        let fields = measure(&programs[2], *cap, module);
+        let keys = ["load", "tables", "instance", "kept", "linear", "count"];
+        println!(
+            "| {name} | {} |",
+            join(keys.iter().map(|key| fields[*key].to_string()))
+        );
+    }
     let lines = join(LINES.iter().map(|l| format!("{l} lines")));
-    println!("\n{bits} bits, bytes of the arena; the execution environment beside its stack\n");
-    println!("| | load, once | instance | linear memory | execution environment: {lines} |");
-    println!("|---|---|---|---|{}", "---|".repeat(LINES.len()));
-    for (name, module, cap) in &guests {
-        let fields = programs.iter().map(|p| measure(p, 4096, *cap, module));
-        let fields: Vec<_> = fields.collect();
-        let of_first = ["load", "instance", "linear"].map(|key| fields[0][key].to_string());
-        let exec_envs = join(fields.iter().map(|f| format!("{}", f["exec_env"] - 4096)));
-        println!("| {name} | {} | {exec_envs} |", of_first.join(" | "));
-    }
-
-    println!("\n{bits} bits, how many fit {ARENA} bytes\n");
+    println!("\n{bits} bits, a worker beside its stack\n");
+    println!("| {lines} |\n|{}", "---|".repeat(LINES.len()));
+    let worker = |p| measure(p, 0, &guests[0].1)["worker"] - u64::from(STACK);
     println!(
-        "| | stack | {lines} |\n|---|---|{}",
-        "---|".repeat(LINES.len())
+        "| {} |",
+        join(programs.iter().map(|p| worker(p).to_string()))
     );
-    for (name, module, cap) in &guests {
-        for stack in STACKS {
-            let count = |p| measure(p, stack, *cap, module)["count"].to_string();
-            println!(
-                "| {name} | {stack} | {} |",
-                join(programs.iter().map(count))
-            );
-        }
-    }
 }
 
 fn times(programs: &[Program], bits: u64) {

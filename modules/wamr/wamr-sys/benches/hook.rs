@@ -1,7 +1,6 @@
 //! What the slice hook costs: the hooked interpreter against the plain one, in one process, turn by
 //! turn. `cargo bench -p wamr-sys --features plain --bench hook`
 
-use std::ffi::c_void;
 use std::ptr;
 use std::time::Instant;
 
@@ -43,12 +42,10 @@ const WORKLOADS: [Workload; 4] = [
     },
 ];
 
-unsafe extern "C" fn go_on(_: *mut c_void) -> u32 {
-    SLICE
-}
-
 struct Guest {
-    exec_env: *mut sys::ExecEnv,
+    worker: *mut sys::Worker,
+    instance: *mut sys::Instance,
+    info: sys::ModuleInfo,
     run: u32,
     args: &'static [u32],
 }
@@ -76,14 +73,19 @@ impl Guest {
                 128,
             );
             assert!(!module.is_null(), "{}", sys::error_text(&error));
-            let instance = sys::wamr_instantiate(module, u64::MAX, text, 128);
+            let tables = Box::leak(Box::new(sys::Tables::NONE));
+            let instance = sys::wamr_instantiate(module, tables, u64::MAX, text, 128);
             assert!(!instance.is_null(), "{}", sys::error_text(&error));
-            let exec_env = sys::wamr_exec_env_new(instance, 8192);
-            assert!(!exec_env.is_null());
-            let run = sys::wamr_find_function(module, c"run".as_ptr(), 3, &raw mut ty);
+            let worker = sys::wamr_worker_new(8192);
+            assert!(!worker.is_null());
+            let mut position = 0;
+            let run =
+                sys::wamr_find_function(module, c"run".as_ptr(), 3, &raw mut ty, &raw mut position);
             assert_eq!((ty.params as usize, ty.results), (workload.args.len(), 1));
             Self {
-                exec_env,
+                worker,
+                instance,
+                info,
                 run,
                 args: workload.args,
             }
@@ -95,21 +97,42 @@ impl Guest {
         let argc = self.args.len() as u32;
         let mut cells = [0; CELLS];
         cells[..self.args.len()].copy_from_slice(self.args);
-        let (env, argv) = (self.exec_env, cells.as_mut_ptr());
-        let mut anything = 0u32;
         let start = Instant::now();
         // SAFETY: the handles are good (see `new`), and the function takes `argc` cells, for which
         // there is room, and gives one.
         let ok = unsafe {
             if hooked {
-                let run = (&raw mut anything).cast();
-                sys::wamr_call(env, self.run, argc, argv, SLICE, run)
+                self.steps(argc, &mut cells)
             } else {
-                sys::wamr_call_plain(env, self.run, argc, argv)
+                let (worker, argv) = (self.worker, cells.as_mut_ptr());
+                sys::wamr_call_plain(worker, self.instance, self.run, argc, argv)
             }
         };
         assert!(ok, "trapped");
         (start.elapsed().as_secs_f64() * 1e3, cells[0])
+    }
+
+    /// The call in steps of [`SLICE`], alone on the stack.
+    unsafe fn steps(&self, argc: u32, cells: &mut [u32; CELLS]) -> bool {
+        let mut call = sys::Call::new(self.instance, self.info.credit_per_unit, u32::MAX);
+        // SAFETY: the caller's promise; the call is off the stack before it is dropped.
+        unsafe {
+            let begun = sys::wamr_begin(&raw mut call, self.run, argc, cells.as_ptr(), 0);
+            assert!(begun && sys::wamr_enter(self.worker, &raw mut call));
+            let outcome = loop {
+                if !sys::wamr_fuel(self.worker, SLICE, ptr::null_mut()) {
+                    continue;
+                }
+                match sys::wamr_run(self.worker) {
+                    sys::OUT_OF_FUEL => {}
+                    outcome => break outcome,
+                }
+            };
+            sys::wamr_leave(self.worker);
+            sys::wamr_results(&raw const call, cells.as_mut_ptr(), 1);
+            sys::wamr_drop(&raw mut call);
+            outcome == sys::FINISHED
+        }
     }
 
     /// The least milliseconds of the plain interpreter and of the hooked one, each first in every
@@ -131,8 +154,8 @@ impl Guest {
 
 fn main() {
     let arena = Box::leak(vec![0u8; 1 << 20].into_boxed_slice());
-    // SAFETY: the arena is leaked, and `go_on` takes any pointer.
-    let started = unsafe { sys::wamr_init(arena.as_mut_ptr().cast(), 1 << 20, go_on) };
+    // SAFETY: the arena is leaked.
+    let started = unsafe { sys::wamr_init(arena.as_mut_ptr().cast(), 1 << 20) };
     assert_eq!(started, sys::INIT_OK);
 
     println!("slices of {SLICE}, the least of {TURNS} turns in ms\n");

@@ -3,15 +3,21 @@
  *
  * What an arena of a given size holds in the build that this file is compiled with, whether every
  * byte of it comes back, and how long a call takes. Only the shim is used, as the crate wamr uses
- * it; that crate's own block for each loaded module, 56 to 72 bytes, is not in the figures.
+ * it; that crate's own block for each loaded module, 56 to 96 bytes, is not in the figures, nor is
+ * the record of each instance's call, whose size is.
  *
- *   capacity ARENA STACK CAP MODULE            fill the arena with instances, tear them down
+ *   capacity ARENA STACK CAP MODULE            fill the arena with instances, each left in the middle
+ *                                              of `main`; go on with all until they end, in turn;
+ *                                              tear them down
  *   capacity ARENA STACK CAP MODULE rounds=N   N instances replaced in a full arena, then N rounds
  *                                              from loading to unloading
  *   capacity ARENA STACK CAP MODULE time=N     `run(N)`, TURNS times
+ *   capacity ARENA STACK CAP MODULE switches=N N switches between 100 guests of `main`, and the
+ *                                              same work without any
+ *   capacity ARENA STACK CAP MODULE make=N     N instances made, called, left and torn down
  *
- * ARENA, STACK and CAP are bytes; a CAP of 0 is none. The first two call `main`, which takes
- * nothing and gives at most one result; what does not end is stopped. Prints one line of
+ * ARENA, STACK and CAP are bytes; STACK is the one operand stack of all; a CAP of 0 is none. `main`
+ * takes nothing and gives at most one result; one that does not end is stopped. Prints one line of
  * key=value; exits with 1 and a reason where anything is not as it must be.
  */
 
@@ -24,22 +30,27 @@
 
 #include "shim.h"
 
-/* Units in a slice, and slices after which a call of `main` is stopped. */
-#define SLICE 1000
-#define SLICES 3
+/* Fuel of a step, and the work after which a call of `main` is stopped. */
+#define SLICE 50
+#define WORK_MAX 30000
 
 #define TURNS 3
+#define GUESTS 100
 
 struct guest {
     uint8_t *buffer;
     struct WASMModule *module;
+    wamr_tables tables;
+    wamr_module_info info;
     uint32_t function;
+    /* Bytes that are reserved for a call of it. */
+    uint32_t reserve;
 };
 
-struct instance {
-    struct WASMModuleInstance *handle;
-    struct WASMExecEnv *exec_env;
-};
+/* What an instance's owner has of it. */
+typedef wamr_call instance;
+
+static struct wamr_worker *worker;
 
 static uint32_t arena_len, stack_len;
 static uint64_t memory_max = UINT64_MAX;
@@ -58,14 +69,6 @@ fail(const char *format, ...)
     fputc('\n', stderr);
     va_end(args);
     exit(1);
-}
-
-static uint32_t
-slice_ended(void *run)
-{
-    uint32_t *slices_left = run;
-
-    return --*slices_left ? SLICE : 0;
 }
 
 static wamr_memory_info
@@ -101,102 +104,153 @@ must_be_as(const wamr_memory_info *before)
     must_equal("the largest free block", memory().largest_free, before->largest_free);
 }
 
-static struct guest
-load(const char *name, uint32_t params)
+static void
+load(struct guest *guest, const char *name, uint32_t params)
 {
-    struct guest guest;
-    wamr_module_info info;
     wamr_function_type type;
+    uint32_t position, *needs, initialisers;
     char error[128] = "";
 
-    guest.buffer = wamr_alloc(wasm_len);
-    if (!guest.buffer)
+    memset(guest, 0, sizeof(*guest));
+    guest->buffer = wamr_alloc(wasm_len);
+    if (!guest->buffer)
         fail("the module's %" PRIu32 " bytes do not fit", wasm_len);
-    memcpy(guest.buffer, wasm, wasm_len);
-    guest.module = wamr_load(guest.buffer, wasm_len, &info, error, sizeof(error));
-    if (!guest.module)
+    memcpy(guest->buffer, wasm, wasm_len);
+    guest->module = wamr_load(guest->buffer, wasm_len, &guest->info, error, sizeof(error));
+    if (!guest->module)
         fail("%s", error);
-    guest.function = wamr_find_function(guest.module, name, (uint32_t)strlen(name), &type);
-    if (guest.function == WAMR_NO_FUNCTION || type.params != params || type.results > 1)
+    guest->function =
+        wamr_find_function(guest->module, name, (uint32_t)strlen(name), &type, &position);
+    if (guest->function == WAMR_NO_FUNCTION || type.params != params || type.results > 1)
         fail("no export `%s` of %" PRIu32 " parameters and at most one result", name, params);
-    return guest;
+    needs = malloc(guest->info.exported_functions * sizeof(*needs));
+    if (!needs)
+        fail("out of memory");
+    wamr_exports_need(guest->module, &guest->info, &initialisers, needs);
+    guest->reserve = needs[position] + wamr_first_frame_bytes(2 * type.results);
+    free(needs);
 }
 
 static void
-unload(const struct guest *guest)
+unload(struct guest *guest)
 {
     wamr_unload(guest->module);
     wamr_free(guest->buffer);
 }
 
-/* False where the arena is full. */
+/* Without a call. False where the arena is full. */
 static bool
-create(const struct guest *guest, struct instance *instance)
+make(struct guest *guest, instance *one)
 {
     char error[128] = "";
 
-    instance->handle = wamr_instantiate(guest->module, memory_max, error, sizeof(error));
-    if (!instance->handle)
-        return false;
-    instance->exec_env = wamr_exec_env_new(instance->handle, stack_len);
-    if (!instance->exec_env)
-        wamr_deinstantiate(instance->handle);
-    return instance->exec_env != NULL;
+    memset(one, 0, sizeof(*one));
+    one->instance = wamr_instantiate(guest->module, &guest->tables, memory_max, error,
+                                     sizeof(error));
+    one->per_unit = guest->info.credit_per_unit;
+    one->stack_max = UINT32_MAX;
+    return one->instance != NULL;
 }
 
 static void
-destroy(const struct instance *instance)
+destroy(struct guest *guest, instance *one)
 {
-    wamr_exec_env_delete(instance->exec_env);
-    wamr_deinstantiate(instance->handle);
+    wamr_drop(one);
+    wamr_deinstantiate(one->instance, &guest->tables);
 }
 
-/* Runs `main` to its end or until it is stopped; its result, or 0 where there is none. */
-static uint32_t
-call(const struct guest *guest, const struct instance *instance)
+static bool
+begin(struct guest *guest, instance *one, uint32_t argc, uint32_t argument)
 {
-    uint32_t cells[2] = { 0, 0 }, slices_left = SLICES;
+    one->work_left = argc ? UINT64_MAX : WORK_MAX;
+    return wamr_begin(one, guest->function, argc, &argument, guest->reserve);
+}
 
-    if (!wamr_call(instance->exec_env, guest->function, 0, cells, SLICE, &slices_left)
-        && slices_left)
-        fail("%s", wamr_exception(instance->handle));
+/* With a call of `main`. */
+static bool
+create(struct guest *guest, instance *one)
+{
+    if (!make(guest, one))
+        return false;
+    if (begin(guest, one, 0, 0))
+        return true;
+    destroy(guest, one);
+    return false;
+}
+
+/* One step of a call, which is left then. True where it has ended. */
+static bool
+step(instance *one, uint32_t fuel)
+{
+    uint32_t outcome = WAMR_OUT_OF_FUEL;
+
+    if (!wamr_enter(worker, one))
+        fail("a stack of %" PRIu32 " bytes is too small", stack_len);
+    if (wamr_fuel(worker, fuel, NULL))
+        outcome = wamr_run(worker);
+    if (!wamr_leave(worker))
+        fail("no room for a call that is left");
+    if (outcome == WAMR_TRAPPED && one->work_left)
+        fail("%s", wamr_exception(one->instance));
+    return outcome != WAMR_OUT_OF_FUEL;
+}
+
+/* The result of a call that has ended; 0 of one that was stopped, or has none. */
+static uint32_t
+result_of(const struct guest *guest, const instance *one)
+{
+    uint32_t cells[2] = { 0, 0 };
+
+    if (!wamr_exception(one->instance))
+        wamr_results(one, cells, guest->function == WAMR_NO_FUNCTION ? 0 : 1);
     return cells[0];
 }
 
-/*
- * Fills the arena. Each instance is called when it is made, and once more when all are: what they
- * give is the same for all, so no state is shared or lost.
- */
 static uint32_t
-fill(const struct guest *guest, struct instance *instances)
+call(struct guest *guest, instance *one)
 {
-    uint32_t count = 0, first = 0, second = 0, i;
+    while (!step(one, SLICE * 100))
+        ;
+    return result_of(guest, one);
+}
 
-    while (create(guest, &instances[count])) {
-        uint32_t result = call(guest, &instances[count]);
+/* Fills the arena: each guest is made, begins, and is left in the middle, unless it ends before. */
+static uint32_t
+fill(struct guest *guest, instance *all)
+{
+    uint32_t count = 0;
 
-        if (count == 0)
-            first = result;
-        must_equal("the first call's result", result, first);
+    while (create(guest, &all[count])) {
+        (void)step(&all[count], SLICE);
         count++;
-    }
-    for (i = 0; i < count; i++) {
-        uint32_t result = call(guest, &instances[i]);
-
-        if (i == 0)
-            second = result;
-        must_equal("the second call's result", result, second);
     }
     if (count == 0)
         fail("not one instance fits");
     return count;
 }
 
+/* In turn, until all have ended: with one result and the same work, so that no state is shared or
+   lost. */
+static void
+run_all(struct guest *guest, instance *all, uint32_t count)
+{
+    uint32_t ended = 0, i;
+
+    while (ended < count) {
+        for (i = ended = 0; i < count; i++)
+            ended += !all[i].phase || step(&all[i], SLICE * 10);
+    }
+    for (i = 0; i < count; i++) {
+        must_equal("a result", result_of(guest, &all[i]), result_of(guest, &all[0]));
+        must_equal("work", (uint32_t)all[i].work, (uint32_t)all[0].work);
+    }
+}
+
 /* An instance takes more than 256 bytes in every build, so no more than this fit. */
-static struct instance *
+static instance *
 most_instances(void)
 {
-    struct instance *instances = calloc(arena_len / 256 + 1, sizeof(*instances));
+    instance *instances = calloc(arena_len / 256 + 1, sizeof(*instances));
 
     if (!instances)
         fail("out of memory");
@@ -204,43 +258,49 @@ most_instances(void)
 }
 
 static void
-count_instances(void)
+count_instances(uint32_t worker_bytes)
 {
-    struct instance *instances = most_instances();
+    instance *all = most_instances();
     wamr_memory_info before = memory(), wall;
-    uint32_t free_bytes = before.free, load_bytes, instance_bytes, exec_env_bytes, linear = 0;
-    uint32_t count, i;
-    struct guest guest = load("main", 0);
-    char error[128] = "";
+    uint32_t free_bytes = before.free, load_bytes, tables, bytes, kept, linear = 0, count, i;
+    struct guest guest;
 
+    load(&guest, "main", 0);
     load_bytes = taken(&free_bytes);
-    instances[0].handle = wamr_instantiate(guest.module, memory_max, error, sizeof(error));
-    if (!instances[0].handle)
-        fail("%s", error);
-    instance_bytes = taken(&free_bytes);
-    instances[0].exec_env = wamr_exec_env_new(instances[0].handle, stack_len);
-    if (!instances[0].exec_env)
-        fail("not one execution environment fits");
-    exec_env_bytes = taken(&free_bytes);
-    if (wamr_guest_memory_len(instances[0].handle))
-        linear = wamr_block_bytes(wamr_guest_bytes(instances[0].handle, 0, 1));
-    must_equal("wamr_instance_needs", wamr_instance_needs(guest.module), instance_bytes - linear);
-    destroy(&instances[0]);
+    if (!make(&guest, &all[0]))
+        fail("not one instance fits");
+    tables = taken(&free_bytes);
+    if (!make(&guest, &all[1]))
+        fail("not two instances fit");
+    bytes = taken(&free_bytes);
+    tables -= bytes;
+    if (!begin(&guest, &all[1], 0, 0))
+        fail("not one call fits");
+    kept = taken(&free_bytes);
+    if (wamr_guest_memory_len(all[0].instance))
+        linear = wamr_block_bytes(wamr_guest_bytes(all[0].instance, 0, 1));
+    must_equal("wamr_instance_needs", wamr_instance_needs(guest.module), bytes - linear);
+    must_equal("wamr_tables_need", wamr_tables_need(guest.module), tables);
+    destroy(&guest, &all[0]);
+    destroy(&guest, &all[1]);
+    must_equal("the tables of no instance", memory().free, before.free - load_bytes);
 
-    count = fill(&guest, instances);
+    count = fill(&guest, all);
     wall = memory();
+    run_all(&guest, all, count);
+    must_equal("free bytes of a full arena", memory().free, wall.free);
     for (i = 0; i < count; i++)
-        destroy(&instances[i]);
+        destroy(&guest, &all[i]);
     unload(&guest);
     must_be_as(&before);
-    printf("pointer=%zu cache_lines=%d stack=%" PRIu32 " load=%" PRIu32 " instance=%" PRIu32
-           " exec_env=%" PRIu32 " linear=%" PRIu32 " count=%" PRIu32 " free_before=%" PRIu32
-           " free_wall=%" PRIu32 " largest_wall=%" PRIu32 " free_after=%" PRIu32
-           " largest_after=%" PRIu32 "\n",
-           sizeof(void *), BLOCK_ADDR_CACHE_SIZE, stack_len, load_bytes, instance_bytes - linear,
-           exec_env_bytes, linear, count, before.free, wall.free, wall.largest_free,
-           memory().free, memory().largest_free);
-    free(instances);
+    printf("pointer=%zu cache_lines=%d stack=%" PRIu32 " worker=%" PRIu32 " load=%" PRIu32
+           " tables=%" PRIu32 " instance=%" PRIu32 " kept=%" PRIu32 " record=%zu linear=%" PRIu32
+           " count=%" PRIu32 " free_before=%" PRIu32 " free_wall=%" PRIu32
+           " largest_wall=%" PRIu32 " free_after=%" PRIu32 " largest_after=%" PRIu32 "\n",
+           sizeof(void *), BLOCK_ADDR_CACHE_SIZE, stack_len, worker_bytes, load_bytes, tables,
+           bytes - linear, kept, sizeof(wamr_call), linear, count, before.free, wall.free,
+           wall.largest_free, memory().free, memory().largest_free);
+    free(all);
 }
 
 /* xorshift32 */
@@ -255,17 +315,17 @@ next_random(uint32_t *state)
 
 /* Takes one away at random and makes it again: it always fits, and no byte goes astray. */
 static void
-replace(const struct guest *guest, struct instance *instances, uint32_t count, uint32_t rounds)
+replace(struct guest *guest, instance *all, uint32_t count, uint32_t rounds)
 {
     uint32_t random = 0x9e3779b9, full = memory().free;
 
     for (; rounds > 0; rounds--) {
-        struct instance *one = &instances[next_random(&random) % count];
+        instance *one = &all[next_random(&random) % count];
 
-        destroy(one);
+        destroy(guest, one);
         if (!create(guest, one))
             fail("an instance's room does not take it again");
-        (void)call(guest, one);
+        (void)step(one, SLICE);
         must_equal("free bytes of a full arena", memory().free, full);
     }
 }
@@ -273,34 +333,37 @@ replace(const struct guest *guest, struct instance *instances, uint32_t count, u
 static void
 run_rounds(uint32_t rounds)
 {
-    struct instance *instances = most_instances();
+    instance *all = most_instances();
     wamr_memory_info before = memory();
-    struct guest guest = load("main", 0);
-    uint32_t random = 0x2545f491, count = fill(&guest, instances), left, i;
+    struct guest guest;
+    uint32_t random = 0x2545f491, count, left, i;
 
-    replace(&guest, instances, count, rounds);
+    load(&guest, "main", 0);
+    count = fill(&guest, all);
+    replace(&guest, all, count, rounds);
     for (left = count; left > 0; left--) {
-        struct instance *one = &instances[next_random(&random) % left];
+        instance *one = &all[next_random(&random) % left];
 
-        destroy(one);
-        *one = instances[left - 1];
+        destroy(&guest, one);
+        *one = all[left - 1];
     }
     unload(&guest);
     must_be_as(&before);
 
     for (i = 0; i < rounds; i++) {
-        guest = load("main", 0);
-        if (!create(&guest, &instances[0]))
+        load(&guest, "main", 0);
+        if (!create(&guest, &all[0]))
             fail("not one instance fits");
-        (void)call(&guest, &instances[0]);
-        destroy(&instances[0]);
+        /* Dropped in the middle. */
+        (void)step(&all[0], 1 + i % SLICE);
+        destroy(&guest, &all[0]);
         unload(&guest);
         must_be_as(&before);
     }
     printf("rounds=%" PRIu32 " count=%" PRIu32 " free_before=%" PRIu32 " free_after=%" PRIu32
            " largest_after=%" PRIu32 "\n",
            rounds, count, before.free, memory().free, memory().largest_free);
-    free(instances);
+    free(all);
 }
 
 /* Of the processor's time: what else runs on the machine is not in it. */
@@ -325,28 +388,105 @@ ascending(const void *a, const void *b)
 static void
 time_calls(uint32_t n)
 {
-    struct guest guest = load("run", 1);
-    struct instance instance;
+    struct guest guest;
+    instance one;
     uint64_t turns[TURNS];
     uint32_t result = 0, i;
 
-    if (!create(&guest, &instance))
+    load(&guest, "run", 1);
+    if (!make(&guest, &one))
         fail("not one instance fits");
     for (i = 0; i < TURNS; i++) {
-        uint32_t cells[2] = { n, 0 }, slices_left = UINT32_MAX;
         uint64_t start = nanoseconds();
 
-        if (!wamr_call(instance.exec_env, guest.function, 1, cells, SLICE, &slices_left))
-            fail("%s", wamr_exception(instance.handle));
+        if (!begin(&guest, &one, 1, n))
+            fail("not one call fits");
+        result = call(&guest, &one);
         turns[i] = nanoseconds() - start;
-        result = cells[0];
     }
     qsort(turns, TURNS, sizeof(turns[0]), ascending);
     printf("pointer=%zu cache_lines=%d result=%" PRIu32 " best_ns=%" PRIu64 " median_ns=%" PRIu64
            "\n",
            sizeof(void *), BLOCK_ADDR_CACHE_SIZE, result, turns[0], turns[TURNS / 2]);
-    destroy(&instance);
+    destroy(&guest, &one);
     unload(&guest);
+}
+
+/* Guests that are switched between at every step of two units, against as many steps of one. */
+static uint64_t
+time_steps(struct guest *guest, instance *all, uint32_t count, uint32_t steps)
+{
+    uint64_t start;
+    uint32_t i;
+
+    for (i = 0; i < count; i++) {
+        if (!create(guest, &all[i]))
+            fail("%" PRIu32 " guests do not fit", count);
+        all[i].work_left = UINT64_MAX;
+    }
+    start = nanoseconds();
+    if (count == 1) {
+        if (!wamr_enter(worker, &all[0]))
+            fail("the stack is too small");
+        for (i = 0; i < steps; i++)
+            if (wamr_fuel(worker, 2, NULL) && wamr_run(worker) != WAMR_OUT_OF_FUEL)
+                fail("`main` has ended");
+        (void)wamr_leave(worker);
+    }
+    else {
+        for (i = 0; i < steps; i++)
+            if (step(&all[i % count], 2))
+                fail("`main` has ended");
+    }
+    start = nanoseconds() - start;
+    for (i = 0; i < count; i++)
+        destroy(guest, &all[i]);
+    return start;
+}
+
+static void
+time_switches(uint32_t switches)
+{
+    instance *all = most_instances();
+    struct guest guest;
+    uint64_t apart[TURNS], alone[TURNS];
+    uint32_t i;
+
+    load(&guest, "main", 0);
+    for (i = 0; i < TURNS; i++) {
+        apart[i] = time_steps(&guest, all, GUESTS, switches);
+        alone[i] = time_steps(&guest, all, 1, switches);
+    }
+    qsort(apart, TURNS, sizeof(apart[0]), ascending);
+    qsort(alone, TURNS, sizeof(alone[0]), ascending);
+    printf("switches=%" PRIu32 " apart_ns=%" PRIu64 " alone_ns=%" PRIu64 "\n", switches, apart[0],
+           alone[0]);
+    unload(&guest);
+    free(all);
+}
+
+static void
+time_making(uint32_t count)
+{
+    instance *all = calloc(count, sizeof(*all));
+    struct guest guest;
+    uint64_t start, made;
+    uint32_t i;
+
+    load(&guest, "main", 0);
+    start = nanoseconds();
+    for (i = 0; i < count; i++)
+        if (!all || !create(&guest, &all[i]))
+            fail("%" PRIu32 " instances do not fit", count);
+    made = nanoseconds();
+    for (i = 0; i < count; i++)
+        (void)step(&all[i], SLICE);
+    for (i = 0; i < count; i++)
+        destroy(&guest, &all[i]);
+    printf("count=%" PRIu32 " made_ns=%" PRIu64 " whole_ns=%" PRIu64 "\n", count, made - start,
+           nanoseconds() - start);
+    unload(&guest);
+    free(all);
 }
 
 static uint32_t
@@ -380,26 +520,38 @@ int
 main(int argc, char **argv)
 {
     const char *mode = argc == 6 ? argv[5] : "";
+    uint32_t worker_bytes;
     void *arena;
 
     if (argc != 5 && argc != 6)
-        fail("usage: capacity ARENA STACK CAP MODULE [rounds=N | time=N]");
+        fail("usage: capacity ARENA STACK CAP MODULE [MODE=N]");
     arena_len = number(argv[1]);
     stack_len = number(argv[2]);
     if (number(argv[3]))
         memory_max = number(argv[3]);
     read_module(argv[4]);
     arena = malloc(arena_len);
-    if (!arena || wamr_init(arena, arena_len, slice_ended) != WAMR_INIT_OK)
+    if (!arena || wamr_init(arena, arena_len) != WAMR_INIT_OK)
         fail("the runtime does not start in %" PRIu32 " bytes", arena_len);
+    worker_bytes = memory().free;
+    worker = wamr_worker_new(stack_len);
+    if (!worker)
+        fail("no room for a worker with a stack of %" PRIu32 " bytes", stack_len);
+    worker_bytes -= memory().free;
+    must_equal("wamr_worker_bytes", wamr_worker_bytes(stack_len), worker_bytes);
     if (!*mode)
-        count_instances();
+        count_instances(worker_bytes);
     else if (!strncmp(mode, "rounds=", 7))
         run_rounds(number(mode + 7));
     else if (!strncmp(mode, "time=", 5))
         time_calls(number(mode + 5));
+    else if (!strncmp(mode, "switches=", 9))
+        time_switches(number(mode + 9));
+    else if (!strncmp(mode, "make=", 5))
+        time_making(number(mode + 5));
     else
-        fail("neither rounds=N nor time=N: %s", mode);
+        fail("no such mode: %s", mode);
+    wamr_worker_delete(worker);
     free(wasm);
     free(arena);
     return 0;

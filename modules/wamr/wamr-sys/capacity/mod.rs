@@ -17,6 +17,8 @@ mod sources;
 /// What a board has for guests, by default: 192 KiB.
 pub(crate) const ARENA: u32 = 196_608;
 
+/// Upstream's workload without memory: 10,000 rounds of arithmetic.
+pub(crate) const CPU: &str = include_str!("../../../../wat/bench/cpu.wat");
 /// Runs until it is stopped; no memory, no state.
 pub(crate) const LOOP: &str = include_str!("../../../../wat/loop.wat");
 /// `(memory 1 1)`, with state within its first 4 KiB.

@@ -1,29 +1,28 @@
 //! The capabilities publish and subscribe: messages below the channel.
 
-use super::{NONE, arg, give, granted, text};
-use crate::{platform::Platform, worker::Turns};
+use super::{DONE, Done, NONE, arg, give, granted, text};
+use crate::{platform::Platform, worker::Guest};
+use core::task::Poll;
 use proplet::{
     engine::Message,
     task::caps::Cap,
     wire::{check_guest_filter, check_guest_topic},
 };
-use wamr::{Buffer, Caller, HostError};
-
-type Done = Result<(), HostError>;
+use wamr::{Buffer, Caller};
 
 pub(super) fn publish<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
-    let turns = granted::<P>(caller, Cap::Publish)?;
+    let guest = granted::<P>(caller, Cap::Publish)?;
     let topic = text(caller, "publish", arg(args, 0), arg(args, 1))?;
     check_guest_topic(topic).map_err(|rule| caller.refuse(format_args!("publish: {rule}")))?;
     let payload = caller.bytes(arg(args, 2), arg(args, 3))?;
     let len = topic.len() + payload.len();
-    let limit = turns.config().limits.message_bytes;
+    let limit = guest.config().limits.message_bytes;
     if len > limit as usize {
-        return Err(caller.refuse(format_args!(
+        return Poll::Ready(Err(caller.refuse(format_args!(
             "publish: {len} bytes of topic and payload, and this proplet's limit is {limit}"
-        )));
+        ))));
     }
-    let taken = say(caller, turns, len, |mut bytes| {
+    let taken = say(caller, guest, len, |mut bytes| {
         let (first, rest) = bytes.split_at_mut(topic.len());
         first.copy_from_slice(topic.as_bytes());
         rest.copy_from_slice(payload);
@@ -33,19 +32,19 @@ pub(super) fn publish<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) ->
         }
     });
     give(args, taken.into());
-    Ok(())
+    DONE
 }
 
 pub(super) fn subscribe<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
-    let turns = granted::<P>(caller, Cap::Subscribe)?;
+    let guest = granted::<P>(caller, Cap::Subscribe)?;
     let topic = text(caller, "subscribe", arg(args, 0), arg(args, 1))?;
     check_guest_filter(topic).map_err(|rule| caller.refuse(format_args!("subscribe: {rule}")))?;
-    let taken = say(caller, turns, topic.len(), |mut filter| {
+    let taken = say(caller, guest, topic.len(), |mut filter| {
         filter.copy_from_slice(topic.as_bytes());
         Message::Subscribe { filter }
     });
     give(args, taken.into());
-    Ok(())
+    DONE
 }
 
 /// Hands the control thread a message of `len` bytes, unless the one before is on its way, the rate
@@ -53,47 +52,47 @@ pub(super) fn subscribe<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) 
 #[inline(never)]
 fn say<P: Platform>(
     caller: &Caller<'_>,
-    turns: &Turns<P>,
+    guest: &Guest<P>,
     len: usize,
     message: impl FnOnce(Buffer) -> Message<Buffer>,
 ) -> bool {
-    let exchange = turns.exchange();
+    let exchange = guest.exchange();
     if exchange.has_message() {
         return false;
     }
-    let (now, limit) = (turns.platform().now(), turns.config().limits.messages);
+    let (now, limit) = (guest.platform().now(), guest.config().limits.messages);
     let is_due = exchange.may_say(now, limit);
     let buffer = is_due
-        .then(|| turns.buffer(caller.runtime(), len))
+        .then(|| guest.buffer(caller.runtime(), len))
         .flatten();
     match buffer {
         Some(buffer) => {
             exchange.say(message(buffer));
-            turns.platform().notify();
+            guest.platform().notify();
             true
         }
         None => {
-            turns.count_dropped();
+            guest.count_dropped();
             false
         }
     }
 }
 
 pub(super) fn receive<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
-    let turns = granted::<P>(caller, Cap::Subscribe)?;
+    let guest = granted::<P>(caller, Cap::Subscribe)?;
     let (buf, cap, topic_len_out) = (arg(args, 0), arg(args, 1), arg(args, 2));
     caller.bytes(buf, cap)?;
     caller.bytes(topic_len_out, 4)?;
-    let Some((topic_len, len)) = turns.exchange().next_len() else {
+    let Some((topic_len, len)) = guest.exchange().next_len() else {
         give(args, NONE);
-        return Ok(());
+        return DONE;
     };
     if len <= cap as usize
-        && let Some(message) = turns.exchange().receive()
+        && let Some(message) = guest.exchange().receive()
     {
         caller.write(buf, message.text())?;
     }
     caller.write(topic_len_out, &u32::from(topic_len).to_le_bytes())?;
     give(args, len as u32);
-    Ok(())
+    DONE
 }

@@ -1,70 +1,95 @@
 //! The capabilities time, timer and random.
 
-use super::{arg, give, granted};
+use super::{DONE, Done, arg, give, granted};
 use crate::{exchange::Timer, platform::Platform};
+use core::task::Poll;
 use proplet::{task::caps::Cap, time::Duration};
-use wamr::{Caller, HostError};
-
-type Done = Result<(), HostError>;
+use wamr::Caller;
 
 pub(super) fn now_ms<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
     let now = granted::<P>(caller, Cap::Time)?.platform().now();
     if let Some(result) = args.first_mut() {
         *result = now.as_secs() * 1000 + u64::from(now.subsec_millis());
     }
-    Ok(())
+    DONE
 }
 
+/// Asked again, it has the time of its end in the place of that of its sleep.
 pub(super) fn sleep_ms<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
-    let turns = granted::<P>(caller, Cap::Time)?;
-    let time = Duration::from_millis(arg(args, 0).into());
-    turns.sleep_until(caller, turns.platform().now() + time)
+    let guest = granted::<P>(caller, Cap::Time)?;
+    let now = guest.platform().now();
+    let Some(time) = args.first_mut() else {
+        return DONE;
+    };
+    if !caller.is_asked_again() {
+        let end = now + Duration::from_millis(*time as u32 as u64);
+        *time = micros(end);
+    }
+    match *time > micros(now) {
+        true => guest.wait_until(Duration::from_micros(*time)),
+        false => DONE,
+    }
+}
+
+/// Microseconds since boot: 2^64 of them take longer than any device lives.
+fn micros(time: Duration) -> u64 {
+    time.as_secs() * 1_000_000 + u64::from(time.subsec_micros())
 }
 
 pub(super) fn timer_start<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
-    let turns = granted::<P>(caller, Cap::Timer)?;
-    let Some(timer) = Timer::new(turns.platform().now(), arg(args, 0)) else {
-        return Err(caller.refuse(format_args!(
+    let guest = granted::<P>(caller, Cap::Timer)?;
+    let Some(timer) = Timer::new(guest.platform().now(), arg(args, 0)) else {
+        return Poll::Ready(Err(caller.refuse(format_args!(
             "timer_start: a period of 0 ms, expected 1 or more"
-        )));
+        ))));
     };
-    turns.exchange().set_timer(Some(timer));
-    Ok(())
+    guest.exchange().set_timer(Some(timer));
+    DONE
 }
 
 pub(super) fn timer_wait<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
-    let turns = granted::<P>(caller, Cap::Timer)?;
-    let Some(timer) = turns.exchange().timer() else {
-        return Err(caller.refuse(format_args!(
+    let guest = granted::<P>(caller, Cap::Timer)?;
+    let Some(timer) = guest.exchange().timer() else {
+        return Poll::Ready(Err(caller.refuse(format_args!(
             "timer_wait: no timer runs, call timer_start first"
-        )));
+        ))));
     };
-    turns.sleep_until(caller, timer.next())?;
-    let (times, timer) = timer.expired(turns.platform().now());
-    turns.exchange().set_timer(Some(timer));
+    let now = guest.platform().now();
+    if now < timer.next() {
+        return guest.wait_until(timer.next());
+    }
+    let (times, timer) = timer.expired(now);
+    guest.exchange().set_timer(Some(timer));
     give(args, times);
-    Ok(())
+    DONE
 }
 
 pub(super) fn timer_stop<P: Platform>(caller: &mut Caller<'_>, _: &mut [u64]) -> Done {
     granted::<P>(caller, Cap::Timer)?.exchange().set_timer(None);
-    Ok(())
+    DONE
 }
 
-/// A generator is slow: a guest that asks for much pays for it, and is stopped in between.
+/// A generator is slow: a guest that asks for much pays for it, and has it by the piece. Asked again,
+/// the arguments are those of the rest.
 pub(super) fn random<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
-    /// Bytes between two looks at the interrupt.
-    const PIECE: usize = 256;
+    /// Bytes before others have their turn.
+    const PIECE: u32 = 256;
     /// Bytes for a unit of work.
     const UNIT: u32 = 16;
-    let turns = granted::<P>(caller, Cap::Random)?;
-    let len = arg(args, 1);
-    for piece in caller.bytes_mut(arg(args, 0), len)?.chunks_mut(PIECE) {
-        if turns.is_interrupted() {
-            return Err(caller.interrupted());
-        }
-        turns.platform().random(piece);
+    let guest = granted::<P>(caller, Cap::Random)?;
+    let (offset, len) = (arg(args, 0), arg(args, 1));
+    if !caller.is_asked_again() {
+        caller.bytes(offset, len)?;
+        caller.charge(len / UNIT);
     }
-    caller.charge(len / UNIT);
-    Ok(())
+    let piece = len.min(PIECE);
+    guest.platform().random(caller.bytes_mut(offset, piece)?);
+    if piece == len {
+        return DONE;
+    }
+    give(args, offset + piece);
+    if let Some(rest) = args.get_mut(1) {
+        *rest = u64::from(len - piece);
+    }
+    guest.wait_until(guest.platform().now())
 }

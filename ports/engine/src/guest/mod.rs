@@ -3,22 +3,28 @@
 //! Pointers and lengths of a guest are checked before anything has an effect, and a length is
 //! checked in full, also where less is written. No bytes are nowhere: their pointer is not looked
 //! at. A call that breaks a rule traps, and the text says which; what only exceeds a rate is
-//! dropped and counted. Frames are small: the interpreter's worker has little native stack.
+//! dropped and counted. What has to wait is pending, and its guest is left until then. Frames are
+//! small: the interpreter's worker has little native stack.
 
 mod board;
 mod channel;
 mod clock;
 mod task;
 
-use crate::{platform::Platform, worker::Turns};
-use core::ffi::CStr;
+use crate::{platform::Platform, worker::Guest};
+use core::{ffi::CStr, task::Poll};
 use proplet::task::caps::{CAPS, Cap};
 use wamr::{Caller, HostError, HostFunction};
 
 /// How many functions there are.
 pub const HOST_FUNCTIONS: usize = 20;
 
-type Function = fn(&mut Caller<'_>, &mut [u64]) -> Result<(), HostError>;
+type Done = Poll<Result<(), HostError>>;
+
+/// What a function ends with that has given its result.
+const DONE: Done = Poll::Ready(Ok(()));
+
+type Function = fn(&mut Caller<'_>, &mut [u64]) -> Done;
 
 /// The functions that guests may import; docs/host-api.md says what they do.
 pub const fn host_functions<P: Platform>() -> [HostFunction; HOST_FUNCTIONS] {
@@ -55,27 +61,23 @@ const fn function(name: &'static CStr, signature: &'static CStr, call: Function)
     }
 }
 
-/// The run that calls.
+/// The guest that calls.
 ///
 /// # Errors
-/// It is to end.
-fn run<'a, P: Platform>(caller: &Caller<'a>) -> Result<&'a Turns<P>, HostError> {
+/// There is none.
+fn guest<'a, P: Platform>(caller: &Caller<'a>) -> Result<&'a Guest<P>, HostError> {
     const NONE: HostError = HostError::new(c"no run of this proplet calls");
-    let turns = caller.context::<Turns<P>>().ok_or(NONE)?;
-    match turns.is_interrupted() {
-        true => Err(caller.interrupted()),
-        false => Ok(turns),
-    }
+    caller.context().ok_or(NONE)
 }
 
-/// The run that calls what needs a capability.
+/// The guest that calls what needs a capability.
 ///
 /// # Errors
-/// It is to end, or `cap` is not granted.
-fn granted<'a, P: Platform>(caller: &Caller<'a>, cap: Cap) -> Result<&'a Turns<P>, HostError> {
-    let turns = run(caller)?;
-    match turns.data().caps.has(cap) {
-        true => Ok(turns),
+/// `cap` is not granted.
+fn granted<'a, P: Platform>(caller: &Caller<'a>, cap: Cap) -> Result<&'a Guest<P>, HostError> {
+    let guest = guest::<P>(caller)?;
+    match guest.data().caps.has(cap) {
+        true => Ok(guest),
         false => Err(caller.refuse(format_args!(
             "capability '{}' is not granted: {CAPS}",
             cap.name()

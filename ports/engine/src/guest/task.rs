@@ -1,8 +1,11 @@
 //! The task and its result: what every guest may call.
 
-use super::{NONE, arg, give, run, text};
-use crate::{platform::Platform, worker::Turns};
-use core::fmt::{self, Write as _};
+use super::{DONE, Done, NONE, arg, give, guest, text};
+use crate::{platform::Platform, worker::Guest};
+use core::{
+    fmt::{self, Write as _},
+    task::{Poll, ready},
+};
 use log::Level;
 use proplet::time::Duration;
 use wamr::{Buffer, Caller, HostError};
@@ -16,20 +19,18 @@ const LINE_COST: u32 = 16;
 /// What the log's records name as their target.
 const LOG_TARGET: &str = "guest";
 
-type Done = Result<(), HostError>;
-
 pub(super) fn get_proplet_id<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
-    let id = run::<P>(caller)?.config().proplet_id;
+    let id = guest::<P>(caller)?.config().proplet_id;
     give_copy(caller, args, id.as_bytes())
 }
 
 pub(super) fn get_model_data<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
-    let model = run::<P>(caller)?.data().model.as_deref();
+    let model = guest::<P>(caller)?.data().model.as_deref();
     give_copy(caller, args, model.unwrap_or_default())
 }
 
 pub(super) fn get_dataset_data<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
-    let dataset = run::<P>(caller)?.data().dataset.as_deref();
+    let dataset = guest::<P>(caller)?.data().dataset.as_deref();
     give_copy(caller, args, dataset.unwrap_or_default())
 }
 
@@ -43,7 +44,7 @@ fn give_copy(caller: &mut Caller<'_>, args: &mut [u64], bytes: &[u8]) -> Done {
     // What is in the arena has less than 4 GiB.
     let len = bytes.len() as u32;
     let Ok(offset) = caller.alloc_in_guest(len + 1) else {
-        return Ok(());
+        return DONE;
     };
     let to = caller.bytes_mut(offset, len + 1)?;
     if let Some((end, to)) = to.split_last_mut() {
@@ -53,26 +54,26 @@ fn give_copy(caller: &mut Caller<'_>, args: &mut [u64], bytes: &[u8]) -> Done {
     caller.write(offset_out, &offset.to_le_bytes())?;
     caller.write(len_out, &len.to_le_bytes())?;
     give(args, 1);
-    Ok(())
+    DONE
 }
 
 pub(super) fn get_env<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
-    let turns = run::<P>(caller)?;
+    let guest = guest::<P>(caller)?;
     let key = caller.bytes(arg(args, 0), arg(args, 1))?;
     let value = core::str::from_utf8(key)
         .ok()
-        .and_then(|key| variable(turns, key));
+        .and_then(|key| variable(guest, key));
     put(caller, args, value, arg(args, 2), arg(args, 3))
 }
 
 /// A variable of the task, or else one of the proplet's own.
-fn variable<'t, P: Platform>(turns: &'t Turns<P>, key: &str) -> Option<&'t [u8]> {
-    let data = turns.data();
+fn variable<'t, P: Platform>(guest: &'t Guest<P>, key: &str) -> Option<&'t [u8]> {
+    let data = guest.data();
     if let Some(value) = data.env().get(key) {
         return Some(value.as_bytes());
     }
     match key {
-        "PROPLET_ID" => Some(turns.config().proplet_id.as_bytes()),
+        "PROPLET_ID" => Some(guest.config().proplet_id.as_bytes()),
         "MODEL_DATA" => data.model.as_deref(),
         "DATASET_DATA" => data.dataset.as_deref(),
         _ => None,
@@ -81,7 +82,7 @@ fn variable<'t, P: Platform>(turns: &'t Turns<P>, key: &str) -> Option<&'t [u8]>
 
 pub(super) fn get_input<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
     let index = arg(args, 0) as usize;
-    let input = run::<P>(caller)?.data().inputs().iter().nth(index);
+    let input = guest::<P>(caller)?.data().inputs().iter().nth(index);
     put(
         caller,
         args,
@@ -102,62 +103,67 @@ fn put(
     let to = caller.bytes_mut(offset, cap)?;
     let Some(value) = value else {
         give(args, NONE);
-        return Ok(());
+        return DONE;
     };
     for (to, from) in to.iter_mut().zip(value) {
         *to = *from;
     }
     give(args, value.len() as u32);
-    Ok(())
+    DONE
 }
 
 pub(super) fn publish_result<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
-    let turns = run::<P>(caller)?;
+    let guest = guest::<P>(caller)?;
     let (offset, len) = (arg(args, 0), arg(args, 1));
-    let limit = turns.config().limits.result_bytes;
+    let limit = guest.config().limits.result_bytes;
     if len > limit {
-        return Err(caller.refuse(format_args!(
+        return Poll::Ready(Err(caller.refuse(format_args!(
             "publish_result: {len} bytes, and this proplet's limit is {limit}"
-        )));
+        ))));
     }
     let result = text(caller, "publish_result", offset, len)?;
-    let Some(mut output) = output_of(caller, turns, result.len())? else {
-        return Err(caller.refuse(format_args!(
-            "publish_result: the arena has no room for {len} bytes"
-        )));
-    };
+    let mut output = ready!(output_of(caller, guest, args))?;
     output.copy_from_slice(result.as_bytes());
-    turns.exchange().set_output(output);
-    Ok(())
+    guest.exchange().set_output(output);
+    DONE
 }
 
-/// The block of the result before, if it is large enough, or a new one.
+/// The block of the result before, if it is large enough, or a new one. What another run takes
+/// counts twice while that begins, as promised and as taken, and a task must not fail for it: so it is
+/// pending for a while where there is no room.
 fn output_of<P: Platform>(
     caller: &Caller<'_>,
-    turns: &Turns<P>,
-    len: usize,
-) -> Result<Option<Buffer>, HostError> {
-    /// How often to look for room, a millisecond apart: what another run takes counts twice while
-    /// that begins, as promised and as taken, and a task must not fail for it.
-    const LOOKS: u32 = 20;
+    guest: &Guest<P>,
+    args: &mut [u64],
+) -> Poll<Result<Buffer, HostError>> {
+    /// How often to look for room, and the time between.
+    const LOOKS: u64 = 20;
     const PAUSE: Duration = Duration::from_millis(1);
+    /// In the half of the last argument that the guest did not give, the looks are counted.
+    const LOOK: u64 = 1 << 32;
+    let len = arg(args, 1) as usize;
     // If it is too small, it is given back first.
-    let before = turns.exchange().take_output();
+    let before = guest.exchange().take_output();
     if let Some(mut output) = before.filter(|output| output.len() >= len) {
         output.truncate(len);
-        return Ok(Some(output));
+        return Poll::Ready(Ok(output));
     }
-    for _ in 0..LOOKS {
-        if let Some(output) = turns.buffer(caller.runtime(), len) {
-            return Ok(Some(output));
+    if let Some(output) = guest.buffer(caller.runtime(), len) {
+        return Poll::Ready(Ok(output));
+    }
+    match args.get_mut(1) {
+        Some(looks) if *looks < LOOKS * LOOK => {
+            *looks += LOOK;
+            guest.wait_until(guest.platform().now() + PAUSE)
         }
-        turns.sleep_until(caller, turns.platform().now() + PAUSE)?;
+        _ => Poll::Ready(Err(caller.refuse(format_args!(
+            "publish_result: the arena has no room for {len} bytes"
+        )))),
     }
-    Ok(None)
 }
 
 pub(super) fn log<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
-    let turns = run::<P>(caller)?;
+    let guest = guest::<P>(caller)?;
     let level = match arg(args, 0) {
         0 => Level::Error,
         1 => Level::Warn,
@@ -165,20 +171,22 @@ pub(super) fn log<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Don
         3 => Level::Debug,
         4 => Level::Trace,
         other => {
-            return Err(caller.refuse(format_args!("log: level {other}, expected 0 to 4")));
+            return Poll::Ready(Err(
+                caller.refuse(format_args!("log: level {other}, expected 0 to 4"))
+            ));
         }
     };
     let line = Line(caller.bytes(arg(args, 1), arg(args, 2))?);
     if !log::log_enabled!(target: LOG_TARGET, level) {
-        return Ok(());
+        return DONE;
     }
-    let (now, limit) = (turns.platform().now(), turns.config().limits.log_bytes);
-    if turns.exchange().may_log(now, line.cost(), limit) {
-        log::log!(target: LOG_TARGET, level, "slot {}: {line}", turns.slot().0);
+    let (now, limit) = (guest.platform().now(), guest.config().limits.log_bytes);
+    if guest.exchange().may_log(now, line.cost(), limit) {
+        log::log!(target: LOG_TARGET, level, "slot {}: {line}", guest.slot().0);
     } else {
-        turns.count_dropped();
+        guest.count_dropped();
     }
-    Ok(())
+    DONE
 }
 
 /// A guest's text as one line of a log: cut, with a space for white space and U+FFFD for what else

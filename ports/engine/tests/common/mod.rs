@@ -56,6 +56,9 @@ pub struct Threads {
     clock: Mutex<Option<Duration>>,
     pins: Mutex<[(PinMode, bool); PINS]>,
     random: AtomicU64,
+    /// Something is to be measured.
+    board: Mutex<bool>,
+    board_changed: Condvar,
 }
 
 pub const PINS: usize = 4;
@@ -75,12 +78,20 @@ impl Threads {
             clock: Mutex::new(None),
             pins: Mutex::new([(PinMode::Input, false); PINS]),
             random: AtomicU64::new(1),
+            board: Mutex::new(false),
+            board_changed: Condvar::new(),
         }
     }
 
     /// Stops the clock at a time, or lets it go again.
     pub fn set_clock(&self, now: Option<Duration>) {
         *lock(&self.clock) = now;
+    }
+
+    fn wait_board(&self) {
+        let idle = |wanted: &mut bool| !*wanted;
+        let wanted = self.board_changed.wait_while(lock(&self.board), idle);
+        *wanted.unwrap() = false;
     }
 
     fn pin(&self, pin: u32) -> Result<(PinMode, bool), BoardError> {
@@ -172,6 +183,12 @@ impl Platform for Threads {
     }
 
     /// Sensor 0 has a temperature; sensor 1 has a voltage and can't be read.
+    fn wake_board(&self) -> bool {
+        *lock(&self.board) = true;
+        self.board_changed.notify_all();
+        true
+    }
+
     fn sensor_read(&self, sensor: u32, channel: Channel) -> Result<i64, BoardError> {
         match (sensor, channel) {
             (0, Channel::AmbientTemperature) => Ok(-1_250_001),
@@ -211,6 +228,12 @@ impl Bench {
         for slot in 0..SLOTS as u8 {
             thread::spawn(move || workers.run(Slot(slot), runtime));
         }
+        thread::spawn(|| {
+            loop {
+                while workers.measure() {}
+                workers.platform().wait_board();
+            }
+        });
         let modules: Vec<ModuleState> = (0..4).map(|_| ModuleState::default()).collect();
         Self {
             engine: WamrEngine::new(runtime, workers, modules.leak()),
