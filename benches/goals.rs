@@ -128,11 +128,12 @@ fn instances(table: &mut Table) {
         ("goals-shrunk", capacity::SHRUNK),
     ];
     let [cpu, page, shrunk] = modules.map(|(name, wat)| capacity::assemble(name, wat));
-    let run = |arena, stack, cap, module, mode: Option<&str>| {
+    let run = |arena, stack, cap, module: &std::path::Path, mode: Option<&str>| {
         let fields = program.run(arena, stack, cap, module, mode);
         fields.expect("it runs")
     };
-    let count = |module, stack, cap| run(ARENA, stack, cap, module, None)["count"];
+    let count =
+        |module: &std::path::Path, stack, cap| run(ARENA, stack, cap, module, None)["count"];
     for (stack, published) in [(1536, "–"), (4096, "24")] {
         let fits = count(&cpu, stack, 0);
         table.add(
