@@ -1,7 +1,7 @@
 //! The seam between the agent and the Wasm engine of a port.
 //!
-//! The agent calls an [`Engine`] on the control thread; guest code runs elsewhere, on a worker
-//! thread a slot, and comes back through [`Engine::poll_exit`]. No call of this trait may run
+//! The agent calls an [`Engine`] on the control thread; guest code runs elsewhere, on worker
+//! threads, and comes back through [`Engine::poll_exit`]. No call of this trait may run
 //! guest code or wait for a worker.
 
 use crate::{
@@ -116,8 +116,25 @@ pub struct ArenaUsage {
 pub struct Needs {
     /// Parsing it.
     pub load: usize,
-    /// One instance: its own state and its operand stack, but not its linear memory.
+    /// One instance, and what all share, but not its linear memory.
     pub instance: usize,
+}
+
+/// Arena bytes that one more instance is going to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InstanceNeeds {
+    /// Its own: its state, its linear memory, and what is kept of its call.
+    pub own: usize,
+    /// Beside that, what it makes for all instances of its module if it is the first.
+    pub shared: usize,
+}
+
+impl InstanceNeeds {
+    /// All of it.
+    #[must_use]
+    pub const fn total(&self) -> usize {
+        self.own.saturating_add(self.shared)
+    }
 }
 
 /// Who takes the processor from a guest, so that the others have their share.
@@ -373,11 +390,11 @@ pub trait Engine {
     /// Frees a module; nothing if it is not loaded. No run uses it any more.
     fn unload(&mut self, module: ModuleId);
 
-    /// Arena bytes that one more instance of a loaded module takes under `limits`.
+    /// What one more instance of a loaded module takes under `limits`.
     ///
     /// # Errors
     /// The reason as text, if the module can't run within `limits`.
-    fn instance_bytes(&self, module: ModuleId, limits: &Limits) -> Result<usize, Text>;
+    fn instance_needs(&self, module: ModuleId, limits: &Limits) -> Result<InstanceNeeds, Text>;
 
     /// Parameters of an exported function; `None` if there is no such function.
     ///

@@ -223,9 +223,12 @@ impl Engine for FakeEngine {
         self.modules.retain(|(id, _)| *id != module);
     }
 
-    fn instance_bytes(&self, module: ModuleId, _: &Limits) -> Result<usize, Text> {
+    fn instance_needs(&self, module: ModuleId, _: &Limits) -> Result<InstanceNeeds, Text> {
         self.exports(module);
-        Ok(INSTANCE)
+        Ok(InstanceNeeds {
+            own: INSTANCE,
+            shared: 0,
+        })
     }
 
     fn params(&self, module: ModuleId, export: &str) -> Result<Option<Params>, Text> {

@@ -8,6 +8,9 @@ use std::{
     process::{Command, Output},
 };
 
+/// So that the arena is the wall, and not the slots.
+const ARENA: [&str; 2] = ["--arena-bytes", "131072"];
+
 /// Runs the binary to its end, which its own patience bounds.
 fn bench(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_proplet"))
@@ -108,7 +111,7 @@ fn check_arena_wall(bench: &Value) {
 
 #[test]
 fn shared_reaches_exactly_what_the_arena_holds() {
-    let document = figures(&["--step-ms", "100"], 0);
+    let document = figures(&["--step-ms", "100", ARENA[0], ARENA[1]], 0);
     assert_eq!(document["mode"], "shared");
     assert_eq!(document["good"], true);
     assert_eq!(document["clock"]["name"], "CLOCK_MONOTONIC");
@@ -175,7 +178,12 @@ impl Drop for Plot {
 fn all_is_a_ladder_for_each_a_summary_and_a_plot() {
     let plot = Plot::new();
     let path = plot.0.to_str().expect("the path is UTF-8");
-    let document = figures(&["all", "--step-ms", "200", "--plot", path], 0);
+    let document = figures(
+        &[
+            "all", "--step-ms", "200", "--plot", path, ARENA[0], ARENA[1],
+        ],
+        0,
+    );
     let benches = list(&document["benches"]);
     let names = ["cpu", "mem", "msg"];
     assert!(benches.iter().map(|bench| &bench["name"]).eq(names));
@@ -203,7 +211,7 @@ fn commas(line: &str) -> usize {
 
 #[test]
 fn text_fits_a_serial_console_and_ends_with_the_summary() {
-    let output = bench(&["all", "--step-ms", "20"]);
+    let output = bench(&["all", "--step-ms", "20", ARENA[0], ARENA[1]]);
     let stdout = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{stdout}");
     assert!(stdout.lines().all(|line| line.len() <= 80), "{stdout}");

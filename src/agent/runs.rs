@@ -37,8 +37,8 @@ impl<E: Engine> Agent<'_, E> {
     #[inline(never)]
     pub(super) fn begin(&mut self, slot: Slot, module: ModuleId, now: Instant) -> Result<(), Text> {
         let run = self.run(slot);
-        let need = self.engine.instance_bytes(module, &run.budget.limits)?;
-        let need = need.saturating_add(run.packed.len());
+        let needs = self.engine.instance_needs(module, &run.budget.limits)?;
+        let need = needs.total().saturating_add(run.packed.len());
         self.make_room(need, "one more instance")?;
         self.spawn(slot, module)?;
         let run = &mut self.runs[usize::from(slot.0)];

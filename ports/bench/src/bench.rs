@@ -9,8 +9,8 @@ use crate::{
 use core::slice;
 use proplet::{
     engine::{
-        ArenaUsage, Call, Engine, Exit, Failure, Limits, ModuleId, RunUsage, Schedule, Slot,
-        TaskData, Text, Value, text,
+        ArenaUsage, Call, Engine, Exit, Failure, InstanceNeeds, Limits, ModuleId, RunUsage,
+        Schedule, Slot, TaskData, Text, Value, text,
     },
     time::Duration,
 };
@@ -124,6 +124,8 @@ pub(crate) struct Bench<'a, E, P> {
     pub(crate) held: usize,
     /// Free bytes of the arena with the modules in it and nothing running.
     pub(crate) room: usize,
+    /// Bytes that the instances of all modules share, while there are any.
+    shared: usize,
     pub(crate) errors: u64,
     pub(crate) first_error: Option<Text>,
 }
@@ -146,6 +148,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
             parts: heapless::Vec::new(),
             set,
             held: 0,
+            shared: 0,
             errors: 0,
             first_error: None,
         }
@@ -172,12 +175,21 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
             clock: self.port.clock(),
             slots: self.lanes.len(),
             before,
-            loaded: self.engine.arena(),
+            loaded: self.loaded(),
             parts: &self.parts,
         }));
         match mode {
             Mode::Fairness => self.fairness(self.options.max.unwrap_or(LOOPS), report),
             Mode::Shared(_) | Mode::Diverse | Mode::All => Ok(Some(self.ladder(report))),
+        }
+    }
+
+    /// The arena with all modules and what their instances share, which is there while there are any.
+    fn loaded(&self) -> ArenaUsage {
+        let arena = self.engine.arena();
+        ArenaUsage {
+            free: arena.free.saturating_sub(self.shared),
+            ..arena
         }
     }
 
@@ -190,7 +202,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
             // A set has at most SET_MAX.
             let _ = self.parts.push(part);
         }
-        self.room = self.engine.arena().free;
+        self.room = self.loaded().free;
         Ok(())
     }
 
@@ -202,10 +214,12 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
         let needs = self.engine.estimate(&bytes, &self.options.limits)?;
         fits(needs.load, self.engine.arena().free, "parsing it")?;
         self.engine.load(id, bytes)?;
+        let InstanceNeeds { own, shared } = self.engine.instance_needs(id, &self.options.limits)?;
+        self.shared += shared;
         Ok(Part {
             workload,
-            loaded: free - self.engine.arena().free,
-            instance: self.engine.instance_bytes(id, &self.options.limits)?,
+            loaded: free - self.engine.arena().free + shared,
+            instance: own,
         })
     }
 

@@ -4,8 +4,8 @@ extern crate std;
 
 use crate::{workload::ENDLESS, *};
 use proplet::engine::{
-    ArenaUsage, Call, Engine, Exit, Failure, Limits, Message, ModuleId, Needs, Params,
-    ProcessUsage, RunUsage, Schedule, Slot, TaskData, Text, Value, text,
+    ArenaUsage, Call, Engine, Exit, Failure, InstanceNeeds, Limits, Message, ModuleId, Needs,
+    Params, ProcessUsage, RunUsage, Schedule, Slot, TaskData, Text, Value, text,
 };
 use std::{cell::Cell, format, rc::Rc, string::String, vec, vec::Vec};
 
@@ -138,12 +138,15 @@ impl Engine for Fake {
         self.lost += self.leak;
     }
 
-    fn instance_bytes(&self, module: ModuleId, limits: &Limits) -> Result<usize, Text> {
+    fn instance_needs(&self, module: ModuleId, limits: &Limits) -> Result<InstanceNeeds, Text> {
         self.wasm(module);
         if limits.memory_max == Some(0) {
             return Err(text(format_args!("0 bytes of memory are too few")));
         }
-        Ok(INSTANCE)
+        Ok(InstanceNeeds {
+            own: INSTANCE,
+            shared: 0,
+        })
     }
 
     fn params(&self, _: ModuleId, _: &str) -> Result<Option<Params>, Text> {

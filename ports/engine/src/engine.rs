@@ -2,10 +2,10 @@
 
 use crate::{platform::Platform, worker::Workers};
 use proplet::engine::{
-    ArenaUsage, Call, Engine, Exit, Limits, Message, ModuleId, Needs, Params, ProcessUsage,
-    RunUsage, Slot, TaskData, Text, ValType, Value, text,
+    ArenaUsage, Call, Engine, Exit, InstanceNeeds, Limits, Message, ModuleId, Needs, Params,
+    ProcessUsage, RunUsage, Slot, TaskData, Text, ValType, Value, text,
 };
-use wamr::{Buffer, ErrorKind, Module, Runtime, Worker};
+use wamr::{Buffer, ErrorKind, Module, Runtime};
 
 /// Memory of one entry of the module table.
 #[derive(Debug, Default)]
@@ -87,12 +87,12 @@ impl<P: Platform> Engine for WamrEngine<P> {
 
     /// Without the linear memory: a module may say how much of that it uses, but that is known
     /// only when it is loaded.
-    fn estimate(&self, wasm: &[u8], limits: &Limits) -> Result<Needs, Text> {
+    fn estimate(&self, wasm: &[u8], _: &Limits) -> Result<Needs, Text> {
         let needs = wamr::estimate(wasm).map_err(words)?;
         Ok(Needs {
             // The buffer is there already.
             load: bytes(needs.load.saturating_sub(wasm.len() as u64)),
-            instance: bytes(needs.tables + needs.instance + needs.call + worker(limits)),
+            instance: bytes(needs.tables + needs.instance + needs.call),
         })
     }
 
@@ -105,7 +105,7 @@ impl<P: Platform> Engine for WamrEngine<P> {
         *self.state(module) = None;
     }
 
-    fn instance_bytes(&self, module: ModuleId, limits: &Limits) -> Result<usize, Text> {
+    fn instance_needs(&self, module: ModuleId, limits: &Limits) -> Result<InstanceNeeds, Text> {
         let module = self.module(module)?;
         let needs = module.needs();
         let memory = module.memory().map_or(0, |memory| {
@@ -113,13 +113,17 @@ impl<P: Platform> Engine for WamrEngine<P> {
         });
         let saved = memory - initial_memory(memory, limits)?;
         let memory = needs.linear_memory.saturating_sub(saved);
-        // The first instance makes what all share; of a part of it others have a copy for a moment.
-        let shared = match module.has_instances() {
-            true => needs.copy,
+        // The first run's instance makes what all share.
+        let shared = match module.is_shared() {
+            true => 0,
             false => needs.tables,
         };
-        let instance = needs.instance + needs.call + memory;
-        Ok(bytes(instance + shared + worker(limits)))
+        Ok(InstanceNeeds {
+            // Of what all share, an instance has a part twice while it is made; what its call will
+            // keep has its room then.
+            own: bytes(needs.instance + needs.call.max(needs.copy) + memory),
+            shared: bytes(shared),
+        })
     }
 
     fn params(&self, module: ModuleId, export: &str) -> Result<Option<Params>, Text> {
@@ -138,7 +142,8 @@ impl<P: Platform> Engine for WamrEngine<P> {
     }
 
     fn spawn(&mut self, slot: Slot, call: &Call<'_>, data: TaskData<Buffer>) {
-        let bytes = self.instance_bytes(call.module, &call.limits).unwrap_or(0);
+        let needs = self.instance_needs(call.module, &call.limits);
+        let bytes = needs.map_or(0, |needs| needs.total());
         if let Some(module) = &self.modules[usize::from(call.module.0)].0 {
             self.workers.spawn(slot, module.clone(), call, data, bytes);
         } else {
@@ -169,11 +174,6 @@ impl<P: Platform> Engine for WamrEngine<P> {
     fn deliver(&mut self, slot: Slot, topic: &str, payload: &[u8]) {
         self.workers.deliver(self.runtime, slot, topic, payload);
     }
-}
-
-/// What a run's thread runs it on, with the operand stack.
-fn worker(limits: &Limits) -> u64 {
-    u64::from(Worker::needs(limits.stack))
 }
 
 /// More than the address space is as much as all of it: neither fits.

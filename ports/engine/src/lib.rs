@@ -1,8 +1,9 @@
 //! The proplet's Wasm engine: what both ports share above threads.
 //!
 //! [`WamrEngine`] is the agent's [`Engine`](proplet::engine::Engine), on the control thread. A
-//! port gives each slot a worker thread that calls [`Workers::run`] and stays there; the two meet
-//! in [`Workers`]. Locks are critical sections around a copy, never around a guest.
+//! port has one worker thread or more that call [`Workers::run`] and stay there: they step all guests
+//! in turn, from one queue. The two meet in [`Workers`]. Locks are critical sections around a copy,
+//! never around a guest.
 //!
 //! What guests may call is in [`host_functions`]; docs/host-api.md is its reference.
 #![no_std]
@@ -12,9 +13,11 @@ mod engine;
 mod exchange;
 mod guest;
 mod platform;
+mod queue;
 mod worker;
 
 pub use engine::{ModuleState, WamrEngine};
 pub use guest::{HOST_FUNCTIONS, host_functions};
 pub use platform::{BoardError, Channel, PinMode, Platform};
+pub use queue::Place;
 pub use worker::{DeviceConfig, Job, SlotState, Workers};

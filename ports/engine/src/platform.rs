@@ -1,56 +1,25 @@
 //! What a port gives its workers and their guests.
 
-use proplet::{
-    engine::{ProcessUsage, Schedule, Slot},
-    time::Duration,
-};
+use proplet::{engine::ProcessUsage, time::Duration};
 
 /// A port's threads, clock, generator and board.
 pub trait Platform: Sync + 'static {
-    /// Waits until [`wake`](Self::wake) was called for this slot since the last time, or longer
-    /// than needed. Called on the slot's own thread.
-    fn wait(&self, slot: Slot);
+    /// Waits until [`wake`](Self::wake) was called, for this or another worker, since the last time, or
+    /// until a time since boot, or less: who waits looks again. Called on a worker's thread.
+    fn wait(&self, until: Option<Duration>);
 
-    /// Lets the slot's thread return from [`wait`](Self::wait) and [`sleep`](Self::sleep).
-    fn wake(&self, slot: Slot);
+    /// Lets one worker return from [`wait`](Self::wait). Called on any thread.
+    fn wake(&self);
 
-    /// Waits for `time`, or until [`wake`](Self::wake) was called for this slot since the last time,
-    /// or less: who sleeps looks again. Others have the slot's turn meanwhile; where it had one, it
-    /// has one again afterwards. Called on the slot's own thread, in a run.
-    fn sleep(&self, slot: Slot, time: Duration);
-
-    /// A run of this schedule begins. Called on its own thread.
-    fn schedule(&self, slot: Slot, schedule: Schedule);
-
-    /// This thread did so many units of work. For a simulator, where code takes no time: it lets
+    /// This worker did so many units of work. For a simulator, where code takes no time: it lets
     /// the time pass.
     fn worked(&self, _units: u32) {}
-
-    /// Waits for the turn of a guest that [`Preemption::Fuel`] preempts. Called before its first
-    /// and after each, on its own thread. A guest that is `interrupted` only ends: it need not
-    /// wait.
-    ///
-    /// [`Preemption::Fuel`]: proplet::engine::Preemption::Fuel
-    fn take_turn(&self, slot: Slot, interrupted: bool);
-
-    /// Lets guests come to their end that were [hurried](Self::hurry), and others go first where the
-    /// time of a guest that [`Preemption::Time`] preempts is over. Called after each slice of a
-    /// guest that is not to end, on its own thread.
-    ///
-    /// [`Preemption::Time`]: proplet::engine::Preemption::Time
-    fn give_way(&self, slot: Slot);
-
-    /// Gives the turn up, at the end of a run.
-    fn end_turn(&self, slot: Slot);
-
-    /// A run was interrupted: it should have its turn soon.
-    fn hurry(&self, slot: Slot);
 
     /// Tells the control thread that a run has ended, or that a guest has a message.
     fn notify(&self);
 
-    /// Processor time of a slot's thread so far. Called on any thread.
-    fn thread_time(&self, slot: Slot) -> Duration;
+    /// Processor time of the calling thread so far. Called on a worker's thread.
+    fn thread_time(&self) -> Duration;
 
     /// What the proplet has used.
     fn process(&self) -> ProcessUsage;

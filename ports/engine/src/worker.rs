@@ -1,9 +1,14 @@
-//! Workers: a slot's thread, and what it shares with the control thread.
+//! Workers: the threads that run guests, and what the control thread and they share.
+//!
+//! A guest is data: an instance, what it left on the stack, and a slot's [`Job`]. It is in the
+//! [`Queue`] while it can run, and a worker steps it for a turn: deficit round robin, by the work that
+//! it does or by the time that it takes. So with one worker who runs when depends on the guests alone.
 
 use crate::{
     engine::{from_wamr, to_wamr},
     exchange::{Exchange, Incoming},
     platform::{BoardError, Channel, Platform},
+    queue::{Place, Queue},
 };
 use core::{
     cell::{Cell, RefCell},
@@ -35,20 +40,31 @@ pub struct DeviceConfig {
     pub proplet_id: &'static str,
     /// Bounds on what a guest says and gets.
     pub limits: GuestLimits,
+    /// Bytes of each worker's operand stack, which all its guests use in turn.
+    pub stack_bytes: u32,
 }
 
-/// What to run in a slot. It goes to and fro by reference: on a worker's small stack it would stay
-/// for the whole run.
+/// What to run in a slot, and how far it is. It goes to and fro by reference.
 #[derive(Debug)]
-pub struct Job {
+pub struct Job<P: 'static> {
     module: Option<Module>,
     export: Name,
     args: heapless::Vec<wamr::Value, PARAMS_MAX>,
     limits: Limits,
-    data: TaskData<Buffer>,
+    /// From the first turn on.
+    instance: Option<Instance>,
+    /// From its start to its end.
+    guest: Option<Guest<P>>,
+    /// Whether the function itself was called: before, it is what the module wants run first.
+    called: bool,
+    /// How often its instance found no room.
+    tries: u8,
+    /// What is left of its turn, in units of work or in nanoseconds; below 0 what it took beyond,
+    /// which its next turns pay.
+    turn: i64,
 }
 
-impl Job {
+impl<P> Job<P> {
     /// Nothing to run.
     pub const NONE: Self = Self {
         module: None,
@@ -61,32 +77,38 @@ impl Job {
             work: None,
             schedule: Schedule::DEFAULT,
         },
-        data: TaskData::NONE,
+        instance: None,
+        guest: None,
+        called: false,
+        tries: 0,
+        turn: 0,
     };
 
     /// Gives back what it holds of the arena.
     #[inline(never)]
     fn clear(&mut self) {
+        self.instance = None;
         self.module = None;
-        // The call has taken it, if it began.
-        self.data = TaskData::NONE;
+        self.guest = None;
     }
 }
 
 /// Memory of one slot.
 #[derive(Debug)]
-pub struct SlotState {
-    /// The slot's job, while nothing runs.
-    idle: Mutex<RefCell<Option<&'static mut Job>>>,
-    /// The same, from the start of a run until the worker takes it.
-    job: Mutex<RefCell<Option<&'static mut Job>>>,
+pub struct SlotState<P: 'static> {
+    /// The slot's job, unless a worker has it.
+    job: Mutex<RefCell<Option<&'static mut Job<P>>>>,
     exit: Mutex<RefCell<Option<Exit<Buffer>>>>,
     /// Whether there is an exit: spares the control thread a lock for each slot.
     exited: AtomicBool,
     exchange: Exchange,
     measurement: Mutex<Cell<Measurement>>,
-    progress: Mutex<Cell<Progress>>,
+    usage: Mutex<Cell<RunUsage>>,
+    /// From the start of a run to its end.
+    is_busy: AtomicBool,
     interrupted: AtomicBool,
+    /// It was woken while a worker had it: it does not wait then.
+    woken: AtomicBool,
     /// Arena bytes promised to a run that has not taken them yet.
     promised: AtomicUsize,
 }
@@ -110,35 +132,39 @@ struct Wanted {
     channel: u32,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Progress {
-    usage: RunUsage,
-    /// Work left of the guest's turn; below 0 what it did beyond, which its next turns pay.
-    turn: i64,
-    /// Processor time of the thread when the run began, while it lasts.
-    cpu_before: Option<Duration>,
-}
+/// Nothing used.
+const UNUSED: RunUsage = RunUsage {
+    cpu: Duration::ZERO,
+    memory: 0,
+    work: 0,
+    dropped: 0,
+};
 
-impl Default for SlotState {
+impl<P> Default for SlotState<P> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl SlotState {
+impl<P> SlotState<P> {
     /// A slot without work.
     pub const fn new() -> Self {
         Self {
-            idle: Mutex::new(RefCell::new(None)),
             job: Mutex::new(RefCell::new(None)),
             exit: Mutex::new(RefCell::new(None)),
             exited: AtomicBool::new(false),
             exchange: Exchange::new(),
             measurement: Mutex::new(Cell::new(Measurement::None)),
-            progress: Mutex::new(Cell::new(Progress::NONE)),
+            usage: Mutex::new(Cell::new(UNUSED)),
+            is_busy: AtomicBool::new(false),
             interrupted: AtomicBool::new(false),
+            woken: AtomicBool::new(false),
             promised: AtomicUsize::new(0),
         }
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Acquire)
     }
 
     /// Changes the measurement; returns that before.
@@ -151,65 +177,68 @@ impl SlotState {
         })
     }
 
-    fn update(&self, change: impl FnOnce(&mut Progress)) -> Progress {
+    fn usage(&self, change: impl FnOnce(&mut RunUsage)) -> RunUsage {
         critical_section::with(|cs| {
-            let cell = self.progress.borrow(cs);
-            let mut progress = cell.get();
-            change(&mut progress);
-            cell.set(progress);
-            progress
+            let cell = self.usage.borrow(cs);
+            let mut usage = cell.get();
+            change(&mut usage);
+            cell.set(usage);
+            usage
         })
     }
 
     /// Counts something that was dropped.
     fn count_dropped(&self) {
-        self.update(|progress| {
-            progress.usage.dropped = progress.usage.dropped.saturating_add(1);
-        });
+        self.usage(|usage| usage.dropped = usage.dropped.saturating_add(1));
     }
 }
 
-impl Progress {
-    const NONE: Self = Self {
-        usage: RunUsage {
-            cpu: Duration::ZERO,
-            memory: 0,
-            work: 0,
-            dropped: 0,
-        },
-        turn: 0,
-        cpu_before: None,
-    };
+/// How a guest's turn ended.
+enum After {
+    /// It can go on.
+    Again,
+    /// It can go on at once: its turn was cut short for one that is to end.
+    First,
+    /// It waits until a time, or until it is woken.
+    Waits(Option<Duration>),
+    Ended(Result<Option<Value>, Failure>),
 }
 
-/// A pool of slots. It lives for ever: worker threads borrow it.
+/// The slots, the queue and the workers' settings. It lives for ever: worker threads borrow it.
 #[derive(Debug)]
 pub struct Workers<P: 'static> {
     platform: P,
-    slots: &'static [SlotState],
+    slots: &'static [SlotState<P>],
+    queue: Mutex<RefCell<Queue>>,
     /// Fuel between two looks at the interrupt, and the work of a turn of the usual weight.
     slice: AtomicU32,
+    /// Milliseconds of a turn of the usual weight, where it is by time.
+    slice_ms: AtomicU32,
     config: DeviceConfig,
 }
 
 impl<P: Platform> Workers<P> {
-    /// At most 256 slots are used, each with one of as many `jobs`. `slice` is the fuel between two
-    /// looks at a run, and the work of a turn of [`Schedule::WEIGHT`]; at least 1.
+    /// At most 256 slots are used, each with one of as many `jobs` and `places`. `slice` is the fuel
+    /// between two looks at a run, and the work of a turn of [`Schedule::WEIGHT`]; at least 1.
+    /// `slice_ms` is the time of such a turn for guests that [`Preemption::Time`] preempts.
     pub fn new(
         platform: P,
-        slots: &'static [SlotState],
-        jobs: &'static mut [Job],
-        slice: u32,
+        slots: &'static [SlotState<P>],
+        jobs: &'static mut [Job<P>],
+        places: &'static mut [Place],
+        (slice, slice_ms): (u32, u32),
         config: DeviceConfig,
     ) -> Self {
-        debug_assert_eq!(slots.len(), jobs.len());
+        debug_assert_eq!((slots.len(), slots.len()), (jobs.len(), places.len()));
         for (slot, job) in slots.iter().zip(jobs) {
-            critical_section::with(|cs| slot.idle.borrow_ref_mut(cs).replace(job));
+            critical_section::with(|cs| slot.job.borrow_ref_mut(cs).replace(job));
         }
         Self {
             platform,
             slots,
+            queue: Mutex::new(RefCell::new(Queue::new(places))),
             slice: AtomicU32::new(slice),
+            slice_ms: AtomicU32::new(slice_ms),
             config,
         }
     }
@@ -224,12 +253,21 @@ impl<P: Platform> Workers<P> {
         self.slice.store(slice.max(1), Ordering::Relaxed);
     }
 
-    fn slot(&self, slot: Slot) -> &SlotState {
+    /// Changes the milliseconds of a turn; guests that run take it over with their next.
+    pub fn set_slice_ms(&self, slice_ms: u32) {
+        self.slice_ms.store(slice_ms.max(1), Ordering::Relaxed);
+    }
+
+    fn slot(&self, slot: Slot) -> &SlotState<P> {
         &self.slots[usize::from(slot.0)]
     }
 
+    fn queue<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
+        critical_section::with(|cs| change(&mut self.queue.borrow_ref_mut(cs)))
+    }
+
     pub(crate) fn promised(&self) -> usize {
-        let promised = |slot: &SlotState| slot.promised.load(Ordering::Acquire);
+        let promised = |slot: &SlotState<P>| slot.promised.load(Ordering::Acquire);
         self.slots.iter().map(promised).sum()
     }
 
@@ -244,7 +282,7 @@ impl<P: Platform> Workers<P> {
     }
 
     pub(crate) fn spawn(
-        &self,
+        &'static self,
         slot: Slot,
         module: Module,
         call: &Call<'_>,
@@ -252,42 +290,84 @@ impl<P: Platform> Workers<P> {
         bytes: usize,
     ) {
         let state = self.slot(slot);
-        let Some(job) = critical_section::with(|cs| state.idle.borrow_ref_mut(cs).take()) else {
+        let job = match state.is_busy.load(Ordering::Acquire) {
+            true => None,
+            false => critical_section::with(|cs| state.job.borrow_ref_mut(cs).take()),
+        };
+        let Some(job) = job else {
             debug_assert!(false, "slot {} is busy", slot.0);
             return;
         };
-        job.module = Some(module);
-        job.export = Name::try_from(call.export).unwrap_or_default();
-        job.args = call.args.iter().copied().map(to_wamr).collect();
-        job.limits = call.limits;
-        job.data = data;
+        let guest = Guest {
+            workers: self,
+            slot,
+            data,
+            wake: Cell::new(None),
+        };
+        *job = Job {
+            module: Some(module),
+            export: Name::try_from(call.export).unwrap_or_default(),
+            args: call.args.iter().copied().map(to_wamr).collect(),
+            limits: call.limits,
+            guest: Some(guest),
+            ..Job::NONE
+        };
         state.exchange.open();
         state.promised.store(bytes, Ordering::Release);
+        state.is_busy.store(true, Ordering::Release);
         state.interrupted.store(false, Ordering::Release);
-        state.update(|progress| *progress = Progress::NONE);
-        critical_section::with(|cs| state.job.borrow_ref_mut(cs).replace(job));
-        self.platform.wake(slot);
+        state.woken.store(false, Ordering::Release);
+        state.usage(|usage| *usage = UNUSED);
+        let has_idle = critical_section::with(|cs| {
+            state.job.borrow_ref_mut(cs).replace(job);
+            let mut queue = self.queue.borrow_ref_mut(cs);
+            queue.push(slot);
+            queue.has_idle()
+        });
+        self.call(has_idle);
     }
 
-    pub(crate) fn interrupt(&self, slot: Slot) {
-        self.slot(slot).interrupted.store(true, Ordering::Release);
-        // It may sleep. In this order: a port's wake may end what hurry began.
-        self.platform.wake(slot);
-        self.platform.hurry(slot);
-    }
-
-    /// Work and memory are what they were at the end of the last slice.
-    pub(crate) fn usage(&self, slot: Slot) -> RunUsage {
-        let state = self.slot(slot);
-        let Progress {
-            mut usage,
-            cpu_before,
-            ..
-        } = state.update(|_| {});
-        if let Some(before) = cpu_before {
-            usage.cpu = self.platform.thread_time(slot).saturating_sub(before);
+    /// Lets a worker look that waits. Whether there is one is known where the queue was changed: one
+    /// that looks later sees the change.
+    fn call(&self, has_idle: bool) {
+        if has_idle {
+            self.platform.wake();
         }
-        usage
+    }
+
+    /// Only while a worker has the job it is neither in the queue nor parked: then the worker sees
+    /// that it is to end.
+    pub(crate) fn interrupt(&self, slot: Slot) {
+        let state = self.slot(slot);
+        if !state.is_busy.load(Ordering::Acquire) {
+            return;
+        }
+        state.interrupted.store(true, Ordering::Release);
+        self.enqueue(slot, Queue::push_urgent);
+    }
+
+    /// Lets a guest look again that waits for something.
+    fn wake(&self, slot: Slot) {
+        self.slot(slot).woken.store(true, Ordering::Release);
+        self.enqueue(slot, Queue::wake);
+    }
+
+    fn enqueue(&self, slot: Slot, push: impl FnOnce(&mut Queue, Slot)) {
+        let state = self.slot(slot);
+        let has_idle = critical_section::with(|cs| {
+            let is_parked = state.job.borrow_ref(cs).is_some();
+            let mut queue = self.queue.borrow_ref_mut(cs);
+            if is_parked && state.is_busy.load(Ordering::Acquire) {
+                push(&mut queue, slot);
+            }
+            queue.has_idle()
+        });
+        self.call(has_idle);
+    }
+
+    /// Work and memory are what they were at the end of the last slice, and so is the time.
+    pub(crate) fn usage(&self, slot: Slot) -> RunUsage {
+        self.slot(slot).usage(|_| {})
     }
 
     pub(crate) fn poll_exit(&self) -> Option<Exit<Buffer>> {
@@ -335,71 +415,109 @@ impl<P: Platform> Workers<P> {
                 Measurement::MadeForOther(wanted) => Measurement::Wanted(wanted),
                 _ => Measurement::Done(result),
             });
-            self.platform.wake(slot);
+            self.wake(slot);
             return true;
         }
         false
     }
 
-    /// The life of a slot's thread.
-    ///
-    /// # Panics
-    /// If the thread can't be prepared to run guests.
-    pub fn run(&'static self, slot: Slot, runtime: Runtime) -> ! {
-        let env = ThreadEnv::enter(runtime).unwrap_or_else(|e| panic!("worker {}: {e}", slot.0));
+    /// The life of a worker's thread. `begun` hears that it has what it needs: from then on it does not
+    /// return. Where the thread can't be prepared, or the arena has no room for the stack, `begun`
+    /// hears that instead.
+    pub fn run(&'static self, runtime: Runtime, begun: impl FnOnce(Result<(), wamr::Error>)) {
+        let env = match ThreadEnv::enter(runtime) {
+            Ok(env) => env,
+            Err(e) => return begun(Err(e)),
+        };
+        let mut worker = match Worker::new(&env, self.config.stack_bytes) {
+            Ok(worker) => worker,
+            Err(e) => return begun(Err(e)),
+        };
+        begun(Ok(()));
         loop {
-            self.wait(slot);
-            self.serve(slot, &env);
-        }
-    }
-
-    /// Waits until a slot has something to run, and returns how it is to run. For a port whose
-    /// threads do more than [`run`](Self::run).
-    pub fn wait(&self, slot: Slot) -> Schedule {
-        let state = self.slot(slot);
-        loop {
-            let schedule = critical_section::with(|cs| {
-                let job = state.job.borrow_ref(cs);
-                job.as_ref().map(|job| job.limits.schedule)
-            });
-            match schedule {
-                Some(schedule) => return schedule,
-                None => self.platform.wait(slot),
+            match self.next() {
+                Ok((slot, job)) => self.serve(slot, job, &mut worker),
+                Err(until) => {
+                    self.platform.wait(until);
+                    self.queue(Queue::end_idle);
+                }
             }
         }
     }
 
-    // What is below the interpreter stays on a worker's stack for the whole run: what is only
-    // needed before or after it is in frames of its own.
-    /// Runs what a slot has to run, if anything.
+    /// The next guest to run; or until when there is none, and the worker is to wait.
+    fn next(&self) -> Result<(Slot, &'static mut Job<P>), Option<Duration>> {
+        let now = micros(self.platform.now());
+        critical_section::with(|cs| {
+            let mut queue = self.queue.borrow_ref_mut(cs);
+            let until = queue.wake_due(now).map(Duration::from_micros);
+            let next = queue.pop().and_then(|slot| {
+                // What is in the queue is parked.
+                let job = self.slot(slot).job.borrow_ref_mut(cs).take()?;
+                Some((slot, job))
+            });
+            if next.is_none() {
+                queue.begin_idle();
+            }
+            next.ok_or(until)
+        })
+    }
+
+    // What is below the interpreter stays on a worker's stack for the whole turn: what is only needed
+    // before or after it is in frames of its own.
     #[inline(never)]
-    pub fn serve(&'static self, slot: Slot, env: &ThreadEnv) {
+    fn serve(&'static self, slot: Slot, job: &'static mut Job<P>, worker: &mut Worker<'_>) {
+        match self.turn(slot, job, worker) {
+            After::Ended(result) => self.end(slot, job, result),
+            After::Again => self.park(slot, job, Queue::push),
+            After::First => self.park(slot, job, Queue::push_first),
+            After::Waits(until) => {
+                // What it had left of its turn is lost, what it took beyond is not.
+                job.turn = job.turn.min(0);
+                self.park(slot, job, |queue, slot| {
+                    if let Some(until) = until {
+                        queue.sleep(slot, micros(until));
+                    }
+                });
+            }
+        }
+    }
+
+    /// Puts a job where it waits for its next turn. What came while the worker had it comes first.
+    fn park(&self, slot: Slot, job: &'static mut Job<P>, place: impl FnOnce(&mut Queue, Slot)) {
         let state = self.slot(slot);
-        let Some(job) = critical_section::with(|cs| state.job.borrow_ref_mut(cs).take()) else {
-            return;
-        };
-        self.platform.schedule(slot, job.limits.schedule);
-        let cpu = self.platform.thread_time(slot);
-        state.update(|progress| progress.cpu_before = Some(cpu));
-        let result = self.call(slot, env, job);
-        job.clear();
-        critical_section::with(|cs| state.idle.borrow_ref_mut(cs).replace(job));
-        self.end(slot, result);
+        let has_idle = critical_section::with(|cs| {
+            let mut queue = self.queue.borrow_ref_mut(cs);
+            let was_woken = state.woken.load(Ordering::Acquire);
+            state.woken.store(false, Ordering::Release);
+            place(&mut queue, slot);
+            if state.is_interrupted() {
+                queue.push_urgent(slot);
+            } else if was_woken {
+                queue.wake(slot);
+            }
+            state.job.borrow_ref_mut(cs).replace(job);
+            queue.has_idle()
+        });
+        self.call(has_idle);
     }
 
     #[inline(never)]
-    fn end(&'static self, slot: Slot, result: Result<Option<Value>, Failure>) {
+    fn end(&self, slot: Slot, job: &'static mut Job<P>, result: Result<Option<Value>, Failure>) {
         let state = self.slot(slot);
+        if let Some(instance) = &job.instance {
+            let (peak, work) = (instance.usage().peak as usize, instance.work());
+            state.usage(|usage| {
+                usage.memory = peak;
+                usage.work = work;
+            });
+        }
+        job.clear();
         let output = state.exchange.close().filter(|_| result.is_ok());
         // All arena bytes of the run are free by now, but for its output and its last message:
         // whoever reads the exit may rely on it.
-        self.platform.end_turn(slot);
         state.promised.store(0, Ordering::Release);
-        let cpu = self.usage(slot).cpu;
-        let Progress { usage, .. } = state.update(|progress| {
-            progress.usage.cpu = cpu;
-            progress.cpu_before = None;
-        });
+        let usage = state.usage(|_| {});
         critical_section::with(|cs| {
             state.exit.borrow_ref_mut(cs).replace(Exit {
                 slot,
@@ -407,126 +525,182 @@ impl<P: Platform> Workers<P> {
                 output,
                 usage,
             });
+            state.job.borrow_ref_mut(cs).replace(job);
+            state.is_busy.store(false, Ordering::Release);
         });
         state.exited.store(true, Ordering::Release);
         self.platform.notify();
     }
 
-    #[inline(never)]
-    fn call(
-        &'static self,
-        slot: Slot,
-        env: &ThreadEnv,
-        job: &mut Job,
-    ) -> Result<Option<Value>, Failure> {
-        let (mut instance, mut worker) = self.instantiate(slot, env, job)?;
-        let state = self.slot(slot);
-        state.promised.store(0, Ordering::Release);
-        if let Some(limit) = job.limits.work {
-            instance.set_work_left(limit);
-        }
-        let guest = Guest {
-            workers: self,
-            slot,
-            schedule: job.limits.schedule,
-            data: core::mem::replace(&mut job.data, TaskData::NONE),
-            wake: Cell::new(None),
+    /// One turn of a guest.
+    fn turn(&'static self, slot: Slot, job: &mut Job<P>, worker: &mut Worker<'_>) -> After {
+        let mut clock = Clock {
+            state: self.slot(slot),
+            last: self.platform.thread_time(),
         };
-        let called = self.run_all(&mut instance, &mut worker, job, &guest);
-        let (peak, work) = (instance.usage().peak as usize, instance.work());
-        state.update(|progress| {
-            progress.usage.memory = peak;
-            progress.usage.work = work;
-        });
-        called?;
-        let mut result = [wamr::Value::I32(0)];
-        Ok((instance.results(&mut result) > 0).then(|| from_wamr(result[0])))
-    }
-
-    /// What the module wants run first, and then the job's function.
-    fn run_all(
-        &self,
-        instance: &mut Instance,
-        worker: &mut Worker<'_>,
-        job: &Job,
-        guest: &Guest<P>,
-    ) -> Result<(), Failure> {
-        while instance.initialise().map_err(|e| trap(&e))? {
-            self.run_to_end(instance, worker, job, guest)?;
+        if clock.state.is_interrupted() {
+            return After::Ended(Err(Failure::Interrupted));
         }
-        let begun = instance.call(&job.export, &job.args);
-        begun.map_err(|e| trap(&e))?;
-        self.run_to_end(instance, worker, job, guest)
-    }
-
-    fn run_to_end(
-        &self,
-        instance: &mut Instance,
-        worker: &mut Worker<'_>,
-        job: &Job,
-        guest: &Guest<P>,
-    ) -> Result<(), Failure> {
-        let mut active = worker.enter(instance).map_err(|e| self.failure(job, &e))?;
+        if job.turn <= 0 {
+            job.turn += self.turn_of(job.limits.schedule);
+        }
         loop {
-            let fuel = guest.next_fuel(&active)?;
-            match active
-                .step(fuel, guest)
-                .map_err(|e| self.failure(job, &e))?
-            {
-                ResumableCall::Finished => return Ok(()),
-                ResumableCall::OutOfFuel => {}
-                ResumableCall::Blocked => guest.wait()?,
+            let begun = match self.begin(clock.state, job) {
+                Ok(begun) => begun,
+                Err(after) => return after,
+            };
+            if !begun {
+                return After::Ended(Ok(result_of(job)));
+            }
+            if let Err(after) = self.steps(&mut clock, job, worker) {
+                return after;
             }
         }
     }
 
-    /// Makes the job's instance, and what it runs on. Its bytes are promised, but while others make and
-    /// end theirs what is free may be in pieces: a run must not fail for a moment like that.
+    /// A turn of a run, in its own measure.
+    fn turn_of(&self, schedule: Schedule) -> i64 {
+        let of = |usual| i64::try_from(schedule.turn(usual)).unwrap_or(i64::MAX);
+        match schedule.preemption {
+            Preemption::Fuel => of(self.slice.load(Ordering::Relaxed)),
+            Preemption::Time => of(self.slice_ms.load(Ordering::Relaxed)) * 1_000_000,
+        }
+    }
+
+    /// Makes the job's instance, if there is none, and begins its next call, if none is on its way.
+    /// False where all are done.
     #[inline(never)]
-    fn instantiate<'t>(
-        &self,
-        slot: Slot,
-        env: &'t ThreadEnv,
-        job: &Job,
-    ) -> Result<(Instance, Worker<'t>), Failure> {
+    fn begin(&self, state: &SlotState<P>, job: &mut Job<P>) -> Result<bool, After> {
+        if job.instance.is_none() {
+            job.instance = Some(self.instantiate(job)?);
+            state.promised.store(0, Ordering::Release);
+        }
+        let Job {
+            instance: Some(instance),
+            export,
+            args,
+            called,
+            ..
+        } = job
+        else {
+            return Ok(false);
+        };
+        if instance.is_called() {
+            return Ok(true);
+        }
+        let failed = |e: Trap| After::Ended(Err(trap(&e)));
+        if instance.initialise().map_err(failed)? {
+            return Ok(true);
+        }
+        if !*called {
+            *called = true;
+            instance.call(export, args).map_err(failed)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Makes the job's instance. Its bytes are promised, but while others make and end theirs what is
+    /// free may be in pieces: a run must not fail for a moment like that, and is queued again.
+    #[inline(never)]
+    fn instantiate(&self, job: &mut Job<P>) -> Result<Instance, After> {
         /// How often to try, a millisecond apart.
-        const TRIES: u32 = 20;
+        const TRIES: u8 = 20;
         const PAUSE: Duration = Duration::from_millis(1);
         let config = InstanceConfig {
             stack_bytes: job.limits.stack,
             memory_bytes_max: job.limits.memory_cap.or(job.limits.memory_max),
         };
         // A job that was spawned has a module.
-        let module = job.module.as_ref().ok_or(Failure::Interrupted)?;
-        let make = || {
-            Ok((
-                Instance::new(module, &config)?,
-                Worker::new(env, job.limits.stack)?,
-            ))
-        };
-        let mut tries = 1;
-        loop {
-            match make() {
-                Err(e) if wamr::Error::kind(&e) == ErrorKind::OutOfMemory && tries < TRIES => {
-                    tries += 1
-                }
-                made => return made.map_err(|e| trap(&e)),
+        let module = job.module.as_ref();
+        let module = module.ok_or(After::Ended(Err(Failure::Interrupted)))?;
+        match Instance::new(module, &config) {
+            Ok(mut instance) => {
+                instance.set_work_left(job.limits.work.unwrap_or(u64::MAX));
+                Ok(instance)
             }
-            self.platform.sleep(slot, PAUSE);
-            if self.slot(slot).interrupted.load(Ordering::Acquire) {
-                return Err(Failure::Interrupted);
+            Err(e) if e.kind() == ErrorKind::OutOfMemory && job.tries < TRIES => {
+                job.tries += 1;
+                Err(After::Waits(Some(self.platform.now() + PAUSE)))
             }
+            Err(e) => Err(After::Ended(Err(trap(&e)))),
         }
     }
 
+    /// Steps the call until it has finished, or else its turn is over.
+    fn steps(
+        &self,
+        clock: &mut Clock<'_, P>,
+        job: &mut Job<P>,
+        worker: &mut Worker<'_>,
+    ) -> Result<(), After> {
+        let Job {
+            instance: Some(instance),
+            guest: Some(guest),
+            limits,
+            turn,
+            ..
+        } = job
+        else {
+            return Ok(());
+        };
+        let failed = |e: Trap| After::Ended(Err(self.failure(limits, &e)));
+        let mut active = worker.enter(instance).map_err(failed)?;
+        loop {
+            let slice = self.slice.load(Ordering::Relaxed);
+            let fuel = match limits.schedule.preemption {
+                Preemption::Fuel => u32::try_from(*turn).unwrap_or(slice).clamp(1, slice),
+                Preemption::Time => slice,
+            };
+            let outcome = active.step(fuel, guest).map_err(failed)?;
+            let (work, time) = clock.count(&self.platform, &active);
+            self.platform.worked(work);
+            *turn -= match limits.schedule.preemption {
+                Preemption::Fuel => i64::from(work),
+                Preemption::Time => time,
+            };
+            if clock.state.is_interrupted() {
+                return Err(After::Ended(Err(Failure::Interrupted)));
+            }
+            let after = match outcome {
+                ResumableCall::Finished => return Ok(()),
+                ResumableCall::Blocked => After::Waits(guest.wake.get()),
+                ResumableCall::OutOfFuel => match self.goes_on(limits.schedule, turn) {
+                    None => continue,
+                    Some(after) => after,
+                },
+            };
+            active.leave().map_err(failed)?;
+            return Err(after);
+        }
+    }
+
+    /// Whether a guest whose slice is over leaves the worker, and how. One that alone can run keeps it.
+    fn goes_on(&self, schedule: Schedule, turn: &mut i64) -> Option<After> {
+        let now = micros(self.platform.now());
+        let (is_alone, is_pressed, has_idle) = self.queue(|queue| {
+            let _ = queue.wake_due(now);
+            (!queue.has_any(), queue.has_urgent(), queue.has_idle())
+        });
+        self.call(!is_alone && has_idle);
+        if *turn <= 0 {
+            if !is_alone {
+                return Some(After::Again);
+            }
+            *turn += self.turn_of(schedule);
+        }
+        is_pressed.then_some(After::First)
+    }
+
     #[inline(never)]
-    fn failure(&self, job: &Job, error: &Trap) -> Failure {
-        match (error.kind(), job.limits.work) {
+    fn failure(&self, limits: &Limits, error: &Trap) -> Failure {
+        match (error.kind(), limits.work) {
             (TrapKind::OutOfWork, Some(limit)) => trap(&format_args!(
                 "work budget of {limit} branches and calls exhausted"
             )),
             (TrapKind::OperandStackOverflow, _) => {
-                let (bytes, variable) = (job.limits.stack, budget::STACK_BYTES);
+                let bytes = limits.stack.min(self.config.stack_bytes);
+                let variable = budget::STACK_BYTES;
                 trap(&format_args!(
                     "{error}: it has {bytes} bytes, see {variable}"
                 ))
@@ -541,11 +715,50 @@ fn trap(error: &dyn core::fmt::Display) -> Failure {
     Failure::Trap(text(format_args!("{error}")))
 }
 
+fn result_of<P>(job: &Job<P>) -> Option<Value> {
+    let mut result = [wamr::Value::I32(0)];
+    let count = job.instance.as_ref()?.results(&mut result);
+    (count > 0).then(|| from_wamr(result[0]))
+}
+
+/// Microseconds since boot: 2^64 of them take longer than any device lives.
+pub(crate) fn micros(time: Duration) -> u64 {
+    time.as_secs() * 1_000_000 + u64::from(time.subsec_micros())
+}
+
+/// Counts what a guest uses in a turn.
+struct Clock<'a, P: 'static> {
+    state: &'a SlotState<P>,
+    /// The thread's time at the end of the last slice.
+    last: Duration,
+}
+
+impl<P: Platform> Clock<'_, P> {
+    /// The work and the nanoseconds since the last time.
+    fn count(&mut self, platform: &P, active: &Active<'_>) -> (u32, i64) {
+        let now = platform.thread_time();
+        let time = now.saturating_sub(core::mem::replace(&mut self.last, now));
+        let instance = active.instance();
+        let (total, held) = (instance.work(), instance.usage().held);
+        let mut work = 0;
+        self.state.usage(|usage| {
+            work = total - usage.work;
+            usage.work = total;
+            usage.memory = held as usize;
+            usage.cpu += time;
+        });
+        (
+            u32::try_from(work).unwrap_or(u32::MAX),
+            i64::try_from(time.as_nanos()).unwrap_or(i64::MAX),
+        )
+    }
+}
+
 /// A guest that runs: the context of its host functions.
+#[derive(Debug)]
 pub(crate) struct Guest<P: 'static> {
     workers: &'static Workers<P>,
     slot: Slot,
-    schedule: Schedule,
     data: TaskData<Buffer>,
     /// Until when its host function waits; `None` is until it is woken.
     wake: Cell<Option<Duration>>,
@@ -572,12 +785,8 @@ impl<P: Platform> Guest<P> {
         &self.state().exchange
     }
 
-    fn state(&self) -> &'static SlotState {
+    fn state(&self) -> &'static SlotState<P> {
         self.workers.slot(self.slot)
-    }
-
-    fn is_interrupted(&self) -> bool {
-        self.state().interrupted.load(Ordering::Acquire)
     }
 
     pub(crate) fn count_dropped(&self) {
@@ -589,7 +798,7 @@ impl<P: Platform> Guest<P> {
         self.workers.buffer(runtime, len)
     }
 
-    /// Pending until that time since boot, or somewhat less: who waits looks again.
+    /// Pending until that time since boot.
     pub(crate) fn wait_until<T>(&self, until: Duration) -> Poll<T> {
         self.wake.set(Some(until));
         Poll::Pending
@@ -608,7 +817,7 @@ impl<P: Platform> Guest<P> {
         }
     }
 
-    /// What was measured, once it was.
+    /// What was measured, once it was; the guest is woken then.
     pub(crate) fn measured(&self) -> Poll<Result<i64, BoardError>> {
         let take = |before| match before {
             Measurement::Done(_) => Measurement::None,
@@ -621,68 +830,5 @@ impl<P: Platform> Guest<P> {
                 Poll::Pending
             }
         }
-    }
-
-    /// Waits for what its host function waits for.
-    ///
-    /// # Errors
-    /// It is to end.
-    fn wait(&self) -> Result<(), Failure> {
-        /// As long as nobody would wait; it looks again then.
-        const LONG: Duration = Duration::from_secs(3600);
-        if self.is_interrupted() {
-            return Err(Failure::Interrupted);
-        }
-        let left = match self.wake.get() {
-            Some(until) => until.saturating_sub(self.platform().now()).min(LONG),
-            None => LONG,
-        };
-        if !left.is_zero() {
-            self.platform().sleep(self.slot, left);
-        }
-        match self.is_interrupted() {
-            true => Err(Failure::Interrupted),
-            false => Ok(()),
-        }
-    }
-
-    /// Notes what the guest did since the last time, lets others have their turn, and returns the
-    /// fuel of its next step.
-    ///
-    /// # Errors
-    /// It is to end.
-    fn next_fuel(&self, active: &Active<'_>) -> Result<u32, Failure> {
-        let (workers, slot) = (self.workers, self.slot);
-        let slice = workers.slice.load(Ordering::Relaxed);
-        let (total, held) = (active.instance().work(), active.instance().usage().held);
-        let (mut work, mut is_over) = (0, false);
-        let progress = self.state().update(|progress| {
-            work = total - progress.usage.work;
-            progress.usage.work = total;
-            progress.usage.memory = held as usize;
-            progress.turn = progress
-                .turn
-                .saturating_sub(i64::try_from(work).unwrap_or(i64::MAX));
-            is_over = progress.turn <= 0;
-            if is_over {
-                progress.turn += self.schedule.turn(slice) as i64;
-            }
-        });
-        workers
-            .platform
-            .worked(u32::try_from(work).unwrap_or(u32::MAX));
-        if !self.is_interrupted() {
-            workers.platform.give_way(slot);
-        }
-        if is_over && self.schedule.preemption == Preemption::Fuel {
-            workers.platform.take_turn(slot, self.is_interrupted());
-        }
-        if self.is_interrupted() {
-            return Err(Failure::Interrupted);
-        }
-        Ok(u32::try_from(progress.turn)
-            .ok()
-            .filter(|left| (1..slice).contains(left))
-            .unwrap_or(slice))
     }
 }

@@ -31,7 +31,8 @@ fn guests_run_end_and_leave_nothing_behind() {
         interrupts(bench, limits);
     }
     budgets(bench);
-    turns(bench);
+    slices(bench);
+    shares(bench);
     greed(bench);
     buffers(bench);
     holes(bench);
@@ -100,7 +101,7 @@ fn memories(bench: &mut Bench, limits: Limits) {
     assert_eq!(
         bench
             .engine
-            .instance_bytes(ModuleId(1), &small)
+            .instance_needs(ModuleId(1), &small)
             .unwrap_err(),
         "the module needs 65536 bytes of memory, this proplet allows 4096"
     );
@@ -127,7 +128,7 @@ fn interrupts(bench: &mut Bench, limits: Limits) {
             (exit.slot, &exit.result),
             (Slot(slot), &Err(Failure::Interrupted))
         );
-        assert!(exit.usage.cpu > Duration::ZERO);
+        assert_eq!(exit.usage.cpu > Duration::ZERO, exit.usage.work > 0);
     }
     bench.workers.set_slice(1000);
     bench.engine.unload(ModuleId(0));
@@ -142,37 +143,59 @@ fn interrupts(bench: &mut Bench, limits: Limits) {
     assert_eq!(bench.run(quick, &[], limits).result, Ok(None));
 }
 
-/// A turn is as long as the weight and the slice say, also when the slice changes in the middle.
-fn turns(bench: &mut Bench) {
+/// A slice ends a step, and so does a turn that is shorter; also when the slice changes in the middle.
+fn slices(bench: &mut Bench) {
     let count = r#"(module (func (export "main") (param i32)
         (loop (br_if 0 (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))))"#;
-    // A unit less than whole turns.
-    for (weight, slice, expected) in [
-        (10, 1000, 100),
-        (20, 1000, 50),
-        (1, 1000, 1000),
-        (40, 1, 25_000),
+    let weighed = |weight| Limits {
+        schedule: Schedule {
+            weight,
+            ..Schedule::DEFAULT
+        },
+        ..LIMITS
+    };
+    for (limits, slice, expected) in [
+        (weighed(10), 1000, 100),
+        (weighed(20), 1000, 100),
+        (weighed(1), 1000, 1000),
+        (weighed(40), 1, 99_999),
+        (TIMED, 1000, 100),
     ] {
-        let limits = Limits {
-            schedule: Schedule {
-                weight,
-                ..Schedule::DEFAULT
-            },
-            ..LIMITS
-        };
         bench.workers.set_slice(slice);
-        let before = bench.workers.platform().turns.load(Ordering::SeqCst);
+        let before = bench.workers.platform().slices.load(Ordering::SeqCst);
         let exit = bench.run(count, &[Value::I32(99_999)], limits);
-        let turns = bench.workers.platform().turns.load(Ordering::SeqCst) - before;
+        let slices = bench.workers.platform().slices.load(Ordering::SeqCst) - before;
         assert_eq!((exit.result, exit.usage.work), (Ok(None), 99_999));
-        assert_eq!(turns, expected, "weight {weight}, slice {slice}");
+        assert_eq!(slices, expected, "{limits:?}, slice {slice}");
     }
     bench.workers.set_slice(1000);
-    let before = bench.workers.platform().turns.load(Ordering::SeqCst);
-    let exit = bench.run(count, &[Value::I32(99_999)], TIMED);
-    assert_eq!((exit.result, exit.usage.work), (Ok(None), 99_999));
-    let turns = bench.workers.platform().turns.load(Ordering::SeqCst) - before;
-    assert_eq!(turns, 0, "the kernel gives the turns");
+}
+
+/// Two that share a worker do work in proportion to their weights, to the turn; also where one does
+/// its work by the bulk.
+fn shares(bench: &mut Bench) {
+    let endless = r#"(module (memory 1) (func (export "main") (param i32)
+        (loop (memory.fill (i32.const 0) (i32.const 7) (local.get 0)) (br 0))))"#;
+    bench.load(0, endless).unwrap();
+    for (weight, bytes) in [(10, 0), (30, 0), (10, 65_536), (100, 20_000)] {
+        let mut limits = LIMITS;
+        bench.spawn(0, &[Value::I32(0)], limits);
+        limits.schedule.weight = weight;
+        bench.spawn(1, &[Value::I32(bytes)], limits);
+        thread::sleep(Duration::from_millis(100));
+        bench.engine.interrupt(Slot(0));
+        let first = bench.exit();
+        bench.engine.interrupt(Slot(1));
+        // What it does alone is not in it: it is read before.
+        let other = bench.engine.usage(Slot(1)).work;
+        bench.exit();
+        let ratio = other as f64 / first.usage.work as f64 * 10.0 / f64::from(weight);
+        assert!(
+            (0.9..1.2).contains(&ratio),
+            "weight {weight}, {bytes} bytes: {ratio}"
+        );
+    }
+    bench.engine.unload(ModuleId(0));
 }
 
 /// What asks for more than there is gets less, or traps, and leaves nothing behind.
@@ -220,8 +243,10 @@ fn holes(bench: &mut Bench) {
         )
         .unwrap();
     let mut taken = Vec::new();
-    while let Ok(buffer) = bench.engine.allocate(1000) {
-        taken.push(buffer);
+    for len in [1000, 100, 4] {
+        while let Ok(buffer) = bench.engine.allocate(len) {
+            taken.push(buffer);
+        }
     }
     bench.spawn(0, &[], LIMITS);
     let exit = bench.exit();

@@ -1448,5 +1448,5 @@ fn any_arguments_do_what_they_should_and_no_more() {
     drop(canaries);
     bench.engine.unload(ModuleId(0));
     assert_eq!(bench.free(), before);
-    assert!(bench.workers.platform().turns.load(Ordering::SeqCst) > 0);
+    assert!(bench.workers.platform().slices.load(Ordering::SeqCst) > 0);
 }

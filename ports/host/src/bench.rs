@@ -245,7 +245,7 @@ fn document(options: &cli::Bench, benches: &[Bench], is_good: bool) -> Value {
             "work_max": limits.work_max,
             "preemption": how(options).limits.schedule.preemption.name(),
             "slice": limits.slice,
-            "guest_cores": limits.guest_cores,
+            "workers": limits.workers,
             "weights": options.weight.0,
             "max": options.max,
             "step_ms": options.step_ms,

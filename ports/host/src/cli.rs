@@ -74,10 +74,11 @@ pub struct Limits {
     #[arg(long, env = "PROPLET_ARENA_BYTES", default_value_t = 192 * 1024, value_parser = clap::value_parser!(u32).range(16 * 1024..=1 << 30))]
     pub arena_bytes: u32,
     /// Operand stack in bytes of a task that asks for none.
-    #[arg(long, env = "PROPLET_STACK_DEFAULT_BYTES", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(512..=1 << 24))]
+    #[arg(long, env = "PROPLET_STACK_DEFAULT_BYTES", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(512..=1 << 24))]
     pub stack_bytes: u32,
-    /// Largest operand stack in bytes that a task may ask for.
-    #[arg(long, env = "PROPLET_STACK_MAX_BYTES", default_value_t = 65536, value_parser = clap::value_parser!(u32).range(512..=1 << 24))]
+    /// Operand stack in bytes of each worker: the largest that a task may ask for. All guests use it in
+    /// turn.
+    #[arg(long, env = "PROPLET_STACK_MAX_BYTES", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(512..=1 << 24))]
     pub stack_max_bytes: u32,
     /// Most bytes of a task's linear memory; only the arena bounds it if not given.
     #[arg(long, env = "PROPLET_MEMORY_MAX_BYTES")]
@@ -88,14 +89,19 @@ pub struct Limits {
     /// Most work of a task, in branches and calls; none if not given.
     #[arg(long, env = "PROPLET_WORK_MAX", value_parser = clap::value_parser!(u64).range(1..))]
     pub work_max: Option<u64>,
-    /// Who preempts a task that doesn't say: "fuel", turns of counted work on --guest-cores, or
-    /// "time", the operating system. A task says it by PROPLET_PREEMPTION, and its share of the
-    /// processor by PROPLET_WEIGHT, 1 to 100, 10 if not given.
+    /// What ends the turn of a task that doesn't say: "fuel", its work (--slice), or "time", its
+    /// processor time (--slice-ms). A task says it by PROPLET_PREEMPTION, and its share against the
+    /// others' by PROPLET_WEIGHT, 1 to 100, 10 if not given.
     #[arg(long, env = "PROPLET_PREEMPTION", default_value = "fuel")]
     pub preemption: Preemption,
-    /// Branches and calls that a guest of weight 10 executes before it's the next one's turn.
+    /// Units of work, branches and calls, that a guest of weight 10 does before it's the next one's turn;
+    /// it is to stop within as many.
     #[arg(long, env = "PROPLET_SLICE", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub slice: u32,
+    /// Milliseconds of processor time that a guest of weight 10 has before it's the next one's turn,
+    /// where that is by time.
+    #[arg(long, env = "PROPLET_SLICE_MS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub slice_ms: u32,
     /// Most bytes of a module; only the arena bounds it if not given.
     #[arg(long, env = "PROPLET_MODULE_MAX_BYTES")]
     pub module_max_bytes: Option<u32>,
@@ -115,9 +121,10 @@ pub struct Limits {
     /// Most bytes of a result that a guest publishes.
     #[arg(long, env = "PROPLET_RESULT_MAX_BYTES", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(..=1 << 20))]
     pub result_max_bytes: u32,
-    /// Cores that guests share, the last of those that the process may use; all if not given.
-    #[arg(long, env = "PROPLET_GUEST_CORES", value_parser = clap::value_parser!(u16).range(1..))]
-    pub guest_cores: Option<u16>,
+    /// Threads that run guests, on as many cores, the last of those that the process may use; one for
+    /// each core if not given.
+    #[arg(long, alias = "guest-cores", env = "PROPLET_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: Option<u16>,
 }
 
 /// Settings of `proplet join`. Their variables are named as the Linux proplet names them, where
@@ -397,7 +404,7 @@ pub enum BenchMode {
 #[derive(Debug, Clone, Args)]
 #[command(
     mut_arg("instances", |arg| arg.default_value("256")),
-    mut_arg("guest_cores", |arg| arg.default_value("1")),
+    mut_arg("workers", |arg| arg.default_value("1")),
     // So that no workload ends within its first slice, which is beside the turns.
     mut_arg("slice", |arg| arg.default_value("10000")),
     mut_arg("deployments", |arg| arg.hide(true)),

@@ -12,4 +12,3 @@ pub mod run;
 pub mod sign;
 pub mod store;
 pub mod tls;
-pub mod turns;

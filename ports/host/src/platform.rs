@@ -3,12 +3,8 @@
 use crate::{
     board::{self, Board},
     clock,
-    turns::Turns,
 };
-use proplet::{
-    engine::{ProcessUsage, Schedule, Slot},
-    time::Duration,
-};
+use proplet::{engine::ProcessUsage, time::Duration};
 use proplet_engine::{BoardError, Channel, PinMode, Platform};
 use rustix::{
     event::{EventfdFlags, eventfd},
@@ -19,10 +15,7 @@ use rustix::{
 };
 use std::{
     fs, io,
-    sync::{
-        Condvar, Mutex, PoisonError,
-        atomic::{AtomicI32, Ordering},
-    },
+    sync::{Condvar, Mutex, PoisonError},
 };
 
 /// A wake-up descriptor: readable from the first [`set`](Self::set) to the next
@@ -61,12 +54,10 @@ impl AsFd for WakeFd {
 /// The process.
 #[derive(Debug)]
 pub struct Linux {
-    doors: Box<[Door]>,
-    turns: Turns,
+    /// Where workers wait for a guest to run.
+    workers: Door,
     /// The cores of guests, if not all.
     cores: Option<CpuSet>,
-    /// The kernel's id of the thread that runs, or ran, a slot's guest.
-    threads: Box<[AtomicI32]>,
     /// Told when a run has ended or a guest has a message.
     exits: WakeFd,
     board: Board,
@@ -74,53 +65,54 @@ pub struct Linux {
     board_door: Door,
 }
 
-/// Where a worker waits for work, and sleeps.
+/// Where threads wait: each time that it is opened lets one through.
 #[derive(Debug, Default)]
 struct Door {
-    open: Mutex<bool>,
+    open: Mutex<usize>,
     opened: Condvar,
 }
 
 impl Door {
     fn open(&self) {
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.opened.notify_one();
     }
 
-    /// Until it is open. It is shut behind who waited.
+    /// Until it is open.
     fn wait(&self) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.opened.wait_while(open, |open| !*open);
-        *waited.unwrap_or_else(PoisonError::into_inner) = false;
+        let waited = self.opened.wait_while(open, |open| *open == 0);
+        *waited.unwrap_or_else(PoisonError::into_inner) -= 1;
     }
 
     /// As [`wait`](Self::wait), but no longer than `time`.
     fn wait_for(&self, time: Duration) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.opened.wait_timeout_while(open, time, |open| !*open);
-        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+        let waited = self
+            .opened
+            .wait_timeout_while(open, time, |open| *open == 0);
+        let mut open = waited.unwrap_or_else(PoisonError::into_inner).0;
+        *open = open.saturating_sub(1);
     }
 }
 
 impl Linux {
-    /// For `slots` workers whose guests share `cores` cores.
+    /// For so many workers.
     ///
     /// # Errors
     /// If the process has no descriptors left.
-    pub fn new(slots: usize, cores: usize) -> io::Result<Self> {
+    pub fn new(workers: usize) -> io::Result<Self> {
         Ok(Self {
-            doors: (0..slots).map(|_| Door::default()).collect(),
-            turns: Turns::new(slots, cores),
-            cores: last_cores(cores),
-            threads: (0..slots).map(|_| AtomicI32::new(0)).collect(),
+            workers: Door::default(),
+            cores: last_cores(workers),
             exits: WakeFd::new()?,
             board: Board::new(),
             board_door: Door::default(),
         })
     }
 
-    /// Keeps the calling thread, and those that it starts, on the cores of guests. A turn that goes
-    /// from one core to another costs many times what it costs on the same.
+    /// Keeps the calling thread on the cores of guests. A turn that goes from one core to another costs
+    /// many times what it costs on the same.
     pub fn stay_on_cores(&self) {
         if let Some(cores) = &self.cores
             && let Err(e) = sched_setaffinity(None, cores)
@@ -141,54 +133,23 @@ impl Linux {
 }
 
 impl Platform for Linux {
-    fn wait(&self, slot: Slot) {
-        self.doors[usize::from(slot.0)].wait();
-    }
-
-    fn wake(&self, slot: Slot) {
-        self.doors[usize::from(slot.0)].open();
-    }
-
-    fn sleep(&self, slot: Slot, time: Duration) {
-        let has_turn = self.turns.pause(slot);
-        self.doors[usize::from(slot.0)].wait_for(time);
-        if has_turn {
-            self.turns.resume(slot);
+    fn wait(&self, until: Option<Duration>) {
+        match until {
+            Some(until) => self.workers.wait_for(until.saturating_sub(clock::uptime())),
+            None => self.workers.wait(),
         }
     }
 
-    fn schedule(&self, slot: Slot, _: Schedule) {
-        let thread = rustix::thread::gettid().as_raw_nonzero().get();
-        self.threads[usize::from(slot.0)].store(thread, Ordering::Release);
-        self.turns.begin(slot);
-    }
-
-    fn take_turn(&self, slot: Slot, interrupted: bool) {
-        self.turns.take(slot, interrupted);
-    }
-
-    fn give_way(&self, slot: Slot) {
-        self.turns.give_way(slot);
-    }
-
-    fn end_turn(&self, slot: Slot) {
-        self.turns.end(slot);
-    }
-
-    fn hurry(&self, slot: Slot) {
-        self.turns.hurry(slot);
+    fn wake(&self) {
+        self.workers.open();
     }
 
     fn notify(&self) {
         self.exits.set();
     }
 
-    fn thread_time(&self, slot: Slot) -> Duration {
-        let thread = self.threads[usize::from(slot.0)].load(Ordering::Acquire);
-        // As pthread_getcpuclockid(3) makes it: this is the kernel's interface, for any thread.
-        let clock = nix::time::ClockId::from_raw(!thread << 3 | 6);
-        // A thread that is no more has no clock.
-        clock.now().map_or(Duration::ZERO, Into::into)
+    fn thread_time(&self) -> Duration {
+        duration(clock_gettime(ClockId::ThreadCPUTime))
     }
 
     fn process(&self) -> ProcessUsage {
@@ -244,21 +205,6 @@ fn last_cores(count: usize) -> Option<CpuSet> {
     (cores.count() < allowed.count()).then_some(cores)
 }
 
-/// Makes the calling thread as nice as its weight says. A nice value more is a fifth less of the
-/// processor, so the weights from 1 to 100 become the values from 19 to 0 above the process's own.
-///
-/// # Errors
-/// If the system refuses.
-pub fn nice(weight: u8) -> io::Result<()> {
-    let steps = (100.0 / f64::from(weight.max(1))).ln() / 1.25_f64.ln();
-    let own = rustix::process::getpriority_process(None)?;
-    // 0 is the calling thread. What is beyond 19 is cut by the kernel.
-    Ok(rustix::process::setpriority_process(
-        None,
-        own + steps.round() as i32,
-    )?)
-}
-
 fn duration(time: rustix::time::Timespec) -> Duration {
     Duration::try_from(time).unwrap_or_default()
 }
@@ -305,56 +251,27 @@ mod tests {
         }
     }
 
-    /// Seven guests sleep on one core, and an eighth has it for itself.
     #[test]
-    fn who_sleeps_leaves_the_core_to_others() {
-        let linux = Linux::new(8, 1).expect("descriptors are left");
-        let done = AtomicI32::new(0);
-        std::thread::scope(|scope| {
-            for slot in (1..8).map(Slot) {
-                let (linux, done) = (&linux, &done);
-                scope.spawn(move || {
-                    linux.turns.begin(slot);
-                    linux.take_turn(slot, false);
-                    linux.sleep(slot, Duration::from_secs(60));
-                    linux.end_turn(slot);
-                    done.fetch_add(1, Ordering::SeqCst);
-                });
-            }
-            let began = clock::uptime();
-            linux.turns.begin(Slot(0));
-            for _ in 0..1000 {
-                linux.take_turn(Slot(0), false);
-            }
-            assert_eq!(done.load(Ordering::SeqCst), 0);
-            // Woken, each has its turn again in line with this one.
-            for slot in (1..8).map(Slot) {
-                linux.wake(slot);
-            }
-            while done.load(Ordering::SeqCst) < 7 {
-                linux.take_turn(Slot(0), false);
-            }
-            linux.end_turn(Slot(0));
-            let took = clock::uptime() - began;
-            assert!(took < Duration::from_secs(30), "{took:?}");
-        });
-    }
-
-    #[test]
-    fn who_sleeps_wakes_by_itself() {
-        let linux = Linux::new(1, 1).expect("descriptors are left");
+    fn a_wake_up_lets_one_worker_through() {
+        let linux = Linux::new(2).expect("descriptors are left");
         let began = clock::uptime();
-        linux.sleep(Slot(0), Duration::from_millis(20));
+        linux.wait(Some(began + Duration::from_millis(20)));
         assert!(clock::uptime() - began >= Duration::from_millis(20));
-        // A wake-up that came before counts.
-        linux.wake(Slot(0));
-        linux.sleep(Slot(0), Duration::from_secs(60));
-        assert!(clock::uptime() - began < Duration::from_secs(30));
+        // A time that has passed is no time to wait; one that came before counts.
+        linux.wait(Some(began));
+        linux.wake();
+        linux.wait(None);
+        linux.wake();
+        linux.wait(Some(began + Duration::from_secs(60)));
+        let late = Some(clock::uptime() + Duration::from_millis(20));
+        linux.wait(late);
+        let took = clock::uptime() - began;
+        assert!((40..30_000).contains(&took.as_millis()), "{took:?}");
     }
 
     #[test]
     fn the_generator_fills_everything() {
-        let linux = Linux::new(1, 1).expect("descriptors are left");
+        let linux = Linux::new(1).expect("descriptors are left");
         let mut bytes = [0; 4096];
         linux.random(&mut bytes);
         assert!(bytes.iter().filter(|b| **b == 0).count() < 100);

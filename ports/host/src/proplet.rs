@@ -4,7 +4,7 @@ use crate::{
     cli::{self, Address, Join, Limits},
     clock,
     net::{self, Network},
-    platform::{self, Linux},
+    platform::Linux,
     sign,
     store::FolderStore,
     tls::Tls,
@@ -13,13 +13,13 @@ use anyhow::{Context as _, Result};
 use proplet::{
     agent::{Agent, Deployment, EXCHANGES_MAX, Letter, Run, Storage},
     config::{Config, Metadata, TaskLimits},
-    engine::{GuestLimits, Preemption, Slot},
+    engine::{GuestLimits, Preemption},
     module::{signature::Trust, source::Fetch, table::Entry},
     store::Store,
     task::learning::Services,
 };
 use proplet_engine::{
-    DeviceConfig, Job, ModuleState, SlotState, WamrEngine, Workers, host_functions,
+    DeviceConfig, Job, ModuleState, Place, SlotState, WamrEngine, Workers, host_functions,
 };
 use proplet_link::{Application, Buffers, Settings, Signal, Status};
 use std::{
@@ -30,7 +30,7 @@ use std::{
     thread,
     time::Duration,
 };
-use wamr::{Runtime, ThreadEnv};
+use wamr::Runtime;
 
 /// The agent of this port.
 pub type HostAgent = Agent<'static, WamrEngine<Linux>>;
@@ -83,26 +83,26 @@ pub fn start_engine(
     proplet_id: &'static str,
 ) -> Result<(WamrEngine<Linux>, &'static Workers<Linux>)> {
     let slots = usize::from(limits.instances);
-    let cores = limits.guest_cores.map(usize::from);
-    let cores = cores.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
+    let count = limits.workers.map(usize::from);
+    let count = count.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
     let arena = slice(limits.arena_bytes as usize, MaybeUninit::uninit);
     let natives = forever(host_functions::<Linux>());
     let runtime = Runtime::init(arena, natives).context("WAMR")?;
-    let platform = Linux::new(slots, cores).context("eventfd")?;
+    let platform = Linux::new(count).context("eventfd")?;
     let states = slice(slots, SlotState::new);
     let workers = forever(Workers::new(
         platform,
         states,
         slice(slots, || Job::NONE),
-        limits.slice,
+        slice(slots, || Place::AWAY),
+        (limits.slice, limits.slice_ms),
         DeviceConfig {
             proplet_id,
             limits: guest_limits(limits),
+            stack_bytes: task_limits(limits).stack_max,
         },
     ));
-    for slot in (0..=u8::MAX).take(slots).map(Slot) {
-        spawn_worker(workers, slot, runtime).with_context(|| format!("worker {}", slot.0))?;
-    }
+    start_workers(workers, count, runtime)?;
     spawn_board(workers).context("the board")?;
     let engine = WamrEngine::new(runtime, workers, slice(modules, ModuleState::default));
     Ok((engine, workers))
@@ -153,39 +153,32 @@ fn spawn_board(workers: &'static Workers<Linux>) -> Result<()> {
     Ok(())
 }
 
-fn spawn_worker(workers: &'static Workers<Linux>, slot: Slot, runtime: Runtime) -> Result<()> {
-    thread::Builder::new()
-        .name(format!("worker-{}", slot.0))
-        .stack_size(WORKER_STACK)
-        .spawn(move || work_in(slot, workers, runtime))?;
-    Ok(())
-}
-
-/// The life of a worker. A run that the kernel preempts has a thread of its own: the kernel knows
-/// its weight as a nice value, from which a thread does not come back without privileges.
-fn work_in(slot: Slot, workers: &'static Workers<Linux>, runtime: Runtime) {
-    workers.platform().stay_on_cores();
-    let prepared = || ThreadEnv::enter(runtime).expect("a thread of Linux can run guests");
-    let env = prepared();
-    loop {
-        let schedule = workers.wait(slot);
-        let runs = schedule.preemption == Preemption::Time
-            && thread::scope(|scope| {
-                let name = format!("guest-{}", slot.0);
-                let builder = thread::Builder::new().name(name).stack_size(WORKER_STACK);
-                let guest = builder.spawn_scoped(scope, || {
-                    let weighed = platform::nice(schedule.weight);
-                    if let Err(e) = weighed {
-                        log::warn!("a task of weight {} has none: {e}", schedule.weight);
-                    }
-                    workers.serve(slot, &prepared());
-                });
-                guest.is_ok()
+/// Starts the workers, and waits until they have taken their stacks off the arena: what is free then
+/// is the guests'.
+fn start_workers(workers: &'static Workers<Linux>, count: usize, runtime: Runtime) -> Result<()> {
+    let total = runtime.memory().total;
+    let (has_begun, begun) = std::sync::mpsc::channel();
+    for index in 0..count {
+        let has_begun = has_begun.clone();
+        let work = move || {
+            workers.platform().stay_on_cores();
+            workers.run(runtime, |made| {
+                let _ = has_begun.send(made);
             });
-        if !runs {
-            workers.serve(slot, &env);
-        }
+        };
+        thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .stack_size(WORKER_STACK)
+            .spawn(work)
+            .with_context(|| format!("worker {index}"))?;
     }
+    for index in 0..count {
+        let made = begun.recv().context("a worker has ended")?;
+        made.map_err(|e| {
+            anyhow::anyhow!("worker {index} of {count} in an arena of {total} bytes: {e}")
+        })?;
+    }
+    Ok(())
 }
 
 fn guest_limits(limits: &Limits) -> GuestLimits {

@@ -7,8 +7,8 @@ use proplet::{
     agent::{Agent, Deployment, Letter, Run, Storage},
     config::Config,
     engine::{
-        ArenaUsage, Call, Engine, Exit, Failure, Limits, Message, ModuleId, Needs, Params,
-        ProcessUsage, RunUsage, Slot, TaskData, Text, Value,
+        ArenaUsage, Call, Engine, Exit, Failure, InstanceNeeds, Limits, Message, ModuleId, Needs,
+        Params, ProcessUsage, RunUsage, Slot, TaskData, Text, Value,
     },
     module::{source::Fetch, table::Entry},
     time::Duration,
@@ -78,8 +78,11 @@ impl Engine for Fake {
 
     fn unload(&mut self, _: ModuleId) {}
 
-    fn instance_bytes(&self, _: ModuleId, _: &Limits) -> Result<usize, Text> {
-        Ok(10)
+    fn instance_needs(&self, _: ModuleId, _: &Limits) -> Result<InstanceNeeds, Text> {
+        Ok(InstanceNeeds {
+            own: 1000,
+            shared: 0,
+        })
     }
 
     fn params(&self, _: ModuleId, _: &str) -> Result<Option<Params>, Text> {

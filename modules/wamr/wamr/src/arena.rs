@@ -108,6 +108,12 @@ impl<T> Shared<T> {
         Ok(Self { block })
     }
 
+    /// Whether there are other references. Others may come and go meanwhile.
+    pub(crate) fn has_others(&self) -> bool {
+        // SAFETY: as in `clone`; it is one word, and any value that it has at the time will do.
+        unsafe { (&raw const (*self.block.as_ptr()).count).read_volatile() > 1 }
+    }
+
     /// Bytes that are asked of the arena for it.
     pub(crate) const SIZE: u64 = size_of::<Counted<T>>() as u64;
 }

@@ -177,6 +177,12 @@ impl Instance {
         Ok(())
     }
 
+    /// Whether a call is on its way.
+    #[must_use]
+    pub fn is_called(&self) -> bool {
+        self.call.is_some()
+    }
+
     /// Goes on with the call on `worker`: [`enter`](Worker::enter), one
     /// [`step`](crate::Active::step), [`leave`](crate::Active::leave).
     ///

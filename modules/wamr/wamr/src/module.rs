@@ -128,12 +128,10 @@ impl Module {
         }
     }
 
-    /// Whether there are instances, which have made the tables that all share.
+    /// Whether it is shared: by clones, or by instances, the first of which makes what all share.
     #[must_use]
-    pub fn has_instances(&self) -> bool {
-        // SAFETY: the tables live while the module, and reading the count races with nothing but
-        // its change under C's lock; it is one word, and any of its values will do here.
-        unsafe { (&raw const (*self.tables()).users).read_volatile() > 0 }
+    pub fn is_shared(&self) -> bool {
+        self.inner.has_others()
     }
 
     /// The linear memory, if the module has one.

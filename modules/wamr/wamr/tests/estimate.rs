@@ -100,10 +100,10 @@ fn truth(wasm: &[u8]) -> (Needs, Needs) {
     let start = free();
     let module = load_bytes(rt(), wasm).unwrap();
     let loaded = free();
-    assert!(!module.has_instances());
+    assert!(!module.is_shared());
     let first = Guest::new(&module, &InstanceConfig::default()).unwrap();
     let made = free();
-    assert!(module.has_instances());
+    assert!(module.is_shared());
     let second = Guest::new(&module, &InstanceConfig::default()).unwrap();
     let made_again = free();
     let exact = module.needs();

@@ -1,7 +1,7 @@
 //! The capabilities time, timer and random.
 
 use super::{DONE, Done, arg, give, granted};
-use crate::{exchange::Timer, platform::Platform};
+use crate::{exchange::Timer, platform::Platform, worker::micros};
 use core::task::Poll;
 use proplet::{task::caps::Cap, time::Duration};
 use wamr::Caller;
@@ -29,11 +29,6 @@ pub(super) fn sleep_ms<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -
         true => guest.wait_until(Duration::from_micros(*time)),
         false => DONE,
     }
-}
-
-/// Microseconds since boot: 2^64 of them take longer than any device lives.
-fn micros(time: Duration) -> u64 {
-    time.as_secs() * 1_000_000 + u64::from(time.subsec_micros())
 }
 
 pub(super) fn timer_start<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {

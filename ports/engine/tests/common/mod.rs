@@ -14,8 +14,8 @@ use proplet::{
     wire::{List, Pairs},
 };
 use proplet_engine::{
-    BoardError, Channel, DeviceConfig, Job, ModuleState, PinMode, Platform, SlotState, WamrEngine,
-    Workers, host_functions,
+    BoardError, Channel, DeviceConfig, Job, ModuleState, PinMode, Place, Platform, SlotState,
+    WamrEngine, Workers, host_functions,
 };
 use std::{
     mem::MaybeUninit,
@@ -47,11 +47,11 @@ pub const GUEST_LIMITS: GuestLimits = GuestLimits {
     result_bytes: 512,
 };
 
-/// Doors that stay open, turns that are only counted, and a clock that the test may set.
+/// One worker, slices that are only counted, and a clock that the test may set.
 pub struct Threads {
-    open: Mutex<[bool; SLOTS]>,
+    woken: Mutex<bool>,
     changed: Condvar,
-    pub turns: AtomicUsize,
+    pub slices: AtomicUsize,
     /// Set: sleeping takes no time, and makes it pass.
     clock: Mutex<Option<Duration>>,
     pins: Mutex<[(PinMode, bool); PINS]>,
@@ -72,9 +72,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Threads {
     fn new() -> Self {
         Self {
-            open: Mutex::new([false; SLOTS]),
+            woken: Mutex::new(false),
             changed: Condvar::new(),
-            turns: AtomicUsize::new(0),
+            slices: AtomicUsize::new(0),
             clock: Mutex::new(None),
             pins: Mutex::new([(PinMode::Input, false); PINS]),
             random: AtomicU64::new(1),
@@ -101,44 +101,32 @@ impl Threads {
 }
 
 impl Platform for Threads {
-    fn wait(&self, slot: Slot) {
-        let shut = |open: &mut [bool; SLOTS]| !open[usize::from(slot.0)];
-        let mut open = self.changed.wait_while(lock(&self.open), shut).unwrap();
-        open[usize::from(slot.0)] = false;
-    }
-
-    fn wake(&self, slot: Slot) {
-        lock(&self.open)[usize::from(slot.0)] = true;
-        self.changed.notify_all();
-    }
-
-    fn sleep(&self, slot: Slot, time: Duration) {
-        if let Some(now) = &mut *lock(&self.clock) {
-            *now += time;
+    fn wait(&self, until: Option<Duration>) {
+        if let (Some(until), Some(now)) = (until, &mut *lock(&self.clock)) {
+            *now = until.max(*now);
             return;
         }
-        let shut = |open: &mut [bool; SLOTS]| !open[usize::from(slot.0)];
-        let waited = self
-            .changed
-            .wait_timeout_while(lock(&self.open), time, shut);
-        waited.unwrap().0[usize::from(slot.0)] = false;
+        let idle = |woken: &mut bool| !*woken;
+        let time = until.map_or(Duration::from_secs(3600), |t| {
+            t.saturating_sub(BEGAN.elapsed())
+        });
+        let woken = lock(&self.woken);
+        let waited = self.changed.wait_timeout_while(woken, time, idle);
+        *waited.unwrap().0 = false;
     }
 
-    fn schedule(&self, _: Slot, _: Schedule) {}
-    fn take_turn(&self, _: Slot, _: bool) {
-        self.turns.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn give_way(&self, _: Slot) {}
-    fn end_turn(&self, _: Slot) {}
-    fn hurry(&self, _: Slot) {}
-
-    fn notify(&self) {
+    fn wake(&self) {
+        *lock(&self.woken) = true;
         self.changed.notify_all();
     }
 
-    /// Any clock that goes will do here.
-    fn thread_time(&self, _: Slot) -> Duration {
+    fn worked(&self, _: u32) {
+        self.slices.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn notify(&self) {}
+
+    fn thread_time(&self) -> Duration {
         BEGAN.elapsed()
     }
 
@@ -217,17 +205,25 @@ impl Bench {
         let arena = Box::leak(vec![MaybeUninit::uninit(); ARENA].into_boxed_slice());
         let natives = Box::leak(Box::new(host_functions::<Threads>()));
         let runtime = Runtime::init(arena, natives).unwrap();
-        let states: Vec<SlotState> = (0..SLOTS).map(|_| SlotState::new()).collect();
-        let jobs: Vec<Job> = (0..SLOTS).map(|_| Job::NONE).collect();
+        let states: Vec<SlotState<Threads>> = (0..SLOTS).map(|_| SlotState::new()).collect();
+        let jobs: Vec<Job<Threads>> = (0..SLOTS).map(|_| Job::NONE).collect();
         let config = DeviceConfig {
             proplet_id: ID,
             limits: GUEST_LIMITS,
+            stack_bytes: LIMITS.stack,
         };
-        let workers = Workers::new(Threads::new(), states.leak(), jobs.leak(), 1000, config);
+        let workers = Workers::new(
+            Threads::new(),
+            states.leak(),
+            jobs.leak(),
+            vec![Place::AWAY; SLOTS].leak(),
+            (1000, 10),
+            config,
+        );
         let workers: &'static Workers<Threads> = Box::leak(Box::new(workers));
-        for slot in 0..SLOTS as u8 {
-            thread::spawn(move || workers.run(Slot(slot), runtime));
-        }
+        let (has_begun, begun) = std::sync::mpsc::channel();
+        thread::spawn(move || workers.run(runtime, |made| has_begun.send(made).unwrap()));
+        begun.recv().unwrap().expect("the worker begins");
         thread::spawn(|| {
             loop {
                 while workers.measure() {}
