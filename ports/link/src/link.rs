@@ -11,7 +11,7 @@ use core::{
     convert::Infallible,
     future::{Future, poll_fn},
     net::{IpAddr, SocketAddr},
-    pin::pin,
+    pin::{Pin, pin},
     task::Poll,
 };
 use embassy_futures::{
@@ -276,9 +276,9 @@ impl<A: Application, N: AsyncFnMut() -> Signal> Desk<'_, '_, A, N> {
         self.leave.map_or(at, |leave| at.min(leave))
     }
 
-    /// Awaits `work` while the application gets its ticks.
-    async fn attend<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Leave> {
-        let mut work = pin!(work);
+    /// Awaits `work` while the application gets its ticks. Not by value: a future holds what it was
+    /// given and pins twice.
+    async fn attend<T>(&mut self, mut work: Pin<&mut impl Future<Output = T>>) -> Result<T, Leave> {
         loop {
             self.tick();
             // What is being sent may be what the application is to be drained of.
@@ -372,7 +372,7 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             });
-            self.desk.attend(up).await?;
+            self.desk.attend(pin!(up)).await?;
             self.status.set_state(State::Connecting);
             let trouble = match self.attempt(stack, session, &mut retry).await {
                 End::Leave => return Err(Leave),
@@ -388,7 +388,7 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
             }
             let delay = retry.delay();
             warn!("{trouble}; next attempt in {} ms", delay.as_millis());
-            self.desk.attend(Timer::after(ticks(delay))).await?;
+            self.desk.attend(pin!(Timer::after(ticks(delay)))).await?;
             let owes = !self.in_flight.is_empty() || self.orphan.is_some();
             if self.blamed >= BLAMED && owes {
                 return Ok(());
@@ -480,7 +480,11 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
             Ok(ip) => ip,
             Err(_) => {
                 let lookup = stack.get_host_by_name(host, AddrType::Either);
-                match self.desk.attend(with_timeout(timeout, lookup)).await? {
+                match self
+                    .desk
+                    .attend(pin!(with_timeout(timeout, lookup)))
+                    .await?
+                {
                     Ok(Ok(ip)) => ip,
                     Ok(Err(err)) => {
                         warn!("{host}: {err:?}");
@@ -499,7 +503,7 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
                 false => stack.connect(address).await.map_err(TlsError::Failed),
             }
         };
-        let io = match self.desk.attend(with_timeout(timeout, dial)).await? {
+        let io = match self.desk.attend(pin!(with_timeout(timeout, dial))).await? {
             Ok(Ok(io)) => io,
             Ok(Err(err)) if err.kind() == ErrorKind::InvalidData => {
                 warn!("{host}: {err}");
@@ -519,7 +523,11 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
         let patience = ticks(self.settings.write_timeout);
         let io = Bounded::new(io, self.watch, self.limit, patience);
         let handshake = session.connect(io);
-        let connection = match self.desk.attend(with_timeout(timeout, handshake)).await? {
+        let connection = match self
+            .desk
+            .attend(pin!(with_timeout(timeout, handshake)))
+            .await?
+        {
             Ok(Ok(connection)) => connection,
             Ok(Err(err)) => {
                 // minimq does not know every code, nor what a 3.1.1 broker answers.
@@ -577,7 +585,7 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
             let options = SubscriptionOptions::default().maximum_qos(QoS::AtLeastOnce);
             let topics = [TopicFilter::new(&filter).options(options)];
             let subscribe = with_deadline(deadline, connection.subscribe(&topics, &[]));
-            let op = match self.desk.attend(subscribe).await? {
+            let op = match self.desk.attend(pin!(subscribe)).await? {
                 Ok(Ok(op)) => op,
                 Ok(Err(err)) => return Err(self.trouble(&err).into()),
                 Err(_) => return Err(Trouble::Timeout.into()),
@@ -601,7 +609,7 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
         deadline: Instant,
     ) -> Result<Option<ReasonCode>, End> {
         let poll = with_deadline(deadline, connection.poll());
-        let refused = match self.desk.attend(poll).await? {
+        let refused = match self.desk.attend(pin!(poll)).await? {
             Ok(Ok(Some(message))) => {
                 self.deliver(&message);
                 None
@@ -752,12 +760,14 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
                 Some(Subscription::Add(filter)) => {
                     let options = SubscriptionOptions::default().maximum_qos(QoS::AtLeastOnce);
                     let topics = [TopicFilter::new(filter).options(options)];
-                    self.desk.attend(connection.subscribe(&topics, &[])).await?
+                    self.desk
+                        .attend(pin!(connection.subscribe(&topics, &[])))
+                        .await?
                 }
                 Some(Subscription::Remove(filter)) => {
                     let topics = [filter.as_str()];
                     self.desk
-                        .attend(connection.unsubscribe(&topics, &[]))
+                        .attend(pin!(connection.unsubscribe(&topics, &[])))
                         .await?
                 }
             };
@@ -867,7 +877,7 @@ impl<'r, A: Application, N: AsyncFnMut() -> Signal> Link<'r, '_, A, N> {
             len.ok_or(())
         })
         .qos(qos);
-        let Ok(result) = self.desk.attend(connection.publish(message)).await else {
+        let Ok(result) = self.desk.attend(pin!(connection.publish(message))).await else {
             // The grace period is over, and the stream may be inside a packet: no goodbye.
             return Sent::Broken {
                 kept: false,

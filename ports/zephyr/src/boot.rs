@@ -7,7 +7,13 @@ use crate::{
     platform::{self, Zephyr},
     settings, sizes,
 };
-use core::{cell::Cell, fmt::Write as _, future::poll_fn, pin::pin, task::Poll};
+use core::{
+    cell::Cell,
+    fmt::Write as _,
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::Poll,
+};
 use critical_section::Mutex;
 use embassy_futures::select::select;
 use embassy_time::{Duration, Timer};
@@ -146,15 +152,31 @@ pub fn run() {
         crate::bench::run(&mut engine, settings, PREEMPTION);
         engine
     });
-    let work = work(settings, reset, engine);
-    #[cfg(CONFIG_PROPLET_WIFI)]
-    let work = async {
-        // Wi-Fi never ends.
-        select(work, crate::wifi::run(settings)).await;
-    };
-    net::run(pin!(work));
+    drive(pin!(work(settings, reset, engine)), pin!(wifi(settings)));
     log::info!("restarting");
     ffi::reboot();
+}
+
+/// Runs both on the control thread until one has ended; Wi-Fi never does. They come pinned: each has
+/// one place on the stack, where a future that is given them by value holds them twice.
+fn drive<W: Future, F: Future>(work: Pin<&mut W>, wifi: Pin<&mut F>) {
+    const {
+        // On a simulator, threads run on the host's stacks.
+        assert!(
+            cfg!(CONFIG_ARCH_POSIX)
+                || size_of::<W>() + size_of::<F>() + sizes::CONTROL_FRAMES <= sizes::CONTROL_STACK,
+            "CONFIG_MAIN_STACK_SIZE is too small for what the control thread waits with"
+        );
+    }
+    net::run(pin!(select(work, wifi)));
+}
+
+#[cfg(CONFIG_PROPLET_WIFI)]
+use crate::wifi::run as wifi;
+
+#[cfg(not(CONFIG_PROPLET_WIFI))]
+async fn wifi(_: &'static Settings) {
+    core::future::pending().await
 }
 
 /// Until somebody wants a restart.

@@ -23,6 +23,16 @@ pub const STORE_MODULES: usize = k::CONFIG_PROPLET_STORE_MODULES as usize;
 /// Of about 1 KiB each.
 #[cfg(CONFIG_PROPLET_STORE)]
 pub const STORE_PIECES: usize = k::CONFIG_PROPLET_STORE_PIECES as usize;
+/// Of the control thread.
+pub const CONTROL_STACK: usize = k::CONFIG_MAIN_STACK_SIZE as usize;
+/// What it needs beside the futures that it waits with: the frames of all that they call. 19.4 KB were
+/// used at most, 19.0 on the ESP32-C3, and 23.3 where signatures are verified (docs/memory.md); the
+/// kilobyte above is for what was not met then.
+pub const CONTROL_FRAMES: usize = if cfg!(CONFIG_PROPLET_SIGNATURES) {
+    24 * 1024
+} else {
+    20 * 1024
+};
 /// 128 bytes and the proplet's id.
 pub const WILL: usize = 256;
 /// Bytes of a certificate or a key, without its NUL.
