@@ -180,7 +180,13 @@ fn all_is_a_ladder_for_each_a_summary_and_a_plot() {
     let path = plot.0.to_str().expect("the path is UTF-8");
     let document = figures(
         &[
-            "all", "--step-ms", "200", "--plot", path, ARENA[0], ARENA[1],
+            "all",
+            "--step-ms",
+            "200",
+            "--plot",
+            path,
+            ARENA[0],
+            ARENA[1],
         ],
         0,
     );

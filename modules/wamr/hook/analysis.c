@@ -422,25 +422,24 @@ need_of(struct search *search, uint32 index)
                                                : frame_size(module->functions[index]);
 }
 
-void
-wamr_stack_needs(const WASMModule *module, const uint32 *initialisers, uint32 initialiser_count,
-                 uint32 bulk_bytes, uint32 *first, uint32 *exported)
+uint32
+wamr_stack_need(const WASMModule *module, const uint32 *initialisers, uint32 initialiser_count,
+                uint32 bulk_bytes)
 {
     struct search search = { .module = module, .bulk_bytes = bulk_bytes };
-    uint32 size = module->function_count * (uint32)sizeof(struct visit), i;
+    uint32 size = module->function_count * (uint32)sizeof(struct visit), need = 0, i;
 
-    search.visits = size ? wasm_runtime_malloc(size) : NULL;
+    search.visits = size ? wamr_alloc(size) : NULL;
     if (search.visits)
         memset(search.visits, 0, size);
-    *first = 0;
     for (i = 0; i < initialiser_count; i++) {
         if (initialisers[i] != WAMR_NO_FUNCTION)
-            at_least(first, need_of(&search, initialisers[i]));
+            at_least(&need, need_of(&search, initialisers[i]));
     }
     for (i = 0; i < module->export_count; i++) {
         if (module->exports[i].kind == EXPORT_KIND_FUNC)
-            *exported++ = need_of(&search, module->exports[i].index);
+            at_least(&need, need_of(&search, module->exports[i].index));
     }
-    if (search.visits)
-        wasm_runtime_free(search.visits);
+    wamr_free(search.visits);
+    return need;
 }

@@ -19,13 +19,13 @@ uint32
 wamr_credit_per_unit(const WASMModule *module);
 
 /*
- * Bytes of stack that a call of each exported function can keep when it is left, in the order of the
- * exports, and of the deepest of the initialisers; the first frame of a call is not in it. Where calls
- * are recursive or indirect, the function's own frame is all that is known. Takes 12 bytes of the
- * arena for each function meanwhile, 16 on a 64-bit machine; without those, the same holds.
+ * Bytes of stack that a call can keep when it is left, the most of all exported functions and of the
+ * initialisers; the first frame of a call is not in it. Of a function whose calls are recursive or
+ * indirect its own frame is all that is known. Takes 12 bytes of the arena for each function
+ * meanwhile, 16 on a 64-bit machine; without those, the same holds for all.
  */
-void
-wamr_stack_needs(const WASMModule *module, const uint32 *initialisers, uint32 initialiser_count,
-                 uint32 bulk_bytes, uint32 *first, uint32 *exported);
+uint32
+wamr_stack_need(const WASMModule *module, const uint32 *initialisers, uint32 initialiser_count,
+                uint32 bulk_bytes);
 
 #endif

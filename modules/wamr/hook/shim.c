@@ -204,6 +204,14 @@ take_initialisers(WASMModule *module, wamr_module_info *info)
     }
 }
 
+static uint32
+stack_need(const WASMModule *module, const wamr_module_info *info)
+{
+    const uint32 initialisers[] = { info->start, info->constructors, info->post_instantiate };
+
+    return wamr_stack_need(module, initialisers, 3, sizeof(struct bulk));
+}
+
 struct WASMModule *
 wamr_load(uint8_t *wasm, uint32_t wasm_len, wamr_module_info *info, char *error,
           uint32_t error_len)
@@ -219,7 +227,7 @@ wamr_load(uint8_t *wasm, uint32_t wasm_len, wamr_module_info *info, char *error,
         return NULL;
     }
     take_initialisers(module, info);
-    info->exported_functions = exported_functions(module);
+    info->stack_need = stack_need(module, info);
     info->credit_per_unit = wamr_credit_per_unit(module);
     if (module->memory_count) {
         info->page_bytes = module->memories[0].num_bytes_per_page;
@@ -242,16 +250,13 @@ wamr_unload(struct WASMModule *module)
 
 uint32_t
 wamr_find_function(const struct WASMModule *module, const char *name, uint32_t name_len,
-                   wamr_function_type *type, uint32_t *position)
+                   wamr_function_type *type)
 {
-    const WASMExport *export = find_export(module, name, name_len), *before;
+    const WASMExport *export = find_export(module, name, name_len);
     const WASMFuncType *func_type;
 
     if (!export)
         return WAMR_NO_FUNCTION;
-    *position = 0;
-    for (before = module->exports; before < export; before++)
-        *position += before->kind == EXPORT_KIND_FUNC;
     func_type = type_of(module, export->index);
     type->types = func_type->types;
     type->params = func_type->param_count;
@@ -340,15 +345,6 @@ wamr_tables_need(const struct WASMModule *module)
            + wamr_bytes_for(module->import_function_count * (uint32)sizeof(void *))
            + wamr_bytes_for(exported_functions(module) * (uint32)sizeof(WASMExportFuncInstance))
            + wamr_copy_needs(module);
-}
-
-void
-wamr_exports_need(const struct WASMModule *module, const wamr_module_info *info,
-                  uint32_t *initialisers, uint32_t *needs)
-{
-    const uint32 first[] = { info->start, info->constructors, info->post_instantiate };
-
-    wamr_stack_needs(module, first, 3, sizeof(struct bulk), initialisers, needs);
 }
 
 /* The memory's declaration, bounded to `max` bytes. */

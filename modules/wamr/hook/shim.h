@@ -38,8 +38,9 @@ typedef struct wamr_module_info {
     uint32_t page_bytes;
     uint32_t initial_pages;
     uint32_t maximum_pages;
-    /* Of kind function. */
-    uint32_t exported_functions;
+    /* Bytes of stack that a call can keep when it is left, its first frame not counted, as far as it
+       is known. */
+    uint32_t stack_need;
     /* Slice credit for a unit of work of this module's code. */
     uint32_t credit_per_unit;
 } wamr_module_info;
@@ -202,21 +203,14 @@ wamr_tables_need(const struct WASMModule *module);
 uint32_t
 wamr_copy_needs(const struct WASMModule *module);
 
-/* Bytes of stack that a call of each exported function can keep when it is left, in the exports'
-   order, into `needs`; and of the deepest initialiser. Frames before the function's are not in it. */
-void
-wamr_exports_need(const struct WASMModule *module, const wamr_module_info *info,
-                  uint32_t *initialisers, uint32_t *needs);
-
 /* Bytes of the frame that a call begins with, which takes its results. */
 uint32_t
 wamr_first_frame_bytes(uint32_t result_cells);
 
-/* The index of the function that is exported by this name, its type, and how many functions are
-   exported before it. */
+/* The index of the function that is exported by this name, and its type. */
 uint32_t
 wamr_find_function(const struct WASMModule *module, const char *name, uint32_t name_len,
-                   wamr_function_type *type, uint32_t *position);
+                   wamr_function_type *type);
 
 /* Runs no guest code. `memory_max` bounds the linear memory, in bytes: above its initial size it
    bounds growth; below, the memory has only that many whole units of 4096 bytes. */

@@ -572,8 +572,9 @@ impl<P: Platform> Workers<P> {
     #[inline(never)]
     fn begin(&self, state: &SlotState<P>, job: &mut Job<P>) -> Result<bool, After> {
         if job.instance.is_none() {
+            // Whoever reads the usage knows by it that the instance is being made.
+            state.usage(|usage| usage.cpu = usage.cpu.max(Duration::from_nanos(1)));
             job.instance = Some(self.instantiate(job)?);
-            state.promised.store(0, Ordering::Release);
         }
         let Job {
             instance: Some(instance),
@@ -589,15 +590,19 @@ impl<P: Platform> Workers<P> {
             return Ok(true);
         }
         let failed = |e: Trap| After::Ended(Err(trap(&e)));
-        if instance.initialise().map_err(failed)? {
-            return Ok(true);
-        }
-        if !*called {
+        let mut begun = instance.initialise().map_err(failed)?;
+        if !begun && !*called {
             *called = true;
+            begun = true;
             instance.call(export, args).map_err(failed)?;
-            return Ok(true);
         }
-        Ok(false)
+        let held = instance.usage().held as usize;
+        critical_section::with(|_| {
+            // With room for its call, it has all that it was promised.
+            state.promised.store(0, Ordering::Release);
+            state.usage(|usage| usage.memory = held);
+        });
+        Ok(begun)
     }
 
     /// Makes the job's instance. Its bytes are promised, but while others make and end theirs what is

@@ -78,9 +78,7 @@ impl Guest {
             assert!(!instance.is_null(), "{}", sys::error_text(&error));
             let worker = sys::wamr_worker_new(8192);
             assert!(!worker.is_null());
-            let mut position = 0;
-            let run =
-                sys::wamr_find_function(module, c"run".as_ptr(), 3, &raw mut ty, &raw mut position);
+            let run = sys::wamr_find_function(module, c"run".as_ptr(), 3, &raw mut ty);
             assert_eq!((ty.params as usize, ty.results), (workload.args.len(), 1));
             Self {
                 worker,

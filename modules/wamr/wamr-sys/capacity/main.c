@@ -108,7 +108,6 @@ static void
 load(struct guest *guest, const char *name, uint32_t params)
 {
     wamr_function_type type;
-    uint32_t position, *needs, initialisers;
     char error[128] = "";
 
     memset(guest, 0, sizeof(*guest));
@@ -120,15 +119,10 @@ load(struct guest *guest, const char *name, uint32_t params)
     if (!guest->module)
         fail("%s", error);
     guest->function =
-        wamr_find_function(guest->module, name, (uint32_t)strlen(name), &type, &position);
+        wamr_find_function(guest->module, name, (uint32_t)strlen(name), &type);
     if (guest->function == WAMR_NO_FUNCTION || type.params != params || type.results > 1)
         fail("no export `%s` of %" PRIu32 " parameters and at most one result", name, params);
-    needs = malloc(guest->info.exported_functions * sizeof(*needs));
-    if (!needs)
-        fail("out of memory");
-    wamr_exports_need(guest->module, &guest->info, &initialisers, needs);
-    guest->reserve = needs[position] + wamr_first_frame_bytes(2 * type.results);
-    free(needs);
+    guest->reserve = guest->info.stack_need + wamr_first_frame_bytes(2 * type.results);
 }
 
 static void

@@ -75,8 +75,9 @@ pub struct ModuleInfo {
     pub initial_pages: u32,
     /// Pages that the memory can grow to.
     pub maximum_pages: u32,
-    /// Exports of kind function.
-    pub exported_functions: u32,
+    /// Bytes of stack that a call can keep when it is left, its first frame not counted, as far as it
+    /// is known.
+    pub stack_need: u32,
     /// Slice credit for a unit of work of this module's code.
     pub credit_per_unit: u32,
 }
@@ -300,26 +301,16 @@ unsafe extern "C" {
     pub fn wamr_tables_need(module: *const Module) -> u32;
     /// Arena bytes that making a further instance takes for the time being.
     pub fn wamr_copy_needs(module: *const Module) -> u32;
-    /// Bytes of stack that a call of each exported function can keep, its first frame not counted,
-    /// into `needs`, in the exports' order; and of the deepest initialiser.
-    pub fn wamr_exports_need(
-        module: *const Module,
-        info: *const ModuleInfo,
-        initialisers: *mut u32,
-        needs: *mut u32,
-    );
     /// Bytes of the frame that a call begins with.
     pub fn wamr_first_frame_bytes(result_cells: u32) -> u32;
     /// Gives a module back. It must have no instance left.
     pub fn wamr_unload(module: *mut Module);
-    /// The index of an exported function, or [`NO_FUNCTION`]; and how many functions are exported
-    /// before it.
+    /// The index of an exported function, or [`NO_FUNCTION`].
     pub fn wamr_find_function(
         module: *const Module,
         name: *const c_char,
         name_len: u32,
         function_type: *mut FunctionType,
-        position: *mut u32,
     ) -> u32;
 
     /// Instantiates without running guest code. Null on failure, with a text in `error`.

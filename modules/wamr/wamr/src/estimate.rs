@@ -131,7 +131,6 @@ impl Tally {
             + self.element_bytes
             + array(self.data_segments, sizes.pointer)
             + self.data_segments * block(u64::from(sizes.data_segment))
-            + block((4 * self.exported_functions).max(1))
     }
 
     /// As `wamr_instance_needs`, from counts instead of a loaded module.

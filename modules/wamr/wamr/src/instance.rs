@@ -136,8 +136,7 @@ impl Instance {
         let all = [info.start, info.constructors, info.post_instantiate];
         for (place, index) in (0..).zip(all).skip(first.into()) {
             if index != sys::NO_FUNCTION {
-                let reserve = self.module.initialisers_keep();
-                self.begin(index, &[], reserve)?;
+                self.begin(index, &[])?;
                 self.results = Results::NONE;
                 self.start = Start::Running(place);
                 return Ok(true);
@@ -155,7 +154,7 @@ impl Instance {
     /// another call is on its way, or [`initialise`](Self::initialise) has not come to its end.
     /// [`TrapKind::OutOfMemory`].
     pub fn call(&mut self, name: &str, args: &[Value]) -> Result<(), Trap> {
-        let (index, signature, keep) = self.module.find(name)?;
+        let (index, signature) = self.module.find(name)?;
         let mut cells = [0; MAX_CELLS];
         let argc = lay_out(name, &signature, args, &mut cells)?;
         if self.call.is_some() {
@@ -172,7 +171,7 @@ impl Instance {
             self.start = Start::Due(0);
             return Err(bad_call(format_args!("the module is not initialised yet")));
         }
-        self.begin(index, cells.get(..argc).unwrap_or_default(), keep)?;
+        self.begin(index, cells.get(..argc).unwrap_or_default())?;
         self.results = Results::new(&signature);
         Ok(())
     }
@@ -283,7 +282,8 @@ impl Instance {
         }
     }
 
-    fn begin(&mut self, index: u32, cells: &[u32], keep: u32) -> Result<(), Trap> {
+    fn begin(&mut self, index: u32, cells: &[u32]) -> Result<(), Trap> {
+        let keep = self.module.keep();
         // SAFETY: nobody reads the account meanwhile.
         let _booking = unsafe { Booking::to(&raw mut self.account) };
         // SAFETY: the call's instance lives, no call is on its way, and `index` is a function of

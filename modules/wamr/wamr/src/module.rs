@@ -35,15 +35,10 @@ pub(crate) struct Inner {
     info: sys::ModuleInfo,
     /// What WAMR rewrote and reads while the module lives.
     buffer: Buffer,
-    /// What loading allocated, the buffers and this not counted.
+    /// What loading allocated, the buffer and this not counted.
     load_bytes: u64,
     /// What the instances have in common.
     tables: UnsafeCell<sys::Tables>,
-    /// Bytes of stack that a call of each exported function can keep, 4 bytes for each, in the
-    /// exports' order.
-    keeps: Option<Buffer>,
-    /// The same of what is run first.
-    initialisers_keep: u32,
 }
 
 // SAFETY: after loading, WAMR only reads the module. The tables are C's alone, under its lock.
@@ -75,16 +70,13 @@ impl Module {
         let handle = load(&buffer, &mut info);
         drop(booking);
         let load_bytes = account.held.unsigned_abs() as u64;
-        let mut inner = Inner {
+        let inner = Inner {
             handle: handle?,
             info,
             buffer,
             load_bytes,
             tables: UnsafeCell::new(sys::Tables::NONE),
-            keeps: None,
-            initialisers_keep: 0,
         };
-        inner.find_keeps()?;
         Ok(Self {
             inner: Shared::new(inner)?,
         })
@@ -94,13 +86,9 @@ impl Module {
     #[must_use]
     pub fn load_bytes(&self) -> u64 {
         let Inner {
-            buffer,
-            load_bytes,
-            keeps,
-            ..
+            buffer, load_bytes, ..
         } = &*self.inner;
-        let keeps = keeps.as_ref().map_or(0, Buffer::block_bytes);
-        load_bytes + u64::from(buffer.block_bytes()) + u64::from(keeps) + inner_bytes()
+        load_bytes + u64::from(buffer.block_bytes()) + inner_bytes()
     }
 
     /// What the module takes, and an instance of it with a call that is left anywhere: exactly,
@@ -123,7 +111,7 @@ impl Module {
             tables: u64::from(tables),
             instance: u64::from(instance),
             copy: u64::from(copy),
-            call: estimate::call(self.inner.most_kept()),
+            call: estimate::call(self.keep()),
             linear_memory: estimate::linear_memory(&sizes, memory),
         }
     }
@@ -155,7 +143,7 @@ impl Module {
     /// # Errors
     /// [`ErrorKind::NoSuchFunction`], or [`ErrorKind::UnsupportedSignature`].
     pub fn function(&self, name: &str) -> Result<Signature, Error> {
-        self.find(name).map(|(_, signature, _)| signature)
+        self.find(name).map(|(_, signature)| signature)
     }
 
     /// Bytes of the module's code and data as loaded.
@@ -164,8 +152,8 @@ impl Module {
         self.inner.buffer.len()
     }
 
-    /// An exported function: its index, its type, and the bytes that a call of it can keep.
-    pub(crate) fn find(&self, name: &str) -> Result<(u32, Signature, u32), Error> {
+    /// An exported function: its index and its type.
+    pub(crate) fn find(&self, name: &str) -> Result<(u32, Signature), Error> {
         let mut ty = sys::FunctionType {
             types: core::ptr::null(),
             params: 0,
@@ -173,13 +161,9 @@ impl Module {
         };
         let len = u32::try_from(name.len()).unwrap_or(u32::MAX);
         let start = name.as_ptr().cast::<c_char>();
-        let mut position = 0;
-        // SAFETY: the handle is a loaded module, the name is valid for `len` bytes, `ty` and
-        // `position` for writing.
-        let index = unsafe {
-            let handle = self.inner.handle;
-            sys::wamr_find_function(handle, start, len, &raw mut ty, &raw mut position)
-        };
+        // SAFETY: the handle is a loaded module, the name is valid for `len` bytes, `ty` for
+        // writing.
+        let index = unsafe { sys::wamr_find_function(self.inner.handle, start, len, &raw mut ty) };
         if index == sys::NO_FUNCTION {
             let text = format_args!("no exported function `{name}`");
             return Err(Error::new(ErrorKind::NoSuchFunction, text));
@@ -188,14 +172,14 @@ impl Module {
         // SAFETY: the shim gave the type bytes of `params` and `results`, which the module owns
         // and never changes.
         let bytes = unsafe { core::slice::from_raw_parts(ty.types, params + results) };
-        let signature = Signature::new(bytes, params, results)?;
-        let keep = self.inner.keeps().nth(position as usize).unwrap_or(0);
-        Ok((index, signature, with_first_frame(keep)))
+        Ok((index, Signature::new(bytes, params, results)?))
     }
 
-    /// Bytes that a call of what is run first can keep.
-    pub(crate) fn initialisers_keep(&self) -> u32 {
-        with_first_frame(self.inner.initialisers_keep)
+    /// Bytes that a call keeps, as far as it is known; with a first frame for the most results.
+    pub(crate) fn keep(&self) -> u32 {
+        // SAFETY: the function only computes.
+        let first = unsafe { sys::wamr_first_frame_bytes(2 * MAX_RESULTS as u32) };
+        self.inner.info.stack_need + first
     }
 
     /// For C's functions that make and drop an instance.
@@ -210,44 +194,6 @@ impl Module {
     pub(crate) fn info(&self) -> &sys::ModuleInfo {
         &self.inner.info
     }
-}
-
-impl Inner {
-    /// Finds out what calls can keep.
-    ///
-    /// # Errors
-    /// [`ErrorKind::OutOfMemory`]: the arena has no room for 4 bytes for each exported function.
-    fn find_keeps(&mut self) -> Result<(), Error> {
-        let count = self.info.exported_functions as usize;
-        let _none = Booking::to_none();
-        let mut keeps = Buffer::new(4 * count)?;
-        // SAFETY: the handle is a loaded module; `keeps` has 4 bytes for each exported function,
-        // and is aligned to 8.
-        unsafe {
-            let needs = keeps.as_mut_ptr().cast();
-            let initialisers = &raw mut self.initialisers_keep;
-            sys::wamr_exports_need(self.handle, &raw const self.info, initialisers, needs);
-        }
-        self.keeps = Some(keeps);
-        Ok(())
-    }
-
-    /// What a call of each exported function can keep, its first frame not counted.
-    fn keeps(&self) -> impl Iterator<Item = u32> {
-        let bytes = self.keeps.as_deref().unwrap_or_default();
-        bytes.as_chunks().0.iter().copied().map(u32::from_ne_bytes)
-    }
-
-    fn most_kept(&self) -> u32 {
-        let exported = self.keeps().max().unwrap_or(0);
-        with_first_frame(exported.max(self.initialisers_keep))
-    }
-}
-
-/// With the frame of a call with the most results.
-fn with_first_frame(keep: u32) -> u32 {
-    // SAFETY: the function only computes.
-    keep + unsafe { sys::wamr_first_frame_bytes(2 * MAX_RESULTS as u32) }
 }
 
 impl core::fmt::Debug for Module {
