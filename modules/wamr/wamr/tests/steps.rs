@@ -372,6 +372,66 @@ fn hoard() -> Vec<wamr::Buffer> {
     all
 }
 
+#[test]
+fn leaving_without_room_is_a_trap() {
+    let _one = alone();
+    let before = free();
+    let module = load(rt(), DEEP).unwrap();
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let mut worker = worker(&env, STACK);
+    let mut instance = make(&module);
+    let made = free();
+    instance.call("run", &deep(30)).unwrap();
+    let mut active = worker.enter(&mut instance).unwrap();
+    assert_eq!(active.step(25, &()), Ok(ResumableCall::OutOfFuel));
+    let full = hoard();
+    let trap = active.leave().unwrap_err();
+    assert_eq!(trap.kind(), TrapKind::OutOfMemory);
+    assert!(
+        trap.to_string()
+            .starts_with("out of memory: no room for what the guest has on the stack")
+    );
+    // It has ended: it has no results, and can't be gone on with.
+    assert_eq!(results(&instance).len(), 0);
+    assert_eq!(
+        step(&mut instance, &mut worker, 1).unwrap_err().kind(),
+        TrapKind::BadCall
+    );
+    // A call that can't begin says why, and leaves nothing behind.
+    let full_again = hoard();
+    let trap = instance.call("run", &deep(0)).unwrap_err();
+    assert_eq!(trap.kind(), TrapKind::OutOfMemory);
+    assert_eq!(results(&instance).len(), 0);
+    drop((full, full_again));
+    assert_eq!(free(), made);
+    // With room, it is called again.
+    instance.call("run", &deep(3)).unwrap();
+    assert_eq!(
+        step(&mut instance, &mut worker, 1000),
+        Ok(ResumableCall::Finished)
+    );
+    assert_eq!(results(&instance), [Value::I64(6)]);
+    drop((instance, worker, module));
+    assert_eq!(free(), before);
+}
+
+#[test]
+fn a_call_that_trapped_has_no_results() {
+    let _one = alone();
+    let module = load(
+        rt(),
+        r#"(module (func (export "run") (param i32) (result i32)
+        (i32.div_u (i32.const 6) (local.get 0))))"#,
+    )
+    .unwrap();
+    let mut instance = make(&module);
+    let (outcome, _) = run(&mut instance, &[Value::I32(2)], 9, Between::Leaves, rt());
+    assert_eq!(outcome.end, Ok(vec![Value::I32(3)]));
+    let (outcome, _) = run(&mut instance, &[Value::I32(0)], 9, Between::Leaves, rt());
+    assert!(outcome.end.is_err());
+    assert_eq!(results(&instance).len(), 0);
+}
+
 /// Without recursion and indirect calls, what a call needs to be left is reserved when it begins.
 #[test]
 fn what_is_known_to_be_needed_is_there() {
