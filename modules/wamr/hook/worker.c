@@ -338,6 +338,37 @@ forget_unloaded(struct wamr_worker *worker)
     memset(worker->env.block_addr_cache, 0, sizeof(worker->env.block_addr_cache));
 }
 
+static uint32
+stack_end(const struct wamr_worker *worker, const wamr_call *call)
+{
+    return call->stack_max < worker->stack_len ? call->stack_max : worker->stack_len;
+}
+
+/*
+ * Whether each frame has as much room behind it as it is large. WAMR has asked for that when it made
+ * the frame, on the stack where the call was then, and puts the arguments of further calls there
+ * without asking again.
+ */
+static bool
+frames_fit(const wamr_call *call, uint32 len)
+{
+    uint32 at = call->frame;
+
+    for (;;) {
+        const WASMInterpFrame *frame = (const WASMInterpFrame *)(call->kept + at);
+
+        if (frame->function) {
+            uint32 end = (uint32)((uintptr_t)frame->csp_boundary - call->base);
+
+            if (end + (end - at) > len)
+                return false;
+        }
+        if (!frame->prev_frame)
+            return true;
+        at = (uint32)((uintptr_t)frame->prev_frame - call->base);
+    }
+}
+
 bool
 wamr_enter(struct wamr_worker *worker, wamr_call *call)
 {
@@ -346,7 +377,7 @@ wamr_enter(struct wamr_worker *worker, wamr_call *call)
     uint8 *bottom = env->wasm_stack.bottom;
     uint32 len = call->top + call->beyond;
 
-    if (len > worker->stack_len)
+    if (len > worker->stack_len || !frames_fit(call, stack_end(worker, call)))
         return false;
     forget_unloaded(worker);
     worker->call = call;
@@ -354,8 +385,7 @@ wamr_enter(struct wamr_worker *worker, wamr_call *call)
     env->module_inst = (WASMModuleInstanceCommon *)instance;
     env->aux_stack_bottom = (uintptr_t)instance->module->aux_stack_bottom;
     env->aux_stack_boundary = env->aux_stack_bottom - instance->module->aux_stack_size;
-    env->wasm_stack.top_boundary =
-        bottom + (call->stack_max < worker->stack_len ? call->stack_max : worker->stack_len);
+    env->wasm_stack.top_boundary = bottom + stack_end(worker, call);
     env->wasm_stack.top = bottom + call->top;
     env->cur_frame = (WASMInterpFrame *)(bottom + call->frame);
     memcpy(bottom, call->kept, len);

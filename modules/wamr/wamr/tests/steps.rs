@@ -362,6 +362,61 @@ fn each_step_on_another_thread() {
     assert_eq!(free(), before);
 }
 
+/// A worker whose stack is too small refuses the call, or runs it within its own bytes.
+#[test]
+fn a_smaller_stack_refuses_or_fits() {
+    let _one = alone();
+    let params = "i32 ".repeat(60);
+    let many = (0..60).fold(String::new(), |all, i| format!("{all} (i32.const {i})"));
+    let wat = format!(
+        r#"(module (func $many (param {params}) (result i32) (local.get 59))
+        (func $walk (param i32) (result i32)
+            (loop (br_if 0 (i32.const 0)))
+            (if (local.get 0) (then (drop (call $walk (i32.sub (local.get 0) (i32.const 1))))))
+            (call $many {many}))
+        (func (export "run") (result i32) (call $walk (i32.const 2))))"#
+    );
+    let module = load(rt(), &wat).unwrap();
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let mut large = worker(&env, STACK);
+    let (mut refused, mut overflowed, mut fitted) = (0, 0, 0);
+    for stack in (0..4000).step_by(4) {
+        let mut instance = make(&module);
+        instance.call("run", &[]).unwrap();
+        for _ in 0..5 {
+            assert_eq!(
+                step(&mut instance, &mut large, 1),
+                Ok(ResumableCall::OutOfFuel)
+            );
+        }
+        let mut small = worker(&env, stack);
+        // What lies behind the worker's stack.
+        let mut behind = rt().buffer(2000).unwrap();
+        behind.fill(0x5a);
+        let ended = step(&mut instance, &mut small, 1_000_000);
+        assert!(behind.iter().all(|&byte| byte == 0x5a), "stack {stack}");
+        match ended {
+            Ok(ended) => {
+                assert_eq!(ended, ResumableCall::Finished);
+                fitted += 1;
+            }
+            Err(trap) => {
+                assert_eq!(trap.kind(), TrapKind::OperandStackOverflow);
+                // Where it was refused it goes on on the larger one.
+                match step(&mut instance, &mut large, 1_000_000) {
+                    Ok(_) => refused += 1,
+                    Err(_) => overflowed += 1,
+                }
+            }
+        }
+        if stack >= 3000 {
+            assert_eq!(results(&instance), [Value::I32(59)]);
+        }
+    }
+    println!("refused {refused}, overflowed {overflowed}, fitted {fitted}");
+    assert!(refused > 100 && fitted > 100);
+}
+
 fn hoard() -> Vec<wamr::Buffer> {
     let mut all = Vec::new();
     for size in [16_384, 1024, 64, 8, 1] {
