@@ -130,6 +130,8 @@ typedef struct wamr_call {
     uint8_t phase;
     /* Bytes kept behind the stack's: arguments of what it waits for, or the rest of an operation. */
     uint8_t tail;
+    /* On a worker's stack; only there is what is true of the call. */
+    uint8_t entered;
     /* Units of work that were done, and that may be. */
     uint64_t work;
     uint64_t work_left;

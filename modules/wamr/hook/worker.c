@@ -306,6 +306,7 @@ wamr_begin(wamr_call *call, uint32_t index, uint32_t argc, const uint32_t *argv,
 
     instance->cur_exception[0] = '\0';
     call->phase = PHASE_NONE;
+    call->entered = false;
     if (!keep_room(call, size > reserve ? size : reserve))
         return false;
     frame = (WASMInterpFrame *)call->kept;
@@ -394,6 +395,7 @@ wamr_enter(struct wamr_worker *worker, wamr_call *call)
         rebase(env->cur_frame, (uintptr_t)bottom - call->base);
     call->base = (uintptr_t)bottom;
     instance->cur_exec_env = env;
+    call->entered = true;
     return true;
 }
 
@@ -403,6 +405,7 @@ wamr_leave(struct wamr_worker *worker)
     wamr_call *call = worker->call;
     bool kept = true;
 
+    call->entered = false;
     if (call->phase >= PHASE_DUE) {
         uint32 len = call->top + call->beyond;
 
@@ -436,7 +439,8 @@ wamr_give_up(struct wamr_worker *worker)
 void
 wamr_drop(wamr_call *call)
 {
-    if (call->tail && !call->waiting) {
+    /* What was forgotten on a stack is lost with it. */
+    if (call->tail && !call->waiting && !call->entered) {
         struct bulk bulk;
 
         memcpy(&bulk, call->kept + call->top + call->beyond, sizeof(bulk));
@@ -445,6 +449,7 @@ wamr_drop(wamr_call *call)
     wamr_free(call->kept);
     call->kept = NULL;
     call->tail = 0;
+    call->entered = false;
     call->waiting = NULL;
     call->phase = PHASE_NONE;
 }

@@ -129,6 +129,7 @@ pub struct Call {
     debt: u32,
     phase: u8,
     tail: u8,
+    entered: u8,
     /// Units of work that were done.
     pub work: u64,
     /// Units of work that may be done.
@@ -153,6 +154,7 @@ impl Call {
             debt: 0,
             phase: 0,
             tail: 0,
+            entered: 0,
             work: 0,
             work_left: u64::MAX,
         }
@@ -162,6 +164,12 @@ impl Call {
     #[must_use]
     pub const fn is_some(&self) -> bool {
         self.phase != 0
+    }
+
+    /// Whether it is on a worker's stack.
+    #[must_use]
+    pub const fn is_entered(&self) -> bool {
+        self.entered != 0
     }
 
     /// Bytes of the arena in which the call is kept.

@@ -63,7 +63,8 @@ impl<'t> Worker<'t> {
     /// Puts the call of `instance` on the stack, for as many steps as its place is kept.
     ///
     /// # Errors
-    /// [`TrapKind::BadCall`] where there is no call; [`TrapKind::OperandStackOverflow`] where the
+    /// [`TrapKind::BadCall`] where there is no call, or its [`Active`] was forgotten, and it with
+    /// that; [`TrapKind::OperandStackOverflow`] where the
     /// stack is too small for what it has on it. The call is as before.
     pub fn enter<'a>(&'a mut self, instance: &'a mut Instance) -> Result<Active<'a>, Trap> {
         let call = instance.call_mut();
@@ -73,8 +74,15 @@ impl<'t> Worker<'t> {
                 format_args!("no call to go on with"),
             ));
         }
-        // SAFETY: the worker's stack is empty, since an `Active` borrows the worker until it has
-        // left. The call outlives the `Active`, which borrows it.
+        if call.is_entered() {
+            return Err(Trap::new(
+                TrapKind::BadCall,
+                format_args!("the call was forgotten on a stack"),
+            ));
+        }
+        // SAFETY: nothing on the worker's stack is needed: an `Active` borrows the worker until it
+        // has left, and the call of one that was forgotten is never gone on with. The call outlives
+        // the `Active`, which borrows it.
         if !unsafe { sys::wamr_enter(self.raw.as_ptr(), call) } {
             let text = format_args!("wasm operand stack overflow");
             return Err(Trap::new(TrapKind::OperandStackOverflow, text));

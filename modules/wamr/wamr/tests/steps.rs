@@ -10,7 +10,7 @@ use stepping::{
     Between, HOST, Outcome, STACK, dropped_at_each_step, make, results, run, same_however_cut,
     step, with_stack, worker,
 };
-use wamr::{ResumableCall, Runtime, ThreadEnv, TrapKind, Value};
+use wamr::{Instance, ResumableCall, Runtime, ThreadEnv, TrapKind, Value};
 
 fn rt() -> Runtime {
     runtime(&HOST)
@@ -597,4 +597,35 @@ fn a_step_without_fuel_does_nothing() {
         Ok(ResumableCall::OutOfFuel)
     );
     assert_eq!(instance.work(), 1);
+}
+
+/// One worker's place that is forgotten, not dropped, loses its call and nothing else.
+#[test]
+fn a_forgotten_place_on_the_stack() {
+    let _one = alone();
+    let before = free();
+    let module = load(rt(), DEEP).unwrap();
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let mut worker = worker(&env, STACK);
+    let forget = |worker: &mut wamr::Worker<'_>, steps| -> Instance {
+        let mut instance = make(&module);
+        instance.call("run", &deep(40)).unwrap();
+        let mut active = worker.enter(&mut instance).unwrap();
+        assert_eq!(active.step(steps, &()), Ok(ResumableCall::OutOfFuel));
+        std::mem::forget(active);
+        instance
+    };
+    let mut lost = forget(&mut worker, 38);
+    // Another guest on the same stack is not touched by it.
+    let mut other = make(&module);
+    let (outcome, _) = run(&mut other, &deep(9), 1, Between::Leaves, rt());
+    assert_eq!(outcome.end, Ok(vec![Value::I64(45)]));
+    other.call("run", &deep(9)).unwrap();
+    while step(&mut other, &mut worker, 1) == Ok(ResumableCall::OutOfFuel) {}
+    assert_eq!(results(&other), [Value::I64(45)]);
+    let trap = step(&mut lost, &mut worker, 1).unwrap_err();
+    assert_eq!(trap.kind(), TrapKind::BadCall);
+    let another = forget(&mut worker, 20);
+    drop((lost, other, another, worker, module));
+    assert_eq!(free(), before);
 }
