@@ -240,7 +240,7 @@ fn stepped(instance: &mut Instance, args: &[Value], worker: &mut Worker<'_>, ste
 }
 
 /// The host functions of these tests.
-pub static HOST: [HostFunction; 14] = [
+pub static HOST: [HostFunction; 15] = [
     function(c"nothing", c"()", |_, _| Poll::Ready(Ok(()))),
     function(c"twice", c"(i)i", twice),
     function(c"charge", c"(i)", charge),
@@ -259,6 +259,7 @@ pub static HOST: [HostFunction; 14] = [
     function(c"wait_nine", c"(iiiiiiiii)", |_, args| waited(args, |_| ())),
     function(c"wait_and_refuse", c"(i)", wait_and_refuse),
     function(c"wait_and_charge", c"(ii)", wait_and_charge),
+    function(c"charge_and_wait", c"(ii)", charge_and_wait),
     function(c"give", c"(ii)i", give),
     function(c"spend", c"(ii)i", spend),
 ];
@@ -327,10 +328,19 @@ fn wait_and_charge(caller: &mut Caller<'_>, args: &mut [u64]) -> Polled {
     waited(args, |_| ())
 }
 
-/// Allocates so many bytes in the guest once it has waited, and each time on the way if the second
-/// argument is 1.
+/// As that, but not the last time.
+fn charge_and_wait(caller: &mut Caller<'_>, args: &mut [u64]) -> Polled {
+    if args[0] > 0 {
+        caller.charge(args[1] as u32);
+    }
+    waited(args, |_| ())
+}
+
+/// Allocates in the guest once it has waited, and on the way where the second argument says: 1 when
+/// it is called, 2 when it is asked again, 3 both.
 fn give(caller: &mut Caller<'_>, args: &mut [u64]) -> Polled {
-    if args[1] == 1 || args[0] == 0 {
+    let when = 1 + u64::from(caller.is_asked_again());
+    if args[1] & when != 0 || args[0] == 0 {
         let offset = caller.alloc_in_guest(16)?;
         caller.write(offset, b"given")?;
         return waited(args, |args| args[0] = u64::from(offset));
