@@ -290,8 +290,9 @@ wamr_block(struct WASMExecEnv *env, const void *function, const uint64_t *args, 
 uint32_t
 wamr_blocked_args(const struct wamr_worker *worker, uint64_t *args);
 
-/* That one waits on, with these arguments. */
-void
+/* That one waits on, with these arguments. False where it has charged more than its call may do: that
+   is to be run, and traps. */
+bool
 wamr_wait(struct wamr_worker *worker, const uint64_t *args, uint32_t count);
 
 /* That one has its result, of so many cells. */

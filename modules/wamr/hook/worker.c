@@ -233,12 +233,15 @@ wamr_blocked_args(const struct wamr_worker *worker, uint64_t *args)
     return worker->call->tail / (uint32)sizeof(uint64);
 }
 
-void
+bool
 wamr_wait(struct wamr_worker *worker, const uint64_t *args, uint32_t count)
 {
+    if (worker->over)
+        return false;
     memcpy(worker->tail.args, args, count * sizeof(uint64));
     wamr_settle(worker);
     worker->env.user_data = NULL;
+    return true;
 }
 
 void
@@ -543,6 +546,9 @@ wamr_run(struct wamr_worker *worker)
     worker->left = worker->resuming = false;
     worker->next_ip = NULL;
     worker->loaded = worker->env.suspend_flags.flags = 0;
+    /* By a host function that was asked again. */
+    if (worker->over && !trapped(worker))
+        throw(worker, WAMR_OUT_OF_WORK_TEXT);
     if (!trapped(worker) && wasm_runtime_detect_native_stack_overflow(&worker->env)) {
         call->phase = PHASE_RUNNING;
         sealed = wamr_arena_seal(true);

@@ -382,8 +382,8 @@ unsafe extern "C" {
     /// The arguments of the host function that is waited for; how many. There is room for
     /// [`BLOCKING_ARGS`].
     pub fn wamr_blocked_args(worker: *const Worker, args: *mut u64) -> u32;
-    /// That one waits on.
-    pub fn wamr_wait(worker: *mut Worker, args: *const u64, count: u32);
+    /// That one waits on. False where it has used its call's work up: that traps when it is run.
+    pub fn wamr_wait(worker: *mut Worker, args: *const u64, count: u32) -> bool;
     /// That one has its result, of so many cells.
     pub fn wamr_unblock(worker: *mut Worker, result: u64, cells: u32);
     /// Counts `units` of work for what a host function does.

@@ -231,8 +231,8 @@ pub(crate) fn no_room_to_leave() -> Trap {
     )
 }
 
-/// Asks a host function that waited. Pending where it waits on; else it has given its result, or
-/// raised an exception.
+/// Asks a host function that waited. Pending where it waits on; else it has given its result, raised
+/// an exception, or used the work up: what there is to be done is `wamr_run`'s.
 ///
 /// # Safety
 /// The call on the worker's stack waits for `waiting`, which [`host::trampoline`] noted.
@@ -249,8 +249,10 @@ unsafe fn poll(worker: *mut sys::Worker, waiting: *const c_void, run: &Run<'_>) 
     match host::poll(function, env, run, args) {
         Poll::Pending => {
             // SAFETY: the caller's promise, and as many arguments as there were.
-            unsafe { sys::wamr_wait(worker, args.as_ptr(), count) };
-            Poll::Pending
+            match unsafe { sys::wamr_wait(worker, args.as_ptr(), count) } {
+                true => Poll::Pending,
+                false => Poll::Ready(()),
+            }
         }
         Poll::Ready(true) => {
             let result = args.first().copied().unwrap_or_default();

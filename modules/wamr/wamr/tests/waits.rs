@@ -253,6 +253,39 @@ fn a_waiting_host_function_charges() {
     }
 }
 
+/// It ends the guest when it has no work left, on the stack or in the arena.
+#[test]
+fn a_waiting_host_function_uses_the_work_up() {
+    let _one = alone();
+    for (name, needs) in [("wait_and_charge", 31), ("charge_and_wait", 21)] {
+        let wat = module(&format!(
+            r#"(func (export "run") (result i32) (call ${name} (i32.const 2) (i32.const 10))
+                (i32.const 3))"#
+        ));
+        let module = load(rt(), &wat).unwrap();
+        for work in 0..40 {
+            let outcome = |fuel, between| {
+                let mut instance = make(&module);
+                instance.set_work_left(work);
+                run(&mut instance, &[], fuel, between, rt()).0
+            };
+            let whole = outcome(1000, Between::Stays);
+            let ended = whole.end.as_ref().map_err(|trap| trap.0);
+            if work >= needs {
+                assert_eq!(ended, Ok(&vec![Value::I32(3)]), "{name}, {work}");
+            } else {
+                assert_eq!(ended, Err(TrapKind::OutOfWork), "{name}, {work}");
+            }
+            for fuel in [1, 7, 1000] {
+                for between in EVERYWHERE {
+                    let outcome = outcome(fuel, between);
+                    assert_eq!(outcome, whole, "{name}, {work}, fuel {fuel}, {between:?}");
+                }
+            }
+        }
+    }
+}
+
 /// What it waits with stays what it was, whatever the guest does when it is called meanwhile.
 #[test]
 fn a_function_that_waits_allocates_in_the_guest() {
