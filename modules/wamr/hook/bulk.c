@@ -150,6 +150,30 @@ extend(struct wamr_worker *worker, WASMMemoryInstance *memory, uint32 pages, uin
         memset(end, 0, more);
 }
 
+/* The memory's new place is complete. */
+static void
+finish_growth(struct wamr_worker *worker, const struct bulk *bulk)
+{
+    WASMModuleInstance *instance = (WASMModuleInstance *)worker->env.module_inst;
+
+    set_memory(instance->memories[0], bulk->to, bulk->pages, bulk->size);
+    wamr_arena_free(Alloc_For_LinearMemory, bulk->from);
+}
+
+/* The next `bytes` of it. */
+static void
+grow_piece(struct bulk *bulk, uint32 bytes)
+{
+    uint32 done = bulk->size - bulk->left;
+    uint32 copied = done < bulk->value ? bulk->value - done : 0;
+
+    if (copied > bytes)
+        copied = bytes;
+    if (copied)
+        memcpy(bulk->to + done, bulk->from + done, copied);
+    memset(bulk->to + done + copied, 0, bytes - copied);
+}
+
 /* To another place, with both held meanwhile. */
 static void
 move(struct wamr_worker *worker, WASMMemoryInstance *memory, uint8 *to, uint32 pages,
@@ -165,11 +189,14 @@ move(struct wamr_worker *worker, WASMMemoryInstance *memory, uint8 *to, uint32 p
         .pages = pages,
         .unit = BULK_UNIT,
     };
-    bool waits = charge(worker, 0, size / BULK_UNIT, size);
 
-    begin(worker, &bulk);
-    if (!waits)
-        wamr_bulk_go_on(worker, 0, true);
+    if (charge(worker, 0, size / BULK_UNIT, size)) {
+        begin(worker, &bulk);
+        return;
+    }
+    /* Not by way of the tail: a host function that waits may be the one that called. */
+    grow_piece(&bulk, size);
+    finish_growth(worker, &bulk);
 }
 
 static bool
@@ -218,30 +245,6 @@ wamr_grow_memory(WASMExecEnv *env, uint32 pages, uint32 index)
     if (grown)
         wamr_charge(worker, (uint64)pages * PAGE_WORK, 0);
     return grown;
-}
-
-/* The memory's new place is complete. */
-static void
-finish_growth(struct wamr_worker *worker, const struct bulk *bulk)
-{
-    WASMModuleInstance *instance = (WASMModuleInstance *)worker->env.module_inst;
-
-    set_memory(instance->memories[0], bulk->to, bulk->pages, bulk->size);
-    wamr_arena_free(Alloc_For_LinearMemory, bulk->from);
-}
-
-/* The next `bytes` of it. */
-static void
-grow_piece(struct bulk *bulk, uint32 bytes)
-{
-    uint32 done = bulk->size - bulk->left;
-    uint32 copied = done < bulk->value ? bulk->value - done : 0;
-
-    if (copied > bytes)
-        copied = bytes;
-    if (copied)
-        memcpy(bulk->to + done, bulk->from + done, copied);
-    memset(bulk->to + done + copied, 0, bytes - copied);
 }
 
 /* From that end on which nothing is written that is still to be read. */

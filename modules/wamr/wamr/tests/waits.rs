@@ -304,3 +304,37 @@ fn a_function_that_waits_allocates_in_the_guest() {
         assert_eq!(left.blocked, n.unsigned_abs());
     }
 }
+
+/// `malloc` takes a page: the first one is a memory in another place.
+#[test]
+fn a_function_that_waits_lets_the_guest_grow() {
+    let _one = alone();
+    let growing = r#"(memory 0 2)
+        (func (export "malloc") (param i32) (result i32)
+            (i32.add (i32.const 8) (i32.mul (memory.grow (i32.const 1)) (i32.const 65536))))
+        (func (export "free") (param i32))
+        (func (export "run") (param i32 i32) (result i32 i32)
+            (i32.load (call $give (local.get 0) (local.get 1))) (memory.size))"#;
+    let loaded = load(rt(), &module(growing)).unwrap();
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let mut worker = worker(&env, 2048);
+    let given = Value::I32(i32::from_le_bytes(*b"give"));
+    for (n, when, pages) in [(2, 0, 1), (1, 1, 2), (2, 2, 2)] {
+        for fuel in [1, 1000] {
+            let mut instance = make(&loaded);
+            instance
+                .call("run", &[Value::I32(n), Value::I32(when)])
+                .unwrap();
+            let mut blocked = 0;
+            loop {
+                match step(&mut instance, &mut worker, fuel).unwrap() {
+                    ResumableCall::Finished => break,
+                    ResumableCall::Blocked => blocked += 1,
+                    ResumableCall::OutOfFuel => {}
+                }
+            }
+            assert_eq!(blocked, n);
+            assert_eq!(results(&instance), [given, Value::I32(pages)]);
+        }
+    }
+}
