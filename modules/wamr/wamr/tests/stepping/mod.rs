@@ -198,9 +198,20 @@ pub fn same_however_cut(
 /// Drops a call of `run` after each number of steps of one unit that it can have, and the module
 /// with the instance or before it; the arena is as before, to the byte.
 pub fn dropped_at_each_step(runtime: Runtime, name: &str, wat: &str, args: &[Value]) {
+    dropped_after(runtime, name, wat, args, 0..);
+}
+
+/// The same after some numbers of steps, up to the first with which the call ends.
+pub fn dropped_after(
+    runtime: Runtime,
+    name: &str,
+    wat: &str,
+    args: &[Value],
+    numbers: impl Iterator<Item = u32>,
+) {
     let before = runtime.memory().free;
     let env = ThreadEnv::enter(runtime).expect("the thread enters");
-    for steps in 0.. {
+    for steps in numbers {
         let mut spare = worker(&env, STACK);
         let module = super::common::load(runtime, wat).unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut instance = make(&module);
