@@ -382,6 +382,64 @@ fn check(instance: &mut Instance) -> Vec<Value> {
     results(instance)
 }
 
+/// A memory whose growth is cut short, for want of work, shows no byte that it had not.
+#[test]
+fn growth_without_the_work_for_it() {
+    let _one = alone();
+    let module = load(rt(), &GROWS.replace("PAGES", "1")).unwrap();
+    let allowed = [1, 4].map(|pages| vec![hash_of(1, pages), Value::I32(pages)]);
+    for room in [Room::Behind, Room::Elsewhere, Room::Before] {
+        // 16 for the fill, 1 to grow, 48 for the pages, 1 for the hash.
+        for work in 16..66 {
+            let found = [1, 1_000_000].map(|fuel| {
+                let (mut instance, _wall) = with_room(&module, room, 3);
+                instance.set_work_left(work);
+                let (outcome, _) =
+                    run(&mut instance, &[Value::I32(3)], fuel, Between::Leaves, rt());
+                let end = outcome.end.map_err(|trap| trap.0);
+                assert_eq!(end, Err(TrapKind::OutOfWork), "{work}");
+                check(&mut instance)
+            });
+            assert!(
+                allowed.contains(&found[0]),
+                "{room:?}, work {work}: {found:?}"
+            );
+            assert_eq!(found[0], found[1], "{room:?}, work {work}");
+        }
+    }
+}
+
+/// The same for want of room to leave in the middle of it.
+#[test]
+fn growth_without_the_room_to_leave() {
+    let _one = alone();
+    let wat = GROWS.replace("PAGES", "1").replace(
+        "(memory.grow (local.get 0))",
+        "(call_indirect (param i32) (result i32) (local.get 0) (i32.const 0))",
+    );
+    let grow = "(table 1 funcref) (elem (i32.const 0) $grow)
+        (func $grow (param i32) (result i32) (local i64 i64 i64 i64 i64 i64 i64 i64 i64 i64 i64 i64)
+            (memory.grow (local.get 0))) (func (export \"run\")";
+    let module = load(rt(), &wat.replace("(func (export \"run\")", grow)).unwrap();
+    let allowed = vec![hash_of(1, 1), Value::I32(1)];
+    for room in [Room::Behind, Room::Elsewhere] {
+        for steps in [20, 100, 1000, 3000] {
+            let (mut instance, _wall) = with_room(&module, room, 3);
+            let env = ThreadEnv::enter(rt()).unwrap();
+            let mut worker = worker(&env, STACK);
+            instance.call("run", &[Value::I32(3)]).unwrap();
+            let mut active = worker.enter(&mut instance).unwrap();
+            for _ in 0..steps {
+                assert_eq!(active.step(1, &()), Ok(ResumableCall::OutOfFuel));
+            }
+            let full = hoard();
+            assert_eq!(active.leave().unwrap_err().kind(), TrapKind::OutOfMemory);
+            drop(full);
+            assert_eq!(check(&mut instance), allowed, "{room:?}, {steps} steps");
+        }
+    }
+}
+
 fn hoard() -> Vec<wamr::Buffer> {
     let mut all = Vec::new();
     for size in [65_536, 4096, 256, 16, 1] {
@@ -390,6 +448,53 @@ fn hoard() -> Vec<wamr::Buffer> {
         }
     }
     all
+}
+
+/// Whether the work runs out inside of a bulk operation or not: what is done of it is the same.
+#[test]
+fn the_work_runs_out_in_a_bulk_operation() {
+    let _one = alone();
+    let wat = r#"(module (import "env" "hash" (func $hash (param i32 i32) (result i64)))
+        (memory 3 3) (data (i32.const 65536) "seed")
+        (func (export "run") (param i32)
+            (memory.fill (i32.const 1) (i32.const 5) (local.get 0))
+            (memory.copy (i32.const 65530) (i32.const 0) (i32.const 80000)))
+        (func (export "check") (result i64 i32)
+            (call $hash (i32.const 0) (i32.mul (memory.size) (i32.const 65536))) (memory.size)))"#;
+    let module = load(rt(), wat).unwrap();
+    for len in [1000_u32, 65_536, 100_000] {
+        let fill = 1 + len / 64;
+        let all = u64::from(fill) + 1 + 80_000 / 64;
+        for work in [
+            0,
+            1,
+            10,
+            u64::from(fill) - 1,
+            u64::from(fill),
+            u64::from(fill) + 5,
+            all - 1,
+            all,
+        ] {
+            let outcome = |fuel, between| {
+                let mut instance = make(&module);
+                instance.set_work_left(work);
+                let args = [Value::I32(len as i32)];
+                let (outcome, _) = run(&mut instance, &args, fuel, between, rt());
+                (outcome, check(&mut instance))
+            };
+            let whole = outcome(1_000_000, Between::Stays);
+            assert_eq!(whole.0.end.is_ok(), work >= all, "{len}, {work}");
+            for fuel in [1, 7, 1000] {
+                for between in [Between::Stays, Between::Leaves] {
+                    assert_eq!(
+                        outcome(fuel, between),
+                        whole,
+                        "{len}, work {work}, fuel {fuel}, {between:?}"
+                    );
+                }
+            }
+        }
+    }
 }
 
 /// Code without a branch is left, too: after each operation that uses a step's fuel up.
