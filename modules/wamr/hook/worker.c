@@ -73,6 +73,26 @@ wamr_worker_env(struct wamr_worker *worker)
 
 /* The meter. */
 
+static void
+add_debt(wamr_call *call, uint64 units)
+{
+    uint64 debt = call->debt + units;
+
+    call->debt = debt < UINT32_MAX ? (uint32)debt : UINT32_MAX;
+}
+
+static void
+take_credit(struct wamr_worker *worker, uint64 cost)
+{
+    if (cost > worker->credit) {
+        add_debt(worker->call, cost - worker->credit);
+        worker->credit = 0;
+    }
+    else {
+        worker->credit -= (uint32)cost;
+    }
+}
+
 void
 wamr_settle(struct wamr_worker *worker)
 {
@@ -82,11 +102,11 @@ wamr_settle(struct wamr_worker *worker)
     worker->loaded = worker->env.suspend_flags.flags;
     worker->call->work += spent;
     worker->call->work_left -= spent;
-    worker->credit -= cost < worker->credit ? (uint32)cost : worker->credit;
+    take_credit(worker, cost);
 }
 
-/* As many units as the credit pays, one at least where there is any, and no more than the call may
-   do. */
+/* As many units as the credit pays, one at least where there is any, whose rest is a debt then, and no
+   more than the call may do. */
 static void
 load_slice(struct wamr_worker *worker)
 {
@@ -99,14 +119,6 @@ load_slice(struct wamr_worker *worker)
     worker->loaded = worker->env.suspend_flags.flags = units;
 }
 
-static void
-add_debt(wamr_call *call, uint64 units)
-{
-    uint64 debt = call->debt + units;
-
-    call->debt = debt < UINT32_MAX ? (uint32)debt : UINT32_MAX;
-}
-
 void
 wamr_charge(struct wamr_worker *worker, uint64 work, uint64 cost)
 {
@@ -116,13 +128,7 @@ wamr_charge(struct wamr_worker *worker, uint64 work, uint64 cost)
     call->work += work;
     worker->over |= work > call->work_left;
     call->work_left -= work < call->work_left ? work : call->work_left;
-    if (cost > worker->credit) {
-        add_debt(call, cost - worker->credit);
-        worker->credit = 0;
-    }
-    else {
-        worker->credit -= (uint32)cost;
-    }
+    take_credit(worker, cost);
     load_slice(worker);
 }
 
