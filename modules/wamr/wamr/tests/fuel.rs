@@ -558,3 +558,22 @@ fn long_lines_cost_more() {
         );
     }
 }
+
+/// So do calls that make many locals: a unit for each 1,024 cells.
+#[test]
+fn many_locals_cost_more() {
+    let _one = alone();
+    for (locals, per_unit) in [(100, 1), (1000, 1), (2100, 3)] {
+        let wat = format!(
+            r#"(module (func $f (local {})) (func (export "run") (param i32) (loop (call $f)
+                (br_if 0 (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))))"#,
+            "i32 ".repeat(locals)
+        );
+        let steps = steps_of(&wat, &[Value::I32(100)], 1, 200);
+        let least = 199 * per_unit;
+        assert!(
+            (least..least + 10).contains(&steps),
+            "{locals} locals: {steps} steps"
+        );
+    }
+}
