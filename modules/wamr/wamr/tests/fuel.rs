@@ -577,3 +577,52 @@ fn many_locals_cost_more() {
         );
     }
 }
+
+/// An `if` is no check, but the call is left before it when its scan is not paid: in each form that
+/// its type can have.
+#[test]
+fn ifs_are_left_before_their_scan() {
+    const DEPTH: u32 = 100;
+    let _one = alone();
+    // Types of as many values as they have results.
+    let values = |index: usize| "i64 ".repeat(1 + index % 3);
+    let types = (0..300).fold(String::new(), |types, i| {
+        let values = values(i);
+        format!("{types} (type $t{i} (func (param {values}) (result {values})))")
+    });
+    let plain = [
+        ("", String::new(), String::new(), String::new()),
+        (
+            "",
+            "(result i64)".into(),
+            "i64.const 5 else i64.const 6".into(),
+            "drop".into(),
+        ),
+    ];
+    // Whose index is one byte, or two, of which the first may look like an opcode.
+    let indexed = [0, 4, 99, 126, 129, 132, 255, 299].map(|index| {
+        let count = 1 + index % 3;
+        let ty = format!("(type $t{index})");
+        (
+            [
+                "",
+                "i64.const 1 ",
+                "i64.const 1 i64.const 2 ",
+                "i64.const 1 i64.const 2 i64.const 3 ",
+            ][count],
+            ty,
+            String::new(),
+            "drop ".repeat(count),
+        )
+    });
+    for (before, ty, end, after) in plain.into_iter().chain(indexed) {
+        let code = (0..DEPTH).fold("nop ".repeat(40), |code, _| {
+            format!("{before} i32.const 1 if {ty} {code} {end} end {after}")
+        });
+        let wat = format!(r#"(module {types} (func (export "run") {code}))"#);
+        let (outcome, left) = same_however_cut(rt(), &ty, &wat, &[]);
+        assert_eq!((outcome.end, outcome.work), (Ok(vec![]), 0), "{ty}");
+        // A scan finds the ends of 15 blocks within, too.
+        assert!(left.out_of_fuel >= DEPTH / 16, "{ty}: {left:?}");
+    }
+}
