@@ -15,6 +15,10 @@
 /* Instructions that a unit of slice credit pays for. */
 #define UNIT_INSTRUCTIONS 128
 
+/* Cells of parameters and locals that are made in the time of an instruction, when a function is
+   called. */
+#define CELLS_INSTRUCTION 8
+
 /* Nested `if`s whose arms are told apart; deeper ones count as if both arms were run. */
 #define IFS_KNOWN 32
 
@@ -235,7 +239,9 @@ longest_way(const WASMFunction *function)
     const uint8 *p = function->code, *end = p + function->code_size;
     struct way way;
 
-    way.now = way.longest = way.open = way.depth = 0;
+    way.open = way.depth = 0;
+    way.now = way.longest =
+        ((uint32)function->param_cell_num + function->local_cell_num) / CELLS_INSTRUCTION;
     while (p < end) {
         uint8 opcode = *p++;
 

@@ -212,9 +212,9 @@ enum { checks_before = __COUNTER__ };
 
 /*
  * table.init and table.fill are loops in the file; their bounds checks are where the count is
- * known. The second check of table.init charges it; the check of table.fill does all of it, and
- * leaves the loop nothing to do. Its value was popped, and is still the second cell above the
- * operands.
+ * known. The second check of table.init charges it, and leaves the loop nothing to do where that is
+ * too much; the check of table.fill does all of it, and leaves the loop nothing in any case. Its
+ * value was popped, and is still the second cell above the operands.
  */
 #define offset_len_out_of_bounds(offset, len, size)            \
     ((offset_len_out_of_bounds)(offset, len, size)             \
@@ -225,6 +225,8 @@ enum { checks_before = __COUNTER__ };
         if (check_ == table_init_check) {                                                      \
             uint64 units = 1 + (uint64)(len) * sizeof(table_elem_type_t) / ELEMENTS_UNIT;      \
             wamr_charge(worker_of(exec_env), units, units);                                    \
+            if (worker_of(exec_env)->over)                                                     \
+                n = 0;                                                                         \
             frame_ip = ip_after_charge(worker_of(exec_env), frame_ip);                         \
         }                                                                                      \
         else if (check_ == table_fill_check) {                                                 \

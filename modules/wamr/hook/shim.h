@@ -131,6 +131,8 @@ typedef struct wamr_call {
     uint8_t phase;
     /* Bytes kept behind the stack's: arguments of what it waits for, or the rest of an operation. */
     uint8_t tail;
+    /* On a worker's stack; only there is what is true of the call. */
+    uint8_t entered;
     /* Units of work that were done, and that may be. */
     uint64_t work;
     uint64_t work_left;
@@ -282,8 +284,9 @@ wamr_block(struct WASMExecEnv *env, const void *function, const uint64_t *args, 
 uint32_t
 wamr_blocked_args(const struct wamr_worker *worker, uint64_t *args);
 
-/* That one waits on, with these arguments. */
-void
+/* That one waits on, with these arguments. False where it has charged more than its call may do: that
+   is to be run, and traps. */
+bool
 wamr_wait(struct wamr_worker *worker, const uint64_t *args, uint32_t count);
 
 /* That one has its result, of so many cells. */

@@ -73,6 +73,26 @@ wamr_worker_env(struct wamr_worker *worker)
 
 /* The meter. */
 
+static void
+add_debt(wamr_call *call, uint64 units)
+{
+    uint64 debt = call->debt + units;
+
+    call->debt = debt < UINT32_MAX ? (uint32)debt : UINT32_MAX;
+}
+
+static void
+take_credit(struct wamr_worker *worker, uint64 cost)
+{
+    if (cost > worker->credit) {
+        add_debt(worker->call, cost - worker->credit);
+        worker->credit = 0;
+    }
+    else {
+        worker->credit -= (uint32)cost;
+    }
+}
+
 void
 wamr_settle(struct wamr_worker *worker)
 {
@@ -82,11 +102,11 @@ wamr_settle(struct wamr_worker *worker)
     worker->loaded = worker->env.suspend_flags.flags;
     worker->call->work += spent;
     worker->call->work_left -= spent;
-    worker->credit -= cost < worker->credit ? (uint32)cost : worker->credit;
+    take_credit(worker, cost);
 }
 
-/* As many units as the credit pays, one at least where there is any, and no more than the call may
-   do. */
+/* As many units as the credit pays, one at least where there is any, whose rest is a debt then, and no
+   more than the call may do. */
 static void
 load_slice(struct wamr_worker *worker)
 {
@@ -99,14 +119,6 @@ load_slice(struct wamr_worker *worker)
     worker->loaded = worker->env.suspend_flags.flags = units;
 }
 
-static void
-add_debt(wamr_call *call, uint64 units)
-{
-    uint64 debt = call->debt + units;
-
-    call->debt = debt < UINT32_MAX ? (uint32)debt : UINT32_MAX;
-}
-
 void
 wamr_charge(struct wamr_worker *worker, uint64 work, uint64 cost)
 {
@@ -116,13 +128,7 @@ wamr_charge(struct wamr_worker *worker, uint64 work, uint64 cost)
     call->work += work;
     worker->over |= work > call->work_left;
     call->work_left -= work < call->work_left ? work : call->work_left;
-    if (cost > worker->credit) {
-        add_debt(call, cost - worker->credit);
-        worker->credit = 0;
-    }
-    else {
-        worker->credit -= (uint32)cost;
-    }
+    take_credit(worker, cost);
     load_slice(worker);
 }
 
@@ -233,12 +239,15 @@ wamr_blocked_args(const struct wamr_worker *worker, uint64_t *args)
     return worker->call->tail / (uint32)sizeof(uint64);
 }
 
-void
+bool
 wamr_wait(struct wamr_worker *worker, const uint64_t *args, uint32_t count)
 {
+    if (worker->over)
+        return false;
     memcpy(worker->tail.args, args, count * sizeof(uint64));
     wamr_settle(worker);
     worker->env.user_data = NULL;
+    return true;
 }
 
 void
@@ -306,6 +315,7 @@ wamr_begin(wamr_call *call, uint32_t index, uint32_t argc, const uint32_t *argv,
 
     instance->cur_exception[0] = '\0';
     call->phase = PHASE_NONE;
+    call->entered = false;
     if (!keep_room(call, size > reserve ? size : reserve))
         return false;
     frame = (WASMInterpFrame *)call->kept;
@@ -338,6 +348,37 @@ forget_unloaded(struct wamr_worker *worker)
     memset(worker->env.block_addr_cache, 0, sizeof(worker->env.block_addr_cache));
 }
 
+static uint32
+stack_end(const struct wamr_worker *worker, const wamr_call *call)
+{
+    return call->stack_max < worker->stack_len ? call->stack_max : worker->stack_len;
+}
+
+/*
+ * Whether each frame has as much room behind it as it is large. WAMR has asked for that when it made
+ * the frame, on the stack where the call was then, and puts the arguments of further calls there
+ * without asking again.
+ */
+static bool
+frames_fit(const wamr_call *call, uint32 len)
+{
+    uint32 at = call->frame;
+
+    for (;;) {
+        const WASMInterpFrame *frame = (const WASMInterpFrame *)(call->kept + at);
+
+        if (frame->function) {
+            uint32 end = (uint32)((uintptr_t)frame->csp_boundary - call->base);
+
+            if (end + (end - at) > len)
+                return false;
+        }
+        if (!frame->prev_frame)
+            return true;
+        at = (uint32)((uintptr_t)frame->prev_frame - call->base);
+    }
+}
+
 bool
 wamr_enter(struct wamr_worker *worker, wamr_call *call)
 {
@@ -346,7 +387,7 @@ wamr_enter(struct wamr_worker *worker, wamr_call *call)
     uint8 *bottom = env->wasm_stack.bottom;
     uint32 len = call->top + call->beyond;
 
-    if (len > worker->stack_len)
+    if (len > worker->stack_len || !frames_fit(call, stack_end(worker, call)))
         return false;
     forget_unloaded(worker);
     worker->call = call;
@@ -354,8 +395,7 @@ wamr_enter(struct wamr_worker *worker, wamr_call *call)
     env->module_inst = (WASMModuleInstanceCommon *)instance;
     env->aux_stack_bottom = (uintptr_t)instance->module->aux_stack_bottom;
     env->aux_stack_boundary = env->aux_stack_bottom - instance->module->aux_stack_size;
-    env->wasm_stack.top_boundary =
-        bottom + (call->stack_max < worker->stack_len ? call->stack_max : worker->stack_len);
+    env->wasm_stack.top_boundary = bottom + stack_end(worker, call);
     env->wasm_stack.top = bottom + call->top;
     env->cur_frame = (WASMInterpFrame *)(bottom + call->frame);
     memcpy(bottom, call->kept, len);
@@ -364,6 +404,7 @@ wamr_enter(struct wamr_worker *worker, wamr_call *call)
         rebase(env->cur_frame, (uintptr_t)bottom - call->base);
     call->base = (uintptr_t)bottom;
     instance->cur_exec_env = env;
+    call->entered = true;
     return true;
 }
 
@@ -373,6 +414,7 @@ wamr_leave(struct wamr_worker *worker)
     wamr_call *call = worker->call;
     bool kept = true;
 
+    call->entered = false;
     if (call->phase >= PHASE_DUE) {
         uint32 len = call->top + call->beyond;
 
@@ -406,7 +448,8 @@ wamr_give_up(struct wamr_worker *worker)
 void
 wamr_drop(wamr_call *call)
 {
-    if (call->tail && !call->waiting) {
+    /* What was forgotten on a stack is lost with it. */
+    if (call->tail && !call->waiting && !call->entered) {
         struct bulk bulk;
 
         memcpy(&bulk, call->kept + call->top + call->beyond, sizeof(bulk));
@@ -415,6 +458,7 @@ wamr_drop(wamr_call *call)
     wamr_free(call->kept);
     call->kept = NULL;
     call->tail = 0;
+    call->entered = false;
     call->waiting = NULL;
     call->phase = PHASE_NONE;
 }
@@ -508,6 +552,9 @@ wamr_run(struct wamr_worker *worker)
     worker->left = worker->resuming = false;
     worker->next_ip = NULL;
     worker->loaded = worker->env.suspend_flags.flags = 0;
+    /* By a host function that was asked again. */
+    if (worker->over && !trapped(worker))
+        throw(worker, WAMR_OUT_OF_WORK_TEXT);
     if (!trapped(worker) && wasm_runtime_detect_native_stack_overflow(&worker->env)) {
         call->phase = PHASE_RUNNING;
         sealed = wamr_arena_seal(true);

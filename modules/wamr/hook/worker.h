@@ -29,7 +29,15 @@
 /* Bytes of code that such a call may scan for the ends of blocks. */
 #define CALLBACK_SCAN (16 * 1024 * 1024)
 
-enum bulk_kind { BULK_NONE, BULK_FILL, BULK_FILL_ELEMENTS, BULK_MOVE, BULK_GROW };
+/* BULK_EXTEND zeroes what a memory is to have behind it, BULK_GROW makes all of it elsewhere. */
+enum bulk_kind {
+    BULK_NONE,
+    BULK_FILL,
+    BULK_FILL_ELEMENTS,
+    BULK_MOVE,
+    BULK_EXTEND,
+    BULK_GROW,
+};
 
 /* A bulk operation whose bounds were checked, and of which `left` bytes are still to be done before
    its guest goes on. */
@@ -43,7 +51,8 @@ struct bulk {
     /* BULK_FILL: the byte; BULK_FILL_ELEMENTS: the element; BULK_GROW: the bytes to be moved, the
        rest being zeroed. */
     uint32 value;
-    /* BULK_GROW: the memory's size, and its pages, once it is done. */
+    /* BULK_EXTEND and BULK_GROW: the memory's size, and its pages, once it is done. Till then it is
+       as before, so that what was not zeroed is never seen. */
     uint32 size;
     uint32 pages;
     uint32 kind;

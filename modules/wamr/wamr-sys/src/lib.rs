@@ -130,6 +130,7 @@ pub struct Call {
     debt: u32,
     phase: u8,
     tail: u8,
+    entered: u8,
     /// Units of work that were done.
     pub work: u64,
     /// Units of work that may be done.
@@ -154,6 +155,7 @@ impl Call {
             debt: 0,
             phase: 0,
             tail: 0,
+            entered: 0,
             work: 0,
             work_left: u64::MAX,
         }
@@ -163,6 +165,12 @@ impl Call {
     #[must_use]
     pub const fn is_some(&self) -> bool {
         self.phase != 0
+    }
+
+    /// Whether it is on a worker's stack.
+    #[must_use]
+    pub const fn is_entered(&self) -> bool {
+        self.entered != 0
     }
 
     /// Bytes of the arena in which the call is kept.
@@ -365,8 +373,8 @@ unsafe extern "C" {
     /// The arguments of the host function that is waited for; how many. There is room for
     /// [`BLOCKING_ARGS`].
     pub fn wamr_blocked_args(worker: *const Worker, args: *mut u64) -> u32;
-    /// That one waits on.
-    pub fn wamr_wait(worker: *mut Worker, args: *const u64, count: u32);
+    /// That one waits on. False where it has used its call's work up: that traps when it is run.
+    pub fn wamr_wait(worker: *mut Worker, args: *const u64, count: u32) -> bool;
     /// That one has its result, of so many cells.
     pub fn wamr_unblock(worker: *mut Worker, result: u64, cells: u32);
     /// Counts `units` of work for what a host function does.

@@ -137,7 +137,6 @@ impl Instance {
         for (place, index) in (0..).zip(all).skip(first.into()) {
             if index != sys::NO_FUNCTION {
                 self.begin(index, &[])?;
-                self.results = Results::NONE;
                 self.start = Start::Running(place);
                 return Ok(true);
             }
@@ -205,8 +204,8 @@ impl Instance {
         let mut cells = [0; 2 * MAX_RESULTS];
         let types = self.results.types();
         if !types.is_empty() && !self.call.is_some() {
-            // SAFETY: no call is on its way, and one has begun, whose first frame is kept: it has
-            // room for its results.
+            // SAFETY: no call is on its way, and the last one has finished, or there would be no
+            // types: its first frame is kept, which has room for its results.
             unsafe {
                 let count = types.iter().map(ValType::cells).sum();
                 sys::wamr_results(&raw const self.call, cells.as_mut_ptr(), count);
@@ -275,8 +274,9 @@ impl Instance {
         }
     }
 
-    /// The call has trapped.
+    /// The call has trapped, or could not be kept.
     pub(crate) fn failed(&mut self) {
+        self.results = Results::NONE;
         if let Start::Running(_) = self.start {
             self.start = Start::Failed;
         }
@@ -284,6 +284,8 @@ impl Instance {
 
     fn begin(&mut self, index: u32, cells: &[u32]) -> Result<(), Trap> {
         let keep = self.module.keep();
+        // Those of the call before are not kept any more, whether this one begins or not.
+        self.results = Results::NONE;
         // SAFETY: nobody reads the account meanwhile.
         let _booking = unsafe { Booking::to(&raw mut self.account) };
         // SAFETY: the call's instance lives, no call is on its way, and `index` is a function of
@@ -304,7 +306,8 @@ impl Drop for Instance {
     fn drop(&mut self) {
         // SAFETY: nobody reads the account any more.
         let _booking = unsafe { Booking::to(&raw mut self.account) };
-        // SAFETY: the call is on no worker's stack: an `Active` would borrow the instance. The
+        // SAFETY: the call is on no worker's stack, unless it was forgotten there and is not gone on
+        // with: an `Active` would borrow the instance. The
         // instance came from `make`, and the module's tables with it.
         unsafe {
             sys::wamr_drop(&raw mut self.call);

@@ -63,7 +63,8 @@ impl<'t> Worker<'t> {
     /// Puts the call of `instance` on the stack, for as many steps as its place is kept.
     ///
     /// # Errors
-    /// [`TrapKind::BadCall`] where there is no call; [`TrapKind::OperandStackOverflow`] where the
+    /// [`TrapKind::BadCall`] where there is no call, or its [`Active`] was forgotten, and it with
+    /// that; [`TrapKind::OperandStackOverflow`] where the
     /// stack is too small for what it has on it. The call is as before.
     pub fn enter<'a>(&'a mut self, instance: &'a mut Instance) -> Result<Active<'a>, Trap> {
         let call = instance.call_mut();
@@ -73,8 +74,15 @@ impl<'t> Worker<'t> {
                 format_args!("no call to go on with"),
             ));
         }
-        // SAFETY: the worker's stack is empty, since an `Active` borrows the worker until it has
-        // left. The call outlives the `Active`, which borrows it.
+        if call.is_entered() {
+            return Err(Trap::new(
+                TrapKind::BadCall,
+                format_args!("the call was forgotten on a stack"),
+            ));
+        }
+        // SAFETY: nothing on the worker's stack is needed: an `Active` borrows the worker until it
+        // has left, and the call of one that was forgotten is never gone on with. The call outlives
+        // the `Active`, which borrows it.
         if !unsafe { sys::wamr_enter(self.raw.as_ptr(), call) } {
             let text = format_args!("wasm operand stack overflow");
             return Err(Trap::new(TrapKind::OperandStackOverflow, text));
@@ -223,8 +231,8 @@ pub(crate) fn no_room_to_leave() -> Trap {
     )
 }
 
-/// Asks a host function that waited. Pending where it waits on; else it has given its result, or
-/// raised an exception.
+/// Asks a host function that waited. Pending where it waits on; else it has given its result, raised
+/// an exception, or used the work up: what there is to be done is `wamr_run`'s.
 ///
 /// # Safety
 /// The call on the worker's stack waits for `waiting`, which [`host::trampoline`] noted.
@@ -241,8 +249,10 @@ unsafe fn poll(worker: *mut sys::Worker, waiting: *const c_void, run: &Run<'_>) 
     match host::poll(function, env, run, args) {
         Poll::Pending => {
             // SAFETY: the caller's promise, and as many arguments as there were.
-            unsafe { sys::wamr_wait(worker, args.as_ptr(), count) };
-            Poll::Pending
+            match unsafe { sys::wamr_wait(worker, args.as_ptr(), count) } {
+                true => Poll::Pending,
+                false => Poll::Ready(()),
+            }
         }
         Poll::Ready(true) => {
             let result = args.first().copied().unwrap_or_default();

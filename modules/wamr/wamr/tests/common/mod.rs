@@ -17,9 +17,14 @@ pub const ARENA: usize = 192 * 1024;
 
 /// The runtime of this process. The arena is shared: tests that measure it take [`alone`].
 pub fn runtime(host: &'static [HostFunction]) -> Runtime {
+    runtime_in(ARENA, host)
+}
+
+/// The same in an arena of so many bytes. The first call decides.
+pub fn runtime_in(bytes: usize, host: &'static [HostFunction]) -> Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     *RUNTIME.get_or_init(|| {
-        let arena = Box::leak(Box::new_uninit_slice(ARENA));
+        let arena = Box::leak(Box::new_uninit_slice(bytes));
         arena.fill(MaybeUninit::new(0xa5));
         Runtime::init(arena, host).expect("the runtime starts")
     })
