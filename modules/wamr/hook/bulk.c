@@ -36,6 +36,17 @@ charge(struct wamr_worker *worker, uint64 work, uint64 cost, uint64 bytes)
     return waits ? PAY_LATER : PAY_NOW;
 }
 
+/* The same for a memory's growth: what that costs depends on where there is room. */
+static enum pay
+charge_growth(struct wamr_worker *worker, uint64 work, uint64 bytes)
+{
+    enum pay pay = charge(worker, work, 0, 0);
+    bool waits = bytes / BULK_UNIT > worker->credit && bytes > BULK_WHOLE && !worker->nested;
+
+    wamr_charge_growth(worker, bytes / BULK_UNIT);
+    return pay == PAY_NOW && waits ? PAY_LATER : pay;
+}
+
 static void
 fill_elements(table_elem_type_t *to, uint32 value, uint32 count)
 {
@@ -222,7 +233,7 @@ extend(struct wamr_worker *worker, WASMMemoryInstance *memory, uint32 pages, uin
 {
     uint32 old = (uint32)memory->memory_data_size, more = size - old;
     uint64 work = (uint64)(pages - memory->cur_page_count) * PAGE_WORK;
-    enum pay pay = charge(worker, work, (more + (uint64)moved) / BULK_UNIT, more);
+    enum pay pay = charge_growth(worker, work, more + (uint64)moved);
 
     perform(worker,
             &(struct bulk){ .kind = BULK_EXTEND, .to = memory->memory_data + old, .left = more,
@@ -236,7 +247,7 @@ move(struct wamr_worker *worker, WASMMemoryInstance *memory, uint8 *to, uint32 p
      uint32 size)
 {
     uint64 work = (uint64)(pages - memory->cur_page_count) * PAGE_WORK;
-    enum pay pay = charge(worker, work, size / BULK_UNIT, size);
+    enum pay pay = charge_growth(worker, work, size);
 
     perform(worker,
             &(struct bulk){ .kind = BULK_GROW, .to = to, .from = memory->memory_data,

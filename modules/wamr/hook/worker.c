@@ -132,6 +132,16 @@ wamr_charge(struct wamr_worker *worker, uint64 work, uint64 cost)
     load_slice(worker);
 }
 
+void
+wamr_charge_growth(struct wamr_worker *worker, uint64 cost)
+{
+    if (worker->nested)
+        worker->deferred += cost < UINT32_MAX - worker->deferred ? (uint32)cost
+                                                                 : UINT32_MAX - worker->deferred;
+    else
+        wamr_charge(worker, 0, cost);
+}
+
 static void
 throw(struct wamr_worker *worker, const char *text)
 {
@@ -195,7 +205,7 @@ wamr_guest_malloc(struct WASMExecEnv *env, uint32_t len)
     wamr_settle(worker);
     credit = worker->credit;
     if (outermost) {
-        worker->scanned = 0;
+        worker->scanned = worker->walked = worker->deferred = 0;
         worker->nested = true;
         worker->credit = granted * (uint64)worker->call->per_unit < UINT32_MAX
                              ? granted * worker->call->per_unit
@@ -213,7 +223,7 @@ wamr_guest_malloc(struct WASMExecEnv *env, uint32_t len)
     worker->credit = credit;
     worker->nested = false;
     worker->scanned = 0;
-    wamr_charge(worker, 0, granted);
+    wamr_charge(worker, 0, (uint64)granted + worker->deferred);
     return offset;
 }
 

@@ -98,6 +98,9 @@ struct wamr_worker {
     /* Nodes of the list of br_tables that were passed; bytes of code scanned by a nested call. */
     uint32 walked;
     uint32 scanned;
+    /* Slice credit for what a nested call's growth takes: it depends on where there is room, so its
+       end must not. */
+    uint32 deferred;
 
     /* The blocks' ends in `env` are of modules that were loaded then. */
     uint32 generation;
@@ -135,6 +138,10 @@ wamr_settle(struct wamr_worker *worker);
    debt of the next steps. */
 void
 wamr_charge(struct wamr_worker *worker, uint64 work, uint64 cost) __attribute__((cold));
+
+/* Counts slice credit for growing a memory. */
+void
+wamr_charge_growth(struct wamr_worker *worker, uint64 cost) __attribute__((cold));
 
 /* At a check that found the count at 0. True to return from the interpreter: the call is left, or
    has trapped. */

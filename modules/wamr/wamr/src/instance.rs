@@ -126,23 +126,30 @@ impl Instance {
     /// [`TrapKind::BadCall`] where one is on its way, or has failed: the instance can't be called
     /// then. [`TrapKind::OutOfMemory`].
     pub fn initialise(&mut self) -> Result<bool, Trap> {
-        let first = match self.start {
+        match self.start {
             Start::Done => return Ok(false),
             Start::Failed => return Err(bad_call(format_args!("{START_FAILED}"))),
             Start::Running(_) => return Err(bad_call(format_args!("{BUSY}"))),
-            Start::Due(first) => first,
+            Start::Due(_) => {}
+        }
+        let Some((place, index)) = self.next_initialiser() else {
+            self.start = Start::Done;
+            return Ok(false);
+        };
+        self.begin(index, &[])?;
+        self.start = Start::Running(place);
+        Ok(true)
+    }
+
+    /// What is due to be run first: its place in the list, and the function.
+    fn next_initialiser(&self) -> Option<(u8, u32)> {
+        let Start::Due(first) = self.start else {
+            return None;
         };
         let info = self.module.info();
         let all = [info.start, info.constructors, info.post_instantiate];
-        for (place, index) in (0..).zip(all).skip(first.into()) {
-            if index != sys::NO_FUNCTION {
-                self.begin(index, &[])?;
-                self.start = Start::Running(place);
-                return Ok(true);
-            }
-        }
-        self.start = Start::Done;
-        Ok(false)
+        let mut due = (0..).zip(all).skip(first.into());
+        due.find(|(_, index)| *index != sys::NO_FUNCTION)
     }
 
     /// Begins a call of an exported function, without running anything. What is known of the
@@ -162,12 +169,7 @@ impl Instance {
         if self.start == Start::Failed {
             return Err(bad_call(format_args!("{START_FAILED}")));
         }
-        if self.start != Start::Done && self.initialise()? {
-            // SAFETY: nobody reads the account meanwhile.
-            let _booking = unsafe { Booking::to(&raw mut self.account) };
-            // SAFETY: the call is on no worker's stack: it has just begun.
-            unsafe { sys::wamr_drop(&raw mut self.call) };
-            self.start = Start::Due(0);
+        if self.next_initialiser().is_some() {
             return Err(bad_call(format_args!("the module is not initialised yet")));
         }
         self.begin(index, cells.get(..argc).unwrap_or_default())?;
