@@ -13,8 +13,7 @@
 /*
  * Slice credit for a unit of work of the module's code: 1, or more where its code runs longer than
  * 128 instructions without a check, or a call makes more than 1,024 cells of locals. It bounds the
- * time of a slice: code that returns from calls passes no checks either, but each of those calls was
- * one.
+ * time of a slice: the code behind a call passes no checks either, and is charged when calls return.
  */
 uint32
 wamr_credit_per_unit(const WASMModule *module);

@@ -15,7 +15,7 @@
  * that was left: its return recovers the rest.
  *
  * What has no check on its way is charged when it happens: bulk operations by their size, scans for
- * the ends of blocks by what they read. A charge that uses the slice up sends the interpreter to
+ * the ends of blocks by what they read, returns from functions by their number. A charge that uses the slice up sends the interpreter to
  * `leave_code`, whose branch is a check, and so ends it in a line of code without a branch, too.
  */
 
@@ -108,6 +108,17 @@ next_br_table(WASMExecEnv *exec_env, void *node)
     if (++worker->walked % SCAN_UNIT == 0)
         wamr_charge(worker, 0, 1);
     return bh_list_elem_next(node);
+}
+
+/* No check lies on the way behind a call, whose length counts where many frames return. */
+static inline void
+returned(WASMExecEnv *exec_env, WASMInterpFrame *to)
+{
+    struct wamr_worker *worker = worker_of(exec_env);
+
+    exec_env->cur_frame = to;
+    if (__builtin_expect(--worker->returns == 0, 0))
+        wamr_charge_returns(worker, to);
 }
 
 static bool
@@ -241,6 +252,11 @@ enum { checks_before = __COUNTER__ };
 
 #define wasm_runtime_invoke_native_raw call_host
 
+/* To a function's frame at its entry, and back to its caller's. */
+#define wasm_exec_env_set_cur_frame(env, to) SET_##to(env, to)
+#define SET_frame(env, to) (void)((env)->cur_frame = (to))
+#define SET_prev_frame(env, to) returned(env, to)
+
 /* The checks of the file in its order: six at branches and calls, five of tables, and the one at a
    function's entry. If WAMR gets others, all this must be thought over. */
 enum { table_init_check = 7, table_fill_check = 10, checks_expected = 12 };
@@ -249,6 +265,7 @@ enum { table_init_check = 7, table_fill_check = 10, checks_expected = 12 };
 
 #undef memset
 #undef memmove
+#undef wasm_exec_env_set_cur_frame
 
 _Static_assert(__COUNTER__ - checks_before - 1 == checks_expected, "WAMR has other checks");
 

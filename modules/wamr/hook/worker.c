@@ -188,6 +188,23 @@ wamr_leaves_before_scan(WASMExecEnv *env)
     return true;
 }
 
+/* So many returns are charged at once: 1,024 units of credit, or the ways behind two of them. */
+static uint32
+returns_at_once(const wamr_call *call)
+{
+    return 1024 / call->per_unit + 1;
+}
+
+void
+wamr_charge_returns(struct wamr_worker *worker, WASMInterpFrame *to)
+{
+    worker->returns = returns_at_once(worker->call);
+    wamr_charge(worker, 0, (uint64)worker->returns * worker->call->per_unit);
+    /* To no code, or by way of a branch already. */
+    if (to && to->ip && !worker->next_ip)
+        to->ip = ip_after_charge(worker, to->ip);
+}
+
 void
 wamr_host_charge(struct WASMExecEnv *env, uint32_t units)
 {
@@ -561,6 +578,8 @@ wamr_run(struct wamr_worker *worker)
 
     worker->left = worker->resuming = false;
     worker->next_ip = NULL;
+    /* The first one of a call that goes on is from no function of its own. */
+    worker->returns = returns_at_once(call) + !due;
     worker->loaded = worker->env.suspend_flags.flags = 0;
     /* By a host function that was asked again. */
     if (worker->over && !trapped(worker))

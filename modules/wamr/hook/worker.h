@@ -95,6 +95,8 @@ struct wamr_worker {
     bool over;
     /* In a call of a host function into the guest, which can't be left. */
     bool nested;
+    /* Returns from functions until the ways behind them are charged. */
+    uint32 returns;
     /* Nodes of the list of br_tables that were passed; bytes of code scanned by a nested call. */
     uint32 walked;
     uint32 scanned;
@@ -152,6 +154,10 @@ wamr_slice_ended(WASMExecEnv *env) __attribute__((cold));
    credit. */
 bool
 wamr_leaves_before_scan(WASMExecEnv *env) __attribute__((cold));
+
+/* After the last of worker->returns, to a frame that goes on: the ways behind them were not charged. */
+void
+wamr_charge_returns(struct wamr_worker *worker, WASMInterpFrame *to) __attribute__((cold));
 
 /* The slice ends at the next instruction, which is at `ip`. Returns where to go until then. */
 uint8 *

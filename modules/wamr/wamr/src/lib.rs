@@ -50,14 +50,15 @@
 //! One unit of work is a branch or a call that the guest executes: every loop and every recursion
 //! passes one. Bulk operations count by their size, host functions as they say. So work is the guest's
 //! own: the same however it is cut into steps. Fuel pays for work, and besides for what the
-//! interpreter does on the way: scans of code for the end of a block, the zeroing of memory. Nothing
-//! that a guest does escapes it, neither its start function nor a `malloc` that a host function calls,
-//! nor code without branches: a module whose code runs long without one pays more for each unit.
+//! interpreter does on the way: scans of code for the end of a block, the zeroing of memory, returns
+//! from calls. Nothing that a guest does escapes it, neither its start function nor a `malloc` that a
+//! host function calls, nor code without branches: a module whose code runs long without one pays more
+//! for each unit.
 //!
-//! The time of a step of n units is that of n times 128 instructions at most, and of what can't be
-//! cut: one scan of a function's code, one pass over a segment of elements, one bulk operation of 64
-//! KiB, the move of a linear memory into the room before it, the returns from calls that are under
-//! way, and a host function's call back into the guest, of at most 65,536 units.
+//! The time of a step of n units is that of n + 1,024 times 128 instructions at most, and of what can't
+//! be cut: the code behind two checks or returns, one scan of a function's code, one pass over a
+//! segment of elements, one bulk operation of 64 KiB, the move of a linear memory into the room before
+//! it, and a host function's call back into the guest, of at most 65,536 units.
 #![no_std]
 
 #[cfg(not(target_endian = "little"))]

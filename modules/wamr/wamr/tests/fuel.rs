@@ -559,6 +559,35 @@ fn long_lines_cost_more() {
     }
 }
 
+/// So do returns to them, 1,024 units at a time, and at least two ways: no step goes all of a deep
+/// recursion's way back, and each step moves on.
+#[test]
+fn returns_to_long_lines_cost() {
+    let _one = alone();
+    for (instructions, depth) in [(10, 100), (128 * 15, 100), (128 * 200, 60), (128 * 1500, 9)] {
+        let wat = format!(
+            r#"(module (func $down (param i32)
+                (block (br_if 0 (i32.eqz (local.get 0)))
+                    (call $down (i32.sub (local.get 0) (i32.const 1))))
+                {})
+            (func (export "run") (call $down (i32.const {depth}))))"#,
+            "nop ".repeat(instructions)
+        );
+        let per_unit = instructions as u32 / 128 + 1;
+        let work = 2 * depth + 2;
+        for fuel in [per_unit.div_ceil(5), 1000] {
+            let steps = steps_of(&wat, &[], fuel, work.into());
+            let at_once = 1024 / per_unit + 1;
+            let least = (work - 1 + depth / at_once.max(2) * at_once) * per_unit / fuel;
+            let most = (work + depth + 2) * per_unit / fuel + 20;
+            assert!(
+                (least..=most).contains(&steps),
+                "{instructions} in a line, fuel {fuel}: {steps} steps, not {least} to {most}"
+            );
+        }
+    }
+}
+
 /// So do calls that make many locals: a unit for each 1,024 cells.
 #[test]
 fn many_locals_cost_more() {
