@@ -475,7 +475,7 @@ def check(layout: Layout, build: Path) -> list[str]:
 
 
 def check_stacks(layout: Layout) -> Iterator[str]:
-    least = number(layout.config, "CONFIG_PROPLET_SLOTS") * number(
+    least = number(layout.config, "CONFIG_PROPLET_WORKERS") * number(
         layout.config, "CONFIG_PROPLET_WORKER_STACK_SIZE"
     )
     stacks = layout.stacks()
@@ -484,7 +484,7 @@ def check_stacks(layout: Layout) -> Iterator[str]:
     for symbol, home in stacks:
         if symbol.name == WORKER_STACKS and symbol.size < least:
             yield (
-                f"{WORKER_STACKS} has {symbol.size} bytes, and CONFIG_PROPLET_SLOTS times"
+                f"{WORKER_STACKS} has {symbol.size} bytes, and CONFIG_PROPLET_WORKERS times"
                 f" CONFIG_PROPLET_WORKER_STACK_SIZE is {least}"
             )
         if not in_noinit(home) and symbol.name not in VENDOR_STACKS:
@@ -494,11 +494,11 @@ def check_stacks(layout: Layout) -> Iterator[str]:
 
 def check_arena(layout: Layout) -> Iterator[str]:
     size = number(layout.config, "CONFIG_PROPLET_ARENA_SIZE")
-    least = number(layout.config, "CONFIG_PROPLET_SLOTS") * number(
-        layout.config, "CONFIG_PROPLET_SLOT_ARENA_BYTES"
+    least = number(layout.config, "CONFIG_PROPLET_WORKERS") * number(
+        layout.config, "CONFIG_PROPLET_GUEST_STACK_SIZE_MAX"
     )
     if number(layout.config, "CONFIG_COMMON_LIBC_MALLOC_ARENA_SIZE") == -1:
-        # All RAM that is left at boot, where the proplet compares it with what the slots need.
+        # All RAM that is left at boot, where the proplet compares it with what the workers need.
         return
     arena = layout.symbol(ARENA)
     if arena is None:
@@ -508,8 +508,8 @@ def check_arena(layout: Layout) -> Iterator[str]:
         yield f"{ARENA} has {arena.size} bytes, and CONFIG_PROPLET_ARENA_SIZE is {size}"
     if arena.size < least:
         yield (
-            f"{ARENA} has {arena.size} bytes, and CONFIG_PROPLET_SLOTS times"
-            f" CONFIG_PROPLET_SLOT_ARENA_BYTES is {least}"
+            f"{ARENA} has {arena.size} bytes, and CONFIG_PROPLET_WORKERS times"
+            f" CONFIG_PROPLET_GUEST_STACK_SIZE_MAX is {least}"
         )
     for stack, _ in layout.stacks():
         begins_before = stack.value < arena.value + arena.size

@@ -138,11 +138,11 @@ class Firmware:
     def __init__(self) -> None:
         self.config = {
             "CONFIG_BOARD_TARGET": "board",
-            "CONFIG_PROPLET_SLOTS": "2",
+            "CONFIG_PROPLET_WORKERS": "2",
             "CONFIG_PROPLET_WORKER_STACK_SIZE": "0x100",
             "CONFIG_PROPLET_ARENA_SIZE": "1024",
             "CONFIG_COMMON_LIBC_MALLOC_ARENA_SIZE": "1024",
-            "CONFIG_PROPLET_SLOT_ARENA_BYTES": "512",
+            "CONFIG_PROPLET_GUEST_STACK_SIZE_MAX": "512",
         }
         self.regions = [
             memory.Region("FLASH", 0x1000, 0x1000),
@@ -236,8 +236,8 @@ class Check(unittest.TestCase):
         self.assert_wrong()
 
     def test_too_few_worker_stacks(self) -> None:
-        self.firmware.config["CONFIG_PROPLET_SLOTS"] = "3"
-        self.firmware.config["CONFIG_PROPLET_SLOT_ARENA_BYTES"] = "1"
+        self.firmware.config["CONFIG_PROPLET_WORKERS"] = "3"
+        self.firmware.config["CONFIG_PROPLET_GUEST_STACK_SIZE_MAX"] = "1"
         self.assert_wrong("proplet_worker_stacks has 512 bytes")
 
     def test_no_worker_stacks(self) -> None:
@@ -261,7 +261,7 @@ class Check(unittest.TestCase):
 
     def test_arena_may_be_rounded_up(self) -> None:
         self.firmware.config["CONFIG_PROPLET_ARENA_SIZE"] = "1000"
-        self.firmware.config["CONFIG_PROPLET_SLOT_ARENA_BYTES"] = "500"
+        self.firmware.config["CONFIG_PROPLET_GUEST_STACK_SIZE_MAX"] = "500"
         self.assert_wrong()
 
     def test_arena_of_another_size(self) -> None:
@@ -269,8 +269,8 @@ class Check(unittest.TestCase):
         self.assert_wrong("CONFIG_PROPLET_ARENA_SIZE is 2048")
 
     def test_arena_too_small_for_the_slots(self) -> None:
-        self.firmware.config["CONFIG_PROPLET_SLOT_ARENA_BYTES"] = "513"
-        self.assert_wrong("CONFIG_PROPLET_SLOT_ARENA_BYTES is 1026")
+        self.firmware.config["CONFIG_PROPLET_GUEST_STACK_SIZE_MAX"] = "513"
+        self.assert_wrong("CONFIG_PROPLET_GUEST_STACK_SIZE_MAX is 1026")
 
     def test_arena_over_a_stack(self) -> None:
         self.change("malloc_arena", value=0x837F)
@@ -283,7 +283,7 @@ class Check(unittest.TestCase):
         self.assert_wrong("noinit is SHT_PROGBITS", "noinit lies in a segment's bytes")
 
     def test_configuration_of_another_application(self) -> None:
-        del self.firmware.config["CONFIG_PROPLET_SLOTS"]
+        del self.firmware.config["CONFIG_PROPLET_WORKERS"]
         with self.assertRaises(memory.Error):
             self.firmware.wrong()
 

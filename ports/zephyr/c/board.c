@@ -108,6 +108,12 @@ int proplet_gpio_read(uint32_t pin)
 #if defined(CONFIG_SENSOR) && DT_NODE_HAS_PROP(USER, proplet_sensors)
 #include <zephyr/drivers/sensor.h>
 
+/* It is to go before the workers, whose guests wait for it, and after whoever serves people. */
+BUILD_ASSERT(CONFIG_PROPLET_BOARD_PRIORITY < CONFIG_PROPLET_WORKER_PRIORITY - 1,
+	     "CONFIG_PROPLET_BOARD_PRIORITY must be above that of a worker that is to stop");
+BUILD_ASSERT(CONFIG_PROPLET_BOARD_PRIORITY > CONFIG_MAIN_THREAD_PRIORITY,
+	     "CONFIG_PROPLET_BOARD_PRIORITY must be below the control thread's");
+
 #define SENSOR(node, property, index) DEVICE_DT_GET(DT_PHANDLE_BY_IDX(node, property, index))
 
 static const struct device *const sensors[] = {
@@ -129,23 +135,47 @@ static const struct {
 	{SENSOR_CHAN_VOLTAGE, 1},
 };
 
-/* Not every driver expects more than one thread; and a sample must not be fetched anew while its
-   value is read. */
-static K_MUTEX_DEFINE(sensor_lock);
+/* Not every driver expects more than one thread, and all may take their time: this one alone reads
+   sensors. Its stack is in .noinit, as the workers' are. */
+static K_THREAD_STACK_DEFINE(board_stack, CONFIG_PROPLET_BOARD_STACK_SIZE);
+static struct k_thread board;
+static K_SEM_DEFINE(wanted, 0, 1);
+
+static void serve(void *measure, void *unused1, void *unused2)
+{
+	ARG_UNUSED(unused1);
+	ARG_UNUSED(unused2);
+	for (;;) {
+		(void)k_sem_take(&wanted, K_FOREVER);
+		((proplet_board_fn)measure)();
+	}
+}
+
+void proplet_board_start(proplet_board_fn measure)
+{
+	k_tid_t thread = k_thread_create(&board, board_stack, K_THREAD_STACK_SIZEOF(board_stack),
+					 serve, (void *)measure, NULL, NULL,
+					 CONFIG_PROPLET_BOARD_PRIORITY, 0, K_NO_WAIT);
+
+	(void)k_thread_name_set(thread, "board");
+}
+
+bool proplet_board_wake(void)
+{
+	k_sem_give(&wanted);
+	return true;
+}
 
 static int measure(const struct device *sensor, enum sensor_channel channel,
 		   struct sensor_value *value)
 {
-	int err;
+	int err = sensor_sample_fetch(sensor);
 
-	(void)k_mutex_lock(&sensor_lock, K_FOREVER);
-	err = sensor_sample_fetch(sensor);
 	if (err == 0) {
 		err = sensor_channel_get(sensor, channel, value);
 		/* It has other channels. */
 		err = err == -ENOTSUP ? -ENODEV : err;
 	}
-	(void)k_mutex_unlock(&sensor_lock);
 	return err;
 }
 
@@ -167,6 +197,16 @@ int proplet_sensor_read(uint32_t sensor, uint32_t channel, int64_t *micro)
 	return err;
 }
 #else
+void proplet_board_start(proplet_board_fn measure)
+{
+	ARG_UNUSED(measure);
+}
+
+bool proplet_board_wake(void)
+{
+	return false;
+}
+
 int proplet_sensor_read(uint32_t sensor, uint32_t channel, int64_t *micro)
 {
 	ARG_UNUSED(sensor);

@@ -25,29 +25,20 @@ uint64_t proplet_cycles(uint32_t *per_second);
 #endif
 
 /* threads.c */
-typedef void (*proplet_worker_fn)(uint32_t slot);
+typedef void (*proplet_worker_fn)(uint32_t index);
 
-/* Starts a thread a slot, which calls `run`; it never returns. */
+/* Starts the threads that run guests; each calls `run`. */
 void proplet_workers_start(proplet_worker_fn run);
-void proplet_worker_wait(uint32_t slot);
-void proplet_worker_wake(uint32_t slot);
-/* As proplet_worker_wait, but no longer than `us` microseconds. */
-void proplet_worker_sleep(uint32_t slot, uint32_t us);
-void proplet_worker_hurry(uint32_t slot);
-/* The worker's next run is preempted by the clock, in slices for this weight; or, if 0, not. */
-void proplet_worker_weigh(uint32_t slot, uint32_t weight);
-/* Called by the worker after each slice of work: if its time is over, others go first. */
-void proplet_worker_look(uint32_t slot);
-/* Milliseconds of a time slice of weight 10; also for what runs. */
-void proplet_workers_set_slice_ms(uint32_t slice_ms);
-/* To the end of the line of those that are ready. */
-void proplet_worker_yield(void);
+/* Waits until a worker is woken, but no longer than `us` microseconds; UINT32_MAX is for ever. */
+void proplet_worker_wait(uint32_t us);
+/* Lets one worker through. */
+void proplet_worker_wake(void);
 #ifdef CONFIG_ARCH_POSIX
 /* Simulated time of so many branches and calls passes. */
 void proplet_worker_worked(uint32_t units);
 #endif
-/* Nanoseconds that a worker has run. */
-uint64_t proplet_thread_time(uint32_t slot);
+/* Nanoseconds that this thread has run. */
+uint64_t proplet_thread_time(void);
 
 /* The largest block that malloc gives, for ever. */
 void *proplet_arena(uint32_t *len);
@@ -69,6 +60,13 @@ void proplet_reboot(void);
 uint32_t proplet_stack_unused(void);
 
 /* board.c: -ENODEV for a pin, a sensor or a channel that the board does not offer. */
+typedef void (*proplet_board_fn)(void);
+
+/* Starts the board's thread, where the board has sensors: it calls `measure` after each
+   proplet_board_wake. */
+void proplet_board_start(proplet_board_fn measure);
+/* False where there is no such thread. */
+bool proplet_board_wake(void);
 #define PROPLET_PIN_INPUT 0
 #define PROPLET_PIN_PULL_UP 1
 #define PROPLET_PIN_PULL_DOWN 2
@@ -78,7 +76,7 @@ int proplet_gpio_configure(uint32_t pin, uint32_t mode);
 int proplet_gpio_write(uint32_t pin, bool is_high);
 /* 0 or 1. */
 int proplet_gpio_read(uint32_t pin);
-/* Millionths of the channel's unit; docs/host-api.md numbers the channels. */
+/* Millionths of the channel's unit; docs/host-api.md numbers the channels. On the board's thread. */
 int proplet_sensor_read(uint32_t sensor, uint32_t channel, int64_t *micro);
 /* From the kernel's generator, the cryptographically secure one where there is one. */
 void proplet_random_fill(void *to, uint32_t len);

@@ -20,18 +20,19 @@ use embassy_time::{Duration, Timer};
 use proplet::{
     agent::{Agent, Deployment, Letter, Run, Storage},
     config::{Config, Metadata, TaskLimits},
-    engine::{Engine as _, Preemption, Slot, Text, text},
+    engine::{Engine as _, Preemption, Text, text},
     module::{source::Fetch, table::Entry},
     settings::Settings,
     store::Store,
     time,
 };
 use proplet_engine::{
-    DeviceConfig, HOST_FUNCTIONS, Job, ModuleState, SlotState, WamrEngine, Workers, host_functions,
+    DeviceConfig, HOST_FUNCTIONS, Job, ModuleState, Place, SlotState, WamrEngine, Workers,
+    host_functions,
 };
 use proplet_link::{Buffers, Signal, Status};
 use static_cell::{ConstStaticCell, StaticCell};
-use wamr::{Buffer, HostFunction, Runtime};
+use wamr::{Buffer, HostFunction, Runtime, Worker};
 use zephyr::kconfig as k;
 
 /// Between two complaints about a setting that is missing.
@@ -57,6 +58,9 @@ const PREEMPTION: &[Preemption] = match (
     (true, true) => &[Preemption::Time, Preemption::Fuel],
 };
 
+/// Bytes of the arena beside the workers' stacks with which a small task can run.
+const ARENA_LEAST: usize = 4096;
+
 /// Tags of the discovery message.
 const TAGS: usize = 9;
 
@@ -64,8 +68,10 @@ const TAGS: usize = 9;
 /// of flash too.
 type Filled<T, const N: usize> = ConstStaticCell<heapless::Vec<T, N>>;
 
-static SLOTS: Filled<SlotState, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
-static JOBS: Filled<Job, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
+static SLOTS: Filled<SlotState<Zephyr>, { sizes::SLOTS }> =
+    ConstStaticCell::new(heapless::Vec::new());
+static JOBS: Filled<Job<Zephyr>, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
+static PLACES: Filled<Place, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
 static NATIVES: ConstStaticCell<[HostFunction; HOST_FUNCTIONS]> =
     ConstStaticCell::new(host_functions::<Zephyr>());
 static RUNS: Filled<Run<Buffer>, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
@@ -108,10 +114,22 @@ fn fill<T, const N: usize>(
     values
 }
 
-extern "C" fn worker(slot: u32) {
-    match critical_section::with(|cs| CREW.borrow(cs).get()) {
-        Some((workers, runtime)) => workers.run(Slot(slot as u8), runtime),
-        None => log::error!("worker {slot} began before the runtime"),
+extern "C" fn worker(index: u32) {
+    let Some((workers, runtime)) = critical_section::with(|cs| CREW.borrow(cs).get()) else {
+        return log::error!("worker {index} began before the runtime");
+    };
+    workers.run(runtime, |begun| {
+        if let Err(e) = begun {
+            // `engine` has seen that there is room for all of them.
+            log::error!("worker {index}: {e}");
+        }
+    });
+}
+
+/// Measures what guests wait for, on the board's thread.
+extern "C" fn measure() {
+    if let Some((workers, _)) = critical_section::with(|cs| CREW.borrow(cs).get()) {
+        while workers.measure() {}
     }
 }
 
@@ -125,7 +143,7 @@ pub fn set_slices(slice: Option<u32>, slice_ms: Option<u32>) -> bool {
         workers.set_slice(slice);
     }
     if let Some(slice_ms) = slice_ms {
-        ffi::workers_set_slice_ms(slice_ms);
+        workers.set_slice_ms(slice_ms);
     }
     true
 }
@@ -305,28 +323,31 @@ fn answer_without_agent(_: &str) {}
 fn engine(settings: &'static Settings) -> Result<WamrEngine<Zephyr>, Text> {
     let arena = ffi::arena();
     let arena_len = arena.len();
-    let needed = k::CONFIG_PROPLET_SLOTS as usize * k::CONFIG_PROPLET_SLOT_ARENA_BYTES as usize;
-    match arena_len < needed {
-        true => log::warn!(
-            "the arena has {arena_len} bytes, and {needed} are needed for a task in every slot: lower CONFIG_PROPLET_SLOTS"
-        ),
-        false => log::info!("the arena has {arena_len} bytes"),
+    let limits = settings.limits();
+    let needed = sizes::WORKERS * Worker::needs(limits.stack_max) as usize;
+    if arena_len < needed + ARENA_LEAST {
+        return Err(text(format_args!(
+            "the arena has {arena_len} bytes, and the operand stacks take {needed}: lower stack_max_bytes"
+        )));
     }
+    log::info!("the arena has {arena_len} bytes");
     let runtime =
         Runtime::init(arena, NATIVES.take()).map_err(|e| text(format_args!("WAMR: {e}")))?;
     let workers: &'static Workers<Zephyr> = WORKERS.init(Workers::new(
         Zephyr,
         fill(&SLOTS, sizes::SLOTS, SlotState::new),
         fill(&JOBS, sizes::SLOTS, || Job::NONE),
-        settings.slice,
+        fill(&PLACES, sizes::SLOTS, || Place::AWAY),
+        (settings.slice, settings.slice_ms),
         DeviceConfig {
             proplet_id: &settings.proplet_id,
             limits: settings.guest_limits(),
+            stack_bytes: limits.stack_max,
         },
     ));
     critical_section::with(|cs| CREW.borrow(cs).set(Some((workers, runtime))));
     ffi::workers_start(worker);
-    ffi::workers_set_slice_ms(settings.slice_ms);
+    ffi::board_start(measure);
     let modules = fill(&STATES, sizes::MODULES, ModuleState::default);
     Ok(WamrEngine::new(runtime, workers, modules))
 }

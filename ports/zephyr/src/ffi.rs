@@ -79,17 +79,11 @@ unsafe extern "C" {
     #[cfg(CONFIG_PROPLET_BENCH)]
     fn proplet_cycles(per_second: *mut u32) -> u64;
     fn proplet_workers_start(run: extern "C" fn(u32));
-    fn proplet_worker_wait(slot: u32);
-    fn proplet_worker_wake(slot: u32);
-    fn proplet_worker_sleep(slot: u32, us: u32);
-    fn proplet_worker_hurry(slot: u32);
-    fn proplet_worker_weigh(slot: u32, weight: u32);
-    fn proplet_worker_look(slot: u32);
-    fn proplet_workers_set_slice_ms(slice_ms: u32);
-    fn proplet_worker_yield();
+    fn proplet_worker_wait(us: u32);
+    fn proplet_worker_wake();
     #[cfg(CONFIG_ARCH_POSIX)]
     fn proplet_worker_worked(units: u32);
-    fn proplet_thread_time(slot: u32) -> u64;
+    fn proplet_thread_time() -> u64;
     fn proplet_arena(len: *mut u32) -> *mut c_void;
     fn proplet_uptime_us() -> u64;
     fn proplet_busy_time() -> u64;
@@ -100,6 +94,8 @@ unsafe extern "C" {
     fn proplet_gpio_configure(pin: u32, mode: u32) -> i32;
     fn proplet_gpio_write(pin: u32, is_high: bool) -> i32;
     fn proplet_gpio_read(pin: u32) -> i32;
+    fn proplet_board_start(measure: extern "C" fn());
+    fn proplet_board_wake() -> bool;
     fn proplet_sensor_read(sensor: u32, channel: u32, micro: *mut i64) -> i32;
     fn proplet_reset_cause() -> *const c_char;
     fn proplet_watchdog_start();
@@ -168,55 +164,22 @@ pub fn cycles() -> (u64, u32) {
     (cycles, per_second.max(1))
 }
 
-/// Starts a thread for each slot, which calls `run` with its number.
+/// Starts the threads that run guests; each calls `run` with its number.
 pub fn workers_start(run: extern "C" fn(u32)) {
     // SAFETY: called once, by `boot`, so no thread object is started twice.
     unsafe { proplet_workers_start(run) }
 }
 
-pub fn worker_wait(slot: u32) {
-    debug_assert!((slot as usize) < crate::sizes::SLOTS);
-    // SAFETY: the slot exists, and its semaphore since the workers were started.
-    unsafe { proplet_worker_wait(slot) }
+/// Waits until a worker is woken, but no longer than `us` microseconds, if those are given.
+pub fn worker_wait(us: Option<u32>) {
+    // SAFETY: takes a semaphore that is there from the start.
+    unsafe { proplet_worker_wait(us.unwrap_or(u32::MAX)) }
 }
 
-pub fn worker_wake(slot: u32) {
-    debug_assert!((slot as usize) < crate::sizes::SLOTS);
-    // SAFETY: as for `worker_wait`.
-    unsafe { proplet_worker_wake(slot) }
-}
-
-/// Waits as [`worker_wait`] does, but no longer than `us` microseconds.
-pub fn worker_sleep(slot: u32, us: u32) {
-    debug_assert!((slot as usize) < crate::sizes::SLOTS);
-    // SAFETY: as for `worker_wait`.
-    unsafe { proplet_worker_sleep(slot, us) }
-}
-
-pub fn worker_hurry(slot: u32) {
-    debug_assert!((slot as usize) < crate::sizes::SLOTS);
-    // SAFETY: as for `worker_wait`.
-    unsafe { proplet_worker_hurry(slot) }
-}
-
-/// The slot's next run is preempted by the clock, as its weight says; or, if that is 0, not.
-pub fn worker_weigh(slot: u32, weight: u8) {
-    debug_assert!((slot as usize) < crate::sizes::SLOTS);
-    // SAFETY: as for `worker_wait`.
-    unsafe { proplet_worker_weigh(slot, weight.into()) }
-}
-
-/// Lets others go first, if the time of the slot's turn is over. On its own thread.
-pub fn worker_look(slot: u32) {
-    debug_assert!((slot as usize) < crate::sizes::SLOTS);
-    // SAFETY: as for `worker_wait`.
-    unsafe { proplet_worker_look(slot) }
-}
-
-/// Milliseconds of the time slice of a run of weight 10. After the workers were started.
-pub fn workers_set_slice_ms(slice_ms: u32) {
-    // SAFETY: the threads exist.
-    unsafe { proplet_workers_set_slice_ms(slice_ms) }
+/// Lets one worker through.
+pub fn worker_wake() {
+    // SAFETY: gives a semaphore that is there from the start.
+    unsafe { proplet_worker_wake() }
 }
 
 /// Simulated time passes.
@@ -226,16 +189,10 @@ pub fn worker_worked(units: u32) {
     unsafe { proplet_worker_worked(units) }
 }
 
-pub fn worker_yield() {
-    // SAFETY: a thread may always yield.
-    unsafe { proplet_worker_yield() }
-}
-
-/// Nanoseconds that a worker has run.
-pub fn thread_time(slot: u32) -> u64 {
-    debug_assert!((slot as usize) < crate::sizes::SLOTS);
-    // SAFETY: the slot exists, and its thread since the workers were started.
-    unsafe { proplet_thread_time(slot) }
+/// Nanoseconds that this thread has run.
+pub fn thread_time() -> u64 {
+    // SAFETY: reads the kernel's books of the calling thread.
+    unsafe { proplet_thread_time() }
 }
 
 /// The malloc arena's largest block; empty if there is none.
@@ -300,7 +257,20 @@ pub fn gpio_read(pin: u32) -> Result<bool, Errno> {
     check(unsafe { proplet_gpio_read(pin) }).map(|level| level != 0)
 }
 
-/// Millionths of the channel's unit.
+/// Starts the board's thread, where the board has sensors; it calls `measure` after each
+/// [`board_wake`].
+pub fn board_start(measure: extern "C" fn()) {
+    // SAFETY: called once, by `boot`, so the thread object is not started twice.
+    unsafe { proplet_board_start(measure) }
+}
+
+/// False where the board has no sensors, and so no thread for them.
+pub fn board_wake() -> bool {
+    // SAFETY: gives a semaphore that is there from the start.
+    unsafe { proplet_board_wake() }
+}
+
+/// Millionths of the channel's unit. On the board's thread.
 ///
 /// # Errors
 /// [`Errno::NO_DEVICE`] without such a sensor or channel; else the driver's.

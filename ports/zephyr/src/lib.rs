@@ -4,7 +4,8 @@
 //! main thread (control) ── block_on ── link::run ─┬─ Device ── agent ── engine
 //!                      │                          └─ Network ── sockets, dialer thread
 //!                      └─ wifi::run ── net_mgmt
-//! worker-0 … worker-n ── Workers::run
+//! worker-0 …           ── Workers::run
+//! board ── Workers::measure, where the board has sensors
 //! shell, log, network ── Zephyr's own threads, all above the workers
 //! ```
 //!

@@ -1,23 +1,19 @@
 //! What Zephyr gives the workers.
 
-use crate::{ffi, sizes::SLOTS};
+use crate::ffi;
 use core::{
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
-use proplet::engine::{Preemption, ProcessUsage, Schedule, Slot};
+use proplet::engine::ProcessUsage;
 use proplet_engine::{BoardError, Channel, PinMode, Platform};
 
 /// The kernel.
 #[derive(Debug)]
 pub struct Zephyr;
 
-/// Whether a slot's next turn is its run's first. That is free: the worker has just been put at
-/// the end of the line.
-static FRESH: [AtomicBool; SLOTS] = [const { AtomicBool::new(false) }; SLOTS];
-
-/// Longest sleep at once, in microseconds: who sleeps looks again.
-const SLEEP_MAX: u32 = 60_000_000;
+/// Longest wait at once, in microseconds: who waits looks again.
+const WAIT_MAX: u32 = 60_000_000;
 
 /// A run has ended, or a guest has a message, and nobody has looked yet.
 static NOTIFIED: AtomicBool = AtomicBool::new(false);
@@ -54,19 +50,16 @@ pub fn ask_shutdown() {
 }
 
 impl Platform for Zephyr {
-    fn wait(&self, slot: Slot) {
-        ffi::worker_wait(slot.0.into());
+    fn wait(&self, until: Option<Duration>) {
+        let left = until.map(|until| {
+            let left = until.saturating_sub(self.now()).as_micros();
+            u32::try_from(left).unwrap_or(WAIT_MAX).clamp(1, WAIT_MAX)
+        });
+        ffi::worker_wait(left);
     }
 
-    fn wake(&self, slot: Slot) {
-        FRESH[usize::from(slot.0)].store(true, Ordering::Release);
-        ffi::worker_wake(slot.0.into());
-    }
-
-    /// Who wakes up is put at the end of the line, so it need not wait for a turn.
-    fn sleep(&self, slot: Slot, time: Duration) {
-        let us = u32::try_from(time.as_micros()).unwrap_or(SLEEP_MAX);
-        ffi::worker_sleep(slot.0.into(), us.clamp(1, SLEEP_MAX));
+    fn wake(&self) {
+        ffi::worker_wake();
     }
 
     #[cfg(CONFIG_ARCH_POSIX)]
@@ -74,38 +67,13 @@ impl Platform for Zephyr {
         ffi::worker_worked(units);
     }
 
-    fn schedule(&self, slot: Slot, schedule: Schedule) {
-        let weight = match schedule.preemption {
-            Preemption::Fuel => 0,
-            Preemption::Time => schedule.weight,
-        };
-        ffi::worker_weigh(slot.0.into(), weight);
-    }
-
-    fn take_turn(&self, slot: Slot, interrupted: bool) {
-        if !take(&FRESH[usize::from(slot.0)]) && !interrupted {
-            ffi::worker_yield();
-        }
-    }
-
-    /// A hurried guest has gone first by its priority.
-    fn give_way(&self, slot: Slot) {
-        ffi::worker_look(slot.0.into());
-    }
-
-    fn end_turn(&self, _: Slot) {}
-
-    fn hurry(&self, slot: Slot) {
-        ffi::worker_hurry(slot.0.into());
-    }
-
     fn notify(&self) {
         NOTIFIED.store(true, Ordering::Release);
         ffi::net_wake();
     }
 
-    fn thread_time(&self, slot: Slot) -> Duration {
-        Duration::from_nanos(ffi::thread_time(slot.0.into()))
+    fn thread_time(&self) -> Duration {
+        Duration::from_nanos(ffi::thread_time())
     }
 
     fn process(&self) -> ProcessUsage {
@@ -135,6 +103,10 @@ impl Platform for Zephyr {
 
     fn gpio_read(&self, pin: u32) -> Result<bool, BoardError> {
         ffi::gpio_read(pin).map_err(board_error)
+    }
+
+    fn wake_board(&self) -> bool {
+        ffi::board_wake()
     }
 
     fn sensor_read(&self, sensor: u32, channel: Channel) -> Result<i64, BoardError> {

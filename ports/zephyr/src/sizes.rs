@@ -3,6 +3,8 @@
 use zephyr::kconfig as k;
 
 pub const SLOTS: usize = k::CONFIG_PROPLET_SLOTS as usize;
+/// Threads that run guests.
+pub const WORKERS: usize = k::CONFIG_PROPLET_WORKERS as usize;
 pub const DEPLOYMENTS: usize = k::CONFIG_PROPLET_DEPLOYMENTS as usize;
 pub const FETCHES: usize = k::CONFIG_PROPLET_FETCHES as usize;
 /// As many as can be in use at once.
