@@ -186,6 +186,7 @@ fn instances(table: &mut Table) {
         ns <= 200.0,
     );
     let own = Program::build(Width::Own, 64).expect("the program compiles");
+    hook(table, &own);
     let made = own.run(16 << 20, 4096, 0, &cpu, Some("make=10000"));
     let ms = made.expect("it runs")["made_ns"] as f64 / 1e6;
     table.add(
@@ -220,6 +221,36 @@ fn instances(table: &mut Table) {
         "as before",
         format!("{after} of {before}"),
         before == after,
+    );
+}
+
+/// Instructions of the interpreter with its hook, against those without: the machine's load is not in
+/// them.
+fn hook(table: &mut Table, program: &Program) {
+    let (mut product, mut words) = (1.0, Vec::new());
+    for (name, wat, least, n) in [
+        ("fib", include_str!("../wat/fib.wat"), 2, 20),
+        ("dot", include_str!("../wat/dot.wat"), 1, 4096),
+        ("matmul", include_str!("../wat/matmul.wat"), 1, 32),
+        ("branchy", include_str!("../wat/branchy.wat"), 1, 20_000),
+    ] {
+        let module = capacity::assemble(&format!("goals-hook-{name}"), wat);
+        let count = |hooked| program.instructions(hooked, &module, least, n);
+        let (Some(hooked), Some(plain)) = (count(true), count(false)) else {
+            println!("skipped: the slice hook's instructions: no valgrind\n");
+            return;
+        };
+        let ratio = hooked as f64 / plain as f64;
+        product *= ratio;
+        words.push(format!("{name} {ratio:.3}"));
+    }
+    let mean = f64::powf(product, 1.0 / words.len() as f64);
+    table.add(
+        "the hook's instructions, against the plain interpreter's",
+        "–",
+        "≤ 1.05",
+        format!("{mean:.3} ({})", words.join(", ")),
+        mean <= 1.05,
     );
 }
 

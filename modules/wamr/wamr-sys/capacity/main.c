@@ -14,6 +14,9 @@
  *   capacity ARENA STACK CAP MODULE time=N     `run(N)`, TURNS times
  *   capacity ARENA STACK CAP MODULE switches=N N switches between 100 guests of `main`, and the
  *                                              same work without any
+ *   capacity ARENA STACK CAP MODULE hook=N     `run(N)` once, in steps of HOOK_SLICE, for an
+ *                                              instruction counter around it
+ *   capacity ARENA STACK CAP MODULE plain=N    the same by WAMR's classic interpreter as it is
  *   capacity ARENA STACK CAP MODULE make=N     N instances made, called, left and torn down
  *
  * ARENA, STACK and CAP are bytes; STACK is the one operand stack of all; a CAP of 0 is none. `main`
@@ -34,6 +37,10 @@
 #define SLICE 50
 #define WORK_MAX 30000
 
+#define HOOK_SLICE 10000
+/* The second argument of a function that takes two. */
+#define SECOND 2
+
 #define TURNS 3
 #define GUESTS 100
 
@@ -43,6 +50,7 @@ struct guest {
     wamr_tables tables;
     wamr_module_info info;
     uint32_t function;
+    uint32_t params;
     /* Bytes that are reserved for a call of it. */
     uint32_t reserve;
 };
@@ -54,6 +62,10 @@ static struct wamr_worker *worker;
 
 static uint32_t arena_len, stack_len;
 static uint64_t memory_max = UINT64_MAX;
+
+bool
+wamr_call_plain(struct wamr_worker *worker, struct WASMModuleInstance *instance, uint32_t index,
+                uint32_t argc, uint32_t *argv);
 
 static uint8_t *wasm;
 static uint32_t wasm_len;
@@ -120,8 +132,10 @@ load(struct guest *guest, const char *name, uint32_t params)
         fail("%s", error);
     guest->function =
         wamr_find_function(guest->module, name, (uint32_t)strlen(name), &type);
-    if (guest->function == WAMR_NO_FUNCTION || type.params != params || type.results > 1)
+    if (guest->function == WAMR_NO_FUNCTION || type.params < params || type.params > 2
+        || type.results > 1)
         fail("no export `%s` of %" PRIu32 " parameters and at most one result", name, params);
+    guest->params = type.params;
     guest->reserve = guest->info.stack_need + wamr_first_frame_bytes(2 * type.results);
 }
 
@@ -156,8 +170,10 @@ destroy(struct guest *guest, instance *one)
 static bool
 begin(struct guest *guest, instance *one, uint32_t argc, uint32_t argument)
 {
+    const uint32_t cells[] = { argument, SECOND };
+
     one->work_left = argc ? UINT64_MAX : WORK_MAX;
-    return wamr_begin(one, guest->function, argc, &argument, guest->reserve);
+    return wamr_begin(one, guest->function, guest->params, cells, guest->reserve);
 }
 
 /* With a call of `main`. */
@@ -406,6 +422,33 @@ time_calls(uint32_t n)
     unload(&guest);
 }
 
+static void
+call_once(uint32_t n, bool plain)
+{
+    struct guest guest;
+    instance one;
+    uint32_t cells[2] = { n, SECOND };
+
+    load(&guest, "run", 1);
+    if (!make(&guest, &one))
+        fail("not one instance fits");
+    if (plain) {
+        if (!wamr_call_plain(worker, one.instance, guest.function, guest.params, cells))
+            fail("%s", wamr_exception(one.instance));
+    }
+    else {
+        if (!begin(&guest, &one, 1, n) || !wamr_enter(worker, &one))
+            fail("no room for a call");
+        while (!wamr_fuel(worker, HOOK_SLICE, NULL) || wamr_run(worker) == WAMR_OUT_OF_FUEL)
+            ;
+        (void)wamr_leave(worker);
+        cells[0] = result_of(&guest, &one);
+    }
+    printf("result=%" PRIu32 "\n", cells[0]);
+    destroy(&guest, &one);
+    unload(&guest);
+}
+
 /* Guests that are switched between at every step of two units, against as many steps of one. */
 static uint64_t
 time_steps(struct guest *guest, instance *all, uint32_t count, uint32_t steps)
@@ -541,6 +584,10 @@ main(int argc, char **argv)
         time_calls(number(mode + 5));
     else if (!strncmp(mode, "switches=", 9))
         time_switches(number(mode + 9));
+    else if (!strncmp(mode, "hook=", 5))
+        call_once(number(mode + 5), false);
+    else if (!strncmp(mode, "plain=", 6))
+        call_once(number(mode + 6), true);
     else if (!strncmp(mode, "make=", 5))
         time_making(number(mode + 5));
     else

@@ -102,6 +102,35 @@ impl Program {
     }
 }
 
+impl Program {
+    /// The instructions that `run(n, 2)` of a module takes, hooked or not: what valgrind counts, less
+    /// what it counts for `run(least, 2)`. `None` without valgrind.
+    pub(crate) fn instructions(
+        &self,
+        hooked: bool,
+        module: &Path,
+        least: u32,
+        n: u32,
+    ) -> Option<u64> {
+        let count = |n: u32| {
+            let mode = format!("{}={n}", if hooked { "hook" } else { "plain" });
+            let mut command = Command::new("valgrind");
+            command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+            command.arg(&self.path).arg((8 * ARENA).to_string());
+            let output = command
+                .args(["8192", "0"])
+                .arg(module)
+                .arg(mode)
+                .output()
+                .ok()?;
+            let text = String::from_utf8_lossy(&output.stderr);
+            let line = text.lines().find(|line| line.contains("Collected :"))?;
+            line.rsplit(' ').next()?.parse::<u64>().ok()
+        };
+        Some(count(n)? - count(least)?)
+    }
+}
+
 /// Assembles a module into a file, for [`Program::run`].
 pub(crate) fn assemble(name: &str, wat: &str) -> PathBuf {
     let path = scratch().join(format!("{name}.wasm"));
@@ -155,7 +184,7 @@ pub(crate) fn no_32_bits() -> Result<(), String> {
 fn with_wamr(width: Width) -> Result<cc::Build, String> {
     let (ours, wamr) = (Path::new(origin::CRATE).join(".."), Path::new(origin::WAMR));
     let mut c = compiler(width);
-    sources::add(&mut c, &ours, wamr, &["all", "posix"])?;
+    sources::add(&mut c, &ours, wamr, &["all", "posix", "plain"])?;
     if width == Width::Bits32 || cfg!(target_arch = "x86") {
         c.flags(sources::X86_FLAGS);
     }
