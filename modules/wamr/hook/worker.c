@@ -216,13 +216,14 @@ wamr_guest_malloc(struct WASMExecEnv *env, uint32_t len)
 {
     struct wamr_worker *worker = worker_of(env);
     bool sealed, outermost = !worker->nested;
-    uint32 credit, granted = CALLBACK_WORK;
+    uint32 credit, returns = worker->returns, granted = CALLBACK_WORK;
     uint32 offset;
 
     wamr_settle(worker);
     credit = worker->credit;
     if (outermost) {
         worker->scanned = worker->walked = worker->deferred = 0;
+        worker->returns = returns_at_once(worker->call);
         worker->nested = true;
         worker->credit = granted * (uint64)worker->call->per_unit < UINT32_MAX
                              ? granted * worker->call->per_unit
@@ -240,6 +241,7 @@ wamr_guest_malloc(struct WASMExecEnv *env, uint32_t len)
     worker->credit = credit;
     worker->nested = false;
     worker->scanned = 0;
+    worker->returns = returns;
     wamr_charge(worker, 0, (uint64)granted + worker->deferred);
     return offset;
 }

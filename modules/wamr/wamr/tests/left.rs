@@ -212,6 +212,40 @@ fn a_callback_ends_where_it_ends_alone() {
     }
 }
 
+/// Nor on where in a step the host function was called.
+#[test]
+fn a_callback_ends_where_it_ends_in_any_step() {
+    let _one = alone();
+    let env = thread();
+    let mut worker = Worker::new(&env, 4096).unwrap();
+    let module = load(
+        rt(),
+        r#"(module (import "env" "give" (func $give (param i32) (result i32)))
+        (memory (export "memory") 1) (func $nothing)
+        (func $repeat (param i32)
+            (loop (call $nothing)
+                (br_if 0 (local.tee 0 (i32.sub (local.get 0) (i32.const 1))))))
+        (func (export "malloc") (param i32) (result i32)
+            (call $repeat (local.get 0)) (i32.const 8))
+        (func (export "free") (param i32))
+        (func (export "run") (param i32) (result i32)
+            (call $repeat (i32.const 700)) (call $give (local.get 0))))"#,
+    )
+    .unwrap();
+    let mut end = |fuel, n| {
+        let mut guest = instance(&module);
+        guest.call("run", &[Value::I32(n)]).unwrap();
+        finish(&mut guest, &mut worker, fuel)
+    };
+    // 65,536 units are worth two for each turn, and the third for its return.
+    for n in (20_000..34_000).step_by(100) {
+        let expected = end(u32::MAX, n);
+        for fuel in [1, 333, 1000] {
+            assert_eq!(end(fuel, n), expected, "{n} {fuel}");
+        }
+    }
+}
+
 /// Nor on whether its memory can grow where it is.
 #[test]
 fn a_callback_may_grow_its_memory_wherever_that_is() {
