@@ -515,6 +515,15 @@ trapped(const struct wamr_worker *worker)
     return ((WASMModuleInstance *)worker->env.module_inst)->cur_exception[0] != '\0';
 }
 
+/* What does more work than it may has no further check: a host function that waited, or that the host
+   called directly. */
+static void
+end_if_over(struct wamr_worker *worker)
+{
+    if (worker->over && !trapped(worker))
+        throw(worker, WAMR_OUT_OF_WORK_TEXT);
+}
+
 static void
 begin(struct wamr_worker *worker)
 {
@@ -562,8 +571,6 @@ note_end(struct wamr_worker *worker)
     call->phase = PHASE_NONE;
     env->wasm_stack.top = env->wasm_stack.bottom;
     env->cur_frame = NULL;
-    if (worker->over && !trapped(worker))
-        throw(worker, WAMR_OUT_OF_WORK_TEXT);
     if (trapped(worker)) {
         wamr_give_up(worker);
         return WAMR_TRAPPED;
@@ -583,9 +590,7 @@ wamr_run(struct wamr_worker *worker)
     /* The first one of a call that goes on is from no function of its own. */
     worker->returns = returns_at_once(call) + !due;
     worker->loaded = worker->env.suspend_flags.flags = 0;
-    /* By a host function that was asked again. */
-    if (worker->over && !trapped(worker))
-        throw(worker, WAMR_OUT_OF_WORK_TEXT);
+    end_if_over(worker);
     if (!trapped(worker) && wasm_runtime_detect_native_stack_overflow(&worker->env)) {
         call->phase = PHASE_RUNNING;
         sealed = wamr_arena_seal(true);
@@ -597,6 +602,7 @@ wamr_run(struct wamr_worker *worker)
         wamr_settle(worker);
     }
     worker->env.user_data = NULL;
+    end_if_over(worker);
     /* A host function that the host called directly waits without a check. */
     if (!trapped(worker) && (worker->left || call->waiting))
         return note_left(worker);

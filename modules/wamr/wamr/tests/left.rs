@@ -13,7 +13,7 @@ use wamr::{
 
 const ARENA: usize = 16 * 1024 * 1024;
 
-static HOST: [HostFunction; 2] = [
+static HOST: [HostFunction; 3] = [
     HostFunction {
         module: c"env",
         name: c"wait",
@@ -26,6 +26,12 @@ static HOST: [HostFunction; 2] = [
         signature: c"(i)i",
         call: give,
     },
+    HostFunction {
+        module: c"env",
+        name: c"once",
+        signature: c"(i)i",
+        call: once,
+    },
 ];
 
 /// Waits as often as its argument says, and works for 100 units each time that it is asked.
@@ -35,6 +41,15 @@ fn wait(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>
         return Poll::Ready(Ok(()));
     }
     args[0] -= 1;
+    Poll::Pending
+}
+
+/// Works for 100 units and waits, once.
+fn once(caller: &mut Caller<'_>, _: &mut [u64]) -> Poll<Result<(), HostError>> {
+    if caller.is_asked_again() {
+        return Poll::Ready(Ok(()));
+    }
+    caller.charge(100);
     Poll::Pending
 }
 
@@ -115,6 +130,28 @@ fn who_waits_has_no_more_work_than_who_does_not() {
                 assert_eq!(finish(&mut guest, &mut worker, 1000), Ok(()));
                 assert_eq!(result(&guest), (1, Value::I32(0)));
             }
+        }
+    }
+}
+
+/// A module may export a host function, which the host then calls without any code of the guest's.
+#[test]
+fn a_host_function_that_is_called_directly_has_no_more_work() {
+    let _one = alone();
+    let env = thread();
+    let mut worker = Worker::new(&env, 4096).unwrap();
+    let module = load(
+        rt(),
+        r#"(module (import "env" "once" (func $once (param i32) (result i32)))
+        (export "run" (func $once)))"#,
+    )
+    .unwrap();
+    for (limit, expected) in [(99, Err(TrapKind::OutOfWork)), (100, Ok(()))] {
+        for go in [finish, stay] {
+            let mut guest = instance(&module);
+            guest.set_work_left(limit);
+            guest.call("run", &[Value::I32(7)]).unwrap();
+            assert_eq!(go(&mut guest, &mut worker, 1000), expected);
         }
     }
 }
