@@ -3,9 +3,11 @@
 use wamr::{TrapKind, Value};
 use wasmi::errors::HostError;
 use wasmi::{
-    Caller, Config, Engine, Error, Instance, Linker, Memory, Module, Store, TrapCode, Val,
+    Caller, Config, Engine, Error, Instance, Linker, Memory, Module, Store, StoreLimits,
+    StoreLimitsBuilder, TrapCode, Val,
 };
 
+use crate::MEMORY;
 use crate::host;
 use crate::observed::{IMPORT, MEMORY_ITSELF};
 
@@ -34,12 +36,12 @@ impl HostError for Refused {}
 
 pub(crate) struct Oracle {
     engine: Engine,
-    linker: Linker<()>,
+    linker: Linker<StoreLimits>,
 }
 
 /// An instance there.
 pub(crate) struct Other {
-    store: Store<()>,
+    store: Store<StoreLimits>,
     instance: Instance,
 }
 
@@ -62,7 +64,11 @@ impl Oracle {
     /// is not taken.
     pub(crate) fn instantiate(&self, wasm: &[u8]) -> Option<Result<Other, End>> {
         let module = Module::new(&self.engine, wasm).ok()?;
-        let mut store = Store::new(&self.engine, ());
+        let limits = StoreLimitsBuilder::new()
+            .memory_size(MEMORY as usize)
+            .build();
+        let mut store = Store::new(&self.engine, limits);
+        store.limiter(|limits| limits);
         store.set_fuel(FUEL).ok()?;
         let made = self.linker.instantiate_and_start(&mut store, &module);
         Some(match made {
@@ -137,11 +143,11 @@ fn refused(kind: TrapKind) -> Error {
 }
 
 /// The memory that observed modules export.
-fn memory(caller: &Caller<'_, ()>) -> Option<Memory> {
+fn memory(caller: &Caller<'_, StoreLimits>) -> Option<Memory> {
     caller.get_export(MEMORY_ITSELF)?.into_memory()
 }
 
-fn read(caller: Caller<'_, ()>, at: u32, len: u32) -> Result<u32, Error> {
+fn read(caller: Caller<'_, StoreLimits>, at: u32, len: u32) -> Result<u32, Error> {
     let len = len.min(64) as usize;
     let bytes = memory(&caller).map(|memory| memory.data(&caller).to_vec());
     let bytes = bytes.unwrap_or_default();
@@ -154,7 +160,7 @@ fn read(caller: Caller<'_, ()>, at: u32, len: u32) -> Result<u32, Error> {
     Ok(bytes.iter().map(|byte| u32::from(*byte)).sum())
 }
 
-fn write(caller: &mut Caller<'_, ()>, at: u32, bytes: &[u8]) -> Result<(), Error> {
+fn write(caller: &mut Caller<'_, StoreLimits>, at: u32, bytes: &[u8]) -> Result<(), Error> {
     let to = memory(caller).map(|memory| memory.data_mut(&mut *caller));
     let to = to.and_then(|data| data.get_mut(at as usize..at as usize + bytes.len()));
     to.ok_or_else(|| refused(TrapKind::MemoryOutOfBounds))?
@@ -162,13 +168,13 @@ fn write(caller: &mut Caller<'_, ()>, at: u32, bytes: &[u8]) -> Result<(), Error
     Ok(())
 }
 
-fn link(engine: &Engine) -> Result<Linker<()>, wasmi::errors::LinkerError> {
+fn link(engine: &Engine) -> Result<Linker<StoreLimits>, wasmi::errors::LinkerError> {
     let mut linker = Linker::new(engine);
     linker.func_wrap("env", "read", read)?;
     linker.func_wrap(
         "env",
         "poke",
-        |mut caller: Caller<'_, ()>, at: u32, word: u32| {
+        |mut caller: Caller<'_, StoreLimits>, at: u32, word: u32| {
             write(&mut caller, at, &word.to_le_bytes())
         },
     )?;
@@ -176,7 +182,7 @@ fn link(engine: &Engine) -> Result<Linker<()>, wasmi::errors::LinkerError> {
     linker.func_wrap(
         "env",
         "hold",
-        |mut caller: Caller<'_, ()>, word: u64, at: u32| {
+        |mut caller: Caller<'_, StoreLimits>, word: u64, at: u32| {
             write(&mut caller, at, &word.to_le_bytes())
         },
     )?;
