@@ -6,11 +6,13 @@
 
 #[path = "../modules/wamr/wamr-sys/capacity/mod.rs"]
 mod capacity;
+#[path = "../modules/wamr/wamr/tests/worst/guests.rs"]
+mod worst;
 
 use capacity::{ARENA, Program, Width};
 use clap::Parser as _;
 use proplet::engine::{
-    Call, Engine as _, Exit, Limits, ModuleId, Preemption, Schedule, Slot, TaskData, Value,
+    Call, Engine as _, Exit, Failure, Limits, ModuleId, Preemption, Schedule, Slot, TaskData, Value,
 };
 use proplet_bench::{Event, Fairness, Lane, Mode, Options, Report};
 use proplet_engine::{WamrEngine, Workers};
@@ -26,7 +28,7 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 use std::{
-    ptr,
+    ptr, thread,
     time::{Duration, Instant},
 };
 use wamr::Buffer;
@@ -42,6 +44,8 @@ const LOOPS: u8 = 24;
 const STOPS: u32 = 500;
 /// A slice that is long against what the machine's other work takes away.
 const LONG_SLICE: u32 = 500_000;
+/// When the worst guests are to end.
+const DEADLINE: Duration = Duration::from_millis(200);
 /// How long loops share the core.
 const SHARE: Duration = Duration::from_secs(10);
 const ENDLESS: &str = include_str!("../wat/loop.wat");
@@ -116,6 +120,7 @@ fn main() {
     sched_setaffinity(None, &cores).expect("we were there before");
     bench.fairness(&mut table);
     bench.stops(&mut table);
+    bench.deadlines(&mut table);
     bench.rounds(&mut table);
     table.print();
 }
@@ -310,7 +315,9 @@ impl Bench {
             "proplet",
             "bench",
             "--arena-bytes",
-            "33554432",
+            "67108864",
+            "--stack-max-bytes",
+            "1048576",
             "--instances",
             "32",
             "--slice",
@@ -329,19 +336,27 @@ impl Bench {
     }
 
     fn load(&mut self, wat: &str) {
-        let (module, wasm) = (ModuleId(0), wat::parse_str(wat).expect("it assembles"));
+        self.load_bytes(&wat::parse_str(wat).expect("it assembles"));
+    }
+
+    fn load_bytes(&mut self, wasm: &[u8]) {
+        let module = ModuleId(0);
         let mut bytes = self.engine.allocate(wasm.len()).expect("it fits");
-        bytes.copy_from_slice(&wasm);
+        bytes.copy_from_slice(wasm);
         self.engine.load(module, bytes).expect("it loads");
     }
 
     fn spawn(&mut self, slot: u8, export: &str, args: &[i32], preemption: Preemption) {
+        self.spawn_with(slot, export, args, self.run_limits(preemption));
+    }
+
+    fn spawn_with(&mut self, slot: u8, export: &str, args: &[i32], limits: Limits) {
         let args: Vec<Value> = args.iter().copied().map(Value::I32).collect();
         let call = Call {
             module: ModuleId(0),
             export,
             args: &args,
-            limits: self.run_limits(preemption),
+            limits,
         };
         self.engine.spawn(Slot(slot), &call, TaskData::NONE);
     }
@@ -383,6 +398,37 @@ impl Bench {
             cpu += exit.usage.cpu;
         }
         cpu.as_secs_f64() / f64::from(guests)
+    }
+
+    /// Each of the worst guests, for the deadline: how long until the last one has ended.
+    fn deadlines(&mut self, table: &mut Table) {
+        let (mut longest, mut of) = (Duration::ZERO, "");
+        for guest in worst::guests() {
+            self.load_bytes(&guest.wasm);
+            let limits = Limits {
+                stack: 1 << 20,
+                ..self.run_limits(Preemption::Fuel)
+            };
+            self.spawn_with(0, "run", &[], limits);
+            let begun = Instant::now();
+            thread::sleep(DEADLINE);
+            self.engine.interrupt(Slot(0));
+            let exit = self.exit();
+            let took = begun.elapsed();
+            assert_eq!(exit.result, Err(Failure::Interrupted), "{}", guest.name);
+            eprintln!("{:>30}: {took:.1?}", guest.name);
+            if took > longest {
+                (longest, of) = (took, guest.name);
+            }
+            self.engine.unload(ModuleId(0));
+        }
+        table.add(
+            "a deadline of 200 ms, the worst of 19 guests, steps of 100,000",
+            "–",
+            "two slices, of 50 ms",
+            format!("{:.0} ms ({of})", longest.as_secs_f64() * 1e3),
+            longest <= DEADLINE + Duration::from_millis(100),
+        );
     }
 
     fn overheads(&mut self, table: &mut Table) {

@@ -38,6 +38,33 @@ fn a_deadline_ends_a_loop_wherever_it_is() {
     }
 }
 
+/// Some come just as their guests' steps end, which short steps make likelier.
+#[test]
+fn short_deadlines_end_every_loop_of_a_crowd() {
+    let mut args = vec!["--workers", "1", "--slice", "200"];
+    args.extend(["--result-delay-ms", "0"]);
+    let Some(stage) = Stage::new(&args) else {
+        return;
+    };
+    let ms = |task: u32| 10 + task % 7;
+    let ends = |task: u32| {
+        let error = format!("deadline of {} ms exceeded", ms(task));
+        stage.assert_error(&format!("late-{task}"), &error);
+    };
+    let began = Instant::now();
+    let mut tasks = 0;
+    while began.elapsed() < Duration::from_secs(4) {
+        for _ in 0..8 {
+            tasks += 1;
+            let deadline = env("PROPLET_DEADLINE_MS", ms(tasks));
+            stage.start(&format!("late-{tasks}"), "main", LOOP, &deadline);
+        }
+        // Others may still be there when the next begin.
+        ends(tasks);
+    }
+    (1..=tasks).for_each(ends);
+}
+
 #[test]
 fn a_stop_ends_a_loop_wherever_it_is() {
     let Some(stage) = Stage::new(&[]) else { return };
@@ -78,7 +105,10 @@ fn a_work_budget_ends_a_loop_wherever_it_is() {
 
 #[test]
 fn the_stack_is_as_large_as_asked_for() {
-    let Some(stage) = Stage::new(&[]) else { return };
+    let args = ["--workers", "1", "--stack-max-bytes", "65536"];
+    let Some(stage) = Stage::new(&args) else {
+        return;
+    };
     let deep = |id: &str, depth: u32, bytes: u32| {
         let env = json!({"inputs": [depth.to_string()],
             "env": {"PROPLET_STACK_BYTES": bytes.to_string()}});

@@ -15,6 +15,13 @@ use crate::error::{Error, Text};
 use crate::runtime::Runtime;
 use crate::worker::Run;
 
+/// A host function. It gets one `u64` for each parameter, and at least one; 32-bit values are in its low half,
+/// above which the bits are 0. A result goes into the first.
+///
+/// It must not wait: where it has to, it is pending, and its guest is left. It is asked again
+/// when the guest's next step begins, with the arguments as it left them; it has 8 at most.
+pub type HostCall = fn(&mut Caller<'_>, &mut [u64]) -> Poll<Result<(), HostError>>;
+
 /// A function that guests can import.
 #[derive(Debug)]
 pub struct HostFunction {
@@ -25,12 +32,8 @@ pub struct HostFunction {
     /// Parameters in parentheses and at most one result after: `i` is i32, `I` i64, `f` f32, `F`
     /// f64, as in `(iI)i`. Guest pointers are `i`.
     pub signature: &'static CStr,
-    /// Gets one `u64` for each parameter, and at least one; 32-bit values are in its low half,
-    /// above which the bits are 0. A result goes into the first.
-    ///
-    /// It must not wait: where it has to, it is pending, and its guest is left. It is asked again
-    /// when the guest's next step begins, with the arguments as it left them; it has 8 at most.
-    pub call: fn(&mut Caller<'_>, &mut [u64]) -> Poll<Result<(), HostError>>,
+    /// What it does.
+    pub call: HostCall,
 }
 
 /// Why a host function refused; the guest traps.

@@ -76,7 +76,7 @@ mod worker;
 
 pub use error::{Error, ErrorKind, Trap, TrapKind};
 pub use estimate::{Needs, estimate};
-pub use host::{Caller, HostError, HostFunction};
+pub use host::{Caller, HostCall, HostError, HostFunction};
 pub use instance::{Instance, InstanceConfig, Usage};
 pub use module::{Memory, Module};
 pub use runtime::{Buffer, MemoryInfo, Runtime, ThreadEnv};
