@@ -84,16 +84,12 @@
 #endif
 
 /*
- * The cache of where blocks end, in every execution environment: a line has three addresses of each
- * of two blocks, so 24 bytes on a 32-bit machine and 48 on a 64-bit one. wamr-sys/benches/capacity.rs
- * has measured what more lines are worth, in time and in instances. A power of two.
+ * The cache of where blocks end, one for all guests of a worker: a line has three addresses of each of
+ * two blocks, so 24 bytes on a 32-bit machine and 48 on a 64-bit one. wamr-sys/benches/capacity.rs has
+ * measured what more lines are worth. A power of two.
  */
 #ifndef BLOCK_ADDR_CACHE_SIZE
-#if __SIZEOF_POINTER__ > 4
 #define BLOCK_ADDR_CACHE_SIZE 64
-#else
-#define BLOCK_ADDR_CACHE_SIZE 32
-#endif
 #endif
 #if BLOCK_ADDR_CACHE_SIZE & (BLOCK_ADDR_CACHE_SIZE - 1)
 #error "BLOCK_ADDR_CACHE_SIZE: not a power of two"
