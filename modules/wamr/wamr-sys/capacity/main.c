@@ -20,7 +20,7 @@
  *   capacity ARENA STACK CAP MODULE make=N     N instances made, called, left and torn down
  *
  * ARENA, STACK and CAP are bytes; STACK is the one operand stack of all; a CAP of 0 is none. `main`
- * takes nothing and gives at most one result; one that does not end is stopped. Prints one line of
+ * is given zeros and gives at most one result; one that does not end is stopped. Prints one line of
  * key=value; exits with 1 and a reason where anything is not as it must be.
  */
 
@@ -134,7 +134,7 @@ load(struct guest *guest, const char *name, uint32_t params)
         wamr_find_function(guest->module, name, (uint32_t)strlen(name), &type);
     if (guest->function == WAMR_NO_FUNCTION || type.params < params || type.params > 2
         || type.results > 1)
-        fail("no export `%s` of %" PRIu32 " parameters and at most one result", name, params);
+        fail("no export `%s` of %" PRIu32 " to 2 parameters and at most one result", name, params);
     guest->params = type.params;
     guest->reserve = guest->info.stack_need + wamr_first_frame_bytes(2 * type.results);
 }
