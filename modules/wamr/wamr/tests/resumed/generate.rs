@@ -15,12 +15,15 @@ const PAGES: u64 = 4;
 const ELEMENTS: u64 = 100;
 
 /// More bases, of what the others have not.
-const OURS: [&str; 3] = [
+const OURS: [&str; 4] = [
     // Bulk operations above what is done at once, in a line without a branch.
     r#"(module (import "env" "wait" (func $wait (param i32) (result i32)))
         (memory 2 4) (table $t 40000 funcref) (table $u 1 1000 funcref) (func $f)
-        (func (export "run") (param i32) (result i32)
+        (func (export "run") (param i32) (result i32) (local i32)
             (memory.fill (i32.const 0) (local.get 0) (i32.const 120000))
+            (loop (i32.store (i32.mul (local.get 1) (i32.const 97)) (local.get 1))
+                (br_if 0 (i32.lt_u (local.tee 1 (i32.add (local.get 1) (i32.const 1)))
+                    (i32.const 1200))))
             (drop (memory.grow (i32.const 1)))
             (memory.copy (i32.const 70000) (i32.const 1) (i32.const 120000))
             (drop (call $wait (local.get 0)))
@@ -51,6 +54,14 @@ const OURS: [&str; 3] = [
                 (br_if 0 (i32.lt_u (local.tee 1 (i32.add (local.get 1) (i32.const 1)))
                     (i32.const 9))))
             (call $deep (local.get 0) (i64.extend_i32_s (local.get 0)))))"#,
+    // A host function that waits and has a result of two cells.
+    r#"(module (import "env" "mix" (func $mix (param i64 f32 f64) (result i64)))
+        (func (export "run") (param i64) (result i64) (local i32)
+            (loop (result i64) (local.set 0 (i64.add (i64.const 7)
+                    (call $mix (local.get 0) (f32.const 1.5) (f64.const 2.5))))
+                (local.get 0)
+                (br_if 0 (i32.lt_u (local.tee 1 (i32.add (local.get 1) (i32.const 1)))
+                    (i32.const 50))))))"#,
     // Jumps by tables of both kinds.
     r#"(module (func (export "run") (param i32 i32) (result i32)
         (loop $again (block $a (block $b (block $c

@@ -125,7 +125,11 @@ fn work(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>
     Poll::Ready(Ok(()))
 }
 
-fn mix(_: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
+/// Waits once, if its first argument is odd.
+fn mix(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
+    if args[0] & 1 > 0 && !caller.is_asked_again() {
+        return Poll::Pending;
+    }
     args[0] ^= args[1].rotate_left(7) ^ args[2].rotate_left(19);
     Poll::Ready(Ok(()))
 }

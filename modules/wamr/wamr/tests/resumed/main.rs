@@ -260,26 +260,30 @@ fn finish(instance: &mut Instance, worker: &mut Worker<'_>, seen: &Seen) -> Resu
 }
 
 /// In steps of all the fuel there is.
-fn uninterrupted(case: &Case, random: &mut Random) -> Option<Vec<Outcome>> {
-    let env = thread();
-    let mut worker = Worker::new(&env, case.stack_bytes).unwrap();
+fn uninterrupted(
+    worker: &mut Worker<'_>,
+    case: &Case,
+    random: &mut Random,
+) -> Option<Vec<Outcome>> {
     let mut run = Run::new(case, random)?;
-    while run.begin(&mut worker) {
-        let end = finish(&mut run.instance, &mut worker, &Seen::default());
-        run.stepped(&mut worker, end.map(|()| ResumableCall::Finished));
+    while run.begin(worker) {
+        let end = finish(&mut run.instance, worker, &Seen::default());
+        run.stepped(worker, end.map(|()| ResumableCall::Finished));
     }
     Some(run.outcomes)
 }
 
 /// Guests of all cases in turn, each copied away before the next runs.
-fn interleaved<'c>(cases: &'c [Case], random: &mut Random) -> Vec<Run<'c>> {
-    let env = thread();
-    let mut worker = Worker::new(&env, 16_384).unwrap();
+fn interleaved<'c>(
+    worker: &mut Worker<'_>,
+    cases: &'c [Case],
+    random: &mut Random,
+) -> Vec<Run<'c>> {
     let mut runs = guests(cases, random);
     let mut ended = Vec::new();
     while !runs.is_empty() {
         let at = random.below(runs.len());
-        if !runs[at].advance(&mut worker, random) {
+        if !runs[at].advance(worker, random) {
             ended.push(runs.swap_remove(at));
         }
     }
@@ -582,7 +586,13 @@ fn same_state(case: &Case, i: usize, outcome: &Outcome, other: &mut Other) {
 }
 
 /// All ways of the same cases against what each does alone.
-fn all_ways(cases: &[Case], expected: &[Vec<Outcome>], random: &mut Random, figures: &mut Figures) {
+fn all_ways(
+    worker: &mut Worker<'_>,
+    cases: &[Case],
+    expected: &[Vec<Outcome>],
+    random: &mut Random,
+    figures: &mut Figures,
+) {
     let at = |run: &Run<'_>| {
         cases
             .iter()
@@ -590,7 +600,7 @@ fn all_ways(cases: &[Case], expected: &[Vec<Outcome>], random: &mut Random, figu
             .unwrap()
     };
     let ways = [
-        ("interleaved", interleaved(cases, random)),
+        ("interleaved", interleaved(worker, cases, random)),
         ("on threads", on_threads(cases, random)),
         (
             "staying",
@@ -619,14 +629,20 @@ fn limit(random: &mut Random, free: &Outcome) -> u64 {
     }
 }
 
-fn batch(samples: Vec<Vec<u8>>, random: &mut Random, oracle: &Oracle, figures: &mut Figures) {
+fn batch(
+    worker: &mut Worker<'_>,
+    samples: Vec<Vec<u8>>,
+    random: &mut Random,
+    oracle: &Oracle,
+    figures: &mut Figures,
+) {
     let mut cases = Vec::new();
     let mut expected = Vec::new();
     for wasm in samples {
         let Some(case) = case(random, &wasm, figures) else {
             continue;
         };
-        let Some(outcomes) = uninterrupted(&case, random) else {
+        let Some(outcomes) = uninterrupted(worker, &case, random) else {
             let is_taken = matches!(oracle.instantiate(&case.wasm), Some(Ok(_)));
             let is_wrong = is_taken && !is_other_here(&case);
             assert!(!is_wrong, "{} is refused", keep(&case.wasm));
@@ -647,14 +663,14 @@ fn batch(samples: Vec<Vec<u8>>, random: &mut Random, oracle: &Oracle, figures: &
         cases.push(case);
         expected.push(outcomes);
     }
-    all_ways(&cases, &expected, random, figures);
+    all_ways(worker, &cases, &expected, random, figures);
     for (case, free) in cases.iter_mut().zip(&mut expected) {
         case.limits = free.iter().map(|outcome| limit(random, outcome)).collect();
-        let limited = uninterrupted(case, random).unwrap();
+        let limited = uninterrupted(worker, case, random).unwrap();
         limits_hold(case, free, &limited);
         *free = limited;
     }
-    all_ways(&cases, &expected, random, figures);
+    all_ways(worker, &cases, &expected, random, figures);
 }
 
 #[test]
@@ -662,11 +678,20 @@ fn steps_change_nothing() {
     let (count, seed) = (setting("RESUMED", 200), setting("RESUMED_SEED", 1));
     let corpus = generate::corpus();
     let oracle = Oracle::new();
+    // One for all samples: what it remembers of one's code must not be taken for another's.
+    let env = thread();
+    let mut worker = Worker::new(&env, 16_384).unwrap();
     let free = rt().memory().free;
     let mut figures = Figures::default();
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     for originals in corpus.chunks(TOGETHER) {
-        batch(originals.to_vec(), &mut random, &oracle, &mut figures);
+        batch(
+            &mut worker,
+            originals.to_vec(),
+            &mut random,
+            &oracle,
+            &mut figures,
+        );
     }
     while figures.samples < count + corpus.len() as u64 {
         let samples = (0..TOGETHER).map(|_| match random.below(4) {
@@ -675,7 +700,7 @@ fn steps_change_nothing() {
             _ => generate::generated(&mut random),
         });
         let samples = samples.collect();
-        batch(samples, &mut random, &oracle, &mut figures);
+        batch(&mut worker, samples, &mut random, &oracle, &mut figures);
         assert_eq!(rt().memory().free, free);
     }
     println!("{figures:#?}");

@@ -11,6 +11,8 @@ use crate::MEMORY;
 use crate::host;
 use crate::observed::{IMPORT, MEMORY_ITSELF};
 
+/// What WAMR lets a table grow to, whatever its declared maximum. Larger ones are not compared.
+const ELEMENTS: usize = 1024;
 /// What it may execute in a call; more is not compared.
 const FUEL: u64 = 3_000_000;
 
@@ -66,6 +68,7 @@ impl Oracle {
         let module = Module::new(&self.engine, wasm).ok()?;
         let limits = StoreLimitsBuilder::new()
             .memory_size(MEMORY as usize)
+            .table_elements(ELEMENTS)
             .build();
         let mut store = Store::new(&self.engine, limits);
         store.limiter(|limits| limits);
