@@ -23,7 +23,6 @@
 /* The one operand stack of all guests of a thread. */
 #define OPERAND_STACK_SIZE 4096
 #define NO_BOUND UINT64_MAX
-#define EXPORTS_MAX 16
 
 static uint8_t arena[ARENA_SIZE] __aligned(8);
 
@@ -32,8 +31,6 @@ struct guest {
 	uint8_t *buffer;
 	wamr_module_info info;
 	wamr_tables tables;
-	/* What is kept free for a call of each export. */
-	uint32_t needs[EXPORTS_MAX];
 };
 
 struct instance {
@@ -70,7 +67,6 @@ static wamr_memory_info memory_before;
 static struct guest load(const uint8_t *wasm, uint32_t len)
 {
 	struct guest guest = {0};
-	uint32_t initialisers;
 	char error[96] = "";
 
 	guest.buffer = wamr_alloc(len);
@@ -78,8 +74,6 @@ static struct guest load(const uint8_t *wasm, uint32_t len)
 	memcpy(guest.buffer, wasm, len);
 	guest.module = wamr_load(guest.buffer, len, &guest.info, error, sizeof(error));
 	zassert_not_null(guest.module, "%s", error);
-	zassert_true(guest.info.exported_functions <= EXPORTS_MAX);
-	wamr_exports_need(guest.module, &guest.info, &initialisers, guest.needs);
 	return guest;
 }
 
@@ -126,11 +120,11 @@ static bool begin(struct instance *instance, const char *name, uint32_t argc, co
 {
 	struct guest *guest = instance->guest;
 	wamr_function_type type;
-	uint32_t position, index, keep;
+	uint32_t index, keep;
 
-	index = wamr_find_function(guest->module, name, strlen(name), &type, &position);
+	index = wamr_find_function(guest->module, name, strlen(name), &type);
 	zassert_not_equal(index, WAMR_NO_FUNCTION, "no function %s", name);
-	keep = guest->needs[position] + wamr_first_frame_bytes(2 * type.results);
+	keep = guest->info.stack_need + wamr_first_frame_bytes(2 * type.results);
 	return wamr_begin(&instance->call, index, argc, cells, keep);
 }
 
