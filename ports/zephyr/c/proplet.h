@@ -27,8 +27,10 @@ uint64_t proplet_cycles(uint32_t *per_second);
 /* threads.c */
 typedef void (*proplet_worker_fn)(uint32_t index);
 
-/* Starts the threads that run guests; each calls `run`. */
-void proplet_workers_start(proplet_worker_fn run);
+/* Starts the threads that run guests; each calls `run`, which calls proplet_worker_begun once it has
+   what it needs, and otherwise comes back. Waits for all of them. False if one came back. */
+bool proplet_workers_start(proplet_worker_fn run);
+void proplet_worker_begun(void);
 /* Waits until a worker is woken, but no longer than `us` microseconds; UINT32_MAX is for ever. */
 void proplet_worker_wait(uint32_t us);
 /* Lets one worker through. */

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include <zephyr/kernel.h>
+#include <zephyr/sys/atomic.h>
 #include <zephyr/sys/printk.h>
 
 BUILD_ASSERT(CONFIG_PROPLET_WORKER_PRIORITY > CONFIG_MAIN_THREAD_PRIORITY,
@@ -22,14 +23,19 @@ K_THREAD_STACK_ARRAY_DEFINE(proplet_worker_stacks, CONFIG_PROPLET_WORKERS,
 static struct k_thread workers[CONFIG_PROPLET_WORKERS];
 /* Each time that it is given lets one worker through that waits. */
 static K_SEM_DEFINE(door, 0, K_SEM_MAX_LIMIT);
+/* Workers that have begun or have failed to, and how many have begun. */
+static K_SEM_DEFINE(known, 0, CONFIG_PROPLET_WORKERS);
+static atomic_t begun;
 
 static void worker(void *run, void *index, void *unused)
 {
 	ARG_UNUSED(unused);
 	((proplet_worker_fn)run)(POINTER_TO_UINT(index));
+	/* It comes back only where it could not begin. */
+	k_sem_give(&known);
 }
 
-void proplet_workers_start(proplet_worker_fn run)
+bool proplet_workers_start(proplet_worker_fn run)
 {
 	for (uint32_t i = 0; i < CONFIG_PROPLET_WORKERS; i++) {
 		char name[CONFIG_THREAD_MAX_NAME_LEN];
@@ -42,6 +48,16 @@ void proplet_workers_start(proplet_worker_fn run)
 		snprintk(name, sizeof(name), "worker-%u", i);
 		(void)k_thread_name_set(thread, name);
 	}
+	for (uint32_t i = 0; i < CONFIG_PROPLET_WORKERS; i++) {
+		(void)k_sem_take(&known, K_FOREVER);
+	}
+	return atomic_get(&begun) == CONFIG_PROPLET_WORKERS;
+}
+
+void proplet_worker_begun(void)
+{
+	(void)atomic_inc(&begun);
+	k_sem_give(&known);
 }
 
 void proplet_worker_wait(uint32_t us)

@@ -118,11 +118,10 @@ extern "C" fn worker(index: u32) {
     let Some((workers, runtime)) = critical_section::with(|cs| CREW.borrow(cs).get()) else {
         return log::error!("worker {index} began before the runtime");
     };
-    workers.run(runtime, |begun| {
-        if let Err(e) = begun {
-            // `engine` has seen that there is room for all of them.
-            log::error!("worker {index}: {e}");
-        }
+    workers.run(runtime, |begun| match begun {
+        Ok(()) => ffi::worker_begun(),
+        // `engine` has seen that there is room for all of them.
+        Err(e) => log::error!("worker {index}: {e}"),
     });
 }
 
@@ -346,7 +345,12 @@ fn engine(settings: &'static Settings) -> Result<WamrEngine<Zephyr>, Text> {
         },
     ));
     critical_section::with(|cs| CREW.borrow(cs).set(Some((workers, runtime))));
-    ffi::workers_start(worker);
+    // They have taken their stacks off the arena then: what is free is the guests'.
+    if !ffi::workers_start(worker) {
+        return Err(text(format_args!(
+            "a worker could not begin: the log says why"
+        )));
+    }
     ffi::board_start(measure);
     let modules = fill(&STATES, sizes::MODULES, ModuleState::default);
     Ok(WamrEngine::new(runtime, workers, modules))

@@ -78,7 +78,8 @@ unsafe extern "C" {
     fn proplet_print(text: *const c_char);
     #[cfg(CONFIG_PROPLET_BENCH)]
     fn proplet_cycles(per_second: *mut u32) -> u64;
-    fn proplet_workers_start(run: extern "C" fn(u32));
+    fn proplet_workers_start(run: extern "C" fn(u32)) -> bool;
+    fn proplet_worker_begun();
     fn proplet_worker_wait(us: u32);
     fn proplet_worker_wake();
     #[cfg(CONFIG_ARCH_POSIX)]
@@ -164,10 +165,17 @@ pub fn cycles() -> (u64, u32) {
     (cycles, per_second.max(1))
 }
 
-/// Starts the threads that run guests; each calls `run` with its number.
-pub fn workers_start(run: extern "C" fn(u32)) {
+/// Starts the threads that run guests; each calls `run` with its number. Waits until each has called
+/// [`worker_begun`] or come back; false if one came back.
+pub fn workers_start(run: extern "C" fn(u32)) -> bool {
     // SAFETY: called once, by `boot`, so no thread object is started twice.
     unsafe { proplet_workers_start(run) }
+}
+
+/// This worker has what it needs.
+pub fn worker_begun() {
+    // SAFETY: counts, and gives a semaphore that is there from the start.
+    unsafe { proplet_worker_begun() }
 }
 
 /// Waits until a worker is woken, but no longer than `us` microseconds, if those are given.
