@@ -109,8 +109,8 @@ int proplet_gpio_read(uint32_t pin)
 #include <zephyr/drivers/sensor.h>
 
 /* It is to go before the workers, whose guests wait for it, and after whoever serves people. */
-BUILD_ASSERT(CONFIG_PROPLET_BOARD_PRIORITY < CONFIG_PROPLET_WORKER_PRIORITY - 1,
-	     "CONFIG_PROPLET_BOARD_PRIORITY must be above that of a worker that is to stop");
+BUILD_ASSERT(CONFIG_PROPLET_BOARD_PRIORITY < CONFIG_PROPLET_WORKER_PRIORITY,
+	     "CONFIG_PROPLET_BOARD_PRIORITY must be above (a lower number than) the workers'");
 BUILD_ASSERT(CONFIG_PROPLET_BOARD_PRIORITY > CONFIG_MAIN_THREAD_PRIORITY,
 	     "CONFIG_PROPLET_BOARD_PRIORITY must be below the control thread's");
 
