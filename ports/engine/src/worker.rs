@@ -657,9 +657,11 @@ impl<P: Platform> Workers<P> {
                 Preemption::Fuel => u32::try_from(*turn).unwrap_or(slice).clamp(1, slice),
                 Preemption::Time => slice,
             };
-            let outcome = active.step(fuel, guest).map_err(failed)?;
+            let outcome = active.step(fuel, guest);
+            // Also where it trapped.
             let (work, time) = clock.count(&self.platform, &active);
             self.platform.worked(work);
+            let outcome = outcome.map_err(failed)?;
             *turn -= match limits.schedule.preemption {
                 Preemption::Fuel => i64::from(work),
                 Preemption::Time => time,

@@ -71,6 +71,8 @@ fn budgets(bench: &mut Bench) {
     let start = r#"(module (func $s (loop (br 0))) (start $s) (func (export "main")))"#;
     let initialize =
         r#"(module (func (export "_initialize") (loop (br 0))) (func (export "main")))"#;
+    // The only step, which ends in the trap.
+    bench.workers.set_slice(20_000);
     for wat in [main, start, initialize] {
         let exit = bench.run(wat, &[], limits);
         assert_eq!(
@@ -78,7 +80,9 @@ fn budgets(bench: &mut Bench) {
             "work budget of 12345 branches and calls exhausted"
         );
         assert_eq!(exit.usage.work, 12_345, "the budget is kept to the branch");
+        assert!(exit.usage.cpu > Duration::from_micros(5), "{exit:?}");
     }
+    bench.workers.set_slice(1000);
 }
 
 fn memories(bench: &mut Bench, limits: Limits) {
