@@ -39,7 +39,11 @@ impl<E: Engine> Agent<'_, E> {
         let run = self.run(slot);
         let needs = self.engine.instance_needs(module, &run.budget.limits)?;
         let need = needs.total().saturating_add(run.packed.len());
-        self.make_room(need, "one more instance")?;
+        let what = match needs.shared {
+            0 => "one more instance and its call",
+            _ => "an instance, its call and what the module's instances share",
+        };
+        self.make_room(need, what)?;
         self.spawn(slot, module)?;
         let run = &mut self.runs[usize::from(slot.0)];
         log::info!("task {} runs in slot {}", run.id, slot.0);

@@ -357,6 +357,14 @@ fn admission_refuses_with_the_bytes_needed_and_free() {
         ]
     );
     assert!(bench.arena_is_free());
+    let one_fits = with(
+        task("c"),
+        json!({"file": file(&format!("add(i32 i32)\n{}", "x".repeat(9_790)))}),
+    );
+    bench.start(one_fits.clone());
+    bench.start(with(one_fits, json!({"id": "d"})));
+    let refused = "out of memory: one more instance and its call need 108 bytes, 79 are free";
+    assert_eq!(bench.results_until(3000), [failure("d", refused)]);
 }
 
 #[test]
