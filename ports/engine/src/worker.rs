@@ -201,7 +201,8 @@ enum After {
     First,
     /// It waits until a time, or until it is woken.
     Waits(Option<Duration>),
-    Ended(Result<Option<Value>, Failure>),
+    /// How is in its slot.
+    Ended,
 }
 
 /// The slots, the queue and the workers' settings. It lives for ever: worker threads borrow it.
@@ -468,7 +469,7 @@ impl<P: Platform> Workers<P> {
     #[inline(never)]
     fn serve(&'static self, slot: Slot, job: &'static mut Job<P>, worker: &mut Worker<'_>) {
         match self.turn(slot, job, worker) {
-            After::Ended(result) => self.end(slot, job, result),
+            After::Ended => self.end(slot, job),
             After::Again => self.park(slot, job, Queue::push),
             After::First => self.park(slot, job, Queue::push_first),
             After::Waits(until) => {
@@ -502,8 +503,24 @@ impl<P: Platform> Workers<P> {
         self.call(has_idle);
     }
 
+    /// Keeps how a run has ended until its end is made known. It has a text, which is not to be in
+    /// the frames that the interpreter is above.
     #[inline(never)]
-    fn end(&self, slot: Slot, job: &'static mut Job<P>, result: Result<Option<Value>, Failure>) {
+    fn ended(&self, slot: Slot, result: Result<Option<Value>, Failure>) -> After {
+        let exit = Exit {
+            slot,
+            result,
+            output: None,
+            usage: UNUSED,
+        };
+        critical_section::with(|cs| {
+            self.slot(slot).exit.borrow_ref_mut(cs).replace(exit);
+        });
+        After::Ended
+    }
+
+    #[inline(never)]
+    fn end(&self, slot: Slot, job: &'static mut Job<P>) {
         let state = self.slot(slot);
         if let Some(instance) = &job.instance {
             let (peak, work) = (instance.usage().peak as usize, instance.work());
@@ -513,18 +530,20 @@ impl<P: Platform> Workers<P> {
             });
         }
         job.clear();
-        let output = state.exchange.close().filter(|_| result.is_ok());
+        let has_result = critical_section::with(|cs| {
+            let exit = state.exit.borrow_ref(cs);
+            exit.as_ref().is_some_and(|exit| exit.result.is_ok())
+        });
+        let output = state.exchange.close().filter(|_| has_result);
         // All arena bytes of the run are free by now, but for its output and its last message:
         // whoever reads the exit may rely on it.
         state.promised.store(0, Ordering::Release);
         let usage = state.usage(|_| {});
         critical_section::with(|cs| {
-            state.exit.borrow_ref_mut(cs).replace(Exit {
-                slot,
-                result,
-                output,
-                usage,
-            });
+            if let Some(exit) = state.exit.borrow_ref_mut(cs).as_mut() {
+                exit.output = output;
+                exit.usage = usage;
+            }
             state.job.borrow_ref_mut(cs).replace(job);
             state.is_busy.store(false, Ordering::Release);
         });
@@ -539,20 +558,18 @@ impl<P: Platform> Workers<P> {
             last: self.platform.thread_time(),
         };
         if clock.state.is_interrupted() {
-            return After::Ended(Err(Failure::Interrupted));
+            return self.interrupted(slot);
         }
         if job.turn <= 0 {
             job.turn += self.turn_of(job.limits.schedule);
         }
         loop {
-            let begun = match self.begin(clock.state, job) {
-                Ok(begun) => begun,
-                Err(after) => return after,
+            let made = match job.instance {
+                Some(_) => Ok(()),
+                None => self.instantiate(slot, job),
             };
-            if !begun {
-                return After::Ended(Ok(result_of(job)));
-            }
-            if let Err(after) = self.steps(&mut clock, job, worker) {
+            let begun = made.and_then(|()| self.begin(slot, job));
+            if let Err(after) = begun.and_then(|()| self.steps(slot, &mut clock, job, worker)) {
                 return after;
             }
         }
@@ -567,15 +584,43 @@ impl<P: Platform> Workers<P> {
         }
     }
 
-    /// Makes the job's instance, if there is none, and begins its next call, if none is on its way.
-    /// False where all are done.
+    /// Makes the job's instance. Its bytes are promised, but while others make and end theirs what is
+    /// free may be in pieces: a run must not fail for a moment like that, and is queued again.
     #[inline(never)]
-    fn begin(&self, state: &SlotState<P>, job: &mut Job<P>) -> Result<bool, After> {
-        if job.instance.is_none() {
-            // Whoever reads the usage knows by it that the instance is being made.
-            state.usage(|usage| usage.cpu = usage.cpu.max(Duration::from_nanos(1)));
-            job.instance = Some(self.instantiate(job)?);
+    fn instantiate(&self, slot: Slot, job: &mut Job<P>) -> Result<(), After> {
+        /// How often to try, a millisecond apart.
+        const TRIES: u8 = 20;
+        const PAUSE: Duration = Duration::from_millis(1);
+        // Whoever reads the usage knows by it that the instance is being made.
+        self.slot(slot)
+            .usage(|usage| usage.cpu = usage.cpu.max(Duration::from_nanos(1)));
+        let config = InstanceConfig {
+            stack_bytes: job.limits.stack,
+            memory_bytes_max: job.limits.memory_cap.or(job.limits.memory_max),
+        };
+        // A job that was spawned has a module.
+        let Some(module) = &job.module else {
+            return Err(self.interrupted(slot));
+        };
+        match Instance::new(module, &config) {
+            Ok(instance) => {
+                let instance = job.instance.insert(instance);
+                instance.set_work_left(job.limits.work.unwrap_or(u64::MAX));
+                Ok(())
+            }
+            Err(e) if e.kind() == ErrorKind::OutOfMemory && job.tries < TRIES => {
+                job.tries += 1;
+                Err(After::Waits(Some(self.platform.now() + PAUSE)))
+            }
+            Err(e) => Err(self.trapped(slot, &e)),
         }
+    }
+
+    /// Begins the next call of the job's instance, if none is on its way. The run ends where all are
+    /// done.
+    #[inline(never)]
+    fn begin(&self, slot: Slot, job: &mut Job<P>) -> Result<(), After> {
+        let state = self.slot(slot);
         let Job {
             instance: Some(instance),
             export,
@@ -584,17 +629,21 @@ impl<P: Platform> Workers<P> {
             ..
         } = job
         else {
-            return Ok(false);
+            return Err(self.interrupted(slot));
         };
         if instance.is_called() {
-            return Ok(true);
+            return Ok(());
         }
-        let failed = |e: Trap| After::Ended(Err(trap(&e)));
-        let mut begun = instance.initialise().map_err(failed)?;
+        let mut begun = match instance.initialise() {
+            Ok(begun) => begun,
+            Err(e) => return Err(self.trapped(slot, &e)),
+        };
         if !begun && !*called {
             *called = true;
             begun = true;
-            instance.call(export, args).map_err(failed)?;
+            if let Err(e) = instance.call(export, args) {
+                return Err(self.trapped(slot, &e));
+            }
         }
         let held = instance.usage().held as usize;
         critical_section::with(|_| {
@@ -602,39 +651,16 @@ impl<P: Platform> Workers<P> {
             state.promised.store(0, Ordering::Release);
             state.usage(|usage| usage.memory = held);
         });
-        Ok(begun)
-    }
-
-    /// Makes the job's instance. Its bytes are promised, but while others make and end theirs what is
-    /// free may be in pieces: a run must not fail for a moment like that, and is queued again.
-    #[inline(never)]
-    fn instantiate(&self, job: &mut Job<P>) -> Result<Instance, After> {
-        /// How often to try, a millisecond apart.
-        const TRIES: u8 = 20;
-        const PAUSE: Duration = Duration::from_millis(1);
-        let config = InstanceConfig {
-            stack_bytes: job.limits.stack,
-            memory_bytes_max: job.limits.memory_cap.or(job.limits.memory_max),
-        };
-        // A job that was spawned has a module.
-        let module = job.module.as_ref();
-        let module = module.ok_or(After::Ended(Err(Failure::Interrupted)))?;
-        match Instance::new(module, &config) {
-            Ok(mut instance) => {
-                instance.set_work_left(job.limits.work.unwrap_or(u64::MAX));
-                Ok(instance)
-            }
-            Err(e) if e.kind() == ErrorKind::OutOfMemory && job.tries < TRIES => {
-                job.tries += 1;
-                Err(After::Waits(Some(self.platform.now() + PAUSE)))
-            }
-            Err(e) => Err(After::Ended(Err(trap(&e)))),
+        match begun {
+            true => Ok(()),
+            false => Err(self.returned(slot, job)),
         }
     }
 
     /// Steps the call until it has finished, or else its turn is over.
     fn steps(
         &self,
+        slot: Slot,
         clock: &mut Clock<'_, P>,
         job: &mut Job<P>,
         worker: &mut Worker<'_>,
@@ -649,8 +675,10 @@ impl<P: Platform> Workers<P> {
         else {
             return Ok(());
         };
-        let failed = |e: Trap| After::Ended(Err(self.failure(limits, &e)));
-        let mut active = worker.enter(instance).map_err(failed)?;
+        let mut active = match worker.enter(instance) {
+            Ok(active) => active,
+            Err(e) => return Err(self.failed(slot, limits, &e)),
+        };
         loop {
             let slice = self.slice.load(Ordering::Relaxed);
             let fuel = match limits.schedule.preemption {
@@ -661,13 +689,16 @@ impl<P: Platform> Workers<P> {
             // Also where it trapped.
             let (work, time) = clock.count(&self.platform, &active);
             self.platform.worked(work);
-            let outcome = outcome.map_err(failed)?;
+            let outcome = match outcome {
+                Ok(outcome) => outcome,
+                Err(e) => return Err(self.failed(slot, limits, &e)),
+            };
             *turn -= match limits.schedule.preemption {
                 Preemption::Fuel => i64::from(work),
                 Preemption::Time => time,
             };
             if clock.state.is_interrupted() {
-                return Err(After::Ended(Err(Failure::Interrupted)));
+                return Err(self.interrupted(slot));
             }
             let after = match outcome {
                 ResumableCall::Finished => return Ok(()),
@@ -677,8 +708,10 @@ impl<P: Platform> Workers<P> {
                     Some(after) => after,
                 },
             };
-            active.leave().map_err(failed)?;
-            return Err(after);
+            return Err(match active.leave() {
+                Ok(()) => after,
+                Err(e) => self.failed(slot, limits, &e),
+            });
         }
     }
 
@@ -700,26 +733,38 @@ impl<P: Platform> Workers<P> {
     }
 
     #[inline(never)]
-    fn failure(&self, limits: &Limits, error: &Trap) -> Failure {
+    fn failed(&self, slot: Slot, limits: &Limits, error: &Trap) -> After {
         match (error.kind(), limits.work) {
-            (TrapKind::OutOfWork, Some(limit)) => trap(&format_args!(
-                "work budget of {limit} branches and calls exhausted"
-            )),
+            (TrapKind::OutOfWork, Some(limit)) => self.trapped(
+                slot,
+                &format_args!("work budget of {limit} branches and calls exhausted"),
+            ),
             (TrapKind::OperandStackOverflow, _) => {
                 let bytes = limits.stack.min(self.config.stack_bytes);
                 let variable = budget::STACK_BYTES;
-                trap(&format_args!(
-                    "{error}: it has {bytes} bytes, see {variable}"
-                ))
+                self.trapped(
+                    slot,
+                    &format_args!("{error}: it has {bytes} bytes, see {variable}"),
+                )
             }
-            _ => trap(error),
+            _ => self.trapped(slot, error),
         }
     }
-}
 
-#[inline(never)]
-fn trap(error: &dyn core::fmt::Display) -> Failure {
-    Failure::Trap(text(format_args!("{error}")))
+    #[inline(never)]
+    fn trapped(&self, slot: Slot, error: &dyn core::fmt::Display) -> After {
+        self.ended(slot, Err(Failure::Trap(text(format_args!("{error}")))))
+    }
+
+    #[inline(never)]
+    fn interrupted(&self, slot: Slot) -> After {
+        self.ended(slot, Err(Failure::Interrupted))
+    }
+
+    #[inline(never)]
+    fn returned(&self, slot: Slot, job: &Job<P>) -> After {
+        self.ended(slot, Ok(result_of(job)))
+    }
 }
 
 fn result_of<P>(job: &Job<P>) -> Option<Value> {
