@@ -688,7 +688,6 @@ impl<P: Platform> Workers<P> {
             let outcome = active.step(fuel, guest);
             // Also where it trapped.
             let (work, time) = clock.count(&self.platform, &active);
-            self.platform.worked(work);
             let outcome = match outcome {
                 Ok(outcome) => outcome,
                 Err(e) => return Err(self.failed(slot, limits, &e)),
@@ -788,8 +787,6 @@ struct Clock<'a, P: 'static> {
 impl<P: Platform> Clock<'_, P> {
     /// The work and the nanoseconds since the last time.
     fn count(&mut self, platform: &P, active: &Active<'_>) -> (u32, i64) {
-        let now = platform.thread_time();
-        let time = now.saturating_sub(core::mem::replace(&mut self.last, now));
         let instance = active.instance();
         let (total, held) = (instance.work(), instance.usage().held);
         let mut work = 0;
@@ -797,12 +794,14 @@ impl<P: Platform> Clock<'_, P> {
             work = total - usage.work;
             usage.work = total;
             usage.memory = held as usize;
-            usage.cpu += time;
         });
-        (
-            u32::try_from(work).unwrap_or(u32::MAX),
-            i64::try_from(time.as_nanos()).unwrap_or(i64::MAX),
-        )
+        let work = u32::try_from(work).unwrap_or(u32::MAX);
+        // A simulator's time passes here, and it is this guest's.
+        platform.worked(work);
+        let now = platform.thread_time();
+        let time = now.saturating_sub(core::mem::replace(&mut self.last, now));
+        self.state.usage(|usage| usage.cpu += time);
+        (work, i64::try_from(time.as_nanos()).unwrap_or(i64::MAX))
     }
 }
 
