@@ -274,12 +274,42 @@ struct Study {
     time: &'static str,
 }
 
+/// Cells of the operand stack in a cache line.
+const PLACES: usize = 16;
+
+impl Study {
+    /// With exports `run0`, `run1`, … of its `run`, whose frames begin as many cells later.
+    fn in_all_places(&self) -> String {
+        let named = self
+            .wat
+            .replace("(func (export \"run\")", "(func $run (export \"run\")");
+        let name = if named.contains("$run") {
+            "$run"
+        } else {
+            "$fib"
+        };
+        let module = named.trim_end().strip_suffix(')').expect("it is a module");
+        let params = "i32 ".repeat(self.args.len());
+        let args: String = (0..self.args.len())
+            .map(|arg| format!("(local.get {arg})"))
+            .collect();
+        let places = (0..PLACES).map(|place| {
+            let locals = "i32 ".repeat(place);
+            format!(
+                "(func (export \"run{place}\") (param {params}) (result i32) (local {locals})
+                    (call {name} {args}))"
+            )
+        });
+        format!("{module}{})", places.collect::<String>())
+    }
+}
+
 const STUDIES: [Study; 3] = [
     Study {
         name: "fib(32)",
         wat: include_str!("../wat/fib.wat"),
         args: &[32],
-        turns: 40,
+        turns: 48,
         fuel: "1.19",
         time: "0.97",
     },
@@ -287,7 +317,7 @@ const STUDIES: [Study; 3] = [
         name: "dot, 4,096 elements, 500 times",
         wat: include_str!("../wat/dot.wat"),
         args: &[4096, 500],
-        turns: 100,
+        turns: 96,
         fuel: "1.48",
         time: "1.49",
     },
@@ -296,7 +326,7 @@ const STUDIES: [Study; 3] = [
         name: "matmul, 256 by 256",
         wat: include_str!("../wat/matmul.wat"),
         args: &[256, 1],
-        turns: 15,
+        turns: 16,
         fuel: "1.25",
         time: "1.51",
     },
@@ -387,9 +417,9 @@ impl Bench {
     }
 
     /// Processor seconds of each of `guests` at once, in the mean.
-    fn time(&mut self, study: &Study, preemption: Preemption, guests: u8) -> f64 {
+    fn time(&mut self, study: &Study, place: usize, preemption: Preemption, guests: u8) -> f64 {
         for slot in 0..guests {
-            self.spawn(slot, "run", study.args, preemption);
+            self.spawn(slot, &format!("run{place}"), study.args, preemption);
         }
         let mut cpu = Duration::ZERO;
         for _ in 0..guests {
@@ -455,29 +485,25 @@ impl Bench {
 
     /// Processor time against the interpreter without any hook: the least of each in turns in
     /// which each runs once, in rotating order. What else the machine does only adds to a time. So
-    /// does where in a cache line an operand stack begins, by some hundredths: each turn has another
-    /// place.
+    /// does where in a cache line its frames begin, by a tenth and more: each turn has another place.
     fn overhead(&mut self, study: &Study) -> [f64; 4] {
-        self.load(study.wat);
+        let wat = study.in_all_places();
+        self.load(&wat);
         let mut least = [f64::INFINITY; 5];
         for turn in 0..study.turns {
-            // SAFETY: the runtime is started.
-            let pad = unsafe { sys::wamr_alloc(8 + 8 * (turn as u32 % 8)) };
-            let plain = Plain::new(study);
-            for place in 0..least.len() {
-                let which = (place + turn) % least.len();
+            let place = turn % PLACES;
+            let plain = Plain::new(&wat, study.args, place);
+            for at in 0..least.len() {
+                let which = (at + turn) % least.len();
                 let time = match which {
                     0 => plain.time(),
-                    1 => self.time(study, Preemption::Fuel, 1),
-                    2 => self.time(study, Preemption::Fuel, 2),
-                    3 => self.time(study, Preemption::Time, 1),
-                    _ => self.time(study, Preemption::Time, 2),
+                    1 => self.time(study, place, Preemption::Fuel, 1),
+                    2 => self.time(study, place, Preemption::Fuel, 2),
+                    3 => self.time(study, place, Preemption::Time, 1),
+                    _ => self.time(study, place, Preemption::Time, 2),
                 };
                 least[which] = least[which].min(time);
             }
-            drop(plain);
-            // SAFETY: the block is the arena's, and nobody else has it.
-            unsafe { sys::wamr_free(pad) };
         }
         self.engine.unload(ModuleId(0));
         let [plain, others @ ..] = least;
@@ -627,8 +653,8 @@ struct Plain {
 }
 
 impl Plain {
-    fn new(study: &Study) -> Self {
-        let mut wasm = wat::parse_str(study.wat)
+    fn new(wat: &str, args: &'static [i32], place: usize) -> Self {
+        let mut wasm = wat::parse_str(wat)
             .expect("it assembles")
             .into_boxed_slice();
         let (mut info, mut error) = (sys::ModuleInfo::default(), [0u8; 128]);
@@ -648,15 +674,17 @@ impl Plain {
             assert!(!instance.is_null(), "{}", sys::error_text(&error));
             let worker = sys::wamr_worker_new(8192);
             assert!(!worker.is_null());
-            let run = sys::wamr_find_function(module, c"run".as_ptr(), 3, &raw mut ty);
-            assert_eq!((ty.params as usize, ty.results), (study.args.len(), 1));
+            let name = format!("run{place}");
+            let (name, len) = (name.as_ptr().cast(), name.len() as u32);
+            let run = sys::wamr_find_function(module, name, len, &raw mut ty);
+            assert_eq!((ty.params as usize, ty.results), (args.len(), 1));
             Self {
                 module,
                 instance,
                 worker,
                 tables,
                 run,
-                args: study.args,
+                args,
                 _wasm: wasm,
             }
         }
