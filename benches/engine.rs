@@ -98,19 +98,16 @@ fn main() {
     let Proplet { agent, workers } = Proplet::new(&limits, config, None).expect("a proplet");
     let mut bench = Bench { agent, workers };
     bench.agent.handle(Event::Connected, clock::now());
-    bytes(&mut bench, limits.stack_bytes);
+    bytes(&mut bench);
     stops(&mut bench);
 }
 
-fn bytes(bench: &mut Bench, stack: u32) {
+fn bytes(bench: &mut Bench) {
+    println!("Arena bytes, {}-bit:\n", usize::BITS);
     println!(
-        "Arena bytes, {}-bit, operand stack {stack} bytes:\n",
-        usize::BITS
+        "| module | bytes of Wasm | load (buffer included) | tables | instance | kept of its call | linear memory | the first run, measured |"
     );
-    println!(
-        "| module | bytes of Wasm | load (buffer included) | instance | exec env | linear memory | a run, measured |"
-    );
-    println!("|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|");
     let memory = r#"(module (memory 1 1) (func (export "main") (loop (br 0))))"#;
     let addition = format!(
         "(module (func (export \"add\") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1))) {}",
@@ -134,10 +131,11 @@ fn bytes(bench: &mut Bench, stack: u32) {
         let wasm = wat::parse_str(wat).expect("the module assembles");
         let needs = wamr::estimate(&wasm).expect("a module");
         println!(
-            "| {name} | {} | {load} | {} | {} | {} | {run} |",
+            "| {name} | {} | {load} | {} | {} | {} | {} | {run} |",
             wasm.len(),
+            needs.tables,
             needs.instance,
-            wamr::Worker::needs(stack),
+            run as u64 - needs.tables - needs.instance - needs.linear_memory,
             needs.linear_memory
         );
         bench.send("stop", &json!({"id": "first"}));

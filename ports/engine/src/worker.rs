@@ -679,12 +679,9 @@ impl<P: Platform> Workers<P> {
             Ok(active) => active,
             Err(e) => return Err(self.failed(slot, limits, &e)),
         };
+        let mut burnt = 0;
         loop {
-            let slice = self.slice.load(Ordering::Relaxed);
-            let fuel = match limits.schedule.preemption {
-                Preemption::Fuel => u32::try_from(*turn).unwrap_or(slice).clamp(1, slice),
-                Preemption::Time => slice,
-            };
+            let fuel = self.fuel(limits.schedule, *turn);
             let outcome = active.step(fuel, guest);
             // Also where it trapped.
             let (work, time) = clock.count(&self.platform, &active);
@@ -702,10 +699,13 @@ impl<P: Platform> Workers<P> {
             let after = match outcome {
                 ResumableCall::Finished => return Ok(()),
                 ResumableCall::Blocked => After::Waits(guest.wake.get()),
-                ResumableCall::OutOfFuel => match self.goes_on(limits.schedule, turn) {
-                    None => continue,
-                    Some(after) => after,
-                },
+                ResumableCall::OutOfFuel => {
+                    burnt += i64::from(fuel);
+                    match self.goes_on(limits.schedule, turn, burnt) {
+                        None => continue,
+                        Some(after) => after,
+                    }
+                }
             };
             return Err(match active.leave() {
                 Ok(()) => after,
@@ -714,19 +714,38 @@ impl<P: Platform> Workers<P> {
         }
     }
 
+    /// Fuel of a step: what is left of the turn, if that is by work. Fuel pays for more than work: at
+    /// the end of a turn steps would get ever shorter. It goes beyond instead, which the next turn pays.
+    fn fuel(&self, schedule: Schedule, turn: i64) -> u32 {
+        let slice = self.slice.load(Ordering::Relaxed);
+        match schedule.preemption {
+            Preemption::Fuel => {
+                let least = (slice / 16).max(1);
+                u32::try_from(turn).unwrap_or(slice).clamp(least, slice)
+            }
+            Preemption::Time => slice,
+        }
+    }
+
     /// Whether a guest whose slice is over leaves the worker, and how. One that alone can run keeps it.
-    fn goes_on(&self, schedule: Schedule, turn: &mut i64) -> Option<After> {
+    /// `burnt` is the fuel of its turn so far.
+    fn goes_on(&self, schedule: Schedule, turn: &mut i64, burnt: i64) -> Option<After> {
+        /// So many times the fuel that its work would take is a guest's turn at most: what it has left of
+        /// its work then is the next turn's.
+        const BURNT_MAX: i64 = 8;
         let now = micros(self.platform.now());
         let (is_alone, is_pressed, has_idle) = self.queue(|queue| {
             let _ = queue.wake_due(now);
             (!queue.has_any(), queue.has_urgent(), queue.has_idle())
         });
         self.call(!is_alone && has_idle);
+        let whole = self.turn_of(schedule);
+        let is_hot = schedule.preemption == Preemption::Fuel && burnt / BURNT_MAX >= whole;
+        if !is_alone && (*turn <= 0 || is_hot) {
+            return Some(After::Again);
+        }
         if *turn <= 0 {
-            if !is_alone {
-                return Some(After::Again);
-            }
-            *turn += self.turn_of(schedule);
+            *turn += whole;
         }
         is_pressed.then_some(After::First)
     }

@@ -6,7 +6,9 @@ mod common;
 
 use common::{Bench, LIMITS, SLOTS, bench, trap};
 use proplet::{
-    engine::{Engine, Failure, Limits, ModuleId, Preemption, Schedule, Slot, Value},
+    engine::{
+        Call, Engine, Failure, Limits, ModuleId, Preemption, Schedule, Slot, TaskData, Value,
+    },
     time::Duration,
 };
 use std::{sync::atomic::Ordering, thread};
@@ -33,6 +35,7 @@ fn guests_run_end_and_leave_nothing_behind() {
     budgets(bench);
     slices(bench);
     shares(bench);
+    hot_turns(bench);
     greed(bench);
     buffers(bench);
     holes(bench);
@@ -173,6 +176,34 @@ fn slices(bench: &mut Bench) {
         assert_eq!(slices, expected, "{limits:?}, slice {slice}");
     }
     bench.workers.set_slice(1000);
+}
+
+/// A guest whose fuel goes to code without branches, and hardly any to work, has turns that end.
+fn hot_turns(bench: &mut Bench) {
+    let nops = "nop ".repeat(20_000);
+    let hot = format!(r#"(module (func (export "main") (loop {nops} (br 0))))"#);
+    bench.load(0, &hot).unwrap();
+    bench.spawn(0, &[], LIMITS);
+    bench
+        .load(1, r#"(module (func (export "main") (loop (br 0))))"#)
+        .unwrap();
+    let call = Call {
+        module: ModuleId(1),
+        export: "main",
+        args: &[],
+        limits: LIMITS,
+    };
+    bench.engine.spawn(Slot(1), &call, TaskData::NONE);
+    thread::sleep(Duration::from_millis(200));
+    let usage = [0, 1].map(|slot| bench.engine.usage(Slot(slot)));
+    for slot in [0, 1] {
+        bench.engine.interrupt(Slot(slot));
+        assert_eq!(bench.exit().result, Err(Failure::Interrupted));
+    }
+    // Of the fuel it has eight times as much.
+    assert!(usage[0].work * 5 < usage[1].work, "{usage:?}");
+    bench.engine.unload(ModuleId(0));
+    bench.engine.unload(ModuleId(1));
 }
 
 /// Two that share a worker do work in proportion to their weights, to the turn; also where one does
