@@ -15,8 +15,9 @@
  * that was left: its return recovers the rest.
  *
  * What has no check on its way is charged when it happens: bulk operations by their size, scans for
- * the ends of blocks by what they read, returns from functions by their number. A charge that uses the slice up sends the interpreter to
- * `leave_code`, whose branch is a check, and so ends it in a line of code without a branch, too.
+ * the ends of blocks by what they read, returns from functions by their number. A charge that uses
+ * the slice up sends the interpreter to `leave_code`, whose branch is a check, and so ends it in a
+ * line of code without a branch, too.
  */
 
 #include "wasm_interp.h"
