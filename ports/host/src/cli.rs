@@ -122,7 +122,7 @@ pub struct Limits {
     #[arg(long, env = "PROPLET_RESULT_MAX_BYTES", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(..=1 << 20))]
     pub result_max_bytes: u32,
     /// Threads that run guests, on as many cores, the last of those that the process may use; one for
-    /// each core if not given.
+    /// each core if not given, as far as their stacks take a quarter of the arena.
     #[arg(long, alias = "guest-cores", env = "PROPLET_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
 }

@@ -83,8 +83,11 @@ pub fn start_engine(
     proplet_id: &'static str,
 ) -> Result<(WamrEngine<Linux>, &'static Workers<Linux>)> {
     let slots = usize::from(limits.instances);
-    let count = limits.workers.map(usize::from);
-    let count = count.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
+    let stack_max = task_limits(limits).stack_max;
+    let count = limits.workers.map(usize::from).unwrap_or_else(|| {
+        let cores = thread::available_parallelism().map_or(1, Into::into);
+        default_workers(cores, limits.arena_bytes, stack_max)
+    });
     let arena = slice(limits.arena_bytes as usize, MaybeUninit::uninit);
     let natives = forever(host_functions::<Linux>());
     let runtime = Runtime::init(arena, natives).context("WAMR")?;
@@ -99,7 +102,7 @@ pub fn start_engine(
         DeviceConfig {
             proplet_id,
             limits: guest_limits(limits),
-            stack_bytes: task_limits(limits).stack_max,
+            stack_bytes: stack_max,
         },
     ));
     start_workers(workers, count, runtime)?;
@@ -141,6 +144,12 @@ impl Proplet {
         agent.set_wall_clock(clock::unix_ms(), clock::now());
         Ok(Self { agent, workers })
     }
+}
+
+/// A worker for each core, but no more than leave guests three quarters of the arena.
+fn default_workers(cores: usize, arena_bytes: u32, stack_max: u32) -> usize {
+    let fit = arena_bytes / 4 / wamr::Worker::needs(stack_max);
+    cores.min(fit as usize).max(1)
 }
 
 /// The thread on which sensors are read, while their guests wait.
@@ -349,4 +358,27 @@ pub fn join(join: &Join) -> Result<()> {
         join.broker
     );
     work(join, &mut agent, workers, &STOP, &Status::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many cores a machine has, it starts with the arena that it has by default.
+    #[test]
+    fn workers_leave_guests_room() {
+        let worker = wamr::Worker::needs(8192);
+        for (cores, arena, expected) in [
+            (1, 196_608, 1),
+            (2, 196_608, 2),
+            (4, 196_608, 4),
+            (64, 196_608, 4),
+            (64, 1 << 30, 64),
+            (64, 16_384, 1),
+        ] {
+            let workers = default_workers(cores, arena, 8192);
+            assert_eq!(workers, expected, "{cores} cores, {arena} bytes");
+            assert!(workers == 1 || workers as u32 * worker <= arena / 4);
+        }
+    }
 }
