@@ -151,17 +151,21 @@ perform(struct wamr_worker *worker, const struct bulk *bulk, enum pay pay)
     }
 }
 
+static void
+charge_and_perform(struct wamr_worker *worker, const struct bulk *bulk)
+{
+    uint64 units = 1 + bulk->left / bulk->unit;
+
+    perform(worker, bulk, charge(worker, units, units, bulk->left));
+}
+
 uint8 *
 wamr_bulk_fill(WASMExecEnv *env, uint8 *ip, uint8 *to, uint32 value, uint32 len)
 {
     struct wamr_worker *worker = worker_of(env);
-    uint64 units = 1 + len / BULK_UNIT;
-    enum pay pay = charge(worker, units, units, len);
 
-    perform(worker,
-            &(struct bulk){ .kind = BULK_FILL, .to = to, .left = len, .value = value,
-                            .unit = BULK_UNIT },
-            pay);
+    charge_and_perform(worker, &(struct bulk){ .kind = BULK_FILL, .to = to, .left = len,
+                                               .value = value, .unit = BULK_UNIT });
     return ip_after_charge(worker, ip);
 }
 
@@ -169,13 +173,9 @@ uint8 *
 wamr_bulk_move(WASMExecEnv *env, uint8 *ip, void *to, void *from, uint32 len, uint32 unit)
 {
     struct wamr_worker *worker = worker_of(env);
-    uint64 units = 1 + len / unit;
-    enum pay pay = charge(worker, units, units, len);
 
-    perform(worker,
-            &(struct bulk){ .kind = BULK_MOVE, .to = to, .from = from, .left = len,
-                            .unit = unit },
-            pay);
+    charge_and_perform(worker, &(struct bulk){ .kind = BULK_MOVE, .to = to, .from = from,
+                                               .left = len, .unit = unit });
     return ip_after_charge(worker, ip);
 }
 
@@ -183,14 +183,9 @@ static void
 charge_and_fill_elements(struct wamr_worker *worker, table_elem_type_t *to, uint32 value,
                          uint32 count)
 {
-    uint64 bytes = (uint64)count * sizeof(*to);
-    uint64 units = 1 + bytes / ELEMENTS_UNIT;
-    enum pay pay = charge(worker, units, units, bytes);
-
-    perform(worker,
-            &(struct bulk){ .kind = BULK_FILL_ELEMENTS, .to = (uint8 *)to,
-                            .left = (uint32)bytes, .value = value, .unit = ELEMENTS_UNIT },
-            pay);
+    charge_and_perform(worker, &(struct bulk){ .kind = BULK_FILL_ELEMENTS, .to = (uint8 *)to,
+                                               .left = count * (uint32)sizeof(*to),
+                                               .value = value, .unit = ELEMENTS_UNIT });
 }
 
 uint8 *

@@ -333,7 +333,7 @@ const BUSY: &str = "another call is on its way";
 
 #[cold]
 #[inline(never)]
-fn bad_call(text: core::fmt::Arguments<'_>) -> Trap {
+pub(crate) fn bad_call(text: core::fmt::Arguments<'_>) -> Trap {
     Trap::new(TrapKind::BadCall, text)
 }
 

@@ -12,7 +12,7 @@ use wamr_sys as sys;
 use crate::arena::{self, Booking};
 use crate::error::{Error, ErrorKind, Trap, TrapKind};
 use crate::host;
-use crate::instance::Instance;
+use crate::instance::{Instance, bad_call};
 use crate::runtime::ThreadEnv;
 
 /// A thread's operand stack, on which all its guests run in turn, and what it knows of their code.
@@ -64,21 +64,15 @@ impl<'t> Worker<'t> {
     ///
     /// # Errors
     /// [`TrapKind::BadCall`] where there is no call, or its [`Active`] was forgotten, and it with
-    /// that; [`TrapKind::OperandStackOverflow`] where the
-    /// stack is too small for what it has on it. The call is as before.
+    /// that; [`TrapKind::OperandStackOverflow`] where the stack is too small for what it has on it.
+    /// The call is as before.
     pub fn enter<'a>(&'a mut self, instance: &'a mut Instance) -> Result<Active<'a>, Trap> {
         let call = instance.call_mut();
         if !call.is_some() {
-            return Err(Trap::new(
-                TrapKind::BadCall,
-                format_args!("no call to go on with"),
-            ));
+            return Err(bad_call(format_args!("no call to go on with")));
         }
         if call.is_entered() {
-            return Err(Trap::new(
-                TrapKind::BadCall,
-                format_args!("the call was forgotten on a stack"),
-            ));
+            return Err(bad_call(format_args!("the call was forgotten on a stack")));
         }
         // SAFETY: nothing on the worker's stack is needed: an `Active` borrows the worker until it
         // has left, and the call of one that was forgotten is never gone on with. The call outlives
@@ -137,10 +131,7 @@ impl Active<'_> {
     /// What stopped the guest; the call has ended. [`TrapKind::BadCall`] where there is none.
     pub fn step(&mut self, fuel: u32, context: &dyn Any) -> Result<ResumableCall, Trap> {
         if !self.instance.call_mut().is_some() {
-            return Err(Trap::new(
-                TrapKind::BadCall,
-                format_args!("no call to go on with"),
-            ));
+            return Err(bad_call(format_args!("no call to go on with")));
         }
         let run = Run {
             context,
