@@ -36,8 +36,8 @@ pub struct TaskLimits {
     pub stack_max: u32,
     /// Most bytes of linear memory; `None` leaves only the arena as bound.
     pub memory: Option<u64>,
-    /// How the port can preempt a task; the first is for one that doesn't say. Not empty.
-    pub preemption: &'static [Preemption],
+    /// What ends a task's turn.
+    pub preemption: Preemption,
     /// What a task may ask for by its environment.
     pub caps: Caps,
     /// Most bytes of a module.
@@ -107,7 +107,7 @@ impl Config<'_> {
             stack: 4096,
             stack_max: 65536,
             memory: None,
-            preemption: &[Preemption::Fuel],
+            preemption: Preemption::Fuel,
             caps: Caps::HARMLESS,
             module_bytes: usize::MAX,
         },

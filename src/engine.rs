@@ -1,7 +1,7 @@
 //! The seam between the agent and the Wasm engine of a port.
 //!
 //! The agent calls an [`Engine`] on the control thread; guest code runs elsewhere, on worker
-//! threads, and comes back through [`Engine::poll_exit`]. No call of this trait may run
+//! threads, and comes back through [`Engine::exited`]. No call of this trait may run
 //! guest code or wait for a worker.
 
 use crate::{
@@ -9,7 +9,10 @@ use crate::{
     time::Duration,
     wire::{List, Pairs},
 };
-use core::{fmt, ops::DerefMut};
+use core::{
+    fmt,
+    ops::{Deref, DerefMut},
+};
 
 /// Most parameters a function may have to be called by a task.
 pub const PARAMS_MAX: usize = 16;
@@ -51,11 +54,24 @@ pub(crate) fn clip(s: &str, max: usize) -> &str {
 
 /// An entry of the module table, below the capacity that the agent was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ModuleId(pub u8);
+pub struct ModuleId(pub u16);
 
-/// A run's slot, and so its worker, below the number of slots that the agent was given.
+/// A task's slot, below the number of slots that the agent was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slot(pub u8);
+pub struct Slot(pub u16);
+
+impl Slot {
+    /// The slot of this index, which is below 65,535.
+    pub const fn at(index: usize) -> Self {
+        debug_assert!(index < u16::MAX as usize);
+        Self(index as u16)
+    }
+
+    /// Its index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// Type of a Wasm value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,13 +153,12 @@ impl InstanceNeeds {
     }
 }
 
-/// Who takes the processor from a guest, so that the others have their share.
+/// What ends a guest's turn, so that the others have their share. The device's, for all its tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preemption {
-    /// The interpreter: it counts branches and calls, and the guest yields when a turn's are used
-    /// up. Shares are the same in every run.
+    /// Its work: branches and calls, counted. Shares are the same in every run.
     Fuel,
-    /// The system's scheduler, by its clock.
+    /// Its processor time, by the clock.
     Time,
 }
 
@@ -157,31 +172,20 @@ impl Preemption {
     }
 }
 
-/// How a run shares the processor with others.
+/// A run's share of the processor against the others', from 1 to 100.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Schedule {
-    /// Who preempts it.
-    pub preemption: Preemption,
-    /// Its share against the others', from 1 to [`WEIGHT_MAX`](Self::WEIGHT_MAX).
-    pub weight: u8,
-}
+pub struct Weight(pub u8);
 
-impl Schedule {
-    /// Most that a weight can be.
-    pub const WEIGHT_MAX: u8 = 100;
+impl Weight {
+    /// The most.
+    pub const MAX: Self = Self(100);
 
-    /// Weight of a task that asks for none. A turn of it is one slice.
-    pub const WEIGHT: u8 = 10;
-
-    /// Fuel, at the usual weight.
-    pub const DEFAULT: Self = Self {
-        preemption: Preemption::Fuel,
-        weight: Self::WEIGHT,
-    };
+    /// Of a task that asks for none. A turn of it is one slice.
+    pub const DEFAULT: Self = Self(10);
 
     /// A turn of this weight, where that of the usual weight is `slice`; at least 1.
-    pub const fn turn(&self, slice: u32) -> u64 {
-        let turn = slice as u64 * self.weight as u64 / Self::WEIGHT as u64;
+    pub const fn turn(self, slice: u32) -> u64 {
+        let turn = slice as u64 * self.0 as u64 / Self::DEFAULT.0 as u64;
         if turn == 0 { 1 } else { turn }
     }
 }
@@ -199,16 +203,37 @@ pub struct Limits {
     /// Most work, in branches and calls, where the task or the device bounds it.
     pub work: Option<u64>,
     /// Its share of the processor.
-    pub schedule: Schedule,
+    pub weight: Weight,
+}
+
+/// A value in the arena with bytes behind it, in one block. Given back when it is dropped.
+pub trait Record<T> {
+    /// A reader of the bytes that may go to other threads; it keeps the block, not the value.
+    type Bytes: Deref<Target = [u8]> + fmt::Debug;
+
+    /// The value.
+    fn value(&self) -> &T;
+
+    /// The value, to be changed.
+    fn value_mut(&mut self) -> &mut T;
+
+    /// The bytes.
+    fn bytes(&self) -> &[u8];
+
+    /// The bytes, to be written; none once they are [shared](Self::share).
+    fn bytes_mut(&mut self) -> &mut [u8];
+
+    /// A reader of the bytes.
+    fn share(&mut self) -> Self::Bytes;
 }
 
 /// What a run is given beside its arguments. Its guest reads it by host functions.
 #[derive(Debug)]
-pub struct TaskData<B> {
-    /// The packed inputs, and then the packed environment; none where both are empty.
-    text: Option<B>,
-    /// Bytes of the packed inputs.
-    inputs_len: usize,
+pub struct TaskData<B, R> {
+    /// Bytes of the task's record: the packed inputs, the packed environment, and whatever else.
+    text: Option<R>,
+    /// Bytes of the packed inputs, and of the packed environment behind them.
+    lens: (u32, u32),
     /// The model of a federated round.
     pub model: Option<B>,
     /// The data set to train it with.
@@ -217,40 +242,40 @@ pub struct TaskData<B> {
     pub caps: Caps,
 }
 
-impl<B> TaskData<B> {
+impl<B, R> TaskData<B, R> {
     /// Nothing, and no permission.
     pub const NONE: Self = Self {
         text: None,
-        inputs_len: 0,
+        lens: (0, 0),
         model: None,
         dataset: None,
         caps: Caps::NONE,
     };
 }
 
-impl<B: DerefMut<Target = [u8]>> TaskData<B> {
-    /// With a copy of inputs and environment in `text`, which has exactly their bytes.
-    pub fn with_text(self, mut text: B, inputs: List<'_>, env: Pairs<'_>) -> Self {
-        let (inputs, env) = (inputs.as_bytes(), env.as_bytes());
-        let (first, rest) = text.split_at_mut(inputs.len());
-        first.copy_from_slice(inputs);
-        rest.copy_from_slice(env);
+impl<B, R: Deref<Target = [u8]>> TaskData<B, R> {
+    /// With the first `inputs` bytes of `text` as packed inputs, and the next `env` as packed
+    /// environment.
+    #[must_use]
+    pub fn with_text(self, text: R, inputs: usize, env: usize) -> Self {
         Self {
-            inputs_len: inputs.len(),
             text: Some(text),
+            lens: (inputs as u32, env as u32),
             ..self
         }
     }
 
     /// The task's inputs, as text.
     pub fn inputs(&self) -> List<'_> {
-        let bytes = self.text.as_deref().and_then(|t| t.get(..self.inputs_len));
+        let (inputs, _) = self.lens;
+        let bytes = self.text.as_deref().and_then(|t| t.get(..inputs as usize));
         bytes.and_then(List::from_bytes).unwrap_or_default()
     }
 
     /// The task's environment.
     pub fn env(&self) -> Pairs<'_> {
-        let bytes = self.text.as_deref().and_then(|t| t.get(self.inputs_len..));
+        let (inputs, env) = (self.lens.0 as usize, self.lens.1 as usize);
+        let bytes = self.text.as_deref().and_then(|t| t.get(inputs..inputs + env));
         bytes.and_then(Pairs::from_bytes).unwrap_or_default()
     }
 }
@@ -324,7 +349,7 @@ pub enum Failure {
     Trap(Text),
 }
 
-/// The end of a run. Its slot is free again.
+/// The end of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Exit<B> {
     /// The slot that the run had.
@@ -354,10 +379,16 @@ pub enum Message<B> {
     },
 }
 
-/// A Wasm engine: a bounded arena, a table of modules and a worker for each slot.
+/// A Wasm engine: a bounded arena, a table of modules and workers that run guests.
 pub trait Engine {
     /// Bytes in the arena, given back when dropped.
     type Buffer: DerefMut<Target = [u8]> + fmt::Debug;
+
+    /// Bytes of a record.
+    type Bytes: Deref<Target = [u8]> + fmt::Debug;
+
+    /// A value in the arena, with bytes behind it.
+    type Record<T>: Record<T, Bytes = Self::Bytes>;
 
     /// Present state of the arena.
     fn arena(&self) -> ArenaUsage;
@@ -367,6 +398,15 @@ pub trait Engine {
     /// # Errors
     /// The reason as text, if the arena has no such block.
     fn allocate(&mut self, len: usize) -> Result<Self::Buffer, Text>;
+
+    /// `value` in a block of the arena, with `len` bytes of 0 behind it.
+    ///
+    /// # Errors
+    /// The reason as text, if the arena has no such block.
+    fn record<T>(&mut self, value: T, len: usize) -> Result<Self::Record<T>, Text>;
+
+    /// Arena bytes that such a [record](Self::record) takes.
+    fn record_bytes<T>(len: usize) -> usize;
 
     /// Makes `buffer` `len` bytes long, where it is if the arena has room behind it. What is new is
     /// zeroed.
@@ -402,8 +442,17 @@ pub trait Engine {
     /// The reason as text, if it has parameters that a task can't pass.
     fn params(&self, module: ModuleId, export: &str) -> Result<Option<Params>, Text>;
 
-    /// Starts a run on the worker of a free slot. Its end comes from [`poll_exit`](Self::poll_exit).
-    fn spawn(&mut self, slot: Slot, call: &Call<'_>, data: TaskData<Self::Buffer>);
+    /// Makes an instance in a free slot and begins a run. Its end comes from
+    /// [`exited`](Self::exited).
+    ///
+    /// # Errors
+    /// The reason as text, if the instance or its call can't be made; the slot is free still.
+    fn spawn(
+        &mut self,
+        slot: Slot,
+        call: &Call<'_>,
+        data: TaskData<Self::Buffer, Self::Bytes>,
+    ) -> Result<(), Text>;
 
     /// Asks a run to end; it does so within a slice, and its exit says [`Failure::Interrupted`]
     /// unless it had already ended. Idempotent.
@@ -415,14 +464,23 @@ pub trait Engine {
     /// What the proplet has used since boot.
     fn process(&self) -> ProcessUsage;
 
-    /// The next run that has ended, if any. All that its guest had to say has been given out
-    /// before, or is lost.
-    fn poll_exit(&mut self) -> Option<Exit<Self::Buffer>>;
+    /// The slot of the run that ended first of those whose exit was not taken, if any.
+    fn exited(&mut self) -> Option<Slot>;
 
-    /// What a run's guest has to say on the channel, if anything, given out once. Until then the
-    /// guest can say no more. What it said last is kept beyond its exit, for as long as its slot
-    /// has no other run.
-    fn poll_message(&mut self, slot: Slot) -> Option<Message<Self::Buffer>>;
+    /// Whether a run has ended, and its exit was not taken.
+    fn has_exited(&self, slot: Slot) -> bool;
+
+    /// Takes the exit of a run that has ended, and frees its slot. A message that its guest had to say
+    /// and that was not taken is lost; `None` if there is no exit.
+    fn take_exit(&mut self, slot: Slot) -> Option<Exit<Self::Buffer>>;
+
+    /// What some guest has to say on the channel, if any has: given out once, who spoke first is
+    /// heard first. Until then that guest can say no more. What a guest said last is kept until its
+    /// exit is taken.
+    fn poll_message(&mut self) -> Option<(Slot, Message<Self::Buffer>)>;
+
+    /// The same of one run.
+    fn take_message(&mut self, slot: Slot) -> Option<Message<Self::Buffer>>;
 
     /// Gives a message, whose topic is below the channel, to a run's guest. One that its inbox or
     /// the arena has no room for is dropped, and counted in the run's usage.

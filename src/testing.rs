@@ -47,6 +47,49 @@ impl Drop for FakeBuffer {
     }
 }
 
+/// A value, and bytes that count while they live.
+#[derive(Debug)]
+pub(crate) struct FakeRecord<T> {
+    value: T,
+    bytes: Arc<FakeBuffer>,
+}
+
+/// Bytes of a record.
+#[derive(Debug, Clone)]
+pub(crate) struct FakeBytes(Arc<FakeBuffer>);
+
+impl Deref for FakeBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl<T> Record<T> for FakeRecord<T> {
+    type Bytes = FakeBytes;
+
+    fn value(&self) -> &T {
+        &self.value
+    }
+
+    fn value_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        Arc::get_mut(&mut self.bytes).map_or(&mut [], |bytes| &mut **bytes)
+    }
+
+    fn share(&mut self) -> FakeBytes {
+        FakeBytes(Arc::clone(&self.bytes))
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Spawned {
     pub(crate) slot: Slot,
@@ -54,7 +97,7 @@ pub(crate) struct Spawned {
     pub(crate) export: String,
     pub(crate) args: Vec<Value>,
     pub(crate) limits: Limits,
-    pub(crate) data: TaskData<FakeBuffer>,
+    pub(crate) data: TaskData<FakeBuffer, FakeBytes>,
 }
 
 /// A module is text: `export(params)` lines, such as `main(i32 i32)`. `trap` as first line makes
@@ -167,6 +210,8 @@ impl FakeEngine {
 
 impl Engine for FakeEngine {
     type Buffer = FakeBuffer;
+    type Bytes = FakeBytes;
+    type Record<T> = FakeRecord<T>;
 
     fn arena(&self) -> ArenaUsage {
         let taken = self.modules.len() * LOAD + self.running.len() * INSTANCE;
@@ -185,6 +230,15 @@ impl Engine for FakeEngine {
         };
         self.resize(&mut buffer, len)?;
         Ok(buffer)
+    }
+
+    fn record<T>(&mut self, value: T, len: usize) -> Result<FakeRecord<T>, Text> {
+        let bytes = Arc::new(self.allocate(len)?);
+        Ok(FakeRecord { value, bytes })
+    }
+
+    fn record_bytes<T>(len: usize) -> usize {
+        len
     }
 
     fn resize(&mut self, buffer: &mut FakeBuffer, len: usize) -> Result<(), Text> {
@@ -249,7 +303,12 @@ impl Engine for FakeEngine {
         }))
     }
 
-    fn spawn(&mut self, slot: Slot, call: &Call<'_>, data: TaskData<FakeBuffer>) {
+    fn spawn(
+        &mut self,
+        slot: Slot,
+        call: &Call<'_>,
+        data: TaskData<FakeBuffer, FakeBytes>,
+    ) -> Result<(), Text> {
         assert!(self.running.iter().all(|run| run.slot != slot));
         self.running.push(Spawned {
             slot,
@@ -259,11 +318,15 @@ impl Engine for FakeEngine {
             limits: call.limits,
             data,
         });
+        Ok(())
     }
 
     fn interrupt(&mut self, slot: Slot) {
-        assert!(self.running.iter().any(|run| run.slot == slot));
-        self.interrupted.push(slot);
+        let runs = self.running.iter().any(|run| run.slot == slot);
+        assert!(runs || self.has_exited(slot));
+        if runs {
+            self.interrupted.push(slot);
+        }
     }
 
     fn usage(&self, _: Slot) -> RunUsage {
@@ -274,11 +337,25 @@ impl Engine for FakeEngine {
         ProcessUsage::default()
     }
 
-    fn poll_exit(&mut self) -> Option<Exit<FakeBuffer>> {
-        self.exits.pop_front()
+    fn exited(&mut self) -> Option<Slot> {
+        self.exits.front().map(|exit| exit.slot)
     }
 
-    fn poll_message(&mut self, slot: Slot) -> Option<Message<FakeBuffer>> {
+    fn has_exited(&self, slot: Slot) -> bool {
+        self.exits.iter().any(|exit| exit.slot == slot)
+    }
+
+    fn take_exit(&mut self, slot: Slot) -> Option<Exit<FakeBuffer>> {
+        let index = self.exits.iter().position(|exit| exit.slot == slot)?;
+        self.messages.retain(|(of, _)| *of != slot);
+        self.exits.remove(index)
+    }
+
+    fn poll_message(&mut self) -> Option<(Slot, Message<FakeBuffer>)> {
+        self.messages.pop_front()
+    }
+
+    fn take_message(&mut self, slot: Slot) -> Option<Message<FakeBuffer>> {
         let index = self.messages.iter().position(|(of, _)| *of == slot)?;
         self.messages.remove(index).map(|(_, message)| message)
     }

@@ -143,7 +143,7 @@ impl<E: Engine> Agent<'_, E> {
             bounded("name", start.entry().unwrap_or_default())?,
         );
         // In place: a record is too large to be made on the stack.
-        let run = &mut self.runs[usize::from(slot.0)];
+        let run = &mut self.runs[slot.index()];
         *run = Run::VACANT;
         (run.id, run.name) = (id, name);
         (run.purpose, run.packed, run.budget) = (purpose, packed, budget);
@@ -152,7 +152,7 @@ impl<E: Engine> Agent<'_, E> {
         match self.source(start, &budget, now)? {
             Phase::Ready { module } => self.launch(slot, module, now),
             phase => {
-                self.runs[usize::from(slot.0)].phase = phase;
+                self.runs[slot.index()].phase = phase;
                 Ok(())
             }
         }
@@ -166,7 +166,7 @@ impl<E: Engine> Agent<'_, E> {
             self.deployments[usize::from(index)] = Deployment::VACANT;
             self.forget_deployment(index);
         }
-        let index = vacant(self.deployments.iter().map(|d| d.phase)).ok_or_else(|| {
+        let index = vacant(self.deployments.iter().map(|d| d.phase)).map(|i| i as u8).ok_or_else(|| {
             text(format_args!(
                 "no room for a deployment: all {} are taken",
                 self.deployments.len()
@@ -271,7 +271,7 @@ impl<E: Engine> Agent<'_, E> {
 
     /// Ends a run from outside. Its exit follows, or comes at once if it has not begun.
     pub(super) fn end(&mut self, slot: Slot, ending: Ending, now: Instant) {
-        let run = &mut self.runs[usize::from(slot.0)];
+        let run = &mut self.runs[slot.index()];
         run.stopped |= ending == Ending::Stopped;
         match run.phase {
             Phase::Fetching { .. } | Phase::Gathering { .. } => {
@@ -352,7 +352,7 @@ impl<E: Engine> Agent<'_, E> {
         let (run_text, deployment_text) = {
             let (runs, deployments) = self.text.split_at_mut(self.runs.len() * self.share);
             (
-                &mut runs[usize::from(slot.0) * self.share..][..self.share],
+                &mut runs[slot.index() * self.share..][..self.share],
                 &deployments[usize::from(index) * self.share..][..self.share],
             )
         };
@@ -366,7 +366,7 @@ impl<E: Engine> Agent<'_, E> {
         let packed = Packed::store(run_text, inputs, &[env, invoke.env])?;
         let merged = packed.env(run_text);
         let budget = Budget::from_env(|key| merged.get(key), &self.config.limits)?;
-        self.runs[usize::from(slot.0)] = Run {
+        self.runs[slot.index()] = Run {
             purpose: Purpose::Invocation(bounded("invocation_id", invocation)?),
             id: deployment.id.clone(),
             name: deployment.name.clone(),

@@ -91,7 +91,7 @@ impl<E: Engine> Agent<'_, E> {
             return Some(Errand::Module(index));
         }
         let slot = self.slots().find(|slot| self.run(*slot).due.is_some())?;
-        let due = self.runs[usize::from(slot.0)].due.take()?;
+        let due = self.runs[slot.index()].due.take()?;
         let stream = |what| Stream::new(what, self.config.data_bytes);
         Some(match due {
             Service::Model => Errand::Data(slot, due, stream("model")),
@@ -248,7 +248,7 @@ impl<E: Engine> Agent<'_, E> {
 
     /// The round that a run's environment names.
     pub(super) fn round(&self, slot: Slot) -> Option<Round<'_>> {
-        let at = usize::from(slot.0);
+        let at = slot.index();
         let env = self.runs[at].packed.env(&self.text[at * self.share..]);
         Round::of(env, self.config.services)
     }
@@ -270,7 +270,7 @@ impl<E: Engine> Agent<'_, E> {
             return false;
         };
         let until = now + self.config.fetch_timeout;
-        let run = &mut self.runs[usize::from(slot.0)];
+        let run = &mut self.runs[slot.index()];
         run.phase = Phase::Gathering { module, until };
         run.due = Some(due);
         log::info!("task {} gathers the data of its round", run.id);
@@ -293,7 +293,7 @@ impl<E: Engine> Agent<'_, E> {
             }
             (Service::Model, Ok(bytes)) => self.has_model(slot, bytes, now),
             (_, bytes) => {
-                let run = &mut self.runs[usize::from(slot.0)];
+                let run = &mut self.runs[slot.index()];
                 match bytes {
                     Ok(bytes) => run.dataset = Some(bytes),
                     Err(reason) => log::warn!("task {}: data set: {reason}", run.id),
@@ -309,7 +309,7 @@ impl<E: Engine> Agent<'_, E> {
             let url = round.dataset_url(self.config.proplet_id);
             url.ok().flatten()
         });
-        let run = &mut self.runs[usize::from(slot.0)];
+        let run = &mut self.runs[slot.index()];
         run.model = Some(bytes);
         if dataset.is_some() {
             run.due = Some(Service::Dataset);
@@ -325,7 +325,7 @@ impl<E: Engine> Agent<'_, E> {
     pub(super) fn gathers_late(&mut self, slot: Slot, now: Instant) {
         let seconds = self.config.fetch_timeout.as_secs();
         let needs_model = self.round(slot).is_some_and(|r| r.model_uri.is_some());
-        let run = &mut self.runs[usize::from(slot.0)];
+        let run = &mut self.runs[slot.index()];
         if run.model.is_none() && needs_model {
             let from = match self.awaits_model(slot) {
                 true => "from its registry, nor on its topic",
@@ -360,7 +360,7 @@ impl<E: Engine> Agent<'_, E> {
     ) -> Result<(), Text> {
         match output {
             Output::Bytes(bytes) if is_object(&bytes) => {
-                let run = &mut self.runs[usize::from(slot.0)];
+                let run = &mut self.runs[slot.index()];
                 run.update = Some(bytes);
                 run.due = Some(Service::Update);
                 run.phase = Phase::Posting;
@@ -382,7 +382,7 @@ impl<E: Engine> Agent<'_, E> {
                 self.run(slot).id
             );
         }
-        self.runs[usize::from(slot.0)].phase = Phase::Posted { fallback };
+        self.runs[slot.index()].phase = Phase::Posted { fallback };
         self.collect(now);
     }
 }

@@ -61,23 +61,18 @@ impl<E: Engine> Agent<'_, E> {
     /// arena: the rest is for results and for other tasks.
     pub(super) fn listen(&mut self, now: Instant) {
         let reserved = self.outbox.capacity() / 2;
-        for slot in self.slots() {
-            if !super::is_running(self.run(slot)) {
-                continue;
-            }
-            while self.outbox.room() > reserved
-                && self.outbox.message_bytes() < self.messages_max
-                && let Some(message) = self.engine.poll_message(slot)
-            {
-                self.take(slot, message, now);
-            }
+        while self.outbox.room() > reserved
+            && self.outbox.message_bytes() < self.messages_max
+            && let Some((slot, message)) = self.engine.poll_message()
+        {
+            self.take(slot, message, now);
         }
     }
 
     /// Takes what a guest that has ended still had to say, as far as the outbox has room.
     pub(super) fn hear_out(&mut self, slot: Slot, now: Instant) {
         while self.outbox.room() > 0
-            && let Some(message) = self.engine.poll_message(slot)
+            && let Some(message) = self.engine.take_message(slot)
         {
             self.take(slot, message, now);
         }
@@ -244,7 +239,7 @@ impl<E: Engine> Agent<'_, E> {
         };
         self.subscribe(slot, Purpose::Model, &topic)
             .map_err(|why| failed(&text(format_args!("; topic {topic}: {why}"))))?;
-        if let Phase::Gathering { until, .. } = &mut self.runs[usize::from(slot.0)].phase {
+        if let Phase::Gathering { until, .. } = &mut self.runs[slot.index()].phase {
             *until = now + self.config.fetch_timeout;
         }
         Ok(())

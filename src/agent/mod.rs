@@ -460,16 +460,15 @@ impl<'a, E: Engine> Agent<'a, E> {
     }
 
     fn slots(&self) -> impl Iterator<Item = Slot> + use<E> {
-        let len = self.runs.len().min(usize::from(u8::MAX) + 1);
-        (0..len).map(|index| Slot(index as u8))
+        (0..self.runs.len()).map(Slot::at)
     }
 
     fn run(&self, slot: Slot) -> &Run<E::Buffer> {
-        &self.runs[usize::from(slot.0)]
+        &self.runs[slot.index()]
     }
 
     fn run_text(&mut self, slot: Slot) -> &mut [u8] {
-        &mut self.text[usize::from(slot.0) * self.share..][..self.share]
+        &mut self.text[slot.index() * self.share..][..self.share]
     }
 
     fn deployment_text(&mut self, index: u8) -> &mut [u8] {

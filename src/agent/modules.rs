@@ -2,7 +2,7 @@
 
 use super::{Agent, fits, records::Phase};
 use crate::{
-    engine::{ArenaUsage, Engine, Limits, ModuleId, Schedule, Text, clip, text},
+    engine::{ArenaUsage, Engine, Limits, ModuleId, Text, Weight, clip, text},
     module::{
         source::{self, Fetch, Piece, Reference},
         table::{Digest, digest, digest_base64},
@@ -141,7 +141,7 @@ impl<E: Engine> Agent<'_, E> {
             memory_cap: None,
             memory_max: device.memory,
             work: device.work,
-            schedule: Schedule::DEFAULT,
+            weight: Weight::DEFAULT,
         }
     }
 

@@ -78,7 +78,7 @@ impl<E: Engine> Agent<'_, E> {
             is_running(run) && run.monitor.next().is_some_and(|at| at <= now)
         })?;
         let (usage, arena) = (self.engine.usage(slot), self.engine.arena().total);
-        self.runs[usize::from(slot.0)]
+        self.runs[slot.index()]
             .monitor
             .sample(&usage, arena, now);
         Some(slot)

@@ -2,7 +2,7 @@
 
 use super::{Id, Name};
 use crate::{
-    engine::{Exit, Limits, ModuleId, Schedule, Text, text},
+    engine::{Exit, Limits, ModuleId, Text, Weight, text},
     task::{budget::Budget, caps::Caps, monitor::Monitor},
     time::{Duration, Instant},
     wire::{List, MonitoringProfile, Pairs},
@@ -204,15 +204,15 @@ const NO_BUDGET: Budget = Budget {
         memory_cap: None,
         memory_max: None,
         work: None,
-        schedule: Schedule::DEFAULT,
+        weight: Weight::DEFAULT,
     },
     deadline: None,
     caps: Caps::NONE,
 };
 
 /// Index of the first vacant record.
-pub(super) fn vacant(phases: impl Iterator<Item = Phase>) -> Option<u8> {
-    (0..=u8::MAX)
+pub(super) fn vacant(phases: impl Iterator<Item = Phase>) -> Option<u16> {
+    (0..u16::MAX)
         .zip(phases)
         .find_map(|(index, phase)| (phase == Phase::Vacant).then_some(index))
 }

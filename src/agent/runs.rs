@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     engine::{
-        Call, Engine, Exit, Failure, ModuleId, Params, RunUsage, Slot, TaskData, Text, Values,
+        Call, Engine, Exit, Failure, ModuleId, Params, Record as _, RunUsage, Slot, TaskData, Text, Values,
         clip, text,
     },
     task::{args, learning::Round, monitor::Monitor},
@@ -45,7 +45,7 @@ impl<E: Engine> Agent<'_, E> {
         };
         self.make_room(need, what)?;
         self.spawn(slot, module)?;
-        let run = &mut self.runs[usize::from(slot.0)];
+        let run = &mut self.runs[slot.index()];
         log::info!("task {} runs in slot {}", run.id, slot.0);
         run.phase = Phase::Ready { module };
         run.expires = run.budget.deadline.map(|limit| now + limit);
@@ -60,7 +60,7 @@ impl<E: Engine> Agent<'_, E> {
 
     #[inline(never)]
     fn spawn(&mut self, slot: Slot, module: ModuleId) -> Result<(), Text> {
-        let at = usize::from(slot.0);
+        let at = slot.index();
         // The text is the run's own share; its records are not touched before the worker has all.
         let share = &self.text[at * self.share..];
         let run = &mut self.runs[at];
@@ -76,7 +76,12 @@ impl<E: Engine> Agent<'_, E> {
         let mut data = TaskData::NONE;
         data.caps = run.budget.caps;
         if len > 0 {
-            data = data.with_text(self.engine.allocate(len)?, inputs, env);
+            let mut record = self.engine.record((), len)?;
+            let (a, b) = (inputs.as_bytes().len(), env.as_bytes().len());
+            let (first, rest) = record.bytes_mut().split_at_mut(inputs.as_bytes().len());
+            first.copy_from_slice(inputs.as_bytes());
+            rest.copy_from_slice(env.as_bytes());
+            data = data.with_text(record.share(), a, b);
         }
         let call = Call {
             module,
@@ -86,8 +91,7 @@ impl<E: Engine> Agent<'_, E> {
         };
         data.model = run.model.take();
         data.dataset = run.dataset.take();
-        self.engine.spawn(slot, &call, data);
-        Ok(())
+        self.engine.spawn(slot, &call, data)
     }
 
     pub(super) fn deployed(&mut self, index: u8, module: ModuleId) -> Result<(), Text> {
@@ -105,9 +109,10 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     pub(super) fn collect(&mut self, now: Instant) {
-        while let Some(exit) = self.engine.poll_exit() {
-            let slot = exit.slot;
-            self.runs[usize::from(slot.0)].exit = Some(exit);
+        while let Some(slot) = self.engine.exited() {
+            self.hear_out(slot, now);
+            let exit = self.engine.take_exit(slot);
+            self.runs[slot.index()].exit = exit;
         }
         for slot in self.slots() {
             if self.run(slot).exit.is_some() {
@@ -122,7 +127,7 @@ impl<E: Engine> Agent<'_, E> {
     /// Reports a round's task whose update is delivered, or not; later, if the outbox is full.
     fn finish_round(&mut self, slot: Slot, fallback: bool, now: Instant) {
         if self.outbox.room() > 0
-            && let Some(update) = self.runs[usize::from(slot.0)].update.take()
+            && let Some(update) = self.runs[slot.index()].update.take()
         {
             self.report_round(slot, Ok(Output::Bytes(update)), fallback, now);
         }
@@ -136,7 +141,7 @@ impl<E: Engine> Agent<'_, E> {
         if self.outbox.room() == 0 {
             return;
         }
-        let run = &mut self.runs[usize::from(slot.0)];
+        let run = &mut self.runs[slot.index()];
         let Some(Exit {
             result,
             output,
@@ -195,7 +200,7 @@ impl<E: Engine> Agent<'_, E> {
         if let Phase::Gathering { module, .. } = self.run(slot).phase {
             self.release(module);
         }
-        let run = &mut self.runs[usize::from(slot.0)];
+        let run = &mut self.runs[slot.index()];
         if run.purpose == Purpose::Daemon {
             // Its success has not been told yet.
             run.purpose = Purpose::Task;
@@ -221,7 +226,7 @@ impl<E: Engine> Agent<'_, E> {
     /// Reports a run and frees its slot.
     #[inline(never)]
     fn report(&mut self, slot: Slot, outcome: Outcome<E::Buffer>, fallback: bool, now: Instant) {
-        let run = core::mem::replace(&mut self.runs[usize::from(slot.0)], Run::VACANT);
+        let run = core::mem::replace(&mut self.runs[slot.index()], Run::VACANT);
         match &outcome {
             Ok(result) => {
                 let result = clip(result.as_str(), SHOWN);
@@ -232,7 +237,7 @@ impl<E: Engine> Agent<'_, E> {
         let stopped = run.stopped;
         let env = run
             .packed
-            .env(&self.text[usize::from(slot.0) * self.share..]);
+            .env(&self.text[slot.index() * self.share..]);
         let body = match &run.purpose {
             Purpose::Task => Some(Body::Results { outcome, stopped }),
             Purpose::Round => {

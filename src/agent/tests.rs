@@ -4,7 +4,7 @@ extern crate std;
 
 use super::*;
 use crate::{
-    engine::{Failure, Limits, Preemption, Schedule, Value},
+    engine::{Failure, Limits, Value, Weight},
     testing::*,
 };
 use ::base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -145,7 +145,7 @@ impl Bench {
         );
     }
 
-    fn exit(&mut self, slot: u8, result: Result<Option<Value>, Failure>) {
+    fn exit(&mut self, slot: u16, result: Result<Option<Value>, Failure>) {
         self.agent.engine_mut().exit(Slot(slot), result);
         self.handle(Event::Tick);
     }
@@ -645,10 +645,7 @@ fn limits_reach_the_engine() {
         memory_cap: Some(65536),
         memory_max: None,
         work: Some(1000),
-        schedule: Schedule {
-            preemption: Preemption::Fuel,
-            weight: 40,
-        },
+        weight: Weight(40),
     };
     assert_eq!(bench.agent.engine.running[0].limits, expected);
 }
@@ -766,7 +763,7 @@ fn an_invocation_has_the_weight_of_its_deployment_or_its_own() {
     bench.invoke("1", json!({}));
     bench.invoke("2", json!({"env": {"PROPLET_WEIGHT": "5"}}));
     let running = &bench.agent.engine.running;
-    let weights: Vec<u8> = running.iter().map(|r| r.limits.schedule.weight).collect();
+    let weights: Vec<u8> = running.iter().map(|r| r.limits.weight.0).collect();
     assert_eq!(weights, [40, 5]);
 }
 

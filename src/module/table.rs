@@ -57,7 +57,7 @@ impl<'a> Table<'a> {
     }
 
     fn ids(&self) -> impl Iterator<Item = (ModuleId, State)> {
-        (0..=u8::MAX)
+        (0..u16::MAX)
             .zip(self.entries.iter())
             .map(|(index, entry)| (ModuleId(index), entry.0))
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     config::TaskLimits,
-    engine::{Limits, Preemption, Schedule, Text, clip, text},
+    engine::{Limits, Preemption, Text, Weight, clip, text},
     task::caps::{self, Caps},
     time::Duration,
 };
@@ -17,7 +17,7 @@ pub const STACK_BYTES: &str = "PROPLET_STACK_BYTES";
 pub const MEMORY_BYTES: &str = "PROPLET_MEMORY_BYTES";
 /// A run's share of the processor against the others', 1 to 100; 10 if not given.
 pub const WEIGHT: &str = "PROPLET_WEIGHT";
-/// Who preempts a run: `fuel` or `time`.
+/// What ends a run's turn, `fuel` or `time`: the device's own, or the task is refused.
 pub const PREEMPTION: &str = "PROPLET_PREEMPTION";
 
 /// Least operand stack in bytes: below it not even a small function's frame fits.
@@ -48,8 +48,8 @@ impl Budget {
             .deadline
             .map_or(u64::MAX, |d| d.as_millis().try_into().unwrap_or(u64::MAX));
         let stack = read(STACK_BYTES, STACK_MIN.into(), device.stack_max.into())?;
-        let weight = read(WEIGHT, 1, Schedule::WEIGHT_MAX.into())?;
-        let preemption = preemption(get(PREEMPTION), device.preemption)?;
+        let weight = read(WEIGHT, 1, Weight::MAX.0.into())?;
+        check_preemption(get(PREEMPTION), device.preemption)?;
         Ok(Self {
             limits: Limits {
                 stack: stack
@@ -58,10 +58,7 @@ impl Budget {
                 memory_cap: read(MEMORY_BYTES, 0, device.memory.unwrap_or(u64::MAX))?,
                 memory_max: device.memory,
                 work: read(WORK, 1, device.work.unwrap_or(u64::MAX))?.or(device.work),
-                schedule: Schedule {
-                    preemption,
-                    weight: weight.map_or(Schedule::WEIGHT, |weight| weight as u8),
-                },
+                weight: weight.map_or(Weight::DEFAULT, |weight| Weight(weight as u8)),
             },
             deadline: read(DEADLINE_MS, 1, deadline_max)?
                 .map(Duration::from_millis)
@@ -71,20 +68,16 @@ impl Budget {
     }
 }
 
-/// What the task asks for of what the port offers.
-fn preemption(value: Option<&str>, offered: &[Preemption]) -> Result<Preemption, Text> {
-    let found = match value {
-        None => offered.first(),
-        Some(name) => offered.iter().find(|offer| offer.name() == name),
-    };
-    found.copied().ok_or_else(|| {
-        let expected = match offered {
-            [only] => only.name(),
-            _ => "fuel or time",
-        };
-        let found = clip(value.unwrap_or_default(), 24);
-        text(format_args!("{PREEMPTION}={found}: expected {expected}"))
-    })
+/// Refuses a task that asks for what the device does not do.
+fn check_preemption(value: Option<&str>, device: Preemption) -> Result<(), Text> {
+    match value {
+        Some(value) if value != device.name() => Err(text(format_args!(
+            "{PREEMPTION}={}: expected {}",
+            clip(value, 24),
+            device.name()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn number(key: &str, value: Option<&str>, min: u64, max: u64) -> Result<Option<u64>, Text> {
@@ -132,18 +125,17 @@ mod tests {
                 memory_cap: None,
                 memory_max: None,
                 work: None,
-                schedule: Schedule::DEFAULT,
+                weight: Weight::DEFAULT,
             }
         );
     }
 
     #[test]
     fn a_task_says_how_it_shares_the_processor() {
-        let schedule = with(WEIGHT, "100").unwrap().limits.schedule;
-        assert_eq!(schedule.weight, 100);
-        assert_eq!((schedule.turn(2000), schedule.turn(1)), (20_000, 10));
-        let schedule = with(WEIGHT, "1").unwrap().limits.schedule;
-        assert_eq!((schedule.turn(2000), schedule.turn(1)), (200, 1));
+        let weight = with(WEIGHT, "100").unwrap().limits.weight;
+        assert_eq!((weight.turn(2000), weight.turn(1)), (20_000, 10));
+        let weight = with(WEIGHT, "1").unwrap().limits.weight;
+        assert_eq!((weight.turn(2000), weight.turn(1)), (200, 1));
         for bad in ["0", "101", "-1", "heavy", ""] {
             let error = with(WEIGHT, bad).unwrap_err();
             assert_eq!(
@@ -154,24 +146,23 @@ mod tests {
     }
 
     #[test]
-    fn a_task_is_preempted_only_as_the_port_can() {
-        assert_eq!(
-            with(PREEMPTION, "time").unwrap_err(),
-            "PROPLET_PREEMPTION=time: expected fuel"
-        );
-        let both = TaskLimits {
-            preemption: &[Preemption::Time, Preemption::Fuel],
+    fn a_task_is_preempted_as_the_device_does_it_or_not_at_all() {
+        let timed = TaskLimits {
+            preemption: Preemption::Time,
             ..DEVICE
         };
-        let with = |key: &'static str, value: &'static str| {
-            Budget::from_env(|k| (k == key).then_some(value), &both)
-                .map(|budget| budget.limits.schedule.preemption)
+        let with = |value: &'static str, device: &TaskLimits| {
+            Budget::from_env(|k| (k == PREEMPTION).then_some(value), device).err()
         };
-        assert_eq!(with("", ""), Ok(Preemption::Time));
-        assert_eq!(with(PREEMPTION, "fuel"), Ok(Preemption::Fuel));
+        assert_eq!(with("fuel", &DEVICE), None);
+        assert_eq!(with("time", &timed), None);
         assert_eq!(
-            with(PREEMPTION, "luck").unwrap_err(),
-            "PROPLET_PREEMPTION=luck: expected fuel or time"
+            with("time", &DEVICE).unwrap(),
+            "PROPLET_PREEMPTION=time: expected fuel"
+        );
+        assert_eq!(
+            with("luck", &timed).unwrap(),
+            "PROPLET_PREEMPTION=luck: expected time"
         );
     }
 
