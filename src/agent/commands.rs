@@ -1,15 +1,15 @@
 //! What the manager asks for.
 
 use super::{
-    Agent, bounded,
+    Agent, LATE,
     outbox::Body,
-    records::{Deployment, Ending, Packed, Phase, Purpose, Run, vacant},
+    tasks::{Deployed, DeploymentRecord, Ending, Purpose, State, TaskRecord, Tasks, Texts},
 };
 use crate::{
     engine::{Engine, Slot, Text, text},
-    task::{budget::Budget, learning::Round, monitor::Monitor},
+    task::{budget::Budget, learning::Round},
     time::Instant,
-    wire::{Inbound, Invoke, List, MonitoringProfile, Pairs, Rejected, Scratch, Start, Stop},
+    wire::{Inbound, Invoke, MonitoringProfile, Pairs, Rejected, Scratch, Start, Stop},
 };
 
 impl<E: Engine> Agent<'_, E> {
@@ -97,9 +97,10 @@ impl<E: Engine> Agent<'_, E> {
     /// Whether a start of this id has been taken and its results, if any, are not delivered yet:
     /// another one is the same start again. After a stop it is a new one, however soon it comes.
     fn ignores(&self, id: &str) -> bool {
-        let deployment = self.find_deployment(id);
-        let known = self.find_task(id).is_some()
-            || deployment.is_some_and(|d| self.deployments[usize::from(d)].phase != Phase::Failed)
+        let deployment = self.tasks.find_deployment(id);
+        let deployment = deployment.and_then(|index| self.tasks.deployment(index));
+        let known = self.tasks.find_task(id).is_some()
+            || deployment.is_some_and(|d| d.state() != Deployed::Failed)
             || self.outbox.holds_results(id);
         if known {
             log::info!("start of {id} ignored: it has been started already");
@@ -107,109 +108,78 @@ impl<E: Engine> Agent<'_, E> {
         known
     }
 
-    fn find_task(&self, id: &str) -> Option<Slot> {
-        self.slots().find(|slot| {
-            let run = self.run(*slot);
-            run.phase != Phase::Vacant
-                && run.id == id
-                && !run.stopped
-                && !matches!(run.purpose, Purpose::Invocation(_))
-        })
-    }
-
-    fn find_deployment(&self, id: &str) -> Option<u8> {
-        (0..=u8::MAX)
-            .zip(self.deployments.iter())
-            .find_map(|(index, d)| (d.phase != Phase::Vacant && d.id == id).then_some(index))
-    }
-
     #[inline(never)]
     fn start_run(&mut self, start: &Start<'_>, now: Instant) -> Result<(), Text> {
         self.accepts(start.encrypted)?;
-        let slot = self.vacant_slot()?;
+        self.tasks.check_vacancy()?;
         let budget = Budget::from_env(|key| start.env.get(key), &self.config.limits)?;
         let round = Round::of(start.env, self.config.services).filter(|_| !start.daemon);
         if let Some(round) = &round {
             round.check(self.config.proplet_id)?;
         }
-        let packed = Packed::store(self.run_text(slot), start.inputs, &[start.env])?;
         let purpose = match round {
             _ if start.daemon => Purpose::Daemon,
             Some(_) => Purpose::Round,
             None => Purpose::Task,
         };
-        let (id, name) = (
-            bounded("id", start.id)?,
-            bounded("name", start.entry().unwrap_or_default())?,
-        );
-        // In place: a record is too large to be made on the stack.
-        let run = &mut self.runs[slot.index()];
-        *run = Run::VACANT;
-        (run.id, run.name) = (id, name);
-        (run.purpose, run.packed, run.budget) = (purpose, packed, budget);
-        run.received = now;
-        run.monitor = Monitor::new(start.monitoring_profile, now);
-        match self.source(start, &budget, now)? {
-            Phase::Ready { module } => self.launch(slot, module, now),
-            phase => {
-                self.runs[slot.index()].phase = phase;
-                Ok(())
-            }
-        }
+        let record = self.record(&texts_of(start), purpose, start.monitoring_profile, now)?;
+        let state = self.source(start, &budget, now)?;
+        self.accept(record, state, &budget, now)
+    }
+
+    /// Makes a task's record, if the arena has room.
+    fn record(
+        &mut self,
+        texts: &Texts<'_>,
+        purpose: Purpose,
+        profile: MonitoringProfile,
+        now: Instant,
+    ) -> Result<TaskRecord<E>, Text> {
+        let need = Tasks::<E>::record_bytes(texts, &profile)?;
+        self.make_room(need, RECORD)?;
+        Tasks::record(&mut self.engine, texts, purpose, profile, now)
     }
 
     #[inline(never)]
     fn deploy(&mut self, start: &Start<'_>, now: Instant) -> Result<(), Text> {
         self.accepts(start.encrypted)?;
         // One of this id that could not be restored is replaced.
-        if let Some(index) = self.find_deployment(start.id) {
-            self.deployments[usize::from(index)] = Deployment::VACANT;
+        if let Some(index) = self.tasks.find_deployment(start.id) {
+            self.tasks.undeploy(index);
             self.forget_deployment(index);
         }
-        let index = vacant(self.deployments.iter().map(|d| d.phase)).map(|i| i as u8).ok_or_else(|| {
-            text(format_args!(
-                "no room for a deployment: all {} are taken",
-                self.deployments.len()
-            ))
-        })?;
+        let index = self.tasks.vacant_deployment()?;
         let budget = Budget::from_env(|key| start.env.get(key), &self.config.limits)?;
-        let name = start.entry().unwrap_or_default();
-        let (names, profile) = ((start.id, name), start.monitoring_profile);
-        self.note_deployment(index, names, start.inputs, start.env, profile, now)?;
-        match self.source(start, &budget, now)? {
-            Phase::Ready { module } => self.deployed(index, module),
-            phase => {
-                self.deployments[usize::from(index)].phase = phase;
+        let record =
+            self.deployment_record(&texts_of(start), start.monitoring_profile, now)?;
+        let state = self.source(start, &budget, now)?;
+        self.tasks.deploy(index, record);
+        match state {
+            Deployed::Ready { module } => self
+                .deployed(index, module)
+                .inspect_err(|_| drop(self.tasks.undeploy(index))),
+            state => {
+                self.tasks.set_deployed(index, state);
                 Ok(())
             }
         }
     }
 
-    /// Fills a deployment's record, of this id and name, which is vacant still. Its module is next.
-    pub(super) fn note_deployment(
+    /// Makes a deployment's record, if the arena has room. Its module is next.
+    pub(super) fn deployment_record(
         &mut self,
-        index: u8,
-        (id, name): (&str, &str),
-        inputs: List<'_>,
-        env: Pairs<'_>,
+        texts: &Texts<'_>,
         profile: MonitoringProfile,
         received: Instant,
-    ) -> Result<(), Text> {
-        let packed = Packed::store(self.deployment_text(index), inputs, &[env])?;
-        self.deployments[usize::from(index)] = Deployment {
-            phase: Phase::Vacant,
-            id: bounded("id", id)?,
-            name: bounded("name", name)?,
-            packed,
-            received,
-            profile,
-        };
-        Ok(())
+    ) -> Result<DeploymentRecord<E>, Text> {
+        let need = DeploymentRecord::<E>::bytes(texts)?;
+        self.make_room(need, RECORD)?;
+        DeploymentRecord::new(&mut self.engine, texts, profile, received)
     }
 
     fn accepts(&self, encrypted: bool) -> Result<(), Text> {
         if self.shutting_down {
-            return Err(Ending::Shutdown.reason());
+            return Err(Ending::Shutdown.reason(None));
         }
         if encrypted {
             return Err(text(format_args!("TEE runtime not available")));
@@ -217,24 +187,13 @@ impl<E: Engine> Agent<'_, E> {
         Ok(())
     }
 
-    fn vacant_slot(&self) -> Result<Slot, Text> {
-        vacant(self.runs.iter().map(|run| run.phase))
-            .map(Slot)
-            .ok_or_else(|| {
-                text(format_args!(
-                    "no free slot: all {} are taken",
-                    self.runs.len()
-                ))
-            })
-    }
-
     fn stop(&mut self, stop: &Stop<'_>, now: Instant) {
         if !stop.is_for(self.config.proplet_id) {
             return;
         }
-        if let Some(index) = self.find_deployment(stop.id) {
+        if let Some(index) = self.tasks.find_deployment(stop.id) {
             self.undeploy(index, now);
-        } else if let Some(slot) = self.find_task(stop.id) {
+        } else if let Some(slot) = self.tasks.find_task(stop.id) {
             self.end(slot, Ending::Stopped, now);
         } else if !self.outbox.stop(stop.id) {
             log::info!("stop of {} ignored: no such task", stop.id);
@@ -243,54 +202,49 @@ impl<E: Engine> Agent<'_, E> {
 
     #[inline(never)]
     fn undeploy(&mut self, index: u8, now: Instant) {
-        let deployment = core::mem::replace(
-            &mut self.deployments[usize::from(index)],
-            Deployment::VACANT,
-        );
-        log::info!("latent task {} stopped", deployment.id);
-        for slot in self.slots() {
-            let run = self.run(slot);
-            if matches!(run.purpose, Purpose::Invocation(_)) && run.id == deployment.id {
-                self.end(slot, Ending::Stopped, now);
-            }
+        while let Some(slot) = self.tasks.detach_invocation(index) {
+            self.end(slot, Ending::Stopped, now);
         }
+        let Some(deployment) = self.tasks.undeploy(index) else {
+            return;
+        };
+        log::info!("latent task {} stopped", deployment.id());
         self.forget_deployment(index);
-        if let Phase::Ready { module } = deployment.phase {
+        if let Deployed::Ready { module } = deployment.state() {
             self.release(module);
         }
-        let due = self.due(deployment.received, now);
-        self.post(
-            &deployment.id,
-            Body::Results {
-                outcome: Err(Ending::Stopped.reason()),
-                stopped: true,
-            },
-            due,
-        );
+        let due = self.due(deployment.head().received, now);
+        let body = Body::Results {
+            outcome: Err(Ending::Stopped.reason(None)),
+            stopped: true,
+        };
+        self.post(deployment.id(), body, due);
     }
 
-    /// Ends a run from outside. Its exit follows, or comes at once if it has not begun.
+    /// Ends a task from outside. Its exit follows, or comes at once if it has not begun.
     pub(super) fn end(&mut self, slot: Slot, ending: Ending, now: Instant) {
-        let run = &mut self.runs[slot.index()];
-        run.stopped |= ending == Ending::Stopped;
-        match run.phase {
-            Phase::Fetching { .. } | Phase::Gathering { .. } => {
-                self.fail(slot, ending.reason(), now);
+        if ending == Ending::Stopped {
+            self.tasks.set_stopped(slot);
+        }
+        let Some(task) = self.tasks.get(slot) else {
+            return;
+        };
+        match task.state() {
+            State::Fetching { .. } | State::Gathering { .. } => {
+                self.fail(slot, ending.reason(None), now);
             }
-            Phase::Posting => {
+            State::Posting { .. } => {
                 self.cancel_run_exchange(slot);
-                self.posted(slot, Err(ending.reason()), now);
+                self.posted(slot, Err(ending.reason(None)), now);
             }
             // Only its report is left, if anything.
-            Phase::Vacant | Phase::Failed | Phase::Posted { .. } => {}
-            Phase::Ready { .. } => {
-                // The first reason is the one that is told.
-                if run.ending.is_none() && run.exit.is_none() {
-                    run.ending = Some(ending);
-                    run.expires = None;
-                    self.engine.interrupt(slot);
-                }
+            State::Accepted | State::Failed { .. } | State::Posted { .. } => {}
+            // The first reason is the one that is told.
+            State::Running { ending: None, .. } => {
+                self.tasks.set_ending(slot, ending, now + LATE);
+                self.engine.interrupt(slot);
             }
+            State::Running { .. } => {}
         }
     }
 
@@ -303,7 +257,7 @@ impl<E: Engine> Agent<'_, E> {
             log::info!("invocation {invocation} ignored: it has been started already");
             return;
         }
-        if let Err(reason) = self.start_invocation(invoke, invocation, now) {
+        if let Err(reason) = self.start_invocation(invoke, now) {
             self.refuse_invocation(invoke.id, invocation, reason, now);
         }
     }
@@ -311,71 +265,104 @@ impl<E: Engine> Agent<'_, E> {
     fn is_invoked(&self, invocation: &str) -> bool {
         !invocation.is_empty()
             && (self.outbox.holds_invocation(invocation)
-                || self.runs.iter().any(|run| {
-                    run.phase != Phase::Vacant
-                        && matches!(&run.purpose, Purpose::Invocation(id) if id == invocation)
-                }))
+                || self.tasks.find_invocation(invocation).is_some())
     }
 
     #[inline(never)]
     fn start_invocation(
         &mut self,
         invoke: &Invoke<'_>,
-        invocation: &str,
         now: Instant,
     ) -> Result<(), Text> {
         self.accepts(false)?;
         // The manager looks for these words to deploy the task again.
-        let index = self.find_deployment(invoke.id).ok_or_else(|| {
+        let unknown = || {
             text(format_args!(
                 "task {} has not been precompiled; deploy it as a latent task first",
                 invoke.id
             ))
-        })?;
-        let module = match self.deployments[usize::from(index)].phase {
-            Phase::Ready { module } => module,
-            Phase::Failed => {
+        };
+        let index = self.tasks.find_deployment(invoke.id).ok_or_else(unknown)?;
+        let deployment = self.tasks.deployment(index).ok_or_else(unknown)?;
+        let module = match deployment.state() {
+            Deployed::Ready { module } => module,
+            Deployed::Failed => {
                 return Err(text(format_args!(
                     "task {} could not be restored after a restart: deploy it again, or see the log",
                     invoke.id
                 )));
             }
-            _ => {
+            Deployed::Fetching { .. } => {
                 return Err(text(format_args!(
                     "task {} still waits for its module",
                     invoke.id
                 )));
             }
         };
-        let slot = self.vacant_slot()?;
-        // Records of deployments have their text behind that of the runs.
-        let (run_text, deployment_text) = {
-            let (runs, deployments) = self.text.split_at_mut(self.runs.len() * self.share);
-            (
-                &mut runs[slot.index() * self.share..][..self.share],
-                &deployments[usize::from(index) * self.share..][..self.share],
-            )
+        self.tasks.check_vacancy()?;
+        let profile = deployment.head().profile;
+        let texts = texts_of_invocation(deployment, invoke);
+        let variable = |key: &str| invoke.env.get(key).or_else(|| texts.env[0].get(key));
+        let budget = Budget::from_env(variable, &self.config.limits)?;
+        let need = Tasks::<E>::record_bytes(&texts, &profile)?;
+        self.make_room(need, RECORD)?;
+        let deployment = self.tasks.deployment(index).ok_or_else(unknown)?;
+        let texts = texts_of_invocation(deployment, invoke);
+        let purpose = Purpose::Invocation(Some(index));
+        let record = Tasks::record(&mut self.engine, &texts, purpose, profile, now)?;
+        self.accept(record, Deployed::Ready { module }, &budget, now)
+    }
+
+    /// Gives a task a slot, and begins it if it has its module.
+    fn accept(
+        &mut self,
+        record: TaskRecord<E>,
+        state: Deployed,
+        budget: &Budget,
+        now: Instant,
+    ) -> Result<(), Text> {
+        let Ok(slot) = self.tasks.insert(record) else {
+            return self.tasks.check_vacancy();
         };
-        let deployment = &self.deployments[usize::from(index)];
-        let inputs = if invoke.inputs.is_empty() {
-            deployment.packed.inputs(deployment_text)
-        } else {
-            invoke.inputs
+        let begun = match state {
+            Deployed::Ready { module } => self.launch(slot, module, budget, now),
+            Deployed::Fetching { fetch, until } => {
+                let state = State::Fetching { fetch, until };
+                self.tasks.set_state(slot, state);
+                Ok(())
+            }
+            Deployed::Failed => Ok(()),
         };
-        let env = deployment.packed.env(deployment_text);
-        let packed = Packed::store(run_text, inputs, &[env, invoke.env])?;
-        let merged = packed.env(run_text);
-        let budget = Budget::from_env(|key| merged.get(key), &self.config.limits)?;
-        self.runs[slot.index()] = Run {
-            purpose: Purpose::Invocation(bounded("invocation_id", invocation)?),
-            id: deployment.id.clone(),
-            name: deployment.name.clone(),
-            packed,
-            budget,
-            received: now,
-            monitor: Monitor::new(deployment.profile, now),
-            ..Run::VACANT
-        };
-        self.launch(slot, module, now)
+        begun.inspect_err(|_| drop(self.tasks.remove(slot)))
+    }
+}
+
+/// What a record has, as errors name it.
+const RECORD: &str = "the task's id, name, inputs and env";
+
+fn texts_of_invocation<'t, E: Engine>(
+    deployment: &'t DeploymentRecord<E>,
+    invoke: &Invoke<'t>,
+) -> Texts<'t> {
+    Texts {
+        id: deployment.id(),
+        invocation: invoke.invocation_id.unwrap_or_default(),
+        name: deployment.name(),
+        inputs: match invoke.inputs.is_empty() {
+            true => deployment.inputs(),
+            false => invoke.inputs,
+        },
+        env: [deployment.env(), invoke.env],
+    }
+}
+
+/// The texts of a start.
+fn texts_of<'s>(start: &Start<'s>) -> Texts<'s> {
+    Texts {
+        id: start.id,
+        invocation: "",
+        name: start.entry().unwrap_or_default(),
+        inputs: start.inputs,
+        env: [start.env, Pairs::EMPTY],
     }
 }

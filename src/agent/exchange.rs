@@ -2,15 +2,13 @@
 
 use super::{
     Agent,
-    outbox::Output,
-    records::{Phase, Purpose, Service},
+    tasks::{Gathered, Purpose, Service, State, TaskRecord},
 };
 use crate::{
-    engine::{Engine, ModuleId, Slot, Text, clip, text},
+    engine::{Engine, ModuleId, Slot, Text, text},
     module::{source::Piece, stream::Stream},
     task::learning::{Round, Url},
     time::Instant,
-    wire::is_object,
 };
 
 /// Names one exchange, from [`Agent::poll_exchange`] to its end.
@@ -90,8 +88,7 @@ impl<E: Engine> Agent<'_, E> {
             fetch.request_due = false;
             return Some(Errand::Module(index));
         }
-        let slot = self.slots().find(|slot| self.run(*slot).due.is_some())?;
-        let due = self.runs[slot.index()].due.take()?;
+        let (slot, due) = self.tasks.take_due()?;
         let stream = |what| Stream::new(what, self.config.data_bytes);
         Some(match due {
             Service::Model => Errand::Data(slot, due, stream("model")),
@@ -146,7 +143,10 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     fn update(&self, slot: Slot) -> &[u8] {
-        self.run(slot).update.as_deref().unwrap_or_default()
+        match self.tasks.get(slot).map(TaskRecord::state) {
+            Some(State::Posting { update, .. }) => update,
+            _ => &[],
+        }
     }
 
     /// Copies the request's body from `offset` on into `to`, as much as there is; how much.
@@ -246,20 +246,27 @@ impl<E: Engine> Agent<'_, E> {
         });
     }
 
-    /// The round that a run's environment names.
+    /// The round that a task's environment names.
     pub(super) fn round(&self, slot: Slot) -> Option<Round<'_>> {
-        let at = slot.index();
-        let env = self.runs[at].packed.env(&self.text[at * self.share..]);
-        Round::of(env, self.config.services)
+        Round::of(self.tasks.get(slot)?.env(), self.config.services)
     }
 
-    /// Begins to gather what a run's round needs before it; false if that is nothing.
-    pub(super) fn gather(&mut self, slot: Slot, module: ModuleId, now: Instant) -> bool {
-        if self.run(slot).purpose != Purpose::Round {
-            return false;
+    /// Begins to gather what a task's round needs before it; false if that is nothing.
+    ///
+    /// # Errors
+    /// The reason, if the arena has no room to note it.
+    pub(super) fn gather(
+        &mut self,
+        slot: Slot,
+        module: ModuleId,
+        now: Instant,
+    ) -> Result<bool, Text> {
+        let is_round = |task: &TaskRecord<E>| task.task().purpose == Purpose::Round;
+        if !self.tasks.get(slot).is_some_and(is_round) {
+            return Ok(false);
         }
         let Some(round) = self.round(slot) else {
-            return false;
+            return Ok(false);
         };
         let has = |url: Result<Option<Url>, Text>| url.is_ok_and(|url| url.is_some());
         let due = if has(round.model_url()) {
@@ -267,14 +274,22 @@ impl<E: Engine> Agent<'_, E> {
         } else if has(round.dataset_url(self.config.proplet_id)) {
             Service::Dataset
         } else {
-            return false;
+            return Ok(false);
         };
-        let until = now + self.config.fetch_timeout;
-        let run = &mut self.runs[slot.index()];
-        run.phase = Phase::Gathering { module, until };
-        run.due = Some(due);
-        log::info!("task {} gathers the data of its round", run.id);
-        true
+        let gathered = Gathered {
+            due: Some(due),
+            model: None,
+            dataset: None,
+        };
+        self.make_room(E::record_bytes::<Gathered<E::Buffer>>(0), "the round's data")?;
+        let state = State::Gathering {
+            module,
+            until: now + self.config.fetch_timeout,
+            data: self.engine.record(gathered, 0)?,
+        };
+        self.tasks.set_state(slot, state);
+        log::info!("task {} gathers the data of its round", self.tasks.id(slot));
+        Ok(true)
     }
 
     fn gathered(
@@ -286,47 +301,49 @@ impl<E: Engine> Agent<'_, E> {
     ) {
         match (service, bytes) {
             (Service::Model, Err(reason)) => {
-                log::warn!("task {}: model: {reason}", self.run(slot).id);
+                log::warn!("task {}: model: {reason}", self.tasks.id(slot));
                 if let Err(reason) = self.await_model(slot, &reason, now) {
                     self.fail(slot, reason, now);
                 }
             }
             (Service::Model, Ok(bytes)) => self.has_model(slot, bytes, now),
-            (_, bytes) => {
-                let run = &mut self.runs[slot.index()];
-                match bytes {
-                    Ok(bytes) => run.dataset = Some(bytes),
-                    Err(reason) => log::warn!("task {}: data set: {reason}", run.id),
+            (_, Ok(bytes)) => {
+                if let Some(gathered) = self.tasks.gathered(slot) {
+                    gathered.dataset = Some(bytes);
                 }
+                self.has_gathered(slot, now);
+            }
+            (_, Err(reason)) => {
+                log::warn!("task {}: data set: {reason}", self.tasks.id(slot));
                 self.has_gathered(slot, now);
             }
         }
     }
 
-    /// A run has its model: the data set is next.
+    /// A task has its model: the data set is next.
     pub(super) fn has_model(&mut self, slot: Slot, bytes: E::Buffer, now: Instant) {
         let dataset = self.round(slot).and_then(|round| {
             let url = round.dataset_url(self.config.proplet_id);
             url.ok().flatten()
         });
-        let run = &mut self.runs[slot.index()];
-        run.model = Some(bytes);
+        if let Some(gathered) = self.tasks.gathered(slot) {
+            gathered.model = Some(bytes);
+        }
         if dataset.is_some() {
-            run.due = Some(Service::Dataset);
-            if let Phase::Gathering { until, .. } = &mut run.phase {
-                *until = now + self.config.fetch_timeout;
-            }
+            self.tasks.set_due(slot, Some(Service::Dataset));
+            let until = now + self.config.fetch_timeout;
+            self.tasks.set_until(slot, Some(until));
         } else {
             self.has_gathered(slot, now);
         }
     }
 
-    /// What a round waits for has not come in time. Without its model it can't be done.
+    /// Data of a round have not come in time. Without its model it can't be done.
     pub(super) fn gathers_late(&mut self, slot: Slot, now: Instant) {
         let seconds = self.config.fetch_timeout.as_secs();
         let needs_model = self.round(slot).is_some_and(|r| r.model_uri.is_some());
-        let run = &mut self.runs[slot.index()];
-        if run.model.is_none() && needs_model {
+        let has_model = self.tasks.gathered(slot).is_some_and(|g| g.model.is_some());
+        if needs_model && !has_model {
             let from = match self.awaits_model(slot) {
                 true => "from its registry, nor on its topic",
                 false => "from its registry",
@@ -335,41 +352,23 @@ impl<E: Engine> Agent<'_, E> {
             self.fail(slot, reason, now);
             return;
         }
-        log::warn!("task {}: data set: none came within {seconds} s", run.id);
-        run.due = None;
+        let id = self.tasks.id(slot);
+        log::warn!("task {id}: data set: none came within {seconds} s");
+        self.tasks.set_due(slot, None);
         self.cancel_run_exchange(slot);
         self.has_gathered(slot, now);
     }
 
     fn has_gathered(&mut self, slot: Slot, now: Instant) {
-        if let Phase::Gathering { module, .. } = self.run(slot).phase
-            && let Err(reason) = self.begin(slot, module, now)
+        let module = self.tasks.get(slot).and_then(|task| match task.state() {
+            State::Gathering { module, .. } => Some(*module),
+            _ => None,
+        });
+        let budget = self.budget(slot);
+        if let Some(module) = module
+            && let Err(reason) = self.begin(slot, module, &budget, now)
         {
             self.fail(slot, reason, now);
-        }
-    }
-
-    /// Sends a round's update on its way to the coordinator.
-    ///
-    /// # Errors
-    /// If it is none.
-    pub(super) fn post_update(
-        &mut self,
-        slot: Slot,
-        output: Output<E::Buffer>,
-    ) -> Result<(), Text> {
-        match output {
-            Output::Bytes(bytes) if is_object(&bytes) => {
-                let run = &mut self.runs[slot.index()];
-                run.update = Some(bytes);
-                run.due = Some(Service::Update);
-                run.phase = Phase::Posting;
-                Ok(())
-            }
-            output => Err(text(format_args!(
-                "the update is no JSON object: '{}'",
-                clip(output.as_str(), 64)
-            ))),
         }
     }
 
@@ -379,10 +378,12 @@ impl<E: Engine> Agent<'_, E> {
         if let Err(reason) = result {
             log::warn!(
                 "task {}: coordinator: {reason}; its update goes to the round's topic",
-                self.run(slot).id
+                self.tasks.id(slot)
             );
         }
-        self.runs[slot.index()].phase = Phase::Posted { fallback };
+        if let State::Posting { update, .. } = self.tasks.set_state(slot, State::Accepted) {
+            self.tasks.set_state(slot, State::Posted { update, fallback });
+        }
         self.collect(now);
     }
 }

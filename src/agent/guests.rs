@@ -1,6 +1,6 @@
 //! What guests say and hear on the channel.
 
-use super::{Agent, outbox::Body, records::Phase};
+use super::{Agent, outbox::Body};
 use crate::{
     engine::{Engine, Message, Slot, Text, clip, text},
     time::Instant,
@@ -81,8 +81,8 @@ impl<E: Engine> Agent<'_, E> {
     fn take(&mut self, slot: Slot, message: Message<E::Buffer>, now: Instant) {
         match message {
             Message::Publish { bytes, topic_len } => {
-                let id = self.run(slot).id.clone();
-                self.post(&id, Body::Message { bytes, topic_len }, now);
+                let body = Body::Message { bytes, topic_len };
+                super::runs::post(&mut self.outbox, self.tasks.id(slot), body, now);
             }
             Message::Subscribe { filter } => {
                 let filter = core::str::from_utf8(&filter).unwrap_or_default();
@@ -91,7 +91,7 @@ impl<E: Engine> Agent<'_, E> {
                     None => Err(text(format_args!("the topic is too long"))),
                 };
                 if let Err(reason) = added {
-                    let id = &self.run(slot).id;
+                    let id = self.tasks.id(slot);
                     log::warn!(
                         "task {id} is not subscribed to {}: {reason}",
                         clip(filter, 64)
@@ -239,9 +239,8 @@ impl<E: Engine> Agent<'_, E> {
         };
         self.subscribe(slot, Purpose::Model, &topic)
             .map_err(|why| failed(&text(format_args!("; topic {topic}: {why}"))))?;
-        if let Phase::Gathering { until, .. } = &mut self.runs[slot.index()].phase {
-            *until = now + self.config.fetch_timeout;
-        }
+        let until = now + self.config.fetch_timeout;
+        self.tasks.set_until(slot, Some(until));
         Ok(())
     }
 

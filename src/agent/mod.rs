@@ -14,14 +14,14 @@ mod modules;
 mod outbox;
 mod persist;
 mod publish;
-mod records;
 mod runs;
+mod tasks;
 mod view;
 
 pub use exchange::{Progress, Request, RequestKind, Ticket};
 pub use guests::Subscription;
 pub use outbox::Letter;
-pub use records::{Deployment, Run};
+pub use tasks::{DeploymentSlot, FETCHES_MAX, TaskSlot};
 pub use view::{ModuleView, Stage, TaskView};
 
 use crate::{
@@ -43,7 +43,7 @@ use exchange::Exchange;
 use guests::Interest;
 use heapless::Vec;
 use outbox::Outbox;
-use records::{Ending, Phase};
+use tasks::{Ending, Tasks};
 
 /// A task's, an invocation's or a proplet's id.
 pub type Id = heapless::String<ID_MAX>;
@@ -57,6 +57,11 @@ const FALLBACKS: [&str; 3] = ["main", "run", "_start"];
 /// From the first heartbeat after discovery to the second: the first one may only have
 /// introduced the proplet to the manager.
 const SECOND_HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// From the moment at which a guest is to end to the first complaint that it runs on, and from there
+/// to the next: it sees that it is to end within a slice.
+const LATE: Duration = Duration::from_secs(2);
+const LATE_AGAIN: Duration = Duration::from_secs(10);
 
 /// HTTP exchanges that may be under way at once; a link may do fewer.
 pub const EXCHANGES_MAX: usize = 4;
@@ -143,21 +148,19 @@ pub struct Publication {
 
 /// Memory of an [`Agent`], owned by the port: its sizes are the proplet's capacities.
 #[derive(Debug)]
-pub struct Storage<'a, B> {
-    /// A record for each slot: how many guests run at once, at most 256.
-    pub runs: &'a mut [Run<B>],
-    /// A record for each latent deployment, at most 256.
-    pub deployments: &'a mut [Deployment],
-    /// The module table, at most 256 entries.
+pub struct Storage<'a, E: Engine> {
+    /// A slot for each task that there may be at once, at most 65,534.
+    pub slots: &'a mut [TaskSlot<E>],
+    /// A slot for each latent deployment, at most 256.
+    pub deployments: &'a mut [DeploymentSlot<E>],
+    /// The module table, at most 65,534 entries.
     pub modules: &'a mut [Entry],
-    /// Modules that may be on their way at once, at most 256.
-    pub fetches: &'a mut [Fetch<B>],
+    /// Modules that may be on their way at once, at most [`FETCHES_MAX`].
+    pub fetches: &'a mut [Fetch<E::Buffer>],
     /// Messages about tasks that await their acknowledgement, at most 65,536. A task whose results
     /// find no room keeps its slot until there is some; a refusal is lost then.
-    pub outbox: &'a mut [Letter<B>],
-    /// Inputs and environments, shared evenly by all runs and deployments.
-    pub text: &'a mut [u8],
-    /// Inputs and environment of the message at hand; more than a share of `text` is of no use.
+    pub outbox: &'a mut [Letter<E::Buffer>],
+    /// Inputs and environment of the message at hand.
     pub packed: &'a mut [u8],
     /// Strings with escapes of the message at hand.
     pub unescaped: &'a mut [u8],
@@ -199,8 +202,7 @@ pub struct Agent<'a, E: Engine> {
     topics: Topics,
     engine: E,
     table: Table<'a>,
-    runs: &'a mut [Run<E::Buffer>],
-    deployments: &'a mut [Deployment],
+    tasks: Tasks<'a, E>,
     fetches: &'a mut [Fetch<E::Buffer>],
     exchanges: Vec<Exchange<E::Buffer>, EXCHANGES_MAX>,
     /// Names the next exchange.
@@ -211,9 +213,6 @@ pub struct Agent<'a, E: Engine> {
     messages_max: usize,
     store: Option<&'a mut dyn Store>,
     trust: Option<Trust<'a>>,
-    text: &'a mut [u8],
-    /// Bytes of `text` for each run and deployment.
-    share: usize,
     packed: &'a mut [u8],
     unescaped: &'a mut [u8],
     /// Unix time in milliseconds at boot, if known.
@@ -246,33 +245,30 @@ impl<'a, E: Engine> Agent<'a, E> {
     /// If tenant, channel and proplet id make no topics.
     pub fn new(
         config: Config<'a>,
-        storage: Storage<'a, E::Buffer>,
+        storage: Storage<'a, E>,
         engine: E,
     ) -> Result<Self, TopicError> {
         let Storage {
-            runs,
+            slots,
             deployments,
             modules,
             fetches,
             outbox,
-            text,
             packed,
             unescaped,
             store,
         } = storage;
         check_level("proplet_id", config.proplet_id)?;
-        runs.fill_with(|| Run::VACANT);
-        deployments.fill(Deployment::VACANT);
+        let fetches_max = fetches.len().min(FETCHES_MAX);
+        let fetches = &mut fetches[..fetches_max];
         fetches.fill_with(|| Fetch::VACANT);
         let messages_max = engine.arena().total / 4;
-        let share = text.len() / (runs.len() + deployments.len()).max(1);
         Ok(Self {
             topics: Topics::new(config.tenant, config.channel)?,
             config,
             engine,
             table: Table::new(modules),
-            runs,
-            deployments,
+            tasks: Tasks::new(slots, deployments),
             fetches,
             exchanges: Vec::new(),
             ticket: 0,
@@ -281,8 +277,6 @@ impl<'a, E: Engine> Agent<'a, E> {
             messages_max,
             store,
             trust: None,
-            text,
-            share,
             packed,
             unescaped,
             boot: None,
@@ -318,20 +312,12 @@ impl<'a, E: Engine> Agent<'a, E> {
 
     /// What the proplet does at the moment.
     pub fn status(&self) -> Status {
-        let fetching =
-            |phase: Phase| matches!(phase, Phase::Fetching { .. } | Phase::Gathering { .. });
-        let ready = |phase: Phase| matches!(phase, Phase::Ready { .. });
-        let runs = self.runs.iter().map(|run| run.phase);
-        let deployments = self.deployments.iter().map(|d| d.phase);
         Status {
             connected: self.connected,
-            running: runs.clone().filter(|p| ready(*p)).count(),
-            slots: self.runs.len(),
-            fetching: runs
-                .chain(deployments.clone())
-                .filter(|p| fetching(*p))
-                .count(),
-            deployed: deployments.filter(|p| ready(*p)).count(),
+            running: self.tasks.running(),
+            slots: self.tasks.capacity(),
+            fetching: self.tasks.waiting(),
+            deployed: self.tasks.ready(),
             modules: self.table.loaded(),
             parses: self.table.parses(),
         }
@@ -356,7 +342,7 @@ impl<'a, E: Engine> Agent<'a, E> {
     /// Whether nothing is left to do after [`Event::Shutdown`]: all runs have ended, and their
     /// results are delivered.
     pub fn is_drained(&self) -> bool {
-        self.runs.iter().all(|run| run.phase == Phase::Vacant) && self.outbox.is_empty()
+        self.tasks.taken() == 0 && self.outbox.is_empty()
     }
 
     /// Takes an event. [`poll_publish`](Self::poll_publish) and
@@ -383,30 +369,23 @@ impl<'a, E: Engine> Agent<'a, E> {
     /// When [`Event::Tick`] or [`poll_publish`](Self::poll_publish) is due next; after `now`.
     /// Without a connection only tasks have deadlines.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        let until = |phase: Phase| match phase {
-            Phase::Fetching { until, .. } | Phase::Gathering { until, .. } => Some(until),
-            _ => None,
-        };
-        let runs = self
-            .runs
-            .iter()
-            .flat_map(|run| [run.expires, until(run.phase)]);
-        let deployments = self.deployments.iter().map(|d| until(d.phase));
+        // What is late already is acted on at the next event, or waits for room in the outbox.
+        let tasks = self.tasks.next_deadline().map(|(_, at)| at);
+        let deployments = self.tasks.next_late_deployment().map(|(_, at)| at);
         let fetches = self
             .fetches
             .iter()
             .map(|f| (!f.is_vacant()).then(|| f.began() + self.config.assembly_ttl));
-        let samples = self
-            .runs
-            .iter()
-            .map(|run| run.monitor.next().filter(|_| is_running(run)));
+        let sample = self.tasks.next_sample().map(|(_, at)| at);
         let presence = [
             Some(self.heartbeat.0),
             Some(self.metrics).filter(|_| !self.config.metrics_interval.is_zero()),
             self.outbox.next(now),
         ];
-        let publications = samples.chain(presence).filter(|_| self.connected);
-        runs.chain(deployments)
+        let publications = presence.into_iter().chain([sample]);
+        let publications = publications.filter(|_| self.connected);
+        [tasks, deployments]
+            .into_iter()
             .chain(fetches)
             .chain(publications)
             .flatten()
@@ -421,7 +400,7 @@ impl<'a, E: Engine> Agent<'a, E> {
         self.measure(now);
         // Chunks that came while the link was down are gone with the session.
         for index in 0..self.fetches.len() {
-            let waited_for = self.has_waiters(index);
+            let waited_for = self.tasks.has_waiters(index);
             let fetch = &mut self.fetches[index];
             fetch.request_due |= fetch.is_registry() && waited_for;
         }
@@ -443,7 +422,7 @@ impl<'a, E: Engine> Agent<'a, E> {
             }
             Subject::Request(index) => {
                 let index = usize::from(index);
-                let waited_for = self.has_waiters(index);
+                let waited_for = self.tasks.has_waiters(index);
                 let fetch = &mut self.fetches[index];
                 fetch.request_due |= delivery == Delivery::Lost && waited_for;
             }
@@ -454,36 +433,10 @@ impl<'a, E: Engine> Agent<'a, E> {
 
     fn shut_down(&mut self, now: Instant) {
         self.shutting_down = true;
-        for slot in self.slots() {
-            self.end(slot, Ending::Shutdown, now);
+        for index in 0..self.tasks.capacity() {
+            self.end(Slot::at(index), Ending::Shutdown, now);
         }
     }
-
-    fn slots(&self) -> impl Iterator<Item = Slot> + use<E> {
-        (0..self.runs.len()).map(Slot::at)
-    }
-
-    fn run(&self, slot: Slot) -> &Run<E::Buffer> {
-        &self.runs[slot.index()]
-    }
-
-    fn run_text(&mut self, slot: Slot) -> &mut [u8] {
-        &mut self.text[slot.index() * self.share..][..self.share]
-    }
-
-    fn deployment_text(&mut self, index: u8) -> &mut [u8] {
-        let at = self.runs.len() + usize::from(index);
-        &mut self.text[at * self.share..][..self.share]
-    }
-}
-
-fn is_running<B>(run: &Run<B>) -> bool {
-    matches!(run.phase, Phase::Ready { .. }) && run.exit.is_none()
-}
-
-/// A string of the wire in the core's storage; of all, only a name may be longer on the wire.
-fn bounded<const N: usize>(what: &str, s: &str) -> Result<heapless::String<N>, Text> {
-    heapless::String::try_from(s).map_err(|_| text(format_args!("{what} is longer than {N} bytes")))
 }
 
 #[cfg(test)]

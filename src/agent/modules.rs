@@ -1,8 +1,11 @@
 //! How a task gets its module: known, stored, inline, in chunks or over HTTP.
 
-use super::{Agent, fits, records::Phase};
+use super::{
+    Agent, fits,
+    tasks::Deployed,
+};
 use crate::{
-    engine::{ArenaUsage, Engine, Limits, ModuleId, Text, Weight, clip, text},
+    engine::{ArenaUsage, Engine, ModuleId, Text, clip, text},
     module::{
         source::{self, Fetch, Piece, Reference},
         table::{Digest, digest, digest_base64},
@@ -20,22 +23,22 @@ impl<E: Engine> Agent<'_, E> {
         start: &Start<'_>,
         budget: &Budget,
         now: Instant,
-    ) -> Result<Phase, Text> {
+    ) -> Result<Deployed, Text> {
         let image = start.image_url.unwrap_or_default();
         let expected = Reference::parse(image)?.digest;
         let budget = (!start.latent).then_some(budget);
         if let Some(file) = start.file {
             let module = self.inline_module(file, expected.as_ref(), budget)?;
-            return Ok(Phase::Ready { module });
+            return Ok(Deployed::Ready { module });
         }
         // What a deployment needs must be in the store, not only in the table.
         if let Some(digest) = &expected
             && (!start.latent || self.is_stored(digest))
             && let Some(module) = self.recall(digest, budget)?
         {
-            return Ok(Phase::Ready { module });
+            return Ok(Deployed::Ready { module });
         }
-        Ok(Phase::Fetching {
+        Ok(Deployed::Fetching {
             fetch: self.fetch(image, now)?,
             until: now + self.config.fetch_timeout,
         })
@@ -115,7 +118,10 @@ impl<E: Engine> Agent<'_, E> {
         digest: Digest,
         budget: Option<&Budget>,
     ) -> Result<ModuleId, Text> {
-        let limits = budget.map_or(self.device_limits(), |budget| budget.limits);
+        let limits = match budget {
+            Some(budget) => budget.limits,
+            None => Budget::of_device(&self.config.limits).limits,
+        };
         let needs = self.engine.estimate(&bytes, &limits)?;
         if budget.is_some() {
             let bytes = needs.load.saturating_add(needs.instance);
@@ -132,17 +138,6 @@ impl<E: Engine> Agent<'_, E> {
         self.engine.load(module, bytes)?;
         self.table.loaded_as(module, digest);
         Ok(module)
-    }
-
-    fn device_limits(&self) -> Limits {
-        let device = &self.config.limits;
-        Limits {
-            stack: device.stack,
-            memory_cap: None,
-            memory_max: device.memory,
-            work: device.work,
-            weight: Weight::DEFAULT,
-        }
     }
 
     /// Refuses what does not fit the arena, even without the modules that nobody waits for.
@@ -171,7 +166,7 @@ impl<E: Engine> Agent<'_, E> {
             .position(|f| !f.is_vacant() && f.reference() == image);
         if let Some(index) = under_way {
             // Idle ones are asked for again: what is missing may never have been sent.
-            self.fetches[index].request_due |= !self.has_waiters(index);
+            self.fetches[index].request_due |= !self.tasks.has_waiters(index);
             return Ok(index as u8);
         }
         let vacant = |fetches: &[Fetch<E::Buffer>]| fetches.iter().position(Fetch::is_vacant);
@@ -188,15 +183,10 @@ impl<E: Engine> Agent<'_, E> {
         Ok(index as u8)
     }
 
-    pub(super) fn has_waiters(&self, index: usize) -> bool {
-        self.runs.iter().any(|run| run.phase.waits_for(index))
-            || self.deployments.iter().any(|d| d.phase.waits_for(index))
-    }
-
     /// Frees the assembly that nobody waits for and that began first; false if there is none.
     fn evict_idle_fetch(&mut self) -> bool {
         let idle = (0..self.fetches.len())
-            .filter(|&i| !self.fetches[i].is_vacant() && !self.has_waiters(i))
+            .filter(|&i| !self.fetches[i].is_vacant() && !self.tasks.has_waiters(i))
             .min_by_key(|&i| self.fetches[i].began());
         if let Some(index) = idle {
             self.drop_fetch(index);
@@ -252,9 +242,8 @@ impl<E: Engine> Agent<'_, E> {
     #[inline(never)]
     pub(super) fn fetched(&mut self, index: usize, bytes: E::Buffer, now: Instant) {
         let fetch = core::mem::replace(&mut self.fetches[index], Fetch::VACANT);
-        let mut runs = self.runs.iter().filter(|run| run.phase.waits_for(index));
-        let budget = runs.next().map(|run| run.budget);
-        let is_deployed = self.deployments.iter().any(|d| d.phase.waits_for(index));
+        let budget = self.tasks.next_fetching(index).map(|slot| self.budget(slot));
+        let is_deployed = self.tasks.next_deploying(index).is_some();
         let digest = digest(&bytes);
         // Only what is asked for by its digest is looked for in the store.
         let keep = is_deployed || fetch.digest().is_some();
@@ -272,18 +261,15 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     fn serve(&mut self, index: usize, module: ModuleId, now: Instant) {
-        for slot in self.slots() {
-            if self.run(slot).phase.waits_for(index)
-                && let Err(reason) = self.launch(slot, module, now)
-            {
+        while let Some(slot) = self.tasks.next_fetching(index) {
+            let budget = self.budget(slot);
+            if let Err(reason) = self.launch(slot, module, &budget, now) {
                 self.fail(slot, reason, now);
             }
         }
-        for d in 0..self.deployments.len() {
-            if self.deployments[d].phase.waits_for(index)
-                && let Err(reason) = self.deployed(d as u8, module)
-            {
-                self.fail_deployment(d, reason, now);
+        while let Some(deployment) = self.tasks.next_deploying(index) {
+            if let Err(reason) = self.deployed(deployment, module) {
+                self.fail_deployment(deployment, reason, now);
             }
         }
     }
@@ -298,15 +284,11 @@ impl<E: Engine> Agent<'_, E> {
 
     fn fail_waiters(&mut self, index: usize, app: &str, reason: &Text, now: Instant) {
         let reason = text(format_args!("module {}: {reason}", clip(app, 64)));
-        for slot in self.slots() {
-            if self.run(slot).phase.waits_for(index) {
-                self.fail(slot, reason.clone(), now);
-            }
+        while let Some(slot) = self.tasks.next_fetching(index) {
+            self.fail(slot, reason.clone(), now);
         }
-        for d in 0..self.deployments.len() {
-            if self.deployments[d].phase.waits_for(index) {
-                self.fail_deployment(d, reason.clone(), now);
-            }
+        while let Some(deployment) = self.tasks.next_deploying(index) {
+            self.fail_deployment(deployment, reason.clone(), now);
         }
     }
 }

@@ -1,9 +1,6 @@
 //! Modules and deployments in the store.
 
-use super::{
-    Agent,
-    records::{Deployment, Phase},
-};
+use super::{Agent, tasks::Texts};
 use crate::{
     engine::{Engine, ModuleId, Text, text},
     module::{
@@ -53,7 +50,7 @@ impl<E: Engine> Agent<'_, E> {
     #[inline(never)]
     pub fn restore(&mut self, now: Instant) {
         let mut bytes = [0; RECORD_MAX];
-        for index in (0..=u8::MAX).take(self.deployments.len()) {
+        for index in (0..=u8::MAX).take(self.tasks.deployments_max()) {
             let Some(store) = self.store.as_deref_mut() else {
                 return;
             };
@@ -68,7 +65,7 @@ impl<E: Engine> Agent<'_, E> {
                 found.and_then(|(digest, record)| self.restore_one(index, &digest, &record, now));
             if let Err(reason) = restored {
                 log::error!("latent deployment {index} is not restored: {reason}");
-                self.deployments[usize::from(index)] = Deployment::VACANT;
+                self.tasks.undeploy(index);
                 self.forget_deployment(index);
             }
         }
@@ -81,10 +78,18 @@ impl<E: Engine> Agent<'_, E> {
         record: &Record<'_>,
         now: Instant,
     ) -> Result<(), Text> {
-        let inputs = List::from_bytes(record.inputs).unwrap_or_default();
-        let env = Pairs::from_bytes(record.env).unwrap_or_default();
-        let names = (record.id, record.name);
-        self.note_deployment(index, names, inputs, env, record.profile, now)?;
+        let texts = Texts {
+            id: record.id,
+            invocation: "",
+            name: record.name,
+            inputs: List::from_bytes(record.inputs).unwrap_or_default(),
+            env: [
+                Pairs::from_bytes(record.env).unwrap_or_default(),
+                Pairs::EMPTY,
+            ],
+        };
+        let deployment = self.deployment_record(&texts, record.profile, now)?;
+        self.tasks.deploy(index, deployment);
         match self.recall(digest, None) {
             Ok(Some(module)) => self.deployed(index, module),
             Ok(None) => Err(text(format_args!(
@@ -92,12 +97,10 @@ impl<E: Engine> Agent<'_, E> {
             ))),
             // Settings may forbid it that are put right before the next restart.
             Err(reason) => {
-                let deployment = &mut self.deployments[usize::from(index)];
                 log::error!(
                     "latent task {} can't be invoked: its module is not loaded: {reason}",
-                    deployment.id
+                    record.id
                 );
-                deployment.phase = Phase::Failed;
                 Ok(())
             }
         }
@@ -175,16 +178,16 @@ impl<E: Engine> Agent<'_, E> {
         let Some(digest) = self.table.digest(module) else {
             return;
         };
-        let at = self.runs.len() + usize::from(index);
-        let text_of = &self.text[at * self.share..][..self.share];
-        let deployment = &self.deployments[usize::from(index)];
+        let Some(deployment) = self.tasks.deployment(index) else {
+            return;
+        };
         let record = Record {
             version: VERSION,
-            id: &deployment.id,
-            name: &deployment.name,
-            inputs: deployment.packed.inputs(text_of).as_bytes(),
-            env: deployment.packed.env(text_of).as_bytes(),
-            profile: deployment.profile,
+            id: deployment.id(),
+            name: deployment.name(),
+            inputs: deployment.inputs().as_bytes(),
+            env: deployment.env().as_bytes(),
+            profile: deployment.head().profile,
         };
         let mut bytes = [0; RECORD_MAX];
         let len = record.write(&digest, &mut bytes);
@@ -203,7 +206,7 @@ impl<E: Engine> Agent<'_, E> {
         if let Err(reason) = written {
             log::warn!(
                 "latent task {} will not survive a reboot: {reason}",
-                deployment.id
+                deployment.id()
             );
         }
     }

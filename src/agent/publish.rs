@@ -1,8 +1,9 @@
 //! What the agent has to say, and how it is written.
 
 use super::{
-    Agent, Discovery, Publication, Qos, SECOND_HEARTBEAT, Subject, Token, is_running,
+    Agent, Discovery, Publication, Qos, SECOND_HEARTBEAT, Subject, Token,
     outbox::{Body, Letter, Outcome, Update},
+    tasks::TaskRecord,
 };
 use core::ops::Deref;
 
@@ -73,14 +74,12 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     fn next_sample(&mut self, now: Instant) -> Option<Slot> {
-        let slot = self.slots().find(|slot| {
-            let run = self.run(*slot);
-            is_running(run) && run.monitor.next().is_some_and(|at| at <= now)
-        })?;
+        let (slot, at) = self.tasks.next_sample()?;
+        if at > now {
+            return None;
+        }
         let (usage, arena) = (self.engine.usage(slot), self.engine.arena().total);
-        self.runs[slot.index()]
-            .monitor
-            .sample(&usage, arena, now);
+        self.tasks.sample(slot, &usage, arena, now);
         Some(slot)
     }
 
@@ -133,8 +132,9 @@ impl<E: Engine> Agent<'_, E> {
             Subject::Alive => report::write(&self.alive(report::Status::Alive), buf),
             Subject::Metrics => report::write(&self.metrics(now), buf),
             Subject::Sample(slot) => {
-                let run = self.run(slot);
-                report::write(&self.sample(&run.id, &run.monitor), buf)
+                let monitor = self.tasks.get(slot).and_then(TaskRecord::monitor);
+                let monitor = monitor.unwrap_or(&Monitor::OFF);
+                report::write(&self.sample(self.tasks.id(slot), monitor), buf)
             }
             Subject::Request(index) => {
                 let app_name = self.fetches[usize::from(index)].location();

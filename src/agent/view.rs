@@ -2,7 +2,7 @@
 
 use super::{
     Agent,
-    records::{Phase, Purpose},
+    tasks::{Deployed, State},
 };
 use crate::{
     engine::{Engine, ModuleId, RunUsage, Slot},
@@ -61,61 +61,50 @@ pub struct ModuleView {
     pub users: u16,
 }
 
-fn module_of(phase: Phase) -> Option<ModuleId> {
-    match phase {
-        Phase::Ready { module } | Phase::Gathering { module, .. } => Some(module),
-        _ => None,
-    }
-}
-
 impl<E: Engine> Agent<'_, E> {
     /// What runs or waits for its module, by slot, and then what is deployed.
     pub fn tasks(&self) -> impl Iterator<Item = TaskView<'_>> {
-        let slots = self.slots().map(|slot| (slot, self.run(slot)));
-        let runs = slots.filter_map(|(slot, run)| {
-            let stage = match run.phase {
-                Phase::Vacant => return None,
-                Phase::Fetching { .. } => Stage::Fetching,
-                Phase::Gathering { .. } => Stage::Gathering,
-                Phase::Failed | Phase::Posting | Phase::Posted { .. } => Stage::Reporting,
-                Phase::Ready { .. } if run.exit.is_some() => Stage::Reporting,
-                Phase::Ready { .. } if run.ending.is_some() => Stage::Stopping,
-                Phase::Ready { .. } => Stage::Running,
-            };
-            Some(TaskView {
-                slot: Some(slot),
-                id: &run.id,
-                invocation: match &run.purpose {
-                    Purpose::Invocation(id) => Some(id),
-                    Purpose::Task | Purpose::Round | Purpose::Daemon => None,
-                },
-                name: &run.name,
-                stage,
-                received: run.received,
-                module: module_of(run.phase),
-                usage: self.engine.usage(slot),
-            })
+        let tasks = self.tasks.all().map(|(slot, task)| TaskView {
+            slot: Some(slot),
+            id: task.id(),
+            invocation: task.invocation(),
+            name: task.name(),
+            stage: self.stage(slot, task.state()),
+            received: task.task().received,
+            module: task.state().module(),
+            usage: self.engine.usage(slot),
         });
-        let deployments = self.deployments.iter().filter_map(|deployment| {
-            let stage = match deployment.phase {
-                Phase::Ready { .. } => Stage::Deployed,
-                Phase::Fetching { .. } => Stage::Fetching,
-                Phase::Failed => Stage::Failed,
-                // A deployment neither gathers nor posts.
-                _ => return None,
-            };
-            Some(TaskView {
-                slot: None,
-                id: &deployment.id,
-                invocation: None,
-                name: &deployment.name,
-                stage,
-                received: deployment.received,
-                module: module_of(deployment.phase),
-                usage: RunUsage::default(),
-            })
+        let deployments = self.tasks.deployments().map(|(_, deployment)| TaskView {
+            slot: None,
+            id: deployment.id(),
+            invocation: None,
+            name: deployment.name(),
+            stage: match deployment.state() {
+                Deployed::Ready { .. } => Stage::Deployed,
+                Deployed::Fetching { .. } => Stage::Fetching,
+                Deployed::Failed => Stage::Failed,
+            },
+            received: deployment.head().received,
+            module: match deployment.state() {
+                Deployed::Ready { module } => Some(module),
+                _ => None,
+            },
+            usage: RunUsage::default(),
         });
-        runs.chain(deployments)
+        tasks.chain(deployments)
+    }
+
+    fn stage(&self, slot: Slot, state: &State<E>) -> Stage {
+        match state {
+            State::Accepted | State::Fetching { .. } => Stage::Fetching,
+            State::Gathering { .. } => Stage::Gathering,
+            State::Running { .. } if self.engine.has_exited(slot) => Stage::Reporting,
+            State::Running { ending: None, .. } => Stage::Running,
+            State::Running { .. } => Stage::Stopping,
+            State::Failed { .. } | State::Posting { .. } | State::Posted { .. } => {
+                Stage::Reporting
+            }
+        }
     }
 
     /// The modules that are loaded.

@@ -21,13 +21,26 @@ pub fn digest_base64(text: &str) -> Result<Digest, crate::wire::Error> {
     Ok(hasher.finalize().into())
 }
 
+/// Stands for no entry.
+const NONE: u16 = u16::MAX;
+
 /// Storage of one entry of the table.
 #[derive(Debug, Clone, Copy)]
-pub struct Entry(State);
+pub struct Entry {
+    state: State,
+    /// The first module of those whose bucket is this entry's.
+    bucket: u16,
+    /// The next module of the same bucket, or the next vacant entry.
+    next: u16,
+}
 
 impl Entry {
     /// A vacant entry.
-    pub const VACANT: Self = Self(State::Vacant);
+    pub const VACANT: Self = Self {
+        state: State::Vacant,
+        bucket: NONE,
+        next: NONE,
+    };
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,29 +54,45 @@ enum State {
 }
 
 /// Which modules are loaded, and how many use each. Says nothing of where their bytes are:
-/// the engine knows that by the same [`ModuleId`].
+/// the engine knows that by the same [`ModuleId`]. No operation depends on the number of modules,
+/// but for a walk of those whose digests share a bucket.
 #[derive(Debug)]
 pub(crate) struct Table<'a> {
     entries: &'a mut [Entry],
+    /// The first vacant entry.
+    vacant: u16,
+    loaded: u16,
     /// Modules parsed since boot.
     parses: u32,
 }
 
 impl<'a> Table<'a> {
-    /// `entries` is at most 256 long; what is beyond is not used.
+    /// The first 65,534 of `entries` are used.
     pub(crate) fn new(entries: &'a mut [Entry]) -> Self {
-        entries.fill(Entry::VACANT);
-        Self { entries, parses: 0 }
+        let count = entries.len().min(usize::from(NONE - 1));
+        let entries = &mut entries[..count];
+        for (index, entry) in (1..).zip(entries.iter_mut()) {
+            *entry = Entry {
+                next: if usize::from(index) < count { index } else { NONE },
+                ..Entry::VACANT
+            };
+        }
+        Self {
+            vacant: if count > 0 { 0 } else { NONE },
+            entries,
+            loaded: 0,
+            parses: 0,
+        }
     }
 
-    fn ids(&self) -> impl Iterator<Item = (ModuleId, State)> {
-        (0..u16::MAX)
-            .zip(self.entries.iter())
-            .map(|(index, entry)| (ModuleId(index), entry.0))
+    fn entry(&mut self, id: ModuleId) -> &mut Entry {
+        &mut self.entries[usize::from(id.0)]
     }
 
-    fn state(&mut self, id: ModuleId) -> &mut State {
-        &mut self.entries[usize::from(id.0)].0
+    /// The entry that has the bucket of a digest. Digests are evenly spread.
+    fn bucket(&self, digest: &Digest) -> usize {
+        let start = u16::from_le_bytes([digest[0], digest[1]]);
+        usize::from(start) % self.entries.len().max(1)
     }
 
     pub(crate) fn capacity(&self) -> usize {
@@ -74,22 +103,23 @@ impl<'a> Table<'a> {
         self.parses
     }
 
-    /// Modules that are loaded, and how many use each.
+    /// Modules that are loaded, and how many use each. Looks at all entries.
     pub(crate) fn users(&self) -> impl Iterator<Item = (ModuleId, Digest, u16)> {
-        self.ids().filter_map(|(id, state)| match state {
+        let all = (0..).map(ModuleId).zip(self.entries.iter());
+        all.filter_map(|(id, entry)| match entry.state {
             State::Loaded { digest, users } => Some((id, digest, users)),
-            _ => None,
+            State::Vacant => None,
         })
     }
 
     /// Modules that are loaded.
     pub(crate) fn loaded(&self) -> usize {
-        self.users().count()
+        self.loaded.into()
     }
 
     /// Digest of a loaded module.
     pub(crate) fn digest(&self, id: ModuleId) -> Option<Digest> {
-        match self.entries.get(usize::from(id.0))?.0 {
+        match self.entries.get(usize::from(id.0))?.state {
             State::Loaded { digest, .. } => Some(digest),
             State::Vacant => None,
         }
@@ -97,30 +127,64 @@ impl<'a> Table<'a> {
 
     /// The loaded module with this digest.
     pub(crate) fn find(&self, digest: &Digest) -> Option<ModuleId> {
-        self.ids().find_map(|(id, state)| match state {
-            State::Loaded { digest: known, .. } if known == *digest => Some(id),
-            _ => None,
-        })
+        let mut at = self.entries.get(self.bucket(digest))?.bucket;
+        loop {
+            let entry = self.entries.get(usize::from(at))?;
+            match entry.state {
+                State::Loaded { digest: known, .. } if known == *digest => {
+                    return Some(ModuleId(at));
+                }
+                _ => at = entry.next,
+            }
+        }
     }
 
     /// A vacant entry.
     pub(crate) fn vacant(&self) -> Option<ModuleId> {
-        let (id, _) = self.ids().find(|(_, state)| *state == State::Vacant)?;
-        Some(id)
+        (self.vacant != NONE).then_some(ModuleId(self.vacant))
     }
 
-    /// Marks a vacant entry as parsed, with no users yet.
+    /// Marks the [vacant](Self::vacant) entry as parsed, with no users yet.
     pub(crate) fn loaded_as(&mut self, id: ModuleId, digest: Digest) {
-        debug_assert_eq!(*self.state(id), State::Vacant);
-        *self.state(id) = State::Loaded { digest, users: 0 };
+        debug_assert_eq!(id.0, self.vacant);
+        let bucket = self.bucket(&digest);
+        let first = core::mem::replace(&mut self.entries[bucket].bucket, id.0);
+        let entry = self.entry(id);
+        entry.state = State::Loaded { digest, users: 0 };
+        let next_vacant = core::mem::replace(&mut entry.next, first);
+        self.vacant = next_vacant;
+        self.loaded += 1;
         self.parses = self.parses.saturating_add(1);
+    }
+
+    fn free(&mut self, id: ModuleId, digest: &Digest) {
+        let bucket = self.bucket(digest);
+        let vacant = self.vacant;
+        let entry = self.entry(id);
+        entry.state = State::Vacant;
+        let next = core::mem::replace(&mut entry.next, vacant);
+        self.vacant = id.0;
+        self.loaded -= 1;
+        let first = &mut self.entries[bucket].bucket;
+        if *first == id.0 {
+            *first = next;
+            return;
+        }
+        let mut at = usize::from(*first);
+        while let Some(entry) = self.entries.get_mut(at) {
+            if entry.next == id.0 {
+                entry.next = next;
+                return;
+            }
+            at = entry.next.into();
+        }
     }
 
     /// Counts one more user of a loaded module.
     pub(crate) fn acquire(&mut self, id: ModuleId) {
-        match self.state(id) {
+        match &mut self.entry(id).state {
             State::Loaded { users, .. } => *users += 1,
-            state => debug_assert!(false, "acquired a module that is {state:?}"),
+            State::Vacant => debug_assert!(false, "acquired a module that is not loaded"),
         }
     }
 
@@ -128,18 +192,18 @@ impl<'a> Table<'a> {
     /// when told so. Also frees a loaded module that nobody has acquired.
     #[must_use = "a freed module must be unloaded"]
     pub(crate) fn release(&mut self, id: ModuleId) -> bool {
-        let state = self.state(id);
-        match state {
+        match &mut self.entry(id).state {
             State::Loaded { users, .. } if *users > 1 => {
                 *users -= 1;
                 false
             }
-            State::Loaded { .. } => {
-                *state = State::Vacant;
+            State::Loaded { digest, .. } => {
+                let digest = *digest;
+                self.free(id, &digest);
                 true
             }
             State::Vacant => {
-                debug_assert!(false, "released a module that is {state:?}");
+                debug_assert!(false, "released a module that is not loaded");
                 false
             }
         }
@@ -181,5 +245,33 @@ mod tests {
         assert_eq!(table.vacant(), None);
         assert!(table.release(id));
         assert_eq!(table.vacant(), Some(id));
+    }
+
+    #[test]
+    fn modules_of_one_bucket_are_told_apart() {
+        extern crate std;
+        // All digests begin alike, so they share a bucket, and differ at the end.
+        let digest = |n: u8| {
+            let mut digest = [7; 32];
+            digest[31] = n;
+            digest
+        };
+        let mut entries = [Entry::VACANT; 8];
+        let mut table = Table::new(&mut entries);
+        let ids: std::vec::Vec<_> = (0..8)
+            .map(|n| {
+                let id = table.vacant().unwrap();
+                table.loaded_as(id, digest(n));
+                id
+            })
+            .collect();
+        for out in [3, 0, 7, 5, 1, 6, 2, 4] {
+            assert_eq!(table.find(&digest(out)), Some(ids[usize::from(out)]));
+            assert!(table.release(ids[usize::from(out)]));
+            assert_eq!(table.find(&digest(out)), None);
+            let found = (0..8).filter(|n| table.find(&digest(*n)).is_some()).count();
+            assert_eq!(found, table.loaded());
+        }
+        assert_eq!(table.loaded(), 0);
     }
 }

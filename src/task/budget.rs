@@ -35,6 +35,21 @@ pub struct Budget {
 }
 
 impl Budget {
+    /// Of a task that asks for nothing.
+    pub fn of_device(device: &TaskLimits) -> Self {
+        Self {
+            limits: Limits {
+                stack: device.stack.next_multiple_of(8),
+                memory_cap: None,
+                memory_max: device.memory,
+                work: device.work,
+                weight: Weight::DEFAULT,
+            },
+            deadline: device.deadline,
+            caps: Caps::NONE,
+        }
+    }
+
     /// Reads a task's environment through `get`; what it doesn't set is the device's.
     ///
     /// # Errors

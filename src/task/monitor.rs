@@ -121,7 +121,7 @@ impl Monitor {
 
     /// Whether samples are wanted at all.
     pub fn exports(&self) -> bool {
-        self.profile.enabled && self.profile.export_to_mqtt
+        self.profile.exports()
     }
 
     /// When the next sample is due.

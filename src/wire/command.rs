@@ -301,6 +301,11 @@ pub struct MonitoringProfile {
 }
 
 impl MonitoringProfile {
+    /// Whether samples are wanted at all.
+    pub const fn exports(&self) -> bool {
+        self.enabled && self.export_to_mqtt
+    }
+
     /// For a task that ends by itself.
     pub const STANDARD: Self = Self {
         enabled: true,

@@ -1,0 +1,111 @@
+//! Lines of tasks, linked through their records: first in, first out, and out from anywhere.
+
+use super::NONE;
+
+/// Neighbours of a task in the one line that it may be in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Links {
+    before: u16,
+    behind: u16,
+}
+
+impl Links {
+    pub(super) const NONE: Self = Self {
+        before: NONE,
+        behind: NONE,
+    };
+}
+
+/// Gives the links of a task.
+pub(super) trait Linked {
+    fn links(&mut self, slot: u16) -> &mut Links;
+}
+
+/// A line of tasks. Everything is O(1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Line {
+    first: u16,
+    last: u16,
+}
+
+impl Line {
+    pub(super) const EMPTY: Self = Self {
+        first: NONE,
+        last: NONE,
+    };
+
+    /// The first task in it.
+    pub(super) const fn first(&self) -> Option<u16> {
+        match self.first {
+            NONE => None,
+            slot => Some(slot),
+        }
+    }
+
+    /// Puts a task that is in no line at the end.
+    pub(super) fn push(&mut self, tasks: &mut impl Linked, slot: u16) {
+        let last = core::mem::replace(&mut self.last, slot);
+        *tasks.links(slot) = Links {
+            before: last,
+            behind: NONE,
+        };
+        match last {
+            NONE => self.first = slot,
+            other => tasks.links(other).behind = slot,
+        }
+    }
+
+    /// Takes out a task that is in this line.
+    pub(super) fn remove(&mut self, tasks: &mut impl Linked, slot: u16) {
+        let Links { before, behind } = core::mem::replace(tasks.links(slot), Links::NONE);
+        match before {
+            NONE => self.first = behind,
+            other => tasks.links(other).behind = behind,
+        }
+        match behind {
+            NONE => self.last = before,
+            other => tasks.links(other).before = before,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use proptest::prelude::*;
+    use std::{collections::VecDeque, vec, vec::Vec};
+
+    impl Linked for Vec<Links> {
+        fn links(&mut self, slot: u16) -> &mut Links {
+            &mut self[usize::from(slot)]
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_line_is_a_queue_that_any_may_leave(moves in prop::collection::vec(0..16_u16, 0..200)) {
+            let (mut tasks, mut line) = (vec![Links::NONE; 16], Line::EMPTY);
+            let mut model = VecDeque::new();
+            for slot in moves {
+                match model.iter().position(|other| *other == slot) {
+                    Some(at) => {
+                        model.remove(at);
+                        line.remove(&mut tasks, slot);
+                    }
+                    None => {
+                        model.push_back(slot);
+                        line.push(&mut tasks, slot);
+                    }
+                }
+                prop_assert_eq!(line.first(), model.front().copied());
+            }
+            while let Some(slot) = line.first() {
+                prop_assert_eq!(Some(slot), model.pop_front());
+                line.remove(&mut tasks, slot);
+            }
+            prop_assert!(model.is_empty() && tasks.iter().all(|links| *links == Links::NONE));
+        }
+    }
+}

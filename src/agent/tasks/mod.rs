@@ -1,0 +1,802 @@
+//! The tasks and the latent deployments: how their records are stored, found and waited for. Nothing
+//! else knows that.
+//!
+//! A slot has 16 bytes of static memory on a 32-bit target. A task's record is one block of the
+//! arena, from its start to its report. No operation depends on the number of slots or of tasks, but
+//! for the heaps, by the logarithm; tasks are found by a hash of their ids.
+
+mod line;
+mod record;
+
+pub(super) use record::{
+    Deployed, DeploymentRecord, Ending, Gathered, Purpose, Service, State, TaskRecord, Texts,
+};
+
+use crate::{
+    engine::{Engine, Record as _, RunUsage, Slot, Text, text},
+    heap::Heap as _,
+    task::monitor::Monitor,
+    time::Instant,
+    wire::MonitoringProfile,
+};
+use core::{fmt, hash::Hasher as _};
+use hash32::{FnvHasher, Hasher as _};
+use line::{Line, Linked, Links};
+use record::{Layout, Task};
+
+/// Stands for no slot and no deployment.
+const NONE: u16 = u16::MAX;
+
+/// Most modules that may be on their way at once.
+pub const FETCHES_MAX: usize = 16;
+
+/// Memory of one slot.
+pub struct TaskSlot<E: Engine> {
+    entry: Entry<E>,
+    /// The first task of those whose hash is this slot's.
+    bucket: u16,
+    /// An entry of the heap of deadlines.
+    deadline: u16,
+    /// An entry of the heap of samples.
+    sample: u16,
+}
+
+enum Entry<E: Engine> {
+    /// With the next free slot.
+    Free(u16),
+    Taken(TaskRecord<E>),
+}
+
+impl<E: Engine> TaskSlot<E> {
+    /// A free slot.
+    pub const FREE: Self = Self {
+        entry: Entry::Free(NONE),
+        bucket: NONE,
+        deadline: NONE,
+        sample: NONE,
+    };
+}
+
+impl<E: Engine> fmt::Debug for TaskSlot<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_taken = matches!(self.entry, Entry::Taken(_));
+        f.debug_struct("TaskSlot")
+            .field("is_taken", &is_taken)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Memory of one latent deployment.
+pub struct DeploymentSlot<E: Engine> {
+    record: Option<DeploymentRecord<E>>,
+    /// The first deployment of those whose hash is this slot's.
+    bucket: u16,
+}
+
+impl<E: Engine> DeploymentSlot<E> {
+    /// A free one.
+    pub const FREE: Self = Self {
+        record: None,
+        bucket: NONE,
+    };
+}
+
+impl<E: Engine> fmt::Debug for DeploymentSlot<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeploymentSlot")
+            .field("is_taken", &self.record.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The slots, and the two heaps and the lines that lead through them.
+struct Slots<'a, E: Engine> {
+    slots: &'a mut [TaskSlot<E>],
+    /// Entries of the heaps.
+    deadlines: u16,
+    samples: u16,
+}
+
+impl<E: Engine> Slots<'_, E> {
+    fn get(&self, slot: u16) -> Option<&TaskRecord<E>> {
+        match &self.slots.get(usize::from(slot))?.entry {
+            Entry::Taken(record) => Some(record),
+            Entry::Free(_) => None,
+        }
+    }
+
+    fn get_mut(&mut self, slot: u16) -> Option<&mut TaskRecord<E>> {
+        match &mut self.slots.get_mut(usize::from(slot))?.entry {
+            Entry::Taken(record) => Some(record),
+            Entry::Free(_) => None,
+        }
+    }
+
+    /// The record of a slot that is taken, as those that are linked are.
+    fn record(&self, slot: u16) -> &TaskRecord<E> {
+        self.get(slot).expect("the slot is taken")
+    }
+
+    fn record_mut(&mut self, slot: u16) -> &mut TaskRecord<E> {
+        self.get_mut(slot).expect("the slot is taken")
+    }
+}
+
+impl<E: Engine> Linked for Slots<'_, E> {
+    fn links(&mut self, slot: u16) -> &mut Links {
+        &mut self.record_mut(slot).task_mut().links
+    }
+}
+
+/// The tasks by when they are to be looked at.
+struct Deadlines<'s, 'a, E: Engine>(&'s mut Slots<'a, E>);
+
+impl<E: Engine> crate::heap::Heap for Deadlines<'_, '_, E> {
+    fn key(&self, item: u16) -> u64 {
+        let until = self.0.record(item).state().until();
+        until.map_or(u64::MAX, Instant::as_millis)
+    }
+
+    fn position(&self, item: u16) -> u16 {
+        self.0.record(item).task().deadline
+    }
+
+    fn set_position(&mut self, item: u16, position: u16) {
+        self.0.record_mut(item).task_mut().deadline = position;
+    }
+
+    fn entry(&self, position: u16) -> u16 {
+        self.0.slots[usize::from(position)].deadline
+    }
+
+    fn set_entry(&mut self, position: u16, item: u16) {
+        self.0.slots[usize::from(position)].deadline = item;
+    }
+
+    fn count(&self) -> u16 {
+        self.0.deadlines
+    }
+
+    fn set_count(&mut self, count: u16) {
+        self.0.deadlines = count;
+    }
+}
+
+/// The monitored tasks that run, by their next sample.
+struct Samples<'s, 'a, E: Engine>(&'s mut Slots<'a, E>);
+
+impl<E: Engine> crate::heap::Heap for Samples<'_, '_, E> {
+    fn key(&self, item: u16) -> u64 {
+        let next = self.0.record(item).monitor().and_then(Monitor::next);
+        next.map_or(u64::MAX, Instant::as_millis)
+    }
+
+    fn position(&self, item: u16) -> u16 {
+        let monitored = self.0.record(item).monitored();
+        monitored.map_or(crate::heap::ABSENT, |head| head.sample)
+    }
+
+    fn set_position(&mut self, item: u16, position: u16) {
+        if let Some(head) = self.0.record_mut(item).monitored_mut() {
+            head.sample = position;
+        }
+    }
+
+    fn entry(&self, position: u16) -> u16 {
+        self.0.slots[usize::from(position)].sample
+    }
+
+    fn set_entry(&mut self, position: u16, item: u16) {
+        self.0.slots[usize::from(position)].sample = item;
+    }
+
+    fn count(&self) -> u16 {
+        self.0.samples
+    }
+
+    fn set_count(&mut self, count: u16) {
+        self.0.samples = count;
+    }
+}
+
+/// The owner of all records.
+pub(super) struct Tasks<'a, E: Engine> {
+    slots: Slots<'a, E>,
+    deployments: &'a mut [DeploymentSlot<E>],
+    /// The first free slot.
+    free: u16,
+    taken: u16,
+    running: u16,
+    /// Tasks that wait for their module or their round's data.
+    waiting: u16,
+    overdue: u16,
+    /// Deployments that wait for their module.
+    deploying: u16,
+    /// Deployments that can be invoked.
+    ready: u16,
+    /// Tasks that wait for each module that is on its way.
+    fetching: [Line; FETCHES_MAX],
+    /// Tasks whose round has an exchange due.
+    dues: Line,
+    /// Tasks that wait for room in the outbox.
+    reports: Line,
+}
+
+impl<E: Engine> fmt::Debug for Tasks<'_, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tasks")
+            .field("slots", &self.capacity())
+            .field("taken", &self.taken)
+            .field("running", &self.running)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Index of the bucket of `key`, of as many as there are.
+fn bucket(key: &str, count: usize) -> usize {
+    let mut hasher = FnvHasher::default();
+    hasher.write(key.as_bytes());
+    hasher.finish32() as usize % count.max(1)
+}
+
+impl<'a, E: Engine> Tasks<'a, E> {
+    /// With the first 65,534 slots and the first 256 deployments, all of them free.
+    pub(super) fn new(
+        slots: &'a mut [TaskSlot<E>],
+        deployments: &'a mut [DeploymentSlot<E>],
+    ) -> Self {
+        let count = slots.len().min(usize::from(NONE - 1));
+        let slots = &mut slots[..count];
+        for (index, slot) in (1..).zip(slots.iter_mut()) {
+            let next = if usize::from(index) < count { index } else { NONE };
+            *slot = TaskSlot {
+                entry: Entry::Free(next),
+                ..TaskSlot::FREE
+            };
+        }
+        let deployments_max = deployments.len().min(256);
+        let deployments = &mut deployments[..deployments_max];
+        deployments.fill_with(|| DeploymentSlot::FREE);
+        Self {
+            free: if count > 0 { 0 } else { NONE },
+            slots: Slots {
+                slots,
+                deadlines: 0,
+                samples: 0,
+            },
+            deployments,
+            taken: 0,
+            running: 0,
+            waiting: 0,
+            overdue: 0,
+            deploying: 0,
+            ready: 0,
+            fetching: [Line::EMPTY; FETCHES_MAX],
+            dues: Line::EMPTY,
+            reports: Line::EMPTY,
+        }
+    }
+
+    /// Slots.
+    pub(super) fn capacity(&self) -> usize {
+        self.slots.slots.len()
+    }
+
+    /// Slots that are taken.
+    pub(super) fn taken(&self) -> usize {
+        self.taken.into()
+    }
+
+    /// Tasks whose guests run.
+    pub(super) fn running(&self) -> usize {
+        self.running.into()
+    }
+
+    /// Tasks and deployments that wait for their module or their round's data.
+    pub(super) fn waiting(&self) -> usize {
+        usize::from(self.waiting) + usize::from(self.deploying)
+    }
+
+    /// Tasks that run on, seconds after they were to end.
+    pub(super) fn overdue(&self) -> usize {
+        self.overdue.into()
+    }
+
+    /// All slots, each with its task, if it has one.
+    pub(super) fn all(&self) -> impl Iterator<Item = (Slot, &TaskRecord<E>)> {
+        let slots = (0..).map(Slot).zip(self.slots.slots.iter());
+        slots.filter_map(|(slot, of)| match &of.entry {
+            Entry::Taken(record) => Some((slot, record)),
+            Entry::Free(_) => None,
+        })
+    }
+
+    /// The task in a slot.
+    pub(super) fn get(&self, slot: Slot) -> Option<&TaskRecord<E>> {
+        self.slots.get(slot.0)
+    }
+
+    /// Its task's id; empty if it has none.
+    pub(super) fn id(&self, slot: Slot) -> &str {
+        self.get(slot).map_or("", TaskRecord::id)
+    }
+
+    /// Refuses a task that there is no slot for.
+    pub(super) fn check_vacancy(&self) -> Result<(), Text> {
+        match self.free {
+            NONE => Err(text(format_args!(
+                "no free slot: all {} are taken",
+                self.capacity()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Arena bytes of a task's record.
+    ///
+    /// # Errors
+    /// An id or a name that is too long.
+    pub(super) fn record_bytes(texts: &Texts<'_>, profile: &MonitoringProfile) -> Result<usize, Text> {
+        let len = Layout::of(texts)?.len();
+        Ok(match profile.exports() {
+            false => E::record_bytes::<Task<E>>(len),
+            true => E::record_bytes::<record::Monitored<E>>(len),
+        })
+    }
+
+    /// Makes a record for a task, which has no slot yet.
+    pub(super) fn record(
+        engine: &mut E,
+        texts: &Texts<'_>,
+        purpose: Purpose,
+        profile: MonitoringProfile,
+        received: Instant,
+    ) -> Result<TaskRecord<E>, Text> {
+        let layout = Layout::of(texts)?;
+        let task = Task::new(received, State::Accepted, purpose, layout);
+        TaskRecord::new(engine, task, texts, profile)
+    }
+
+    /// Puts a task in a free slot; gives it back if there is none.
+    pub(super) fn insert(&mut self, mut record: TaskRecord<E>) -> Result<Slot, TaskRecord<E>> {
+        let slot = self.free;
+        let buckets = self.capacity();
+        let Some(of) = self.slots.slots.get_mut(usize::from(slot)) else {
+            return Err(record);
+        };
+        let Entry::Free(next) = of.entry else {
+            return Err(record);
+        };
+        self.free = next;
+        self.taken += 1;
+        let bucket = bucket(record.key(), buckets);
+        let first = &mut self.slots.slots[bucket].bucket;
+        record.task_mut().chain = core::mem::replace(first, slot);
+        self.slots.slots[usize::from(slot)].entry = Entry::Taken(record);
+        Ok(Slot(slot))
+    }
+
+    /// Frees a slot, and gives out what it had.
+    pub(super) fn remove(&mut self, slot: Slot) -> Option<TaskRecord<E>> {
+        self.leave(slot.0);
+        self.unchain(slot.0);
+        let of = self.slots.slots.get_mut(slot.index())?;
+        match core::mem::replace(&mut of.entry, Entry::Free(self.free)) {
+            Entry::Taken(record) => {
+                self.free = slot.0;
+                self.taken -= 1;
+                self.overdue -= u16::from(record.task().overdue);
+                Some(record)
+            }
+            free => {
+                of.entry = free;
+                None
+            }
+        }
+    }
+
+    fn unchain(&mut self, slot: u16) {
+        let Some(record) = self.slots.get(slot) else {
+            return;
+        };
+        let (next, bucket) = (record.task().chain, bucket(record.key(), self.capacity()));
+        let first = &mut self.slots.slots[bucket].bucket;
+        if *first == slot {
+            *first = next;
+            return;
+        }
+        let mut at = *first;
+        while at != NONE {
+            let chain = &mut self.slots.record_mut(at).task_mut().chain;
+            if *chain == slot {
+                *chain = next;
+                return;
+            }
+            at = *chain;
+        }
+    }
+
+    fn find(&self, key: &str, is_it: impl Fn(&TaskRecord<E>) -> bool) -> Option<Slot> {
+        let of = self.slots.slots.get(bucket(key, self.capacity()))?;
+        let mut at = of.bucket;
+        while at != NONE {
+            let record = self.slots.record(at);
+            if is_it(record) && record.key() == key {
+                return Some(Slot(at));
+            }
+            at = record.task().chain;
+        }
+        None
+    }
+
+    /// The started task of this id that no stop has reached.
+    pub(super) fn find_task(&self, id: &str) -> Option<Slot> {
+        self.find(id, |record| {
+            record.invocation().is_none() && !record.task().stopped
+        })
+    }
+
+    /// The invocation of this id.
+    pub(super) fn find_invocation(&self, id: &str) -> Option<Slot> {
+        self.find(id, |record| record.invocation().is_some())
+    }
+
+    /// Takes a task out of what its state has it in.
+    fn leave(&mut self, slot: u16) {
+        let Some(record) = self.slots.get(slot) else {
+            return;
+        };
+        let purpose = record.task().purpose;
+        if record.state().until().is_some() {
+            Deadlines(&mut self.slots).remove(slot);
+        }
+        let line = match self.slots.record(slot).state() {
+            State::Accepted => return,
+            State::Fetching { fetch, .. } => {
+                self.waiting -= 1;
+                &mut self.fetching[usize::from(*fetch)]
+            }
+            State::Gathering { data, .. } => {
+                self.waiting -= 1;
+                if data.value().due.is_none() {
+                    return;
+                }
+                &mut self.dues
+            }
+            State::Running { .. } => {
+                self.running -= 1;
+                Samples(&mut self.slots).remove(slot);
+                match line_of(self.deployments, purpose) {
+                    Some(line) => line,
+                    None => return,
+                }
+            }
+            State::Posting { is_due: false, .. } => return,
+            State::Posting { .. } => &mut self.dues,
+            State::Failed { .. } | State::Posted { .. } => &mut self.reports,
+        };
+        line.remove(&mut self.slots, slot);
+    }
+
+    /// Puts a task in what its state has it in.
+    fn enter(&mut self, slot: u16) {
+        let record = self.slots.record(slot);
+        let purpose = record.task().purpose;
+        if record.state().until().is_some() {
+            Deadlines(&mut self.slots).insert(slot);
+        }
+        let line = match self.slots.record(slot).state() {
+            State::Accepted => return,
+            State::Fetching { fetch, .. } => {
+                self.waiting += 1;
+                &mut self.fetching[usize::from(*fetch)]
+            }
+            State::Gathering { data, .. } => {
+                self.waiting += 1;
+                if data.value().due.is_none() {
+                    return;
+                }
+                &mut self.dues
+            }
+            State::Running { .. } => {
+                self.running += 1;
+                if self.slots.record(slot).monitor().is_some() {
+                    Samples(&mut self.slots).insert(slot);
+                }
+                match line_of(self.deployments, purpose) {
+                    Some(line) => line,
+                    None => return,
+                }
+            }
+            State::Posting { is_due: false, .. } => return,
+            State::Posting { .. } => &mut self.dues,
+            State::Failed { .. } | State::Posted { .. } => &mut self.reports,
+        };
+        line.push(&mut self.slots, slot);
+    }
+
+    /// Changes the state of a task; returns the one before. [`State::Accepted`] if there is no task.
+    pub(super) fn set_state(&mut self, slot: Slot, state: State<E>) -> State<E> {
+        self.change(slot, |task| core::mem::replace(task, state))
+            .unwrap_or(State::Accepted)
+    }
+
+    /// Changes what a task's state has; what follows from it follows.
+    fn change<R>(&mut self, slot: Slot, change: impl FnOnce(&mut State<E>) -> R) -> Option<R> {
+        self.leave(slot.0);
+        let record = self.slots.get_mut(slot.0)?;
+        let result = change(&mut record.task_mut().state);
+        self.enter(slot.0);
+        Some(result)
+    }
+
+    /// Begins a task's samples anew, from `now` on. To be called before it runs.
+    pub(super) fn begin_samples(&mut self, slot: Slot, now: Instant) {
+        let record = self.slots.get_mut(slot.0);
+        if let Some(head) = record.and_then(TaskRecord::monitored_mut) {
+            head.monitor = Monitor::new(head.monitor.profile, now);
+        }
+    }
+
+    /// Takes a sample of a task, if it is monitored.
+    pub(super) fn sample(&mut self, slot: Slot, usage: &RunUsage, arena: usize, now: Instant) {
+        let record = self.slots.get_mut(slot.0);
+        if let Some(head) = record.and_then(TaskRecord::monitored_mut) {
+            head.monitor.sample(usage, arena, now);
+            Samples(&mut self.slots).update(slot.0);
+        }
+    }
+
+    /// The task whose sample is due first, and when.
+    pub(super) fn next_sample(&self) -> Option<(Slot, Instant)> {
+        let slot = (self.slots.samples > 0).then(|| self.slots.slots[0].sample)?;
+        let next = self.slots.record(slot).monitor()?.next()?;
+        Some((Slot(slot), next))
+    }
+
+    /// The task that is to be looked at first, and when.
+    pub(super) fn next_deadline(&self) -> Option<(Slot, Instant)> {
+        let slot = (self.slots.deadlines > 0).then(|| self.slots.slots[0].deadline)?;
+        Some((Slot(slot), self.slots.record(slot).state().until()?))
+    }
+
+    /// Has a task looked at then.
+    pub(super) fn set_until(&mut self, slot: Slot, at: Option<Instant>) {
+        self.change(slot, |state| match (state, at) {
+            (State::Fetching { until, .. } | State::Gathering { until, .. }, Some(at)) => {
+                *until = at;
+            }
+            (State::Running { until, .. }, at) => *until = at,
+            _ => {}
+        });
+    }
+
+    /// Notes why a task that runs is being ended, and when to complain if it does not end.
+    pub(super) fn set_ending(&mut self, slot: Slot, why: Ending, complaint: Instant) {
+        self.change(slot, |state| {
+            if let State::Running { until, ending, .. } = state {
+                (*until, *ending) = (Some(complaint), Some(why));
+            }
+        });
+    }
+
+    /// Notes that a task runs on after it was to end.
+    pub(super) fn set_overdue(&mut self, slot: Slot, next: Instant) {
+        self.set_until(slot, Some(next));
+        if let Some(record) = self.slots.get_mut(slot.0) {
+            self.overdue += u16::from(!record.task().overdue);
+            record.task_mut().overdue = true;
+        }
+    }
+
+    /// Notes that a stop command has come for a task.
+    pub(super) fn set_stopped(&mut self, slot: Slot) {
+        if let Some(record) = self.slots.get_mut(slot.0) {
+            record.task_mut().stopped = true;
+        }
+    }
+
+    /// Has the results of a daemon reported, as those of a task are.
+    pub(super) fn is_daemon_no_more(&mut self, slot: Slot) {
+        if let Some(record) = self.slots.get_mut(slot.0)
+            && record.task().purpose == Purpose::Daemon
+        {
+            record.task_mut().purpose = Purpose::Task;
+        }
+    }
+
+    /// A task's texts for its guest, and the bytes of its inputs and of its environment.
+    pub(super) fn share(&mut self, slot: Slot) -> Option<(E::Bytes, (usize, usize))> {
+        self.slots.get_mut(slot.0).map(TaskRecord::share)
+    }
+
+    /// What a task has gathered for its round.
+    pub(super) fn gathered(&mut self, slot: Slot) -> Option<&mut Gathered<E::Buffer>> {
+        match &mut self.slots.get_mut(slot.0)?.task_mut().state {
+            State::Gathering { data, .. } => Some(data.value_mut()),
+            _ => None,
+        }
+    }
+
+    /// Has an exchange of a task that gathers begun, or none any more.
+    pub(super) fn set_due(&mut self, slot: Slot, due: Option<Service>) {
+        self.change(slot, |state| {
+            if let State::Gathering { data, .. } = state {
+                data.value_mut().due = due;
+            }
+        });
+    }
+
+    /// The exchange that has been due for longest, given out once.
+    pub(super) fn take_due(&mut self) -> Option<(Slot, Service)> {
+        let slot = Slot(self.dues.first()?);
+        let due = self.change(slot, |state| match state {
+            State::Gathering { data, .. } => data.value_mut().due.take(),
+            State::Posting { is_due, .. } => {
+                core::mem::take(is_due).then_some(Service::Update)
+            }
+            _ => None,
+        });
+        Some((slot, due.flatten()?))
+    }
+
+    /// The task that has waited longest for room in the outbox.
+    pub(super) fn next_report(&self) -> Option<Slot> {
+        self.reports.first().map(Slot)
+    }
+
+    /// The first task that waits for a module on its way.
+    pub(super) fn next_fetching(&self, fetch: usize) -> Option<Slot> {
+        self.fetching.get(fetch)?.first().map(Slot)
+    }
+
+    /// Whether a task or a deployment waits for it.
+    pub(super) fn has_waiters(&self, fetch: usize) -> bool {
+        self.next_fetching(fetch).is_some() || self.next_deploying(fetch).is_some()
+    }
+
+    /// Deployments that can be invoked.
+    pub(super) fn ready(&self) -> usize {
+        self.ready.into()
+    }
+
+    /// Deployments that there may be.
+    pub(super) fn deployments_max(&self) -> usize {
+        self.deployments.len()
+    }
+
+    /// The deployments there are.
+    pub(super) fn deployments(&self) -> impl Iterator<Item = (u8, &DeploymentRecord<E>)> {
+        let slots = (0..=u8::MAX).zip(self.deployments.iter());
+        slots.filter_map(|(index, of)| Some((index, of.record.as_ref()?)))
+    }
+
+    /// A deployment.
+    pub(super) fn deployment(&self, index: u8) -> Option<&DeploymentRecord<E>> {
+        self.deployments.get(usize::from(index))?.record.as_ref()
+    }
+
+    /// The deployment of this id.
+    pub(super) fn find_deployment(&self, id: &str) -> Option<u8> {
+        let of = self.deployments.get(bucket(id, self.deployments.len()))?;
+        let mut at = of.bucket;
+        while let Some(record) = self.deployment_at(at) {
+            if record.id() == id {
+                return Some(at as u8);
+            }
+            at = record.head().chain;
+        }
+        None
+    }
+
+    fn deployment_at(&self, at: u16) -> Option<&DeploymentRecord<E>> {
+        self.deployments.get(usize::from(at))?.record.as_ref()
+    }
+
+    /// A free place for a deployment.
+    pub(super) fn vacant_deployment(&self) -> Result<u8, Text> {
+        let mut all = (0..=u8::MAX).zip(self.deployments.iter());
+        let vacant = all.find(|(_, of)| of.record.is_none());
+        vacant.map(|(index, _)| index).ok_or_else(|| {
+            text(format_args!(
+                "no room for a deployment: all {} are taken",
+                self.deployments.len()
+            ))
+        })
+    }
+
+    /// Puts a deployment in a free place.
+    pub(super) fn deploy(&mut self, index: u8, mut record: DeploymentRecord<E>) {
+        let first = bucket(record.id(), self.deployments.len());
+        let first = &mut self.deployments[first].bucket;
+        record.0.value_mut().chain = core::mem::replace(first, index.into());
+        self.count(record.state(), 1);
+        self.deployments[usize::from(index)].record = Some(record);
+    }
+
+    /// Counts a deployment of this state, or one less.
+    const fn count(&mut self, state: Deployed, change: i16) {
+        match state {
+            Deployed::Fetching { .. } => self.deploying = self.deploying.wrapping_add_signed(change),
+            Deployed::Ready { .. } => self.ready = self.ready.wrapping_add_signed(change),
+            Deployed::Failed => {}
+        }
+    }
+
+    /// Changes the state of a deployment.
+    pub(super) fn set_deployed(&mut self, index: u8, state: Deployed) {
+        let of = self.deployments.get_mut(usize::from(index));
+        if let Some(record) = of.and_then(|of| of.record.as_mut()) {
+            let before = core::mem::replace(&mut record.0.value_mut().state, state);
+            self.count(before, -1);
+            self.count(state, 1);
+        }
+    }
+
+    /// Takes an invocation off its deployment, one after the other.
+    pub(super) fn detach_invocation(&mut self, index: u8) -> Option<Slot> {
+        let line = line_of(self.deployments, Purpose::Invocation(Some(index)))?;
+        let slot = line.first()?;
+        line.remove(&mut self.slots, slot);
+        self.slots.record_mut(slot).task_mut().purpose = Purpose::Invocation(None);
+        Some(Slot(slot))
+    }
+
+    /// Frees a deployment's place, and gives out what it had. Its invocations are detached.
+    pub(super) fn undeploy(&mut self, index: u8) -> Option<DeploymentRecord<E>> {
+        while self.detach_invocation(index).is_some() {}
+        let record = self.deployments.get_mut(usize::from(index))?.record.take()?;
+        self.count(record.state(), -1);
+        let first = bucket(record.id(), self.deployments.len());
+        let mut link = &mut self.deployments[first].bucket;
+        if *link == u16::from(index) {
+            *link = record.head().chain;
+            return Some(record);
+        }
+        let mut at = usize::from(*link);
+        while let Some(other) = self.deployments.get_mut(at).and_then(|of| of.record.as_mut()) {
+            link = &mut other.0.value_mut().chain;
+            if *link == u16::from(index) {
+                *link = record.head().chain;
+                break;
+            }
+            at = usize::from(*link);
+        }
+        Some(record)
+    }
+
+    /// The first deployment that waits for a module on its way. Looks at all deployments if some wait
+    /// for one.
+    pub(super) fn next_deploying(&self, fetch: usize) -> Option<u8> {
+        if self.deploying == 0 {
+            return None;
+        }
+        let waits = |state| matches!(state, Deployed::Fetching { fetch: of, .. } if usize::from(of) == fetch);
+        let mut all = self.deployments();
+        all.find(|(_, record)| waits(record.state())).map(|(index, _)| index)
+    }
+
+    /// The deployment that gives up its wait first, and when. Looks at all deployments if some wait.
+    pub(super) fn next_late_deployment(&self) -> Option<(u8, Instant)> {
+        if self.deploying == 0 {
+            return None;
+        }
+        let waits = self.deployments().filter_map(|(index, record)| match record.state() {
+            Deployed::Fetching { until, .. } => Some((index, until)),
+            _ => None,
+        });
+        waits.min_by_key(|(_, until)| *until)
+    }
+}
+
+/// The line of invocations that a run with this purpose is in.
+fn line_of<E: Engine>(
+    deployments: &mut [DeploymentSlot<E>],
+    purpose: Purpose,
+) -> Option<&mut Line> {
+    let Purpose::Invocation(Some(index)) = purpose else {
+        return None;
+    };
+    let record = deployments.get_mut(usize::from(index))?.record.as_mut()?;
+    Some(&mut record.0.value_mut().invocations)
+}

@@ -1,0 +1,464 @@
+//! Records of tasks and of latent deployments, one block of the arena each: a head, and the texts
+//! behind it.
+
+use super::line::Links;
+use crate::{
+    engine::{Engine, ModuleId, Record as _, Text, text},
+    heap,
+    task::monitor::Monitor,
+    time::{Duration, Instant},
+    wire::{ID_MAX, List, MonitoringProfile, NAME_MAX, Pairs},
+};
+
+/// Texts of a task or a deployment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Texts<'t> {
+    pub(crate) id: &'t str,
+    /// The invocation's id; empty if it is none.
+    pub(crate) invocation: &'t str,
+    /// The name of the export.
+    pub(crate) name: &'t str,
+    pub(crate) inputs: List<'t>,
+    /// Of two environments, the second one's values win.
+    pub(crate) env: [Pairs<'t>; 2],
+}
+
+/// Where the texts lie in the bytes of a record: inputs, environment, id, name, invocation's id.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layout {
+    inputs: u32,
+    env: u32,
+    id: u8,
+    name: u8,
+    invocation: u8,
+}
+
+const _: () = assert!(ID_MAX <= 255 && NAME_MAX <= 255, "lengths are kept in a byte");
+
+impl Layout {
+    /// Where `texts` are going to lie.
+    ///
+    /// # Errors
+    /// An id or a name that is longer than the protocol allows.
+    pub(super) fn of(texts: &Texts<'_>) -> Result<Self, Text> {
+        let bounded = |what: &str, text_of: &str, max: usize| match text_of.len() <= max {
+            true => Ok(text_of.len() as u8),
+            false => Err(text(format_args!("{what} is longer than {max} bytes"))),
+        };
+        let env: usize = texts.env.iter().map(|env| env.as_bytes().len()).sum();
+        Ok(Self {
+            inputs: texts.inputs.as_bytes().len() as u32,
+            env: env as u32,
+            id: bounded("id", texts.id, ID_MAX)?,
+            name: bounded("name", texts.name, NAME_MAX)?,
+            invocation: bounded("invocation_id", texts.invocation, ID_MAX)?,
+        })
+    }
+
+    /// Bytes of the inputs, and of the environment behind them.
+    pub(super) const fn data(&self) -> (usize, usize) {
+        (self.inputs as usize, self.env as usize)
+    }
+
+    /// Bytes of all texts.
+    pub(super) const fn len(&self) -> usize {
+        let (inputs, env) = self.data();
+        inputs + env + self.id as usize + self.name as usize + self.invocation as usize
+    }
+
+    /// Copies `texts`, whose layout this is, into the bytes of a record.
+    pub(super) fn write(&self, texts: &Texts<'_>, mut bytes: &mut [u8]) {
+        let parts = [
+            texts.inputs.as_bytes(),
+            texts.env[0].as_bytes(),
+            texts.env[1].as_bytes(),
+            texts.id.as_bytes(),
+            texts.name.as_bytes(),
+            texts.invocation.as_bytes(),
+        ];
+        for part in parts {
+            let (to, rest) = bytes.split_at_mut(part.len());
+            to.copy_from_slice(part);
+            bytes = rest;
+        }
+    }
+
+    pub(super) fn inputs<'b>(&self, bytes: &'b [u8]) -> List<'b> {
+        let (inputs, _) = self.data();
+        // `write` copied a list there.
+        bytes.get(..inputs).and_then(List::from_bytes).unwrap_or_default()
+    }
+
+    pub(super) fn env<'b>(&self, bytes: &'b [u8]) -> Pairs<'b> {
+        let (inputs, env) = self.data();
+        let pairs = bytes.get(inputs..inputs + env);
+        pairs.and_then(Pairs::from_bytes).unwrap_or_default()
+    }
+
+    fn str<'b>(&self, bytes: &'b [u8], skip: usize, len: u8) -> &'b str {
+        let (inputs, env) = self.data();
+        let at = inputs + env + skip;
+        let found = bytes.get(at..at + usize::from(len)).unwrap_or_default();
+        core::str::from_utf8(found).unwrap_or_default()
+    }
+
+    pub(super) fn id<'b>(&self, bytes: &'b [u8]) -> &'b str {
+        self.str(bytes, 0, self.id)
+    }
+
+    pub(super) fn name<'b>(&self, bytes: &'b [u8]) -> &'b str {
+        self.str(bytes, self.id.into(), self.name)
+    }
+
+    pub(super) fn invocation<'b>(&self, bytes: &'b [u8]) -> &'b str {
+        let skip = usize::from(self.id) + usize::from(self.name);
+        self.str(bytes, skip, self.invocation)
+    }
+}
+
+/// What a task is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A started task.
+    Task,
+    /// A started task of a federated round.
+    Round,
+    /// A started task whose results were sent at once.
+    Daemon,
+    /// A call of a latent deployment; of none, once that is gone.
+    Invocation(Option<u8>),
+}
+
+/// Why a run is being ended from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Stopped,
+    Deadline,
+    Shutdown,
+}
+
+impl Ending {
+    /// Its words; `deadline` is the task's, if it has one.
+    pub(crate) fn reason(self, deadline: Option<Duration>) -> Text {
+        match self {
+            Self::Stopped => text(format_args!("task stopped")),
+            Self::Deadline => text(format_args!(
+                "deadline of {} ms exceeded",
+                deadline.unwrap_or_default().as_millis()
+            )),
+            Self::Shutdown => text(format_args!("proplet is shutting down")),
+        }
+    }
+}
+
+/// An exchange with a service of federated learning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Service {
+    Model,
+    Dataset,
+    Update,
+}
+
+/// The data of a round, as far as it has come.
+#[derive(Debug)]
+pub(crate) struct Gathered<B> {
+    /// The exchange that is due, until it is given out.
+    pub(crate) due: Option<Service>,
+    pub(crate) model: Option<B>,
+    pub(crate) dataset: Option<B>,
+}
+
+/// How far a task is.
+pub(crate) enum State<E: Engine> {
+    /// It has a slot, and its module is looked for.
+    Accepted,
+    /// It waits for a module that is on its way, but not for ever.
+    Fetching { fetch: u8, until: Instant },
+    /// It has its module, and waits for the data of its round, but not for ever.
+    Gathering {
+        module: ModuleId,
+        until: Instant,
+        data: E::Record<Gathered<E::Buffer>>,
+    },
+    /// Its guest runs.
+    Running {
+        module: ModuleId,
+        /// Its deadline; and once it is being ended, when that is to be complained of.
+        until: Option<Instant>,
+        ending: Option<Ending>,
+    },
+    /// It failed before its guest began; the report waits for room in the outbox.
+    Failed { reason: Option<E::Buffer> },
+    /// Its guest has ended; the update is on its way to the coordinator, or is going to be.
+    Posting { update: E::Buffer, is_due: bool },
+    /// The coordinator has its update, or else the round's topic is to have it.
+    Posted { update: E::Buffer, fallback: bool },
+}
+
+impl<E: Engine> State<E> {
+    /// When it is to be looked at, if at all.
+    pub(super) fn until(&self) -> Option<Instant> {
+        match self {
+            Self::Fetching { until, .. } | Self::Gathering { until, .. } => Some(*until),
+            Self::Running { until, .. } => *until,
+            Self::Accepted | Self::Failed { .. } | Self::Posting { .. } | Self::Posted { .. } => None,
+        }
+    }
+
+    pub(crate) fn module(&self) -> Option<ModuleId> {
+        match self {
+            Self::Gathering { module, .. } | Self::Running { module, .. } => Some(*module),
+            _ => None,
+        }
+    }
+}
+
+/// The head of a task's record.
+pub(crate) struct Task<E: Engine> {
+    pub(crate) received: Instant,
+    pub(super) state: State<E>,
+    pub(crate) purpose: Purpose,
+    /// Whether a stop command came, at whatever stage: the task may be started anew at once.
+    pub(crate) stopped: bool,
+    /// Whether it runs on, seconds after it was to end.
+    pub(super) overdue: bool,
+    pub(super) layout: Layout,
+    /// In the line of tasks that wait for the same as it.
+    pub(super) links: Links,
+    /// The next task of the same hash.
+    pub(super) chain: u16,
+    /// Position in the heap of deadlines.
+    pub(super) deadline: u16,
+}
+
+impl<E: Engine> Task<E> {
+    pub(super) const fn new(
+        received: Instant,
+        state: State<E>,
+        purpose: Purpose,
+        layout: Layout,
+    ) -> Self {
+        Self {
+            received,
+            state,
+            purpose,
+            stopped: false,
+            overdue: false,
+            layout,
+            links: Links::NONE,
+            chain: super::NONE,
+            deadline: heap::ABSENT,
+        }
+    }
+}
+
+/// The head of a monitored task's record.
+pub(crate) struct Monitored<E: Engine> {
+    pub(super) task: Task<E>,
+    pub(super) monitor: Monitor,
+    /// Position in the heap of samples.
+    pub(super) sample: u16,
+}
+
+/// A task's record.
+pub(crate) enum TaskRecord<E: Engine> {
+    /// Of a task that takes no samples.
+    Plain(E::Record<Task<E>>),
+    Monitored(E::Record<Monitored<E>>),
+}
+
+impl<E: Engine> TaskRecord<E> {
+    /// Makes a record, in the arena.
+    pub(super) fn new(
+        engine: &mut E,
+        task: Task<E>,
+        texts: &Texts<'_>,
+        profile: MonitoringProfile,
+    ) -> Result<Self, Text> {
+        let layout = task.layout;
+        let monitor = Monitor::new(profile, task.received);
+        let mut record = match monitor.exports() {
+            false => Self::Plain(engine.record(task, layout.len())?),
+            true => {
+                let head = Monitored {
+                    task,
+                    monitor,
+                    sample: heap::ABSENT,
+                };
+                Self::Monitored(engine.record(head, layout.len())?)
+            }
+        };
+        let bytes = match &mut record {
+            Self::Plain(record) => record.bytes_mut(),
+            Self::Monitored(record) => record.bytes_mut(),
+        };
+        layout.write(texts, bytes);
+        Ok(record)
+    }
+
+    pub(crate) fn task(&self) -> &Task<E> {
+        match self {
+            Self::Plain(record) => record.value(),
+            Self::Monitored(record) => &record.value().task,
+        }
+    }
+
+    pub(super) fn task_mut(&mut self) -> &mut Task<E> {
+        match self {
+            Self::Plain(record) => record.value_mut(),
+            Self::Monitored(record) => &mut record.value_mut().task,
+        }
+    }
+
+    pub(super) fn monitored(&self) -> Option<&Monitored<E>> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Monitored(record) => Some(record.value()),
+        }
+    }
+
+    pub(super) fn monitored_mut(&mut self) -> Option<&mut Monitored<E>> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Monitored(record) => Some(record.value_mut()),
+        }
+    }
+
+    /// Its monitor, unless it takes no samples.
+    pub(crate) fn monitor(&self) -> Option<&Monitor> {
+        self.monitored().map(|head| &head.monitor)
+    }
+
+    pub(crate) fn state(&self) -> &State<E> {
+        &self.task().state
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Plain(record) => record.bytes(),
+            Self::Monitored(record) => record.bytes(),
+        }
+    }
+
+    /// Its texts, to be read by its guest, and the bytes of the inputs and of the environment, with
+    /// which they begin.
+    pub(crate) fn share(&mut self) -> (E::Bytes, (usize, usize)) {
+        let data = self.task().layout.data();
+        let bytes = match self {
+            Self::Plain(record) => record.share(),
+            Self::Monitored(record) => record.share(),
+        };
+        (bytes, data)
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        self.task().layout.id(self.bytes())
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.task().layout.name(self.bytes())
+    }
+
+    /// Id of the invocation, if it is one; it may be empty.
+    pub(crate) fn invocation(&self) -> Option<&str> {
+        let task = self.task();
+        matches!(task.purpose, Purpose::Invocation(_))
+            .then(|| task.layout.invocation(self.bytes()))
+    }
+
+    pub(crate) fn inputs(&self) -> List<'_> {
+        self.task().layout.inputs(self.bytes())
+    }
+
+    pub(crate) fn env(&self) -> Pairs<'_> {
+        self.task().layout.env(self.bytes())
+    }
+
+    /// Under which it is found: the invocation's id, or the task's.
+    pub(super) fn key(&self) -> &str {
+        self.invocation().unwrap_or_else(|| self.id())
+    }
+}
+
+/// How far a deployment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deployed {
+    /// It waits for a module that is on its way, but not for ever.
+    Fetching { fetch: u8, until: Instant },
+    /// It can be invoked.
+    Ready { module: ModuleId },
+    /// Its module is stored, but could not be loaded after a restart.
+    Failed,
+}
+
+/// The head of a deployment's record.
+#[derive(Debug)]
+pub(crate) struct Deployment {
+    pub(crate) received: Instant,
+    pub(crate) profile: MonitoringProfile,
+    pub(super) state: Deployed,
+    pub(super) layout: Layout,
+    /// The next deployment of the same hash.
+    pub(super) chain: u16,
+    /// Its invocations.
+    pub(super) invocations: super::line::Line,
+}
+
+/// A deployment's record.
+pub(crate) struct DeploymentRecord<E: Engine>(pub(super) E::Record<Deployment>);
+
+impl<E: Engine> DeploymentRecord<E> {
+    /// Arena bytes of a record.
+    ///
+    /// # Errors
+    /// An id or a name that is too long.
+    pub(crate) fn bytes(texts: &Texts<'_>) -> Result<usize, Text> {
+        Ok(E::record_bytes::<Deployment>(Layout::of(texts)?.len()))
+    }
+
+    /// Makes a record, in the arena, of a deployment without a module.
+    pub(crate) fn new(
+        engine: &mut E,
+        texts: &Texts<'_>,
+        profile: MonitoringProfile,
+        received: Instant,
+    ) -> Result<Self, Text> {
+        let layout = Layout::of(texts)?;
+        let head = Deployment {
+            received,
+            profile,
+            state: Deployed::Failed,
+            layout,
+            chain: super::NONE,
+            invocations: super::line::Line::EMPTY,
+        };
+        let mut record = engine.record(head, layout.len())?;
+        layout.write(texts, record.bytes_mut());
+        Ok(Self(record))
+    }
+
+    pub(crate) fn head(&self) -> &Deployment {
+        self.0.value()
+    }
+
+    pub(crate) fn state(&self) -> Deployed {
+        self.head().state
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        self.head().layout.id(self.0.bytes())
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.head().layout.name(self.0.bytes())
+    }
+
+    pub(crate) fn inputs(&self) -> List<'_> {
+        self.head().layout.inputs(self.0.bytes())
+    }
+
+    pub(crate) fn env(&self) -> Pairs<'_> {
+        self.head().layout.env(self.0.bytes())
+    }
+}
+
