@@ -275,7 +275,10 @@ impl<B, R: Deref<Target = [u8]>> TaskData<B, R> {
     /// The task's environment.
     pub fn env(&self) -> Pairs<'_> {
         let (inputs, env) = (self.lens.0 as usize, self.lens.1 as usize);
-        let bytes = self.text.as_deref().and_then(|t| t.get(inputs..inputs + env));
+        let bytes = self
+            .text
+            .as_deref()
+            .and_then(|t| t.get(inputs..inputs + env));
         bytes.and_then(Pairs::from_bytes).unwrap_or_default()
     }
 }
@@ -338,6 +341,10 @@ pub struct ProcessUsage {
     pub system: Duration,
     /// Resident bytes of the process, or RAM in use on a device.
     pub rss: u64,
+    /// Steps of guests that took more than a second.
+    pub slow_steps: u32,
+    /// Time of the longest step that is under way; zero without one.
+    pub longest_step: Duration,
 }
 
 /// Why a run ended without a result.

@@ -150,8 +150,7 @@ impl<E: Engine> Agent<'_, E> {
         }
         let index = self.tasks.vacant_deployment()?;
         let budget = Budget::from_env(|key| start.env.get(key), &self.config.limits)?;
-        let record =
-            self.deployment_record(&texts_of(start), start.monitoring_profile, now)?;
+        let record = self.deployment_record(&texts_of(start), start.monitoring_profile, now)?;
         let state = self.source(start, &budget, now)?;
         self.tasks.deploy(index, record);
         match state {
@@ -269,11 +268,7 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     #[inline(never)]
-    fn start_invocation(
-        &mut self,
-        invoke: &Invoke<'_>,
-        now: Instant,
-    ) -> Result<(), Text> {
+    fn start_invocation(&mut self, invoke: &Invoke<'_>, now: Instant) -> Result<(), Text> {
         self.accepts(false)?;
         // The manager looks for these words to deploy the task again.
         let unknown = || {

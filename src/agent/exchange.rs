@@ -281,7 +281,10 @@ impl<E: Engine> Agent<'_, E> {
             model: None,
             dataset: None,
         };
-        self.make_room(E::record_bytes::<Gathered<E::Buffer>>(0), "the round's data")?;
+        self.make_room(
+            E::record_bytes::<Gathered<E::Buffer>>(0),
+            "the round's data",
+        )?;
         let state = State::Gathering {
             module,
             until: now + self.config.fetch_timeout,
@@ -382,7 +385,8 @@ impl<E: Engine> Agent<'_, E> {
             );
         }
         if let State::Posting { update, .. } = self.tasks.set_state(slot, State::Accepted) {
-            self.tasks.set_state(slot, State::Posted { update, fallback });
+            self.tasks
+                .set_state(slot, State::Posted { update, fallback });
         }
         self.collect(now);
     }

@@ -243,11 +243,7 @@ impl<'a, E: Engine> Agent<'a, E> {
     ///
     /// # Errors
     /// If tenant, channel and proplet id make no topics.
-    pub fn new(
-        config: Config<'a>,
-        storage: Storage<'a, E>,
-        engine: E,
-    ) -> Result<Self, TopicError> {
+    pub fn new(config: Config<'a>, storage: Storage<'a, E>, engine: E) -> Result<Self, TopicError> {
         let Storage {
             slots,
             deployments,

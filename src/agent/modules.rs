@@ -1,9 +1,6 @@
 //! How a task gets its module: known, stored, inline, in chunks or over HTTP.
 
-use super::{
-    Agent, fits,
-    tasks::Deployed,
-};
+use super::{Agent, fits, tasks::Deployed};
 use crate::{
     engine::{ArenaUsage, Engine, ModuleId, Text, clip, text},
     module::{
@@ -242,7 +239,10 @@ impl<E: Engine> Agent<'_, E> {
     #[inline(never)]
     pub(super) fn fetched(&mut self, index: usize, bytes: E::Buffer, now: Instant) {
         let fetch = core::mem::replace(&mut self.fetches[index], Fetch::VACANT);
-        let budget = self.tasks.next_fetching(index).map(|slot| self.budget(slot));
+        let budget = self
+            .tasks
+            .next_fetching(index)
+            .map(|slot| self.budget(slot));
         let is_deployed = self.tasks.next_deploying(index).is_some();
         let digest = digest(&bytes);
         // Only what is asked for by its digest is looked for in the store.

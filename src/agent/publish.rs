@@ -78,8 +78,8 @@ impl<E: Engine> Agent<'_, E> {
         if at > now {
             return None;
         }
-        let (usage, arena) = (self.engine.usage(slot), self.engine.arena().total);
-        self.tasks.sample(slot, &usage, arena, now);
+        let usage = self.engine.usage(slot);
+        self.tasks.sample(slot, &usage, now);
         Some(slot)
     }
 
@@ -244,6 +244,8 @@ impl<E: Engine> Agent<'_, E> {
                 container_usage_bytes: None,
                 container_limit_bytes: None,
             },
+            overdue_tasks: Some(self.tasks.overdue()).filter(|count| *count > 0),
+            slow_steps: Some(process.slow_steps).filter(|count| *count > 0),
         }
     }
 
@@ -261,6 +263,8 @@ impl<E: Engine> Agent<'_, E> {
         let (sample, profile) = (monitor.latest(), &monitor.profile);
         let (cpu, memory) = (profile.collect_cpu, profile.collect_memory);
         let aggregate = &sample.aggregate;
+        let arena = self.engine.arena().total.max(1);
+        let percent = 100.0 * sample.memory_bytes as f64 / arena as f64;
         report::TaskMetrics {
             task_id,
             proplet_id: self.config.proplet_id,
@@ -268,8 +272,8 @@ impl<E: Engine> Agent<'_, E> {
             metrics: report::Sample {
                 cpu_percent: cpu.then_some(sample.cpu_percent),
                 memory_bytes: memory.then_some(sample.memory_bytes),
-                memory_percent: memory.then_some(sample.memory_percent),
-                uptime_seconds: Some(sample.uptime.as_secs()),
+                memory_percent: memory.then_some(percent),
+                uptime_seconds: Some(monitor.uptime().as_secs()),
                 thread_count: profile.collect_threads.then_some(1),
                 work: Some(sample.work),
                 dropped: (sample.dropped > 0).then_some(sample.dropped),

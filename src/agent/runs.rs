@@ -22,7 +22,11 @@ impl<E: Engine> Agent<'_, E> {
     /// Limits of a task that was accepted with them.
     pub(super) fn budget(&self, slot: Slot) -> Budget {
         let limits = &self.config.limits;
-        let env = self.tasks.get(slot).map(TaskRecord::env).unwrap_or_default();
+        let env = self
+            .tasks
+            .get(slot)
+            .map(TaskRecord::env)
+            .unwrap_or_default();
         let budget = Budget::from_env(|key| env.get(key), limits);
         budget.unwrap_or_else(|_| Budget::of_device(limits))
     }
@@ -175,8 +179,7 @@ impl<E: Engine> Agent<'_, E> {
                 Err(ending.unwrap_or(Ending::Stopped).reason(deadline))
             }
         };
-        let arena = self.engine.arena().total;
-        self.tasks.sample(slot, &exit.usage, arena, now);
+        self.tasks.sample(slot, &exit.usage, now);
         self.unsubscribe(slot);
         self.release(module);
         let purpose = self.tasks.get(slot).map(|task| task.task().purpose);
@@ -184,7 +187,8 @@ impl<E: Engine> Agent<'_, E> {
             (Some(Purpose::Round), Ok(output)) => match update_of(output) {
                 Ok(update) => {
                     let is_due = true;
-                    self.tasks.set_state(slot, State::Posting { update, is_due });
+                    self.tasks
+                        .set_state(slot, State::Posting { update, is_due });
                     return;
                 }
                 Err(reason) => Err(reason),
@@ -396,7 +400,12 @@ impl<E: Engine> Agent<'_, E> {
 const NO_REASON: &str = "it failed before it began, while the arena was full: the log says why";
 
 /// Keeps a message about a task until it is delivered.
-pub(super) fn post<B: Deref<Target = [u8]>>(outbox: &mut Outbox<'_, B>, id: &str, body: Body<B>, due: Instant) {
+pub(super) fn post<B: Deref<Target = [u8]>>(
+    outbox: &mut Outbox<'_, B>,
+    id: &str,
+    body: Body<B>,
+    due: Instant,
+) {
     let Ok(id) = Id::try_from(id) else {
         debug_assert!(false, "ids are bounded when they are read");
         return;

@@ -20,6 +20,7 @@ mod guests;
 mod http;
 mod persist;
 mod rounds;
+mod tasks;
 
 const ID: &str = "3fe95a65-74f1-4ede-bf20-ef565f04cecb";
 const ADD: &str = "add(i32 i32)\nmain()";
@@ -31,6 +32,26 @@ struct Bench {
 
 fn leak<T>(value: impl Fn() -> T, len: usize) -> &'static mut [T] {
     Box::leak(std::iter::repeat_with(value).take(len).collect())
+}
+
+/// Sizes of a proplet.
+#[derive(Clone, Copy)]
+struct Room {
+    slots: usize,
+    deployments: usize,
+    modules: usize,
+    outbox: usize,
+    arena: usize,
+}
+
+impl Room {
+    const SMALL: Self = Self {
+        slots: 4,
+        deployments: 2,
+        modules: 2,
+        outbox: 8,
+        arena: 10_000,
+    };
 }
 
 impl Bench {
@@ -49,18 +70,26 @@ impl Bench {
     }
 
     fn with_store(config: Config<'static>, store: Option<&'static mut dyn Store>) -> Self {
+        Self::with_room(config, store, Room::SMALL)
+    }
+
+    fn with_room(
+        config: Config<'static>,
+        store: Option<&'static mut dyn Store>,
+        room: Room,
+    ) -> Self {
         let storage = Storage {
-            slots: leak(|| TaskSlot::FREE, 4),
-            deployments: leak(|| DeploymentSlot::FREE, 2),
-            modules: leak(|| Entry::VACANT, 2),
+            slots: leak(|| TaskSlot::FREE, room.slots),
+            deployments: leak(|| DeploymentSlot::FREE, room.deployments),
+            modules: leak(|| Entry::VACANT, room.modules),
             fetches: leak(|| Fetch::VACANT, 2),
-            outbox: leak(|| Letter::VACANT, 8),
+            outbox: leak(|| Letter::VACANT, room.outbox),
             packed: leak(|| 0, 256),
             unescaped: leak(|| 0, 256),
             store,
         };
         Self {
-            agent: Agent::new(config, storage, FakeEngine::new(10_000)).unwrap(),
+            agent: Agent::new(config, storage, FakeEngine::new(room.arena)).unwrap(),
             now: Instant::BOOT,
         }
     }
@@ -363,7 +392,7 @@ fn admission_refuses_with_the_bytes_needed_and_free() {
     );
     bench.start(one_fits.clone());
     bench.start(with(one_fits, json!({"id": "d"})));
-    let refused = "out of memory: one more instance and its call need 108 bytes, 79 are free";
+    let refused = "out of memory: one more instance and its call need 100 bytes, 63 are free";
     assert_eq!(bench.results_until(3000), [failure("d", refused)]);
 }
 

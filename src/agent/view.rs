@@ -101,9 +101,7 @@ impl<E: Engine> Agent<'_, E> {
             State::Running { .. } if self.engine.has_exited(slot) => Stage::Reporting,
             State::Running { ending: None, .. } => Stage::Running,
             State::Running { .. } => Stage::Stopping,
-            State::Failed { .. } | State::Posting { .. } | State::Posted { .. } => {
-                Stage::Reporting
-            }
+            State::Failed { .. } | State::Posting { .. } | State::Posted { .. } => Stage::Reporting,
         }
     }
 

@@ -73,7 +73,11 @@ impl<'a> Table<'a> {
         let entries = &mut entries[..count];
         for (index, entry) in (1..).zip(entries.iter_mut()) {
             *entry = Entry {
-                next: if usize::from(index) < count { index } else { NONE },
+                next: if usize::from(index) < count {
+                    index
+                } else {
+                    NONE
+                },
                 ..Entry::VACANT
             };
         }

@@ -18,14 +18,10 @@ pub struct Sample {
     pub cpu_percent: f64,
     /// Arena bytes held.
     pub memory_bytes: u64,
-    /// The same in percent of the arena.
-    pub memory_percent: f64,
     /// Branches and calls since the run's start.
     pub work: u64,
     /// Messages and log lines of its guest that exceeded a limit.
     pub dropped: u32,
-    /// Time since the run's start.
-    pub uptime: Duration,
     /// Aggregates of this run's samples, this one included.
     pub aggregate: Aggregate,
 }
@@ -35,10 +31,8 @@ impl Sample {
         at: Instant::BOOT,
         cpu_percent: 0.0,
         memory_bytes: 0,
-        memory_percent: 0.0,
         work: 0,
         dropped: 0,
-        uptime: Duration::ZERO,
         aggregate: Aggregate {
             cpu_sum: 0.0,
             cpu_max: 0.0,
@@ -91,7 +85,8 @@ pub struct Monitor {
     pub profile: MonitoringProfile,
     started: Instant,
     next: Instant,
-    before: (Instant, Duration),
+    /// Processor time at the latest sample, in nanoseconds.
+    cpu: u64,
     latest: Sample,
 }
 
@@ -104,7 +99,7 @@ impl Monitor {
         },
         started: Instant::BOOT,
         next: Instant::BOOT,
-        before: (Instant::BOOT, Duration::ZERO),
+        cpu: 0,
         latest: Sample::NONE,
     };
 
@@ -114,8 +109,11 @@ impl Monitor {
             profile,
             started: now,
             next: now + FIRST.min(profile.interval),
-            before: (now, Duration::ZERO),
-            latest: Sample::NONE,
+            cpu: 0,
+            latest: Sample {
+                at: now,
+                ..Sample::NONE
+            },
         }
     }
 
@@ -129,29 +127,32 @@ impl Monitor {
         self.exports().then_some(self.next)
     }
 
-    /// Takes a sample of `usage`, with an arena of `arena` bytes. The next one is due an interval
-    /// later, whenever this one was due: what was missed without a link is not made up for.
-    pub fn sample(&mut self, usage: &RunUsage, arena: usize, now: Instant) -> &Sample {
-        let (at, cpu) = self.before;
-        let wall = now.since(at).as_secs_f64();
-        let busy = usage.cpu.saturating_sub(cpu).as_secs_f64();
+    /// Takes a sample of `usage`. The next one is due an interval later, whenever this one was due:
+    /// what was missed without a link is not made up for.
+    pub fn sample(&mut self, usage: &RunUsage, now: Instant) -> &Sample {
+        let wall = now.since(self.latest.at).as_secs_f64();
+        let before = Duration::from_nanos(self.cpu);
+        let busy = usage.cpu.saturating_sub(before).as_secs_f64();
         let cpu_percent = if wall > 0.0 { 100.0 * busy / wall } else { 0.0 };
         let memory_bytes = usage.memory as u64;
         let mut aggregate = self.latest.aggregate;
         aggregate.add(cpu_percent, memory_bytes);
-        self.before = (now, usage.cpu);
+        self.cpu = u64::try_from(usage.cpu.as_nanos()).unwrap_or(u64::MAX);
         self.next = now + self.profile.interval;
         self.latest = Sample {
             at: now,
             cpu_percent,
             memory_bytes,
-            memory_percent: 100.0 * memory_bytes as f64 / arena.max(1) as f64,
             dropped: usage.dropped,
             work: usage.work,
-            uptime: now.since(self.started),
             aggregate,
         };
         &self.latest
+    }
+
+    /// From the run's start to the sample taken last.
+    pub fn uptime(&self) -> Duration {
+        self.latest.at.since(self.started)
     }
 
     /// The sample taken last.
@@ -181,13 +182,12 @@ mod tests {
     fn cpu_is_the_share_since_the_sample_before() {
         let mut monitor = Monitor::new(MonitoringProfile::STANDARD, at(1000));
         assert_eq!(monitor.next(), Some(at(1100)));
-        let first = *monitor.sample(&usage(50, 1000), 4000, at(1100));
+        let first = *monitor.sample(&usage(50, 1000), at(1100));
         assert!((first.cpu_percent - 50.0).abs() < 1e-9);
-        assert!((first.memory_percent - 25.0).abs() < 1e-9);
-        assert_eq!(first.uptime, Duration::from_millis(100));
+        assert_eq!(monitor.uptime(), Duration::from_millis(100));
         assert_eq!(monitor.next(), Some(at(11_100)));
 
-        let second = *monitor.sample(&usage(1050, 3000), 4000, at(11_100));
+        let second = *monitor.sample(&usage(1050, 3000), at(11_100));
         assert!((second.cpu_percent - 10.0).abs() < 1e-9);
         assert_eq!(second.aggregate.count, 2);
         assert!((second.aggregate.cpu_mean() - 30.0).abs() < 1e-9);
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_run_that_ends_at_once_has_no_share() {
         let mut monitor = Monitor::new(MonitoringProfile::STANDARD, at(5));
-        let sample = monitor.sample(&usage(1, 10), 100, at(5));
+        let sample = monitor.sample(&usage(1, 10), at(5));
         assert!(sample.cpu_percent.abs() < f64::EPSILON);
         assert_eq!(sample.aggregate.count, 1);
     }

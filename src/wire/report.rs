@@ -215,6 +215,12 @@ pub struct Metrics<'a> {
     pub cpu_metrics: CpuMetrics,
     /// Memory.
     pub memory_metrics: MemoryMetrics,
+    /// Tasks that run on, seconds after their deadline or their stop; without, there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overdue_tasks: Option<usize>,
+    /// Steps of guests, since boot, that took more than a second; without, there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_steps: Option<u32>,
 }
 
 /// Processor time since boot.
@@ -463,6 +469,8 @@ mod tests {
                 container_usage_bytes: None,
                 container_limit_bytes: Some(6),
             },
+            overdue_tasks: None,
+            slow_steps: None,
         };
         assert_eq!(
             read_back(&message),

@@ -248,7 +248,11 @@ impl<'a, E: Engine> Tasks<'a, E> {
         let count = slots.len().min(usize::from(NONE - 1));
         let slots = &mut slots[..count];
         for (index, slot) in (1..).zip(slots.iter_mut()) {
-            let next = if usize::from(index) < count { index } else { NONE };
+            let next = if usize::from(index) < count {
+                index
+            } else {
+                NONE
+            };
             *slot = TaskSlot {
                 entry: Entry::Free(next),
                 ..TaskSlot::FREE
@@ -336,7 +340,10 @@ impl<'a, E: Engine> Tasks<'a, E> {
     ///
     /// # Errors
     /// An id or a name that is too long.
-    pub(super) fn record_bytes(texts: &Texts<'_>, profile: &MonitoringProfile) -> Result<usize, Text> {
+    pub(super) fn record_bytes(
+        texts: &Texts<'_>,
+        profile: &MonitoringProfile,
+    ) -> Result<usize, Text> {
         let len = Layout::of(texts)?.len();
         Ok(match profile.exports() {
             false => E::record_bytes::<Task<E>>(len),
@@ -539,10 +546,10 @@ impl<'a, E: Engine> Tasks<'a, E> {
     }
 
     /// Takes a sample of a task, if it is monitored.
-    pub(super) fn sample(&mut self, slot: Slot, usage: &RunUsage, arena: usize, now: Instant) {
+    pub(super) fn sample(&mut self, slot: Slot, usage: &RunUsage, now: Instant) {
         let record = self.slots.get_mut(slot.0);
         if let Some(head) = record.and_then(TaskRecord::monitored_mut) {
-            head.monitor.sample(usage, arena, now);
+            head.monitor.sample(usage, now);
             Samples(&mut self.slots).update(slot.0);
         }
     }
@@ -632,9 +639,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
         let slot = Slot(self.dues.first()?);
         let due = self.change(slot, |state| match state {
             State::Gathering { data, .. } => data.value_mut().due.take(),
-            State::Posting { is_due, .. } => {
-                core::mem::take(is_due).then_some(Service::Update)
-            }
+            State::Posting { is_due, .. } => core::mem::take(is_due).then_some(Service::Update),
             _ => None,
         });
         Some((slot, due.flatten()?))
@@ -717,7 +722,9 @@ impl<'a, E: Engine> Tasks<'a, E> {
     /// Counts a deployment of this state, or one less.
     const fn count(&mut self, state: Deployed, change: i16) {
         match state {
-            Deployed::Fetching { .. } => self.deploying = self.deploying.wrapping_add_signed(change),
+            Deployed::Fetching { .. } => {
+                self.deploying = self.deploying.wrapping_add_signed(change)
+            }
             Deployed::Ready { .. } => self.ready = self.ready.wrapping_add_signed(change),
             Deployed::Failed => {}
         }
@@ -745,7 +752,11 @@ impl<'a, E: Engine> Tasks<'a, E> {
     /// Frees a deployment's place, and gives out what it had. Its invocations are detached.
     pub(super) fn undeploy(&mut self, index: u8) -> Option<DeploymentRecord<E>> {
         while self.detach_invocation(index).is_some() {}
-        let record = self.deployments.get_mut(usize::from(index))?.record.take()?;
+        let record = self
+            .deployments
+            .get_mut(usize::from(index))?
+            .record
+            .take()?;
         self.count(record.state(), -1);
         let first = bucket(record.id(), self.deployments.len());
         let mut link = &mut self.deployments[first].bucket;
@@ -754,7 +765,11 @@ impl<'a, E: Engine> Tasks<'a, E> {
             return Some(record);
         }
         let mut at = usize::from(*link);
-        while let Some(other) = self.deployments.get_mut(at).and_then(|of| of.record.as_mut()) {
+        while let Some(other) = self
+            .deployments
+            .get_mut(at)
+            .and_then(|of| of.record.as_mut())
+        {
             link = &mut other.0.value_mut().chain;
             if *link == u16::from(index) {
                 *link = record.head().chain;
@@ -773,7 +788,8 @@ impl<'a, E: Engine> Tasks<'a, E> {
         }
         let waits = |state| matches!(state, Deployed::Fetching { fetch: of, .. } if usize::from(of) == fetch);
         let mut all = self.deployments();
-        all.find(|(_, record)| waits(record.state())).map(|(index, _)| index)
+        all.find(|(_, record)| waits(record.state()))
+            .map(|(index, _)| index)
     }
 
     /// The deployment that gives up its wait first, and when. Looks at all deployments if some wait.
@@ -781,10 +797,12 @@ impl<'a, E: Engine> Tasks<'a, E> {
         if self.deploying == 0 {
             return None;
         }
-        let waits = self.deployments().filter_map(|(index, record)| match record.state() {
-            Deployed::Fetching { until, .. } => Some((index, until)),
-            _ => None,
-        });
+        let waits = self
+            .deployments()
+            .filter_map(|(index, record)| match record.state() {
+                Deployed::Fetching { until, .. } => Some((index, until)),
+                _ => None,
+            });
         waits.min_by_key(|(_, until)| *until)
     }
 }

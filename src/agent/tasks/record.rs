@@ -33,7 +33,10 @@ pub(super) struct Layout {
     invocation: u8,
 }
 
-const _: () = assert!(ID_MAX <= 255 && NAME_MAX <= 255, "lengths are kept in a byte");
+const _: () = assert!(
+    ID_MAX <= 255 && NAME_MAX <= 255,
+    "lengths are kept in a byte"
+);
 
 impl Layout {
     /// Where `texts` are going to lie.
@@ -86,7 +89,10 @@ impl Layout {
     pub(super) fn inputs<'b>(&self, bytes: &'b [u8]) -> List<'b> {
         let (inputs, _) = self.data();
         // `write` copied a list there.
-        bytes.get(..inputs).and_then(List::from_bytes).unwrap_or_default()
+        bytes
+            .get(..inputs)
+            .and_then(List::from_bytes)
+            .unwrap_or_default()
     }
 
     pub(super) fn env<'b>(&self, bytes: &'b [u8]) -> Pairs<'b> {
@@ -201,7 +207,9 @@ impl<E: Engine> State<E> {
         match self {
             Self::Fetching { until, .. } | Self::Gathering { until, .. } => Some(*until),
             Self::Running { until, .. } => *until,
-            Self::Accepted | Self::Failed { .. } | Self::Posting { .. } | Self::Posted { .. } => None,
+            Self::Accepted | Self::Failed { .. } | Self::Posting { .. } | Self::Posted { .. } => {
+                None
+            }
         }
     }
 
@@ -362,8 +370,7 @@ impl<E: Engine> TaskRecord<E> {
     /// Id of the invocation, if it is one; it may be empty.
     pub(crate) fn invocation(&self) -> Option<&str> {
         let task = self.task();
-        matches!(task.purpose, Purpose::Invocation(_))
-            .then(|| task.layout.invocation(self.bytes()))
+        matches!(task.purpose, Purpose::Invocation(_)).then(|| task.layout.invocation(self.bytes()))
     }
 
     pub(crate) fn inputs(&self) -> List<'_> {
@@ -461,4 +468,3 @@ impl<E: Engine> DeploymentRecord<E> {
         self.head().layout.env(self.0.bytes())
     }
 }
-
