@@ -51,12 +51,12 @@ impl Drop for FakeBuffer {
 #[derive(Debug)]
 pub(crate) struct FakeRecord<T> {
     value: T,
-    bytes: Arc<FakeBuffer>,
+    bytes: Rc<FakeBuffer>,
 }
 
 /// Bytes of a record.
 #[derive(Debug, Clone)]
-pub(crate) struct FakeBytes(Arc<FakeBuffer>);
+pub(crate) struct FakeBytes(Rc<FakeBuffer>);
 
 impl Deref for FakeBytes {
     type Target = [u8];
@@ -82,11 +82,11 @@ impl<T> Record<T> for FakeRecord<T> {
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        Arc::get_mut(&mut self.bytes).map_or(&mut [], |bytes| &mut **bytes)
+        Rc::get_mut(&mut self.bytes).map_or(&mut [], |bytes| &mut **bytes)
     }
 
     fn share(&mut self) -> FakeBytes {
-        FakeBytes(Arc::clone(&self.bytes))
+        FakeBytes(Rc::clone(&self.bytes))
     }
 }
 
@@ -233,7 +233,7 @@ impl Engine for FakeEngine {
     }
 
     fn record<T>(&mut self, value: T, len: usize) -> Result<FakeRecord<T>, Text> {
-        let bytes = Arc::new(self.allocate(len)?);
+        let bytes = Rc::new(self.allocate(len)?);
         Ok(FakeRecord { value, bytes })
     }
 

@@ -28,5 +28,7 @@ mod rounds;
 mod shares;
 #[path = "mosquitto/tasks.rs"]
 mod tasks;
+#[path = "mosquitto/time.rs"]
+mod time;
 #[path = "mosquitto/tls.rs"]
 mod tls;

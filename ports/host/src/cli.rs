@@ -64,8 +64,8 @@ impl From<Preemption> for engine::Preemption {
 /// Capacities and limits.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
-    /// Guests that run at once, 1 to 256.
-    #[arg(long, env = "PROPLET_INSTANCES", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// Tasks that there may be at once, 1 to 65534: slots, of some 70 bytes each.
+    #[arg(long, env = "PROPLET_INSTANCES", default_value_t = 4096, value_parser = clap::value_parser!(u16).range(1..=65_534))]
     pub instances: u16,
     /// Latent deployments, 1 to 256.
     #[arg(long, env = "PROPLET_DEPLOYMENTS", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -403,7 +403,6 @@ pub enum BenchMode {
 /// Settings of `proplet bench`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    mut_arg("instances", |arg| arg.default_value("256")),
     mut_arg("workers", |arg| arg.default_value("1")),
     // So that no workload ends within its first slice, which is beside the turns.
     mut_arg("slice", |arg| arg.default_value("10000")),

@@ -4,11 +4,11 @@ mod support;
 
 use embassy_futures::select::select;
 use proplet::{
-    agent::{Agent, Deployment, Letter, Run, Storage},
+    agent::{Agent, DeploymentSlot, Letter, Storage, TaskSlot},
     config::Config,
     engine::{
         ArenaUsage, Call, Engine, Exit, Failure, InstanceNeeds, Limits, Message, ModuleId, Needs,
-        Params, ProcessUsage, RunUsage, Slot, TaskData, Text, Value,
+        Params, ProcessUsage, Record, RunUsage, Slot, TaskData, Text, Value,
     },
     module::{source::Fetch, table::Entry},
     time::Duration,
@@ -45,8 +45,48 @@ struct Fake {
     signals: Signals,
 }
 
+struct Block<T> {
+    value: T,
+    bytes: Rc<[u8]>,
+}
+
+impl<T> Record<T> for Block<T> {
+    type Bytes = Rc<[u8]>;
+
+    fn value(&self) -> &T {
+        &self.value
+    }
+
+    fn value_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        Rc::get_mut(&mut self.bytes).unwrap_or_default()
+    }
+
+    fn share(&mut self) -> Rc<[u8]> {
+        Rc::clone(&self.bytes)
+    }
+}
+
 impl Engine for Fake {
     type Buffer = Vec<u8>;
+    type Bytes = Rc<[u8]>;
+    type Record<T> = Block<T>;
+
+    fn record<T>(&mut self, value: T, len: usize) -> Result<Block<T>, Text> {
+        let bytes = vec![0; len].into();
+        Ok(Block { value, bytes })
+    }
+
+    fn record_bytes<T>(len: usize) -> usize {
+        len
+    }
 
     fn arena(&self) -> ArenaUsage {
         ArenaUsage {
@@ -89,8 +129,14 @@ impl Engine for Fake {
         Ok(Some(Params::new()))
     }
 
-    fn spawn(&mut self, slot: Slot, _: &Call<'_>, _: TaskData<Vec<u8>>) {
+    fn spawn(
+        &mut self,
+        slot: Slot,
+        _: &Call<'_>,
+        _: TaskData<Vec<u8>, Rc<[u8]>>,
+    ) -> Result<(), Text> {
         self.runs.borrow_mut().running.push(slot);
+        Ok(())
     }
 
     fn interrupt(&mut self, slot: Slot) {
@@ -115,11 +161,26 @@ impl Engine for Fake {
         ProcessUsage::default()
     }
 
-    fn poll_exit(&mut self) -> Option<Exit<Vec<u8>>> {
-        self.runs.borrow_mut().exits.pop_front()
+    fn exited(&mut self) -> Option<Slot> {
+        self.runs.borrow().exits.front().map(|exit| exit.slot)
     }
 
-    fn poll_message(&mut self, _: Slot) -> Option<Message<Vec<u8>>> {
+    fn has_exited(&self, slot: Slot) -> bool {
+        let runs = self.runs.borrow();
+        runs.exits.iter().any(|exit| exit.slot == slot)
+    }
+
+    fn take_exit(&mut self, slot: Slot) -> Option<Exit<Vec<u8>>> {
+        let exits = &mut self.runs.borrow_mut().exits;
+        let index = exits.iter().position(|exit| exit.slot == slot)?;
+        exits.remove(index)
+    }
+
+    fn poll_message(&mut self) -> Option<(Slot, Message<Vec<u8>>)> {
+        None
+    }
+
+    fn take_message(&mut self, _: Slot) -> Option<Message<Vec<u8>>> {
         None
     }
 
@@ -170,12 +231,11 @@ fn an_hour_of_the_agent_with_losses() {
         ..Config::DEFAULT
     };
     let storage = Storage {
-        runs: &mut [const { Run::VACANT }; 8],
-        deployments: &mut vec![Deployment::VACANT; 2],
+        slots: &mut [const { TaskSlot::FREE }; 8],
+        deployments: &mut [const { DeploymentSlot::FREE }; 2],
         modules: &mut [Entry::VACANT; 2],
         fetches: &mut [const { Fetch::VACANT }; 2],
         outbox: &mut [const { Letter::VACANT }; 16],
-        text: &mut [0; 4096],
         packed: &mut [0; 512],
         unescaped: &mut [0; 512],
         store: None,
