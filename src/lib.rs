@@ -10,6 +10,7 @@
 //! - [`engine`]: the seam to the Wasm engine of a port.
 //! - [`wifi`]: bring-up of the network, where that is the port's to do.
 //! - [`store`]: the seam to storage that survives a reboot.
+//! - [`heap`]: deadlines of many slots in order.
 //! - [`retry`]: how long to wait between two attempts.
 //! - [`config`], [`settings`], [`time`]: what a port passes in.
 #![no_std]
@@ -18,6 +19,7 @@
 pub mod agent;
 pub mod config;
 pub mod engine;
+pub mod heap;
 pub mod module;
 pub mod retry;
 pub mod settings;
