@@ -121,7 +121,7 @@ pub type Params = heapless::Vec<ValType, PARAMS_MAX>;
 pub struct ArenaUsage {
     /// Size of the arena in bytes.
     pub total: usize,
-    /// Bytes neither in use nor promised to a run that has not started yet.
+    /// Bytes that are not in use; not all of them need be in one piece.
     pub free: usize,
     /// The least that was ever not in use.
     pub free_min: usize,
@@ -338,6 +338,10 @@ pub struct ProcessUsage {
     pub system: Duration,
     /// Resident bytes of the process, or RAM in use on a device.
     pub rss: u64,
+    /// Steps of guests that took longer than a second since boot: none may.
+    pub slow_steps: u32,
+    /// For how long the oldest of the steps that guests are in now has taken.
+    pub longest_step: Duration,
 }
 
 /// Why a run ended without a result.

@@ -27,15 +27,18 @@ unsafe impl<T: Send> Send for Boxed<T> {}
 unsafe impl<T: Sync> Sync for Boxed<T> {}
 
 impl Runtime {
-    /// `value` in a block of the arena; `None`, and it is dropped, where the arena has no such block.
-    #[must_use]
-    pub fn try_boxed<T>(&self, value: T) -> Option<Boxed<T>> {
+    /// `value` in a block of the arena.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) when no piece of the arena is large
+    /// enough; the value is dropped.
+    pub fn boxed<T>(&self, value: T) -> Result<Boxed<T>, Error> {
         const { assert!(align_of::<T>() <= 8, "the arena aligns to 8") };
         let _none = Booking::to_none();
-        let block = arena::try_allocate(size_of::<T>().max(1))?.cast::<T>();
+        let block = arena::allocate(size_of::<T>().max(1))?.cast::<T>();
         // SAFETY: the block is new, large enough, and aligned as asserted above.
         unsafe { block.write(value) };
-        Some(Boxed {
+        Ok(Boxed {
             block,
             _owns: PhantomData,
         })
@@ -55,11 +58,23 @@ impl<T> Boxed<T> {
     /// Arena bytes that it takes.
     pub const BYTES: usize = estimate::block(size_of::<T>() as u64) as usize;
 
+    /// The value for ever: its block is never given back.
+    #[must_use]
+    pub fn leak(self) -> &'static mut T
+    where
+        T: 'static,
+    {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: the value was initialised by `boxed`; `this`, its one owner, is never dropped nor
+        // used again. The arena is static.
+        unsafe { this.block.as_mut() }
+    }
+
     /// The value; its block is given back.
     #[must_use]
     pub fn into_inner(self) -> T {
         let this = ManuallyDrop::new(self);
-        // SAFETY: the value was initialised by `try_boxed`. It is moved out this once: `this` is
+        // SAFETY: the value was initialised by `boxed`. It is moved out this once: `this` is
         // never dropped.
         let value = unsafe { this.block.read() };
         // SAFETY: the block came from the arena, and nothing is in it any more.
@@ -82,7 +97,7 @@ impl<T> Deref for Boxed<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: the value was initialised by `try_boxed`, and lives while `self`, its one owner.
+        // SAFETY: the value was initialised by `boxed`, and lives while `self`, its one owner.
         unsafe { self.block.as_ref() }
     }
 }
@@ -96,7 +111,7 @@ impl<T> DerefMut for Boxed<T> {
 
 impl<T> Drop for Boxed<T> {
     fn drop(&mut self) {
-        // SAFETY: the value was initialised by `try_boxed`, and its one owner goes: nothing reads it
+        // SAFETY: the value was initialised by `boxed`, and its one owner goes: nothing reads it
         // after this. The block came from the arena.
         unsafe {
             self.block.drop_in_place();

@@ -38,7 +38,7 @@ fn a_boxed_value_is_dropped_once_and_gives_its_block_back() {
     let _one = alone();
     let before = free();
     let (value, drops) = counted();
-    let mut boxed = rt().try_boxed(value).unwrap();
+    let mut boxed = rt().boxed(value).unwrap();
     assert_eq!(before - free(), Boxed::<Counted>::BYTES);
     boxed.1 += 1;
     assert_eq!((boxed.1, drops.load(Ordering::SeqCst)), (8, 0));
@@ -46,17 +46,28 @@ fn a_boxed_value_is_dropped_once_and_gives_its_block_back() {
     assert_eq!((free(), drops.load(Ordering::SeqCst)), (before, 1));
 
     let (value, drops) = counted();
-    let value = rt().try_boxed(value).unwrap().into_inner();
+    let value = rt().boxed(value).unwrap().into_inner();
     assert_eq!((free(), drops.load(Ordering::SeqCst)), (before, 0));
     drop(value);
     assert_eq!(drops.load(Ordering::SeqCst), 1);
 }
 
 #[test]
+fn a_leaked_value_stays() {
+    let _one = alone();
+    let (value, drops) = counted();
+    let before = free();
+    let leaked: &'static mut Counted = rt().boxed(value).unwrap().leak();
+    leaked.1 += 1;
+    assert_eq!((leaked.1, drops.load(Ordering::SeqCst)), (8, 0));
+    assert_eq!(before - free(), Boxed::<Counted>::BYTES);
+}
+
+#[test]
 fn a_value_of_no_size_has_a_block_too() {
     let _one = alone();
     let before = free();
-    let boxed = rt().try_boxed(()).unwrap();
+    let boxed = rt().boxed(()).unwrap();
     assert!(free() < before);
     let () = *boxed;
     drop(boxed);
@@ -68,7 +79,7 @@ fn a_value_goes_with_its_thread() {
     let _one = alone();
     let before = free();
     let (value, drops) = counted();
-    let boxed = rt().try_boxed(value).unwrap();
+    let boxed = rt().boxed(value).unwrap();
     thread::spawn(move || assert_eq!(boxed.1, 7))
         .join()
         .unwrap();
@@ -86,7 +97,7 @@ fn without_room_the_value_is_dropped() {
         }
     }
     let (value, drops) = counted();
-    assert!(rt().try_boxed(value).is_none());
+    assert!(rt().boxed(value).is_err());
     assert_eq!(drops.load(Ordering::SeqCst), 1);
     let (value, drops) = counted();
     let error = rt().record(value, 100).unwrap_err();
