@@ -110,7 +110,7 @@ fn main() {
         let ns = measure(&mut bench, call) - empty;
         println!("| {name} | {ns:.0} |");
     }
-    drop(bench.engine.poll_message(Slot(0)));
+    drop(bench.engine.take_message(Slot(0)));
     println!(
         "\n{} host functions, fastest of {RUNS} runs of {CALLS} calls",
         host_functions::<common::Threads>().len()

@@ -229,6 +229,7 @@ wamr_load(uint8_t *wasm, uint32_t wasm_len, wamr_module_info *info, char *error,
     take_initialisers(module, info);
     info->stack_need = stack_need(module, info);
     info->credit_per_unit = wamr_credit_per_unit(module);
+    info->imports = module->import_function_count;
     if (module->memory_count) {
         info->page_bytes = module->memories[0].num_bytes_per_page;
         info->initial_pages = module->memories[0].init_page_count;

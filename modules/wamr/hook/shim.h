@@ -43,6 +43,8 @@ typedef struct wamr_module_info {
     uint32_t stack_need;
     /* Slice credit for a unit of work of this module's code. */
     uint32_t credit_per_unit;
+    /* Functions that it imports. */
+    uint32_t imports;
 } wamr_module_info;
 
 /* What all instances of a module have in common, zero where there is none. The first instance makes

@@ -1,36 +1,55 @@
 //! The agent's engine.
 
-use crate::{platform::Platform, worker::Workers};
+use crate::{platform::Platform, task::words, worker::Workers};
 use proplet::engine::{
     ArenaUsage, Call, Engine, Exit, InstanceNeeds, Limits, Message, ModuleId, Needs, Params,
     ProcessUsage, RunUsage, Slot, TaskData, Text, ValType, Value, text,
 };
-use wamr::{Buffer, ErrorKind, Module, Runtime};
+use wamr::{Buffer, Bytes, ErrorKind, Module};
 
 /// Memory of one entry of the module table.
 #[derive(Debug, Default)]
 pub struct ModuleState(Option<Module>);
 
+/// A value in the arena, with bytes behind it.
+#[derive(Debug)]
+pub struct Record<T>(wamr::Record<T>);
+
+impl<T> proplet::engine::Record<T> for Record<T> {
+    type Bytes = Bytes;
+
+    fn value(&self) -> &T {
+        self.0.value()
+    }
+
+    fn value_mut(&mut self) -> &mut T {
+        self.0.value_mut()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.0.bytes()
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.0.bytes_mut()
+    }
+
+    fn share(&mut self) -> Bytes {
+        self.0.share()
+    }
+}
+
 /// WAMR as the agent's engine; it belongs to the control thread.
 #[derive(Debug)]
 pub struct WamrEngine<P: 'static> {
-    runtime: Runtime,
     workers: &'static Workers<P>,
     modules: &'static mut [ModuleState],
 }
 
 impl<P: Platform> WamrEngine<P> {
     /// `modules` is as long as the agent's module table.
-    pub const fn new(
-        runtime: Runtime,
-        workers: &'static Workers<P>,
-        modules: &'static mut [ModuleState],
-    ) -> Self {
-        Self {
-            runtime,
-            workers,
-            modules,
-        }
+    pub const fn new(workers: &'static Workers<P>, modules: &'static mut [ModuleState]) -> Self {
+        Self { workers, modules }
     }
 
     fn state(&mut self, module: ModuleId) -> &mut Option<Module> {
@@ -41,10 +60,6 @@ impl<P: Platform> WamrEngine<P> {
         let loaded = self.modules[usize::from(module.0)].0.as_ref();
         loaded.ok_or_else(|| text(format_args!("module {} is not loaded", module.0)))
     }
-}
-
-fn words(error: wamr::Error) -> Text {
-    text(format_args!("{error}"))
 }
 
 pub(crate) fn to_wamr(value: Value) -> wamr::Value {
@@ -68,17 +83,30 @@ pub(crate) fn from_wamr(value: wamr::Value) -> Value {
 impl<P: Platform> Engine for WamrEngine<P> {
     type Buffer = Buffer;
 
+    type Bytes = Bytes;
+
+    type Record<T> = Record<T>;
+
     fn arena(&self) -> ArenaUsage {
-        let memory = self.runtime.memory();
+        let memory = self.workers.runtime().memory();
         ArenaUsage {
             total: memory.total as usize,
-            free: (memory.free as usize).saturating_sub(self.workers.promised()),
+            free: memory.free as usize,
             free_min: memory.min_free as usize,
         }
     }
 
     fn allocate(&mut self, len: usize) -> Result<Buffer, Text> {
-        self.runtime.buffer(len).map_err(words)
+        self.workers.runtime().buffer(len).map_err(words)
+    }
+
+    fn record<T>(&mut self, value: T, len: usize) -> Result<Record<T>, Text> {
+        let record = self.workers.runtime().record(value, len);
+        record.map(Record).map_err(words)
+    }
+
+    fn record_bytes<T>(len: usize) -> usize {
+        wamr::Record::<T>::block_bytes(len)
     }
 
     fn resize(&mut self, buffer: &mut Buffer, len: usize) -> Result<(), Text> {
@@ -121,7 +149,8 @@ impl<P: Platform> Engine for WamrEngine<P> {
         Ok(InstanceNeeds {
             // Of what all share, an instance has a part twice while it is made; what its call will
             // keep has its room then.
-            own: bytes(needs.instance + needs.call.max(needs.copy) + memory),
+            own: bytes(needs.instance + needs.call.max(needs.copy) + memory)
+                .saturating_add(Workers::<P>::task_bytes(module)),
             shared: bytes(shared),
         })
     }
@@ -141,14 +170,14 @@ impl<P: Platform> Engine for WamrEngine<P> {
         Ok(Some(params.collect()))
     }
 
-    fn spawn(&mut self, slot: Slot, call: &Call<'_>, data: TaskData<Buffer>) {
-        let needs = self.instance_needs(call.module, &call.limits);
-        let bytes = needs.map_or(0, |needs| needs.total());
-        if let Some(module) = &self.modules[usize::from(call.module.0)].0 {
-            self.workers.spawn(slot, module.clone(), call, data, bytes);
-        } else {
-            debug_assert!(false, "module {} is not loaded", call.module.0);
-        }
+    fn spawn(
+        &mut self,
+        slot: Slot,
+        call: &Call<'_>,
+        data: TaskData<Buffer, Bytes>,
+    ) -> Result<(), Text> {
+        let module = self.module(call.module)?;
+        self.workers.spawn(slot, module, call, data)
     }
 
     fn interrupt(&mut self, slot: Slot) {
@@ -160,19 +189,36 @@ impl<P: Platform> Engine for WamrEngine<P> {
     }
 
     fn process(&self) -> ProcessUsage {
-        self.workers.platform().process()
+        let platform = self.workers.platform();
+        ProcessUsage {
+            slow_steps: self.workers.slow_steps(),
+            longest_step: self.workers.longest_step(platform.now()),
+            ..platform.process()
+        }
     }
 
-    fn poll_exit(&mut self) -> Option<Exit<Buffer>> {
-        self.workers.poll_exit()
+    fn exited(&mut self) -> Option<Slot> {
+        self.workers.queue(|queue| queue.ended())
     }
 
-    fn poll_message(&mut self, slot: Slot) -> Option<Message<Buffer>> {
-        self.workers.poll_message(slot)
+    fn has_exited(&self, slot: Slot) -> bool {
+        self.workers.queue(|queue| queue.has_ended(slot))
+    }
+
+    fn take_exit(&mut self, slot: Slot) -> Option<Exit<Buffer>> {
+        self.workers.take_exit(slot)
+    }
+
+    fn poll_message(&mut self) -> Option<(Slot, Message<Buffer>)> {
+        self.workers.poll_message()
+    }
+
+    fn take_message(&mut self, slot: Slot) -> Option<Message<Buffer>> {
+        self.workers.take_message(slot)
     }
 
     fn deliver(&mut self, slot: Slot, topic: &str, payload: &[u8]) {
-        self.workers.deliver(self.runtime, slot, topic, payload);
+        self.workers.deliver(slot, topic, payload);
     }
 }
 

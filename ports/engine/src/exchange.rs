@@ -1,11 +1,8 @@
-//! What a slot's guest and the control thread hand each other, and what the guest has spent of its
-//! limits.
+//! What a task's guest and the control thread hand each other, and what the guest has spent of its
+//! limits. Only a module that imports functions has it.
 
-use core::{
-    cell::RefCell,
-    sync::atomic::{AtomicBool, Ordering},
-};
-use critical_section::Mutex;
+use crate::platform::BoardError;
+use core::{mem, num::NonZeroU32};
 use proplet::{engine::Message, time::Duration};
 use wamr::Buffer;
 
@@ -48,169 +45,135 @@ impl Incoming {
     }
 }
 
-/// The exchange of one slot. What it holds of the arena is only moved while it is locked: to free
-/// or to get arena bytes may have to wait.
+/// The exchange of one task; it is touched in critical sections only. There no arena bytes are taken
+/// or given back, which may have to wait: they are moved in and out.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    shared: Mutex<RefCell<Shared>>,
-    /// Whether there is a message: spares the control thread a lock for each slot.
-    has_message: AtomicBool,
-}
-
-#[derive(Debug)]
-struct Shared {
-    /// From the start of a run to its end.
-    is_open: bool,
-    /// What the guest has to say.
-    message: Option<Message<Buffer>>,
-    inbox: heapless::Deque<Incoming, INBOX>,
-    output: Option<Buffer>,
+    /// What the guest has to say; the slot is in the line of the speakers while there is something.
+    pub(crate) message: Option<Message<Buffer>>,
+    inbox: heapless::Vec<Incoming, INBOX, u8>,
+    /// What it last called its result.
+    pub(crate) output: Option<Buffer>,
     logged: Rate,
     said: Rate,
-    timer: Option<Timer>,
+    pub(crate) timer: Option<Timer>,
+    pub(crate) measurement: Measurement,
 }
 
-impl Shared {
-    const NEW: Self = Self {
-        is_open: false,
+/// What a guest wants to know of a sensor. The board's thread measures, while the guest waits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Measurement {
+    None,
+    Wanted(Wanted),
+    /// The board's thread is about it.
+    Made,
+    Done(Result<i64, BoardError>),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) sensor: u32,
+    /// As the guest says it.
+    pub(crate) channel: u32,
+}
+
+impl Exchange {
+    pub(crate) const NEW: Self = Self {
         message: None,
-        inbox: heapless::Deque::new(),
+        inbox: heapless::Vec::new(),
         output: None,
         logged: Rate::NONE,
         said: Rate::NONE,
         timer: None,
+        measurement: Measurement::None,
     };
-}
 
-impl Exchange {
-    pub(crate) const fn new() -> Self {
-        Self {
-            shared: Mutex::new(RefCell::new(Shared::NEW)),
-            has_message: AtomicBool::new(false),
-        }
+    /// Takes what nobody will want once the run has ended, for the caller to drop; the output is
+    /// kept of a run that has a result.
+    pub(crate) fn close(&mut self, has_result: bool) -> impl Sized + use<> {
+        let output = self.output.take_if(|_| !has_result);
+        (mem::take(&mut self.inbox), output)
     }
 
-    fn with<R>(&self, change: impl FnOnce(&mut Shared) -> R) -> R {
-        critical_section::with(|cs| change(&mut self.shared.borrow_ref_mut(cs)))
+    /// Whether there is room for a message in the inbox.
+    pub(crate) fn has_room(&self) -> bool {
+        self.inbox.len() < INBOX
     }
 
-    /// A run begins.
-    pub(crate) fn open(&self) {
-        self.has_message.store(false, Ordering::Relaxed);
-        let old = self.with(|shared| {
-            let new = Shared {
-                is_open: true,
-                ..Shared::NEW
-            };
-            core::mem::replace(shared, new)
-        });
-        drop(old);
-    }
-
-    /// The run has ended. Returns its output; the guest's last message stays until it is
-    /// [taken](Self::take_message).
-    pub(crate) fn close(&self) -> Option<Buffer> {
-        let (inbox, output) = self.with(|shared| {
-            shared.is_open = false;
-            (core::mem::take(&mut shared.inbox), shared.output.take())
-        });
-        drop(inbox);
-        output
-    }
-
-    /// Whether the guest's last message has not been taken.
-    pub(crate) fn has_message(&self) -> bool {
-        self.has_message.load(Ordering::Acquire)
-    }
-
-    /// For the guest, if it [has none](Self::has_message) before.
-    pub(crate) fn say(&self, message: Message<Buffer>) {
-        let old = self.with(|shared| shared.message.replace(message));
-        debug_assert!(old.is_none(), "the message before has been taken");
-        self.has_message.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn take_message(&self) -> Option<Message<Buffer>> {
-        if !self.has_message() {
-            return None;
-        }
-        let message = self.with(|shared| shared.message.take());
-        self.has_message.store(false, Ordering::Release);
-        message
-    }
-
-    /// Whether there is room for a message; `None` if there is no run to get it.
-    pub(crate) fn has_room(&self) -> Option<bool> {
-        self.with(|shared| shared.is_open.then(|| !shared.inbox.is_full()))
-    }
-
-    /// Puts a message into the inbox, unless it is full or the run has ended meanwhile.
-    pub(crate) fn deliver(&self, message: Incoming) {
-        let refused = self.with(|shared| match shared.is_open {
-            true => shared.inbox.push_back(message),
-            false => Err(message),
-        });
-        drop(refused);
+    /// Puts a message into the inbox.
+    ///
+    /// # Errors
+    /// The message, where the inbox is full.
+    pub(crate) fn deliver(&mut self, message: Incoming) -> Result<(), Incoming> {
+        self.inbox.push(message)
     }
 
     /// Of the next message in the inbox: the bytes of its topic, and of topic and payload. Only the
     /// guest takes messages out.
     pub(crate) fn next_len(&self) -> Option<(u16, usize)> {
-        self.with(|shared| {
-            let next = shared.inbox.front()?;
-            Some((next.topic_len(), next.text().len()))
-        })
+        let next = self.inbox.first()?;
+        Some((next.topic_len(), next.text().len()))
     }
 
-    pub(crate) fn receive(&self) -> Option<Incoming> {
-        self.with(|shared| shared.inbox.pop_front())
-    }
-
-    pub(crate) fn take_output(&self) -> Option<Buffer> {
-        self.with(|shared| shared.output.take())
-    }
-
-    /// After [`take_output`](Self::take_output).
-    pub(crate) fn set_output(&self, output: Buffer) {
-        let old = self.with(|shared| shared.output.replace(output));
-        drop(old);
+    pub(crate) fn receive(&mut self) -> Option<Incoming> {
+        (!self.inbox.is_empty()).then(|| self.inbox.remove(0))
     }
 
     /// Whether `bytes` more of log are within `limit` bytes a second. If so, they count.
-    pub(crate) fn may_log(&self, now: Duration, bytes: u32, limit: u32) -> bool {
-        self.with(|shared| shared.logged.take(now, bytes, limit))
+    pub(crate) fn may_log(&mut self, now: Duration, bytes: u32, limit: u32) -> bool {
+        self.logged.take(now, bytes, limit)
     }
 
     /// Whether one more message is within `limit` a second. If so, it counts.
-    pub(crate) fn may_say(&self, now: Duration, limit: u32) -> bool {
-        self.with(|shared| shared.said.take(now, 1, limit))
+    pub(crate) fn may_say(&mut self, now: Duration, limit: u32) -> bool {
+        self.said.take(now, 1, limit)
     }
 
-    pub(crate) fn timer(&self) -> Option<Timer> {
-        self.with(|shared| shared.timer)
+    /// Takes the measurement that is wanted; the board's thread is about it then.
+    pub(crate) fn begin_measurement(&mut self) -> Option<Wanted> {
+        let Measurement::Wanted(wanted) = self.measurement else {
+            return None;
+        };
+        self.measurement = Measurement::Made;
+        Some(wanted)
     }
 
-    pub(crate) fn set_timer(&self, timer: Option<Timer>) {
-        self.with(|shared| shared.timer = timer);
+    /// Keeps what was measured. Returns whether it was for this guest: the one before it in its slot
+    /// may have ended meanwhile.
+    pub(crate) fn end_measurement(&mut self, result: Result<i64, BoardError>) -> bool {
+        let is_made = matches!(self.measurement, Measurement::Made);
+        if is_made {
+            self.measurement = Measurement::Done(result);
+        }
+        is_made
+    }
+
+    /// What was measured, once it was.
+    pub(crate) fn measured(&mut self) -> Option<Result<i64, BoardError>> {
+        let Measurement::Done(result) = self.measurement else {
+            return None;
+        };
+        self.measurement = Measurement::None;
+        Some(result)
     }
 }
 
 /// What was used in the present second, which begins with the first use after the one before.
 #[derive(Debug, Clone, Copy)]
 struct Rate {
-    began: Duration,
+    /// In milliseconds since boot, modulo 2^32: after a silence of that many, 50 days, a second may
+    /// count as the one before.
+    began: u32,
     used: u32,
 }
 
 impl Rate {
-    const NONE: Self = Self {
-        began: Duration::ZERO,
-        used: 0,
-    };
+    const NONE: Self = Self { began: 0, used: 0 };
 
     fn take(&mut self, now: Duration, amount: u32, limit: u32) -> bool {
-        const WINDOW: Duration = Duration::from_secs(1);
-        if now.saturating_sub(self.began) >= WINDOW {
+        const WINDOW: u32 = 1000;
+        let now = millis(now) as u32;
+        if now.wrapping_sub(self.began) >= WINDOW {
             *self = Self {
                 began: now,
                 used: 0,
@@ -226,37 +189,47 @@ impl Rate {
     }
 }
 
+/// Milliseconds of a time since boot.
+pub(crate) const fn millis(time: Duration) -> u64 {
+    time.as_secs() * 1000 + time.subsec_millis() as u64
+}
+
+/// Microseconds of a time since boot: 2^64 of them take longer than any device lives.
+pub(crate) const fn micros(time: Duration) -> u64 {
+    time.as_secs() * 1_000_000 + time.subsec_micros() as u64
+}
+
 /// A guest's periodic timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Timer {
-    /// When it expires next.
-    next: Duration,
-    /// Milliseconds, at least 1.
-    period: u32,
+    /// When it expires next, in microseconds since boot.
+    next: u64,
+    /// Milliseconds.
+    period: NonZeroU32,
 }
 
 impl Timer {
     /// Expires each `period` milliseconds, counted from `now`; `None` for a period of 0.
     pub(crate) fn new(now: Duration, period: u32) -> Option<Self> {
-        (period > 0).then(|| Self {
-            next: now + Duration::from_millis(period.into()),
-            period,
+        Some(Self {
+            next: micros(now) + u64::from(period) * 1000,
+            period: NonZeroU32::new(period)?,
         })
     }
 
     /// When it expires next.
     pub(crate) const fn next(&self) -> Duration {
-        self.next
+        Duration::from_micros(self.next)
     }
 
     /// How often it has expired by `now`, and the timer after that.
     pub(crate) fn expired(self, now: Duration) -> (u32, Self) {
-        let Some(late) = now.checked_sub(self.next) else {
+        let Some(late) = micros(now).checked_sub(self.next) else {
             return (0, self);
         };
-        let late = late.as_secs() * 1000 + u64::from(late.subsec_millis());
-        let times = late / u64::from(self.period) + 1;
-        let next = self.next + Duration::from_millis(times * u64::from(self.period));
+        let period = u64::from(self.period.get()) * 1000;
+        let times = late / period + 1;
+        let next = self.next + times * period;
         (
             u32::try_from(times).unwrap_or(u32::MAX),
             Self { next, ..self },

@@ -2,8 +2,8 @@
 //!
 //! [`WamrEngine`] is the agent's [`Engine`](proplet::engine::Engine), on the control thread. A
 //! port has one worker thread or more that call [`Workers::run`] and stay there: they step all guests
-//! in turn, from one queue. The two meet in [`Workers`]. Locks are critical sections around a copy,
-//! never around a guest.
+//! in turn, from one queue. The two meet in [`Workers`]. Locks are critical sections around a move,
+//! never around a guest. A slot takes 32 bytes of static memory on 32 bits; a task is in the arena.
 //!
 //! What guests may call is in [`host_functions`]; docs/host-api.md is its reference.
 #![no_std]
@@ -14,10 +14,12 @@ mod exchange;
 mod guest;
 mod platform;
 mod queue;
+mod task;
 mod worker;
 
-pub use engine::{ModuleState, WamrEngine};
+pub use engine::{ModuleState, Record, WamrEngine};
 pub use guest::{HOST_FUNCTIONS, host_functions};
 pub use platform::{BoardError, Channel, PinMode, Platform};
 pub use queue::Place;
-pub use worker::{DeviceConfig, Job, SlotState, Workers};
+pub use task::SlotState;
+pub use worker::{DeviceConfig, Workers};

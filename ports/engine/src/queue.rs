@@ -1,45 +1,87 @@
-//! Who runs next.
+//! Where each slot is: who runs next, who has ended, who has something to say.
 //!
-//! Guests that can run are in line; one that is to end is in a line of its own, which goes first.
-//! Guests that wait for a time are in a heap by that time, and all others are in neither. No operation
-//! depends on how many there are, but for the heap's, by the logarithm.
+//! A slot is in one state. Those that can run are in line; one that is to end is in a line of its own,
+//! which goes first; those that wait for a time are in a heap by that time. Lines are linked both ways
+//! through the places, so nothing but the heap, by its logarithm, depends on how many slots there are.
 
-use proplet::engine::Slot;
+use proplet::{
+    engine::Slot,
+    heap::{ABSENT, Heap},
+};
 
 /// Memory of one slot's place.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
-    state: State,
-    /// In a line: the neighbours, or [`NONE`].
-    before: u16,
-    behind: u16,
-    /// Asleep: until when, in microseconds since boot, and where in the heap.
+    /// Asleep: until when, in microseconds since boot.
     until: u64,
+    /// In the line that the state names.
+    link: Link,
+    /// In the line of those that have something to say.
+    speaker: Link,
+    /// Asleep: position in the heap.
     at: u16,
     /// An entry of the heap: a slot. It has nothing to do with this place's.
     sleeper: u16,
+    state: State,
+    /// Woken while it ran: it does not wait then.
+    is_woken: bool,
 }
+
+const _: () = assert!(size_of::<Place>() == 24);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Away,
-    InLine,
-    Urgent,
+    /// There is no task.
+    Free,
+    /// A worker has it.
+    Running,
+    /// Until it is woken.
+    Waiting,
     Asleep,
+    In(Kind),
+}
+
+/// The lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Those that are to end.
+    Urgent,
+    /// Those that can run.
+    Ready,
+    /// Those that wait for a measurement that is not begun.
+    Measuring,
+    /// Those that have ended.
+    Ended,
+    /// Those that have something to say; each is in a state beside.
+    Speaking,
 }
 
 /// Stands for no slot.
 const NONE: u16 = u16::MAX;
 
+/// Neighbours in a line, or [`NONE`].
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    before: u16,
+    behind: u16,
+}
+
 impl Place {
-    /// Of a slot that is in no line.
+    /// Of a free slot.
     pub const AWAY: Self = Self {
-        state: State::Away,
-        before: NONE,
-        behind: NONE,
         until: 0,
-        at: NONE,
+        link: Link {
+            before: NONE,
+            behind: NONE,
+        },
+        speaker: Link {
+            before: NONE,
+            behind: NONE,
+        },
+        at: ABSENT,
         sleeper: NONE,
+        state: State::Free,
+        is_woken: false,
     };
 }
 
@@ -57,24 +99,37 @@ impl Line {
     };
 }
 
-/// Two lines and a heap over the places.
+/// Lines and a heap over the places.
 #[derive(Debug)]
 pub(crate) struct Queue {
     places: &'static mut [Place],
-    urgent: Line,
-    ready: Line,
+    lines: [Line; 5],
     asleep: u16,
-    /// Workers that found nobody to run, and wait.
+    /// Workers that found nothing to run, and wait.
     idle: u16,
 }
 
+/// Where a slot goes after a worker has had it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum After {
+    /// To the end of the line.
+    Again,
+    /// To the beginning of the line: its turn was cut short for one that is to end.
+    First,
+    /// Waits until it is woken.
+    Wake,
+    /// Waits until a time in microseconds since boot, or until it is woken.
+    Sleep(u64),
+    /// Waits for a measurement.
+    Measure,
+}
+
 impl Queue {
-    /// As many slots as places, all away; 65,534 at most are used.
+    /// As many slots as places, all free; 65,534 at most.
     pub(crate) const fn new(places: &'static mut [Place]) -> Self {
         Self {
             places,
-            urgent: Line::EMPTY,
-            ready: Line::EMPTY,
+            lines: [Line::EMPTY; 5],
             asleep: 0,
             idle: 0,
         }
@@ -99,201 +154,242 @@ impl Queue {
         &mut self.places[usize::from(slot)]
     }
 
-    fn line(&mut self, state: State) -> &mut Line {
-        match state {
-            State::Urgent => &mut self.urgent,
-            _ => &mut self.ready,
+    fn state(&self, slot: Slot) -> State {
+        self.places[slot.index()].state
+    }
+
+    const fn line(&self, kind: Kind) -> &Line {
+        &self.lines[kind as usize]
+    }
+
+    fn link(&mut self, slot: u16, kind: Kind) -> &mut Link {
+        let place = self.place(slot);
+        match kind {
+            Kind::Speaking => &mut place.speaker,
+            _ => &mut place.link,
         }
     }
 
-    /// Whether somebody can run.
-    pub(crate) const fn has_any(&self) -> bool {
-        self.has_urgent() || self.ready.first != NONE
+    /// Puts a slot between two neighbours of a line.
+    fn insert(&mut self, slot: u16, kind: Kind, link: Link) {
+        *self.link(slot, kind) = link;
+        self.join(link, kind, slot, slot);
     }
 
-    /// Whether somebody is to end.
-    pub(crate) const fn has_urgent(&self) -> bool {
-        self.urgent.first != NONE
+    /// Takes a slot out of a line that it is in.
+    fn remove(&mut self, slot: u16, kind: Kind) {
+        let link = *self.link(slot, kind);
+        self.join(link, kind, link.before, link.behind);
     }
 
-    /// Puts a slot that is away at the end of the line.
-    pub(crate) fn push(&mut self, slot: Slot) {
-        self.append(slot.0.into(), State::InLine);
-    }
-
-    /// Puts a slot that is to end, wherever it is, at the end of that line.
-    pub(crate) fn push_urgent(&mut self, slot: Slot) {
-        let slot = slot.0.into();
-        if self.place(slot).state != State::Urgent {
-            self.take_out(slot);
-            self.append(slot, State::Urgent);
+    /// Has the neighbours see `first` behind the one and `last` before the other.
+    fn join(&mut self, link: Link, kind: Kind, last: u16, first: u16) {
+        match link.before {
+            NONE => self.lines[kind as usize].first = first,
+            before => self.link(before, kind).behind = first,
+        }
+        match link.behind {
+            NONE => self.lines[kind as usize].last = last,
+            behind => self.link(behind, kind).before = last,
         }
     }
 
-    /// Puts a slot that is away before all others that are not to end: it goes on with its turn.
-    pub(crate) fn push_first(&mut self, slot: Slot) {
-        let slot = slot.0.into();
-        let first = self.ready.first;
-        *self.place(slot) = Place {
-            state: State::InLine,
-            before: NONE,
-            behind: first,
-            ..*self.place(slot)
-        };
-        self.ready.first = slot;
-        match first {
-            NONE => self.ready.last = slot,
-            other => self.place(other).before = slot,
-        }
-    }
-
-    fn append(&mut self, slot: u16, state: State) {
-        debug_assert_eq!(self.place(slot).state, State::Away);
-        let last = core::mem::replace(&mut self.line(state).last, slot);
-        *self.place(slot) = Place {
-            state,
-            before: last,
+    /// Puts a slot that is in no line into one, as the last.
+    fn append(&mut self, slot: u16, kind: Kind) {
+        let link = Link {
+            before: self.line(kind).last,
             behind: NONE,
-            ..*self.place(slot)
         };
-        match last {
-            NONE => self.line(state).first = slot,
-            other => self.place(other).behind = slot,
+        self.insert(slot, kind, link);
+        if kind != Kind::Speaking {
+            self.place(slot).state = State::In(kind);
         }
     }
 
-    /// The next to run, who is away then.
+    /// Takes a slot out of where it is, into a state.
+    fn move_to(&mut self, slot: u16, state: State) {
+        match self.place(slot).state {
+            State::Asleep => Heap::remove(self, slot),
+            State::In(kind) => self.remove(slot, kind),
+            State::Free | State::Running | State::Waiting => {}
+        }
+        self.place(slot).state = state;
+    }
+
+    /// Whether a slot can run.
+    pub(crate) const fn has_any(&self) -> bool {
+        self.has_urgent() || self.line(Kind::Ready).first != NONE
+    }
+
+    /// Whether a slot is to end.
+    pub(crate) const fn has_urgent(&self) -> bool {
+        self.line(Kind::Urgent).first != NONE
+    }
+
+    /// Whether a slot has no task.
+    pub(crate) fn is_free(&self, slot: Slot) -> bool {
+        self.state(slot) == State::Free
+    }
+
+    /// A task in a free slot can run.
+    pub(crate) fn begin(&mut self, slot: Slot) {
+        debug_assert!(self.is_free(slot));
+        self.place(slot.0).is_woken = false;
+        self.append(slot.0, Kind::Ready);
+    }
+
+    /// The next to run, which runs then.
     pub(crate) fn pop(&mut self) -> Option<Slot> {
-        let slot = match self.urgent.first {
-            NONE => self.ready.first,
+        let slot = match self.line(Kind::Urgent).first {
+            NONE => self.line(Kind::Ready).first,
             urgent => urgent,
         };
-        if slot == NONE {
-            return None;
-        }
-        self.take_out(slot);
-        Some(Slot(slot as u8))
+        (slot != NONE).then(|| {
+            self.move_to(slot, State::Running);
+            Slot(slot)
+        })
     }
 
-    /// Takes a slot out of where it is.
-    fn take_out(&mut self, slot: u16) {
-        let Place {
-            state,
-            before,
-            behind,
-            at,
-            ..
-        } = *self.place(slot);
-        match state {
-            State::Away => return,
-            State::Asleep => self.wake_at(at),
-            State::InLine | State::Urgent => {
-                match before {
-                    NONE => self.line(state).first = behind,
-                    other => self.place(other).behind = behind,
-                }
-                match behind {
-                    NONE => self.line(state).last = before,
-                    other => self.place(other).before = before,
-                }
+    /// Puts a slot that runs where it waits for its next turn; what came while it ran goes before.
+    pub(crate) fn park(&mut self, slot: Slot, after: After, is_interrupted: bool) {
+        let Slot(slot) = slot;
+        debug_assert_eq!(self.place(slot).state, State::Running);
+        let is_woken = core::mem::take(&mut self.place(slot).is_woken);
+        match after {
+            _ if is_interrupted => self.append(slot, Kind::Urgent),
+            After::First => self.push_first(slot),
+            After::Again => self.append(slot, Kind::Ready),
+            _ if is_woken => self.append(slot, Kind::Ready),
+            After::Wake => self.place(slot).state = State::Waiting,
+            After::Measure => self.append(slot, Kind::Measuring),
+            After::Sleep(until) => {
+                let place = self.place(slot);
+                (place.state, place.until) = (State::Asleep, until);
+                Heap::insert(self, slot);
             }
         }
-        self.place(slot).state = State::Away;
     }
 
-    /// Puts a slot to sleep that is away.
-    pub(crate) fn sleep(&mut self, slot: Slot, until: u64) {
-        let slot = slot.0.into();
-        let at = self.asleep;
-        self.asleep += 1;
-        let place = self.place(slot);
-        place.state = State::Asleep;
-        place.until = until;
-        self.set_sleeper(at, slot);
-        self.rise(at);
+    fn push_first(&mut self, slot: u16) {
+        let link = Link {
+            before: NONE,
+            behind: self.line(Kind::Ready).first,
+        };
+        self.insert(slot, Kind::Ready, link);
+        self.place(slot).state = State::In(Kind::Ready);
+    }
+
+    /// Puts a slot that is to end into that line, unless a worker has it or it has ended.
+    pub(crate) fn hurry(&mut self, slot: Slot) {
+        match self.state(slot) {
+            State::Free | State::Running | State::In(Kind::Urgent | Kind::Ended) => {}
+            _ => {
+                self.move_to(slot.0, State::Running);
+                self.append(slot.0, Kind::Urgent);
+            }
+        }
     }
 
     /// Puts a slot in line that waits, for a time or for something else.
     pub(crate) fn wake(&mut self, slot: Slot) {
-        let slot = slot.0.into();
-        if matches!(self.place(slot).state, State::Away | State::Asleep) {
-            self.take_out(slot);
-            self.append(slot, State::InLine);
+        match self.state(slot) {
+            State::Running => self.place(slot.0).is_woken = true,
+            State::Waiting | State::Asleep => {
+                self.move_to(slot.0, State::Waiting);
+                self.append(slot.0, Kind::Ready);
+            }
+            State::Free | State::In(_) => {}
         }
     }
 
     /// Puts all in line whose time has come, in its order. Returns the time of the next.
     pub(crate) fn wake_due(&mut self, now: u64) -> Option<u64> {
         loop {
-            let until = self.first_wake()?;
+            let slot = self.first()?;
+            let until = self.key(slot);
             if until > now {
                 return Some(until);
             }
-            let slot = self.sleeper(0);
-            self.take_out(slot);
-            self.append(slot, State::InLine);
+            self.wake(Slot(slot));
         }
     }
 
-    fn first_wake(&self) -> Option<u64> {
-        (self.asleep > 0).then(|| self.until(0))
+    /// The next that waits for a measurement, which waits to be woken then.
+    pub(crate) fn pop_measuring(&mut self) -> Option<Slot> {
+        let slot = some(self.line(Kind::Measuring).first)?;
+        self.move_to(slot.0, State::Waiting);
+        Some(slot)
     }
 
-    fn sleeper(&self, at: u16) -> u16 {
-        self.places[usize::from(at)].sleeper
+    /// A slot that runs has ended.
+    pub(crate) fn end(&mut self, slot: Slot) {
+        self.move_to(slot.0, State::Running);
+        self.append(slot.0, Kind::Ended);
     }
 
-    fn until(&self, at: u16) -> u64 {
-        self.places[usize::from(self.sleeper(at))].until
+    /// The slot that ended first of those that are not free.
+    pub(crate) fn ended(&self) -> Option<Slot> {
+        some(self.line(Kind::Ended).first)
     }
 
-    fn set_sleeper(&mut self, at: u16, slot: u16) {
-        self.place(at).sleeper = slot;
-        self.place(slot).at = at;
+    /// Whether a slot has ended, and is not free.
+    pub(crate) fn has_ended(&self, slot: Slot) -> bool {
+        self.state(slot) == State::In(Kind::Ended)
     }
 
-    /// Takes the entry at a place out of the heap.
-    fn wake_at(&mut self, at: u16) {
-        self.asleep -= 1;
-        let last = self.sleeper(self.asleep);
-        if at == self.asleep {
-            return;
-        }
-        self.set_sleeper(at, last);
-        self.rise(at);
-        self.sink(at);
+    /// Frees a slot that has ended.
+    pub(crate) fn free(&mut self, slot: Slot) {
+        self.move_to(slot.0, State::Free);
     }
 
-    fn rise(&mut self, mut at: u16) {
-        while at > 0 {
-            let parent = (at - 1) / 2;
-            if self.until(parent) <= self.until(at) {
-                return;
-            }
-            self.swap(at, parent);
-            at = parent;
-        }
+    /// A slot has something to say.
+    pub(crate) fn speak(&mut self, slot: Slot) {
+        self.append(slot.0, Kind::Speaking);
     }
 
-    fn sink(&mut self, mut at: u16) {
-        loop {
-            let children = [2 * at + 1, 2 * at + 2];
-            let of_heap = children.into_iter().filter(|child| *child < self.asleep);
-            let Some(least) = of_heap.min_by_key(|child| self.until(*child)) else {
-                return;
-            };
-            if self.until(at) <= self.until(least) {
-                return;
-            }
-            self.swap(at, least);
-            at = least;
-        }
+    /// The slot that has had something to say for the longest time.
+    pub(crate) fn speaker(&self) -> Option<Slot> {
+        some(self.line(Kind::Speaking).first)
     }
 
-    fn swap(&mut self, a: u16, b: u16) {
-        let (of_a, of_b) = (self.sleeper(a), self.sleeper(b));
-        self.set_sleeper(a, of_b);
-        self.set_sleeper(b, of_a);
+    /// A slot that had something to say has nothing any more.
+    pub(crate) fn hush(&mut self, slot: Slot) {
+        self.remove(slot.0, Kind::Speaking);
+    }
+}
+
+fn some(slot: u16) -> Option<Slot> {
+    (slot != NONE).then_some(Slot(slot))
+}
+
+/// The sleepers, by the time until when they sleep.
+impl Heap for Queue {
+    fn key(&self, item: u16) -> u64 {
+        self.places[usize::from(item)].until
+    }
+
+    fn position(&self, item: u16) -> u16 {
+        self.places[usize::from(item)].at
+    }
+
+    fn set_position(&mut self, item: u16, position: u16) {
+        self.place(item).at = position;
+    }
+
+    fn entry(&self, position: u16) -> u16 {
+        self.places[usize::from(position)].sleeper
+    }
+
+    fn set_entry(&mut self, position: u16, item: u16) {
+        self.place(position).sleeper = item;
+    }
+
+    fn count(&self) -> u16 {
+        self.asleep
+    }
+
+    fn set_count(&mut self, count: u16) {
+        self.asleep = count;
     }
 }
 
@@ -308,49 +404,63 @@ mod tests {
         Queue::new(Box::leak(vec![Place::AWAY; slots].into_boxed_slice()))
     }
 
-    fn order(queue: &mut Queue) -> Vec<u8> {
+    fn order(queue: &mut Queue) -> Vec<u16> {
         std::iter::from_fn(|| queue.pop())
             .map(|slot| slot.0)
             .collect()
     }
 
-    #[test]
-    fn who_comes_first_runs_first() {
-        let mut queue = queue(4);
-        assert!(!queue.has_any());
-        for slot in [2, 0, 3] {
-            queue.push(Slot(slot));
-        }
-        queue.push_first(Slot(1));
-        assert!(queue.has_any() && !queue.has_urgent());
-        assert_eq!(order(&mut queue), [1, 2, 0, 3]);
-        assert_eq!(queue.pop(), None);
-        queue.push_first(Slot(1));
-        queue.push(Slot(2));
-        assert_eq!(order(&mut queue), [1, 2]);
+    /// Has a slot run and go elsewhere; no other slot can run.
+    fn run(queue: &mut Queue, slot: u16, after: After) {
+        queue.begin(Slot(slot));
+        assert_eq!(queue.pop(), Some(Slot(slot)));
+        queue.park(Slot(slot), after, false);
     }
 
     #[test]
-    fn who_is_to_end_goes_before_all_wherever_it_is() {
-        let mut queue = queue(6);
-        for slot in 0..4 {
-            queue.push(Slot(slot));
+    fn first_come_first_run() {
+        let mut queue = queue(4);
+        assert!(!queue.has_any());
+        for slot in [1, 2, 0, 3] {
+            queue.begin(Slot(slot));
         }
-        queue.sleep(Slot(4), 100);
-        // In the middle, at the end, asleep, away, and one twice.
-        for slot in [2, 3, 4, 5, 2] {
-            queue.push_urgent(Slot(slot));
+        assert_eq!(queue.pop(), Some(Slot(1)));
+        queue.park(Slot(1), After::First, false);
+        assert!(queue.has_any() && !queue.has_urgent());
+        assert_eq!(queue.pop(), Some(Slot(1)));
+        queue.park(Slot(1), After::Again, false);
+        assert_eq!(order(&mut queue), [2, 0, 3, 1]);
+        assert_eq!(queue.pop(), None);
+    }
+
+    #[test]
+    fn a_slot_that_is_to_end_goes_before_all() {
+        let mut queue = queue(8);
+        run(&mut queue, 4, After::Sleep(100));
+        run(&mut queue, 5, After::Wake);
+        run(&mut queue, 6, After::Measure);
+        for slot in 0..4 {
+            queue.begin(Slot(slot));
+        }
+        // In the middle, at the end, asleep, waiting, to be measured, one twice, and a free one.
+        for slot in [2, 3, 4, 5, 6, 2, 7] {
+            queue.hurry(Slot(slot));
         }
         assert!(queue.has_urgent());
-        assert_eq!(queue.wake_due(1000), None);
-        assert_eq!(order(&mut queue), [2, 3, 4, 5, 0, 1]);
+        assert_eq!((queue.wake_due(1000), queue.pop_measuring()), (None, None));
+        assert_eq!(order(&mut queue), [2, 3, 4, 5, 6, 0, 1]);
+        // All run: the worker sees that they are to end.
+        queue.hurry(Slot(0));
+        assert!(!queue.has_urgent());
+        queue.park(Slot(0), After::Sleep(7), true);
+        assert_eq!(order(&mut queue), [0]);
     }
 
     #[test]
     fn sleepers_wake_in_the_order_of_their_times() {
         let mut queue = queue(8);
         for (slot, until) in [(0, 70), (1, 30), (2, 50), (3, 10), (4, 30), (5, 90)] {
-            queue.sleep(Slot(slot), until);
+            run(&mut queue, slot, After::Sleep(until));
         }
         assert_eq!(queue.wake_due(9), Some(10));
         assert_eq!(queue.wake_due(10), Some(30));
@@ -366,13 +476,59 @@ mod tests {
         assert_eq!(order(&mut queue), [5]);
     }
 
+    #[test]
+    fn what_comes_while_it_runs_is_not_lost() {
+        let mut queue = queue(1);
+        queue.begin(Slot(0));
+        for after in [After::Wake, After::Sleep(u64::MAX), After::Measure] {
+            assert_eq!(queue.pop(), Some(Slot(0)));
+            queue.wake(Slot(0));
+            queue.park(Slot(0), after, false);
+        }
+        assert_eq!(queue.pop(), Some(Slot(0)));
+        queue.park(Slot(0), After::Wake, false);
+        assert_eq!(queue.pop(), None, "it was woken once");
+    }
+
+    #[test]
+    fn the_ended_and_the_speakers_are_in_lines_of_their_own() {
+        let mut queue = queue(4);
+        for slot in [3, 1, 2] {
+            queue.begin(Slot(slot));
+            queue.speak(Slot(slot));
+        }
+        assert_eq!(queue.speaker(), Some(Slot(3)));
+        queue.hush(Slot(1));
+        queue.hush(Slot(3));
+        assert_eq!(queue.speaker(), Some(Slot(2)));
+        for slot in order(&mut queue) {
+            queue.end(Slot(slot));
+        }
+        queue.hurry(Slot(1));
+        queue.wake(Slot(1));
+        assert!(!queue.has_any());
+        assert!(queue.has_ended(Slot(1)) && !queue.has_ended(Slot(0)));
+        queue.free(Slot(1));
+        let order: Vec<Slot> = std::iter::from_fn(|| {
+            let slot = queue.ended()?;
+            queue.free(slot);
+            Some(slot)
+        })
+        .collect();
+        assert_eq!(order, [Slot(3), Slot(2)]);
+        assert!(queue.is_free(Slot(1)));
+        queue.hush(Slot(2));
+        assert_eq!(queue.speaker(), None);
+    }
+
     /// Against lists that are searched.
     #[test]
     fn random_comings_and_goings() {
-        const SLOTS: u8 = 40;
+        const SLOTS: u16 = 40;
         let mut queue = queue(SLOTS.into());
         let (mut urgent, mut ready) = (VecDeque::new(), VecDeque::new());
-        let mut asleep: Vec<(u64, u8)> = Vec::new();
+        let (mut running, mut ended) = (Vec::new(), VecDeque::new());
+        let mut asleep: Vec<(u64, u16)> = Vec::new();
         let mut random = 0x9e37_79b9_u32;
         let mut next = |below: u32| {
             random ^= random << 13;
@@ -380,37 +536,50 @@ mod tests {
             random ^= random << 5;
             random % below
         };
-        for now in 0..20_000_u64 {
-            let slot = next(SLOTS.into()) as u8;
-            let is_away = !urgent.contains(&slot)
-                && !ready.contains(&slot)
-                && !asleep.iter().any(|(_, s)| *s == slot);
-            match next(6) {
-                0 if is_away => {
-                    queue.push(Slot(slot));
+        for now in 0..40_000_u64 {
+            let slot = next(SLOTS.into()) as u16;
+            let runs = running.iter().position(|s| *s == slot);
+            // No two at one time: the order of equal keys is any.
+            let until = (now + u64::from(next(300))) * 64 + u64::from(slot);
+            match (next(8), runs) {
+                (0, None) if queue.is_free(Slot(slot)) => {
+                    queue.begin(Slot(slot));
                     ready.push_back(slot);
                 }
-                1 if is_away => {
-                    queue.push_first(Slot(slot));
-                    ready.push_front(slot);
+                (kind @ 0..4, Some(at)) => {
+                    running.swap_remove(at);
+                    match kind {
+                        0 => ready.push_back(slot),
+                        1 => ready.push_front(slot),
+                        2 => asleep.push((until, slot)),
+                        _ => ended.push_back(slot),
+                    }
+                    match kind {
+                        0 => queue.park(Slot(slot), After::Again, false),
+                        1 => queue.park(Slot(slot), After::First, false),
+                        2 => queue.park(Slot(slot), After::Sleep(until), false),
+                        _ => queue.end(Slot(slot)),
+                    }
                 }
-                2 if is_away => {
-                    // No two at one time: their order would be anybody's.
-                    let until = (now + u64::from(next(300))) * 64 + u64::from(slot);
-                    queue.sleep(Slot(slot), until);
-                    asleep.push((until, slot));
-                }
-                3 if next(4) == 0 => {
-                    queue.push_urgent(Slot(slot));
+                (4, None) if next(4) == 0 => {
+                    queue.hurry(Slot(slot));
+                    let parked = ready.len() + asleep.len();
                     ready.retain(|s| *s != slot);
                     asleep.retain(|(_, s)| *s != slot);
-                    if !urgent.contains(&slot) {
+                    if ready.len() + asleep.len() < parked {
                         urgent.push_back(slot);
                     }
                 }
-                4 => {
+                (5, _) => {
+                    assert_eq!(queue.ended(), ended.front().copied().map(Slot));
+                    if let Some(slot) = ended.pop_front() {
+                        queue.free(Slot(slot));
+                    }
+                }
+                (6, _) => {
                     let expected = urgent.pop_front().or_else(|| ready.pop_front());
                     assert_eq!(queue.pop().map(|slot| slot.0), expected);
+                    running.extend(expected);
                 }
                 _ => {
                     asleep.sort_unstable();

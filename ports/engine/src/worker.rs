@@ -1,37 +1,36 @@
 //! Workers: the threads that run guests, and what the control thread and they share.
 //!
-//! A guest is data: an instance, what it left on the stack, and a slot's [`Job`]. It is in the
+//! A guest is data: an instance, what it left on the stack, and a slot's [`Task`]. It is in the
 //! [`Queue`] while it can run, and a worker steps it for a turn: deficit round robin, by the work that
 //! it does or by the time that it takes. So with one worker who runs when depends on the guests alone.
+//!
+//! A worker reads two clocks after each step, the time of its thread and the time since boot. A step's
+//! end is the next one's beginning: what a worker does between steps is the next guest's time. After a
+//! wait both are read again.
 
 use crate::{
-    engine::{from_wamr, to_wamr},
-    exchange::{Exchange, Incoming},
+    exchange::{Exchange, Incoming, Measurement, Wanted, micros, millis},
+    guest::Guest,
     platform::{BoardError, Channel, Platform},
-    queue::{Place, Queue},
+    queue::{After, Place, Queue},
+    task::{Job, Outcome, SlotState, Stage, Task, Used, words},
 };
 use core::{
     cell::{Cell, RefCell},
-    sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
-    task::Poll,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 use critical_section::Mutex;
 use proplet::{
     engine::{
-        Call, Exit, Failure, GuestLimits, Limits, Message, PARAMS_MAX, Preemption, RunUsage,
-        Schedule, Slot, TaskData, Value, text,
+        Call, Exit, GuestLimits, Message, Preemption, RunUsage, Slot, TaskData, Text, Weight, text,
     },
     task::budget,
     time::Duration,
-    wire::NAME_MAX,
 };
 use wamr::{
-    Active, Buffer, ErrorKind, Instance, InstanceConfig, Module, ResumableCall, Runtime, ThreadEnv,
+    Active, Buffer, Bytes, Instance, InstanceConfig, Module, ResumableCall, Runtime, ThreadEnv,
     Trap, TrapKind, Worker,
 };
-
-/// Name of the export that a run calls.
-type Name = heapless::String<NAME_MAX>;
 
 /// What the device gives all guests.
 #[derive(Debug, Clone, Copy)]
@@ -42,172 +41,17 @@ pub struct DeviceConfig {
     pub limits: GuestLimits,
     /// Bytes of each worker's operand stack, which all its guests use in turn.
     pub stack_bytes: u32,
+    /// What ends a guest's turn.
+    pub preemption: Preemption,
 }
 
-/// What to run in a slot, and how far it is. It goes to and fro by reference.
-#[derive(Debug)]
-pub struct Job<P: 'static> {
-    module: Option<Module>,
-    export: Name,
-    args: heapless::Vec<wamr::Value, PARAMS_MAX>,
-    limits: Limits,
-    /// From the first turn on.
-    instance: Option<Instance>,
-    /// From its start to its end.
-    guest: Option<Guest<P>>,
-    /// Whether the function itself was called: before, it is what the module wants run first.
-    called: bool,
-    /// How often its instance found no room.
-    tries: u8,
-    /// What is left of its turn, in units of work or in nanoseconds; below 0 what it took beyond,
-    /// which its next turns pay.
-    turn: i64,
-}
-
-impl<P> Job<P> {
-    /// Nothing to run.
-    pub const NONE: Self = Self {
-        module: None,
-        export: Name::new(),
-        args: heapless::Vec::new(),
-        limits: Limits {
-            stack: 0,
-            memory_cap: None,
-            memory_max: None,
-            work: None,
-            schedule: Schedule::DEFAULT,
-        },
-        instance: None,
-        guest: None,
-        called: false,
-        tries: 0,
-        turn: 0,
-    };
-
-    /// Gives back what it holds of the arena.
-    #[inline(never)]
-    fn clear(&mut self) {
-        self.instance = None;
-        self.module = None;
-        self.guest = None;
-    }
-}
-
-/// Memory of one slot.
-#[derive(Debug)]
-pub struct SlotState<P: 'static> {
-    /// The slot's job, unless a worker has it.
-    job: Mutex<RefCell<Option<&'static mut Job<P>>>>,
-    exit: Mutex<RefCell<Option<Exit<Buffer>>>>,
-    /// Whether there is an exit: spares the control thread a lock for each slot.
-    exited: AtomicBool,
-    exchange: Exchange,
-    measurement: Mutex<Cell<Measurement>>,
-    usage: Mutex<Cell<RunUsage>>,
-    /// From the start of a run to its end.
-    is_busy: AtomicBool,
-    interrupted: AtomicBool,
-    /// It was woken while a worker had it: it does not wait then.
-    woken: AtomicBool,
-    /// Arena bytes promised to a run that has not taken them yet.
-    promised: AtomicUsize,
-}
-
-/// What a slot's guest wants to know of a sensor. The board's thread measures, while the guest waits.
-#[derive(Debug, Clone, Copy)]
-enum Measurement {
-    None,
-    Wanted(Wanted),
-    /// The board's thread is about it.
-    Made,
-    /// The same, for a guest that has ended; another wants this one.
-    MadeForOther(Wanted),
-    Done(Result<i64, BoardError>),
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Wanted {
-    sensor: u32,
-    /// As the guest says it.
-    channel: u32,
-}
-
-/// Nothing used.
-const UNUSED: RunUsage = RunUsage {
-    cpu: Duration::ZERO,
-    memory: 0,
-    work: 0,
-    dropped: 0,
-};
-
-impl<P> Default for SlotState<P> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<P> SlotState<P> {
-    /// A slot without work.
-    pub const fn new() -> Self {
-        Self {
-            job: Mutex::new(RefCell::new(None)),
-            exit: Mutex::new(RefCell::new(None)),
-            exited: AtomicBool::new(false),
-            exchange: Exchange::new(),
-            measurement: Mutex::new(Cell::new(Measurement::None)),
-            usage: Mutex::new(Cell::new(UNUSED)),
-            is_busy: AtomicBool::new(false),
-            interrupted: AtomicBool::new(false),
-            woken: AtomicBool::new(false),
-            promised: AtomicUsize::new(0),
-        }
-    }
-
-    fn is_interrupted(&self) -> bool {
-        self.interrupted.load(Ordering::Acquire)
-    }
-
-    /// Changes the measurement; returns that before.
-    fn measurement(&self, change: impl FnOnce(Measurement) -> Measurement) -> Measurement {
-        critical_section::with(|cs| {
-            let cell = self.measurement.borrow(cs);
-            let before = cell.get();
-            cell.set(change(before));
-            before
-        })
-    }
-
-    fn usage(&self, change: impl FnOnce(&mut RunUsage)) -> RunUsage {
-        critical_section::with(|cs| {
-            let cell = self.usage.borrow(cs);
-            let mut usage = cell.get();
-            change(&mut usage);
-            cell.set(usage);
-            usage
-        })
-    }
-
-    /// Counts something that was dropped.
-    fn count_dropped(&self) {
-        self.usage(|usage| usage.dropped = usage.dropped.saturating_add(1));
-    }
-}
-
-/// How a guest's turn ended.
-enum After {
-    /// It can go on.
-    Again,
-    /// It can go on at once: its turn was cut short for one that is to end.
-    First,
-    /// It waits until a time, or until it is woken.
-    Waits(Option<Duration>),
-    /// How is in its slot.
-    Ended,
-}
+/// A step longer than this, in milliseconds since boot, is logged and counted.
+const SLOW_MS: u32 = 1000;
 
 /// The slots, the queue and the workers' settings. It lives for ever: worker threads borrow it.
 #[derive(Debug)]
 pub struct Workers<P: 'static> {
+    runtime: Runtime,
     platform: P,
     slots: &'static [SlotState<P>],
     queue: Mutex<RefCell<Queue>>,
@@ -215,38 +59,81 @@ pub struct Workers<P: 'static> {
     slice: AtomicU32,
     /// Milliseconds of a turn of the usual weight, where it is by time.
     slice_ms: AtomicU32,
+    is_timed: AtomicBool,
     config: DeviceConfig,
+    /// One for each worker, the last that began first.
+    watches: Mutex<Cell<Option<&'static Watch>>>,
+    slow_steps: AtomicU32,
+}
+
+/// When a worker's present step began: milliseconds since boot modulo 2^32, 0 while it waits.
+#[derive(Debug)]
+struct Watch {
+    began: AtomicU32,
+    next: Option<&'static Watch>,
+}
+
+/// A worker's clocks, as it last read them.
+struct Pace {
+    watch: &'static Watch,
+    /// Time of the thread.
+    thread: Duration,
+    /// Since boot.
+    now: Duration,
+    /// As in the watch.
+    began: u32,
+}
+
+impl Pace {
+    /// Begins a step at `now`; returns the milliseconds since the one before began.
+    fn begin(&mut self, now: Duration) -> u32 {
+        // 0 says that the worker waits.
+        let began = (millis(now) as u32).max(1);
+        self.now = now;
+        self.watch.began.store(began, Ordering::Relaxed);
+        began.wrapping_sub(core::mem::replace(&mut self.began, began))
+    }
 }
 
 impl<P: Platform> Workers<P> {
-    /// At most 256 slots are used, each with one of as many `jobs` and `places`. `slice` is the fuel
-    /// between two looks at a run, and the work of a turn of [`Schedule::WEIGHT`]; at least 1.
-    /// `slice_ms` is the time of such a turn for guests that [`Preemption::Time`] preempts.
+    /// As many slots as `places`, 65,534 at most. `slice` is the fuel between two looks at a run, and
+    /// the work of a turn of [`Weight::DEFAULT`]; at least 1. `slice_ms` is the time of such a turn
+    /// where the device preempts by [`Preemption::Time`].
     pub fn new(
+        runtime: Runtime,
         platform: P,
         slots: &'static [SlotState<P>],
-        jobs: &'static mut [Job<P>],
         places: &'static mut [Place],
         (slice, slice_ms): (u32, u32),
         config: DeviceConfig,
     ) -> Self {
-        debug_assert_eq!((slots.len(), slots.len()), (jobs.len(), places.len()));
-        for (slot, job) in slots.iter().zip(jobs) {
-            critical_section::with(|cs| slot.job.borrow_ref_mut(cs).replace(job));
-        }
+        debug_assert_eq!(slots.len(), places.len());
         Self {
+            runtime,
             platform,
             slots,
             queue: Mutex::new(RefCell::new(Queue::new(places))),
             slice: AtomicU32::new(slice),
             slice_ms: AtomicU32::new(slice_ms),
+            is_timed: AtomicBool::new(config.preemption == Preemption::Time),
             config,
+            watches: Mutex::new(Cell::new(None)),
+            slow_steps: AtomicU32::new(0),
         }
     }
 
-    /// What the port gave.
+    pub(crate) const fn runtime(&self) -> Runtime {
+        self.runtime
+    }
+
+    /// The port's threads, clocks and board.
     pub const fn platform(&self) -> &P {
         &self.platform
+    }
+
+    /// What the device gives all guests.
+    pub(crate) const fn config(&self) -> &DeviceConfig {
+        &self.config
     }
 
     /// Changes the length of a slice; guests that run take it over with their next turn.
@@ -259,73 +146,101 @@ impl<P: Platform> Workers<P> {
         self.slice_ms.store(slice_ms.max(1), Ordering::Relaxed);
     }
 
-    fn slot(&self, slot: Slot) -> &SlotState<P> {
-        &self.slots[usize::from(slot.0)]
+    /// Changes what ends a turn. Not while guests run: what they have left of a turn has a unit.
+    pub fn set_preemption(&self, preemption: Preemption) {
+        let is_timed = preemption == Preemption::Time;
+        self.is_timed.store(is_timed, Ordering::Relaxed);
     }
 
-    fn queue<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
+    fn is_timed(&self) -> bool {
+        self.is_timed.load(Ordering::Relaxed)
+    }
+
+    /// Steps that took longer than a second since boot.
+    pub fn slow_steps(&self) -> u32 {
+        self.slow_steps.load(Ordering::Relaxed)
+    }
+
+    /// The time since the step began, of those that workers are in at `now`, that began first; to the
+    /// millisecond.
+    pub fn longest_step(&self, now: Duration) -> Duration {
+        let now = millis(now) as u32;
+        let mut longest = 0;
+        let mut next = critical_section::with(|cs| self.watches.borrow(cs).get());
+        while let Some(watch) = next {
+            let began = watch.began.load(Ordering::Relaxed);
+            // A step that began after `now` was read is no old one.
+            let age = now.wrapping_sub(began).cast_signed().max(0);
+            longest = longest.max(if began == 0 { 0 } else { age });
+            next = watch.next;
+        }
+        Duration::from_millis(u64::from(longest.unsigned_abs()))
+    }
+
+    pub(crate) fn slot(&self, slot: Slot) -> &SlotState<P> {
+        &self.slots[slot.index()]
+    }
+
+    pub(crate) fn queue<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
         critical_section::with(|cs| change(&mut self.queue.borrow_ref_mut(cs)))
     }
 
-    pub(crate) fn promised(&self) -> usize {
-        let promised = |slot: &SlotState<P>| slot.promised.load(Ordering::Acquire);
-        self.slots.iter().map(promised).sum()
+    /// Arena bytes that a task of `module` takes beside its instance.
+    pub(crate) fn task_bytes(module: &Module) -> usize {
+        let later = match module.has_initialisers() {
+            true => Task::<P>::LATER_BYTES,
+            false => 0,
+        };
+        Task::<P>::bytes(module.has_imports()) + later
     }
 
-    /// A block of the arena beside those of runs; `None` if what is free is promised to a run that
-    /// has not started yet.
-    fn buffer(&self, runtime: Runtime, len: usize) -> Option<Buffer> {
-        let free = (runtime.memory().free as usize).saturating_sub(self.promised());
-        if len > free {
-            return None;
-        }
-        runtime.try_buffer(len)
-    }
-
+    /// Makes the task of a call in a free slot.
+    ///
+    /// # Errors
+    /// The reason; all that was made is given back.
     pub(crate) fn spawn(
         &'static self,
         slot: Slot,
-        module: Module,
+        module: &Module,
         call: &Call<'_>,
-        data: TaskData<Buffer>,
-        bytes: usize,
-    ) {
-        let state = self.slot(slot);
-        let job = match state.is_busy.load(Ordering::Acquire) {
-            true => None,
-            false => critical_section::with(|cs| state.job.borrow_ref_mut(cs).take()),
+        data: TaskData<Buffer, Bytes>,
+    ) -> Result<(), Text> {
+        if !self.queue(|queue| queue.is_free(slot)) {
+            return Err(text(format_args!("slot {} is not free", slot.0)));
+        }
+        let runtime = self.runtime;
+        let config = InstanceConfig {
+            stack_bytes: call.limits.stack,
+            memory_bytes_max: call.limits.memory_cap.or(call.limits.memory_max),
         };
-        let Some(job) = job else {
-            debug_assert!(false, "slot {} is busy", slot.0);
-            return;
+        let instance = Instance::new(module, &config).map_err(words)?;
+        let (guest, exchange) = match module.has_imports() {
+            true => {
+                let guest = Guest::new(self, slot, data);
+                (
+                    Some(runtime.boxed(guest).map_err(words)?),
+                    Some(runtime.boxed(Exchange::NEW).map_err(words)?),
+                )
+            }
+            false => (None, None),
         };
-        let guest = Guest {
-            workers: self,
-            slot,
-            data,
-            wake: Cell::new(None),
+        let job = Job::new(runtime, instance, guest, call)?;
+        let held = job.instance.as_ref().map_or(0, |i| i.usage().held);
+        let mut task = Task {
+            stage: Stage::Parked(job),
+            used: Used::default(),
+            exchange,
         };
-        *job = Job {
-            module: Some(module),
-            export: Name::try_from(call.export).unwrap_or_default(),
-            args: call.args.iter().copied().map(to_wamr).collect(),
-            limits: call.limits,
-            guest: Some(guest),
-            ..Job::NONE
-        };
-        state.exchange.open();
-        state.promised.store(bytes, Ordering::Release);
-        state.is_busy.store(true, Ordering::Release);
-        state.interrupted.store(false, Ordering::Release);
-        state.woken.store(false, Ordering::Release);
-        state.usage(|usage| *usage = UNUSED);
+        task.note(held, 0);
+        let task = runtime.boxed(task).map_err(words)?;
         let has_idle = critical_section::with(|cs| {
-            state.job.borrow_ref_mut(cs).replace(job);
+            self.slot(slot).put(cs, task);
             let mut queue = self.queue.borrow_ref_mut(cs);
-            queue.push(slot);
+            queue.begin(slot);
             queue.has_idle()
         });
         self.call(has_idle);
+        Ok(())
     }
 
     /// Lets a worker look that waits. Whether there is one is known where the queue was changed: one
@@ -336,324 +251,292 @@ impl<P: Platform> Workers<P> {
         }
     }
 
-    /// Only while a worker has the job it is neither in the queue nor parked: then the worker sees
-    /// that it is to end.
+    /// A worker that has the task sees that it is to end; else its slot goes before all others.
     pub(crate) fn interrupt(&self, slot: Slot) {
-        let state = self.slot(slot);
-        if !state.is_busy.load(Ordering::Acquire) {
-            return;
-        }
-        state.interrupted.store(true, Ordering::Release);
-        self.enqueue(slot, Queue::push_urgent);
-    }
-
-    /// Lets a guest look again that waits for something.
-    fn wake(&self, slot: Slot) {
-        self.slot(slot).woken.store(true, Ordering::Release);
-        self.enqueue(slot, Queue::wake);
-    }
-
-    fn enqueue(&self, slot: Slot, push: impl FnOnce(&mut Queue, Slot)) {
-        let state = self.slot(slot);
-        let has_idle = critical_section::with(|cs| {
-            let is_parked = state.job.borrow_ref(cs).is_some();
-            let mut queue = self.queue.borrow_ref_mut(cs);
-            if is_parked && state.is_busy.load(Ordering::Acquire) {
-                push(&mut queue, slot);
+        let has_idle = self.queue(|queue| {
+            if !queue.is_free(slot) {
+                let interrupted = &self.slot(slot).interrupted;
+                interrupted.store(true, Ordering::Release);
             }
+            queue.hurry(slot);
             queue.has_idle()
         });
         self.call(has_idle);
     }
 
-    /// Work and memory are what they were at the end of the last slice, and so is the time.
+    /// Work and memory are what they were at the end of the last step, and so is the time.
     pub(crate) fn usage(&self, slot: Slot) -> RunUsage {
-        self.slot(slot).usage(|_| {})
+        let usage = |task: &mut Task<P>| task.used.usage();
+        critical_section::with(|cs| self.slot(slot).with(cs, usage)).unwrap_or_default()
     }
 
-    pub(crate) fn poll_exit(&self) -> Option<Exit<Buffer>> {
-        let mut slots = self.slots.iter();
-        let slot = slots.find(|slot| slot.exited.load(Ordering::Acquire))?;
-        slot.exited.store(false, Ordering::Relaxed);
-        critical_section::with(|cs| slot.exit.borrow_ref_mut(cs).take())
+    pub(crate) fn take_exit(&self, slot: Slot) -> Option<Exit<Buffer>> {
+        let task = critical_section::with(|cs| {
+            let mut queue = self.queue.borrow_ref_mut(cs);
+            if !queue.has_ended(slot) {
+                return None;
+            }
+            let task = self.slot(slot).take(cs)?;
+            if task.exchange.as_ref().is_some_and(|e| e.message.is_some()) {
+                queue.hush(slot);
+            }
+            queue.free(slot);
+            Some(task)
+        })?;
+        Some(task.into_inner().exit(slot))
     }
 
-    pub(crate) fn poll_message(&self, slot: Slot) -> Option<Message<Buffer>> {
-        self.slot(slot).exchange.take_message()
+    pub(crate) fn poll_message(&self) -> Option<(Slot, Message<Buffer>)> {
+        let slot = self.queue(|queue| queue.speaker())?;
+        Some((slot, self.take_message(slot)?))
     }
 
-    pub(crate) fn deliver(&self, runtime: Runtime, slot: Slot, topic: &str, payload: &[u8]) {
+    pub(crate) fn take_message(&self, slot: Slot) -> Option<Message<Buffer>> {
+        critical_section::with(|cs| {
+            let taken = self.slot(slot).exchange(cs, |e| e.message.take());
+            let message = taken.flatten()?;
+            self.queue.borrow_ref_mut(cs).hush(slot);
+            Some(message)
+        })
+    }
+
+    /// For a guest whose message before was taken.
+    pub(crate) fn say(&self, slot: Slot, message: Message<Buffer>) {
+        let before = critical_section::with(|cs| {
+            let say = |e: &mut Exchange| e.message.replace(message);
+            let before = self.slot(slot).exchange(cs, say)?;
+            self.queue.borrow_ref_mut(cs).speak(slot);
+            before
+        });
+        debug_assert!(before.is_none(), "the message before has been taken");
+        self.platform.notify();
+    }
+
+    pub(crate) fn deliver(&self, slot: Slot, topic: &str, payload: &[u8]) {
         let state = self.slot(slot);
-        let Some(has_room) = state.exchange.has_room() else {
+        let Some(has_room) = self.if_it_runs(slot, |e| e.has_room()) else {
             return;
         };
         let is_small = topic.len() + payload.len() <= self.config.limits.message_bytes as usize;
         let size = Incoming::size(topic, payload).filter(|_| has_room && is_small);
-        match size.and_then(|size| self.buffer(runtime, size)) {
+        match size.and_then(|size| self.runtime.try_buffer(size)) {
             Some(buffer) => {
                 let message = Incoming::new(buffer, topic, payload);
-                state.exchange.deliver(message);
+                // Dropped where the run has ended meanwhile.
+                let refused = self.if_it_runs(slot, |e| e.deliver(message));
+                drop(refused);
             }
             None => state.count_dropped(),
         }
     }
 
-    /// Measures for one guest that waits for it; false where none does. For the board's thread.
+    /// Changes the exchange of a run that has not ended.
+    fn if_it_runs<R>(&self, slot: Slot, change: impl FnOnce(&mut Exchange) -> R) -> Option<R> {
+        critical_section::with(|cs| {
+            let change = |task: &mut Task<P>| match task.stage {
+                Stage::Ended(_) => None,
+                _ => task.exchange.as_deref_mut().map(change),
+            };
+            self.slot(slot).with(cs, change)?
+        })
+    }
+
+    /// Measures for the guest that has waited for it for the longest time; false where none does. For
+    /// the board's thread, which is one.
     pub fn measure(&self) -> bool {
-        let take = |before| match before {
-            Measurement::Wanted(_) => Measurement::Made,
-            other => other,
+        self.measure_by(|wanted| match Channel::from_number(wanted.channel) {
+            Some(channel) => self.platform.sensor_read(wanted.sensor, channel),
+            None => Err(BoardError::Absent),
+        })
+    }
+
+    fn measure_by(&self, read: impl FnOnce(Wanted) -> Result<i64, BoardError>) -> bool {
+        let next = critical_section::with(|cs| {
+            let slot = self.queue.borrow_ref_mut(cs).pop_measuring()?;
+            let wanted = self.slot(slot).exchange(cs, Exchange::begin_measurement);
+            Some((slot, wanted.flatten()))
+        });
+        let Some((slot, wanted)) = next else {
+            return false;
         };
-        for (slot, state) in (0..).map(Slot).zip(self.slots) {
-            let Measurement::Wanted(wanted) = state.measurement(take) else {
-                continue;
-            };
-            let result = match Channel::from_number(wanted.channel) {
-                Some(channel) => self.platform.sensor_read(wanted.sensor, channel),
-                None => Err(BoardError::Absent),
-            };
-            state.measurement(|now| match now {
-                Measurement::MadeForOther(wanted) => Measurement::Wanted(wanted),
-                _ => Measurement::Done(result),
-            });
-            self.wake(slot);
-            return true;
-        }
-        false
+        let result = wanted.map_or(Err(BoardError::Absent), read);
+        let has_idle = critical_section::with(|cs| {
+            let end = |e: &mut Exchange| e.end_measurement(result);
+            let is_its = self.slot(slot).exchange(cs, end) == Some(true);
+            let mut queue = self.queue.borrow_ref_mut(cs);
+            if is_its {
+                queue.wake(slot);
+            }
+            queue.has_idle()
+        });
+        self.call(has_idle);
+        true
     }
 
     /// The life of a worker's thread. `begun` hears that it has what it needs: from then on it does not
     /// return. Where the thread can't be prepared, or the arena has no room for the stack, `begun`
     /// hears that instead.
-    pub fn run(&'static self, runtime: Runtime, begun: impl FnOnce(Result<(), wamr::Error>)) {
-        let env = match ThreadEnv::enter(runtime) {
+    pub fn run(&'static self, begun: impl FnOnce(Result<(), wamr::Error>)) {
+        let env = match ThreadEnv::enter(self.runtime) {
             Ok(env) => env,
             Err(e) => return begun(Err(e)),
         };
-        let mut worker = match Worker::new(&env, self.config.stack_bytes) {
-            Ok(worker) => worker,
+        let prepared = Worker::new(&env, self.config.stack_bytes)
+            .and_then(|worker| Ok((worker, self.watch()?)));
+        let (mut worker, watch) = match prepared {
+            Ok(prepared) => prepared,
             Err(e) => return begun(Err(e)),
         };
         begun(Ok(()));
+        let mut pace = Pace {
+            watch,
+            thread: self.platform.thread_time(),
+            now: self.platform.now(),
+            began: 0,
+        };
         loop {
-            match self.next() {
-                Ok((slot, job)) => self.serve(slot, job, &mut worker),
+            match self.next(micros(pace.now)) {
+                Ok((slot, job)) => self.serve(slot, job, &mut worker, &mut pace),
                 Err(until) => {
+                    watch.began.store(0, Ordering::Relaxed);
                     self.platform.wait(until);
                     self.queue(Queue::end_idle);
+                    pace.thread = self.platform.thread_time();
+                    pace.begin(self.platform.now());
                 }
             }
         }
     }
 
+    /// A worker's watch; it is never given back.
+    fn watch(&self) -> Result<&'static Watch, wamr::Error> {
+        let watch = self.runtime.boxed(Watch {
+            began: AtomicU32::new(0),
+            next: None,
+        })?;
+        let watch = watch.leak();
+        Ok(critical_section::with(move |cs| {
+            let watches = self.watches.borrow(cs);
+            watch.next = watches.get();
+            let watch: &'static Watch = watch;
+            watches.set(Some(watch));
+            watch
+        }))
+    }
+
     /// The next guest to run; or until when there is none, and the worker is to wait.
-    fn next(&self) -> Result<(Slot, &'static mut Job<P>), Option<Duration>> {
-        let now = micros(self.platform.now());
+    fn next(&self, now: u64) -> Result<(Slot, Job<P>), Option<Duration>> {
         critical_section::with(|cs| {
             let mut queue = self.queue.borrow_ref_mut(cs);
             let until = queue.wake_due(now).map(Duration::from_micros);
-            let next = queue.pop().and_then(|slot| {
-                // What is in the queue is parked.
-                let job = self.slot(slot).job.borrow_ref_mut(cs).take()?;
-                Some((slot, job))
-            });
-            if next.is_none() {
-                queue.begin_idle();
+            while let Some(slot) = queue.pop() {
+                // A slot in line has a task whose job is parked.
+                let take = |task: &mut Task<P>| core::mem::replace(&mut task.stage, Stage::Running);
+                if let Some(Stage::Parked(job)) = self.slot(slot).with(cs, take) {
+                    return Ok((slot, job));
+                }
             }
-            next.ok_or(until)
+            queue.begin_idle();
+            Err(until)
         })
     }
 
     // What is below the interpreter stays on a worker's stack for the whole turn: what is only needed
     // before or after it is in frames of its own.
     #[inline(never)]
-    fn serve(&'static self, slot: Slot, job: &'static mut Job<P>, worker: &mut Worker<'_>) {
-        match self.turn(slot, job, worker) {
-            After::Ended => self.end(slot, job),
-            After::Again => self.park(slot, job, Queue::push),
-            After::First => self.park(slot, job, Queue::push_first),
-            After::Waits(until) => {
-                // What it had left of its turn is lost, what it took beyond is not.
-                job.turn = job.turn.min(0);
-                self.park(slot, job, |queue, slot| {
-                    if let Some(until) = until {
-                        queue.sleep(slot, micros(until));
-                    }
-                });
-            }
+    fn serve(&'static self, slot: Slot, job: Job<P>, worker: &mut Worker<'_>, pace: &mut Pace) {
+        let mut job = job;
+        match self.turn(slot, &mut job, worker, pace) {
+            Ok(after) => self.park(slot, job, after),
+            Err(outcome) => self.end(slot, outcome),
         }
     }
 
-    /// Puts a job where it waits for its next turn. What came while the worker had it comes first.
-    fn park(&self, slot: Slot, job: &'static mut Job<P>, place: impl FnOnce(&mut Queue, Slot)) {
+    /// Puts a job where it waits for its next turn.
+    #[inline(never)]
+    fn park(&self, slot: Slot, mut job: Job<P>, after: After) {
+        if !matches!(after, After::Again | After::First) {
+            // What it had left of its turn is lost, what it took beyond is not.
+            job.turn = job.turn.min(0);
+        }
         let state = self.slot(slot);
-        let has_idle = critical_section::with(|cs| {
+        let (has_idle, after) = critical_section::with(|cs| {
+            let wants = |e: &mut Exchange| matches!(e.measurement, Measurement::Wanted(_));
+            let after = match after {
+                After::Wake if state.exchange(cs, wants) == Some(true) => After::Measure,
+                other => other,
+            };
+            let _ = state.with(cs, |task| task.stage = Stage::Parked(job));
             let mut queue = self.queue.borrow_ref_mut(cs);
-            let was_woken = state.woken.load(Ordering::Acquire);
-            state.woken.store(false, Ordering::Release);
-            place(&mut queue, slot);
-            if state.is_interrupted() {
-                queue.push_urgent(slot);
-            } else if was_woken {
-                queue.wake(slot);
-            }
-            state.job.borrow_ref_mut(cs).replace(job);
-            queue.has_idle()
+            queue.park(slot, after, state.is_interrupted());
+            (queue.has_idle(), after)
         });
         self.call(has_idle);
-    }
-
-    /// Keeps how a run has ended until its end is made known. It has a text, which is not to be in
-    /// the frames that the interpreter is above.
-    #[inline(never)]
-    fn ended(&self, slot: Slot, result: Result<Option<Value>, Failure>) -> After {
-        let exit = Exit {
-            slot,
-            result,
-            output: None,
-            usage: UNUSED,
-        };
-        critical_section::with(|cs| {
-            self.slot(slot).exit.borrow_ref_mut(cs).replace(exit);
-        });
-        After::Ended
-    }
-
-    #[inline(never)]
-    fn end(&self, slot: Slot, job: &'static mut Job<P>) {
-        let state = self.slot(slot);
-        if let Some(instance) = &job.instance {
-            let (peak, work) = (instance.usage().peak as usize, instance.work());
-            state.usage(|usage| {
-                usage.memory = peak;
-                usage.work = work;
-            });
+        if after == After::Measure && !self.platform.wake_board() {
+            while self.measure_by(|_| Err(BoardError::Absent)) {}
         }
-        job.clear();
-        let has_result = critical_section::with(|cs| {
-            let exit = state.exit.borrow_ref(cs);
-            exit.as_ref().is_some_and(|exit| exit.result.is_ok())
+    }
+
+    /// Makes the end of a run known. All its arena bytes are free then but for its task, its output and
+    /// its last message: who reads the exit may rely on it.
+    #[inline(never)]
+    fn end(&self, slot: Slot, outcome: Outcome) {
+        let has_result = matches!(outcome, Outcome::Returned(_));
+        let left = critical_section::with(|cs| {
+            self.slot(slot).with(cs, |task| {
+                task.stage = Stage::Ended(outcome);
+                task.exchange.as_deref_mut().map(|e| e.close(has_result))
+            })
         });
-        let output = state.exchange.close().filter(|_| has_result);
-        // All arena bytes of the run are free by now, but for its output and its last message:
-        // whoever reads the exit may rely on it.
-        state.promised.store(0, Ordering::Release);
-        let usage = state.usage(|_| {});
-        critical_section::with(|cs| {
-            if let Some(exit) = state.exit.borrow_ref_mut(cs).as_mut() {
-                exit.output = output;
-                exit.usage = usage;
-            }
-            state.job.borrow_ref_mut(cs).replace(job);
-            state.is_busy.store(false, Ordering::Release);
-        });
-        state.exited.store(true, Ordering::Release);
+        drop(left);
+        self.queue(|queue| queue.end(slot));
         self.platform.notify();
     }
 
     /// One turn of a guest.
-    fn turn(&'static self, slot: Slot, job: &mut Job<P>, worker: &mut Worker<'_>) -> After {
-        let mut clock = Clock {
-            state: self.slot(slot),
-            last: self.platform.thread_time(),
-        };
-        if clock.state.is_interrupted() {
-            return self.interrupted(slot);
+    fn turn(
+        &self,
+        slot: Slot,
+        job: &mut Job<P>,
+        worker: &mut Worker<'_>,
+        pace: &mut Pace,
+    ) -> Result<After, Outcome> {
+        if self.slot(slot).is_interrupted() {
+            return Err(self.interrupted(slot, job));
         }
         if job.turn <= 0 {
-            job.turn += self.turn_of(job.limits.schedule);
+            job.turn += self.turn_of(job.weight);
         }
         loop {
-            let made = match job.instance {
-                Some(_) => Ok(()),
-                None => self.instantiate(slot, job),
-            };
-            let begun = made.and_then(|()| self.begin(slot, job));
-            if let Err(after) = begun.and_then(|()| self.steps(slot, &mut clock, job, worker)) {
-                return after;
+            if let Some(after) = self.steps(slot, job, worker, pace)? {
+                return Ok(after);
             }
+            self.go_on(slot, job)?;
         }
     }
 
     /// A turn of a run, in its own measure.
-    fn turn_of(&self, schedule: Schedule) -> i64 {
-        let of = |usual| i64::try_from(schedule.turn(usual)).unwrap_or(i64::MAX);
-        match schedule.preemption {
-            Preemption::Fuel => of(self.slice.load(Ordering::Relaxed)),
-            Preemption::Time => of(self.slice_ms.load(Ordering::Relaxed)) * 1_000_000,
+    fn turn_of(&self, weight: Weight) -> i64 {
+        let of = |usual: &AtomicU32| {
+            i64::try_from(weight.turn(usual.load(Ordering::Relaxed))).unwrap_or(i64::MAX)
+        };
+        match self.is_timed() {
+            false => of(&self.slice),
+            true => of(&self.slice_ms) * 1_000_000,
         }
     }
 
-    /// Makes the job's instance. Its bytes are promised, but while others make and end theirs what is
-    /// free may be in pieces: a run must not fail for a moment like that, and is queued again.
+    /// Begins the next call of the job's instance. The run ends where all are done.
     #[inline(never)]
-    fn instantiate(&self, slot: Slot, job: &mut Job<P>) -> Result<(), After> {
-        /// How often to try, a millisecond apart.
-        const TRIES: u8 = 20;
-        const PAUSE: Duration = Duration::from_millis(1);
-        // Whoever reads the usage knows by it that the instance is being made.
-        self.slot(slot)
-            .usage(|usage| usage.cpu = usage.cpu.max(Duration::from_nanos(1)));
-        let config = InstanceConfig {
-            stack_bytes: job.limits.stack,
-            memory_bytes_max: job.limits.memory_cap.or(job.limits.memory_max),
-        };
-        // A job that was spawned has a module.
-        let Some(module) = &job.module else {
-            return Err(self.interrupted(slot));
-        };
-        match Instance::new(module, &config) {
-            Ok(instance) => {
-                let instance = job.instance.insert(instance);
-                instance.set_work_left(job.limits.work.unwrap_or(u64::MAX));
-                Ok(())
+    fn go_on(&self, slot: Slot, job: &mut Job<P>) -> Result<(), Outcome> {
+        match job.go_on() {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let result = job.result();
+                self.release(slot, job);
+                Err(Outcome::Returned(result))
             }
-            Err(e) if e.kind() == ErrorKind::OutOfMemory && job.tries < TRIES => {
-                job.tries += 1;
-                Err(After::Waits(Some(self.platform.now() + PAUSE)))
-            }
-            Err(e) => Err(self.trapped(slot, &e)),
-        }
-    }
-
-    /// Begins the next call of the job's instance, if none is on its way. The run ends where all are
-    /// done.
-    #[inline(never)]
-    fn begin(&self, slot: Slot, job: &mut Job<P>) -> Result<(), After> {
-        let state = self.slot(slot);
-        let Job {
-            instance: Some(instance),
-            export,
-            args,
-            called,
-            ..
-        } = job
-        else {
-            return Err(self.interrupted(slot));
-        };
-        if instance.is_called() {
-            return Ok(());
-        }
-        let mut begun = match instance.initialise() {
-            Ok(begun) => begun,
-            Err(e) => return Err(self.trapped(slot, &e)),
-        };
-        if !begun && !*called {
-            *called = true;
-            begun = true;
-            if let Err(e) = instance.call(export, args) {
-                return Err(self.trapped(slot, &e));
-            }
-        }
-        let held = instance.usage().held as usize;
-        critical_section::with(|_| {
-            // With room for its call, it has all that it was promised.
-            state.promised.store(0, Ordering::Release);
-            state.usage(|usage| usage.memory = held);
-        });
-        match begun {
-            true => Ok(()),
-            false => Err(self.returned(slot, job)),
+            Err(e) => Err(self.trapped(slot, job, &e)),
         }
     }
 
@@ -661,86 +544,122 @@ impl<P: Platform> Workers<P> {
     fn steps(
         &self,
         slot: Slot,
-        clock: &mut Clock<'_, P>,
         job: &mut Job<P>,
         worker: &mut Worker<'_>,
-    ) -> Result<(), After> {
-        let Job {
-            instance: Some(instance),
-            guest: Some(guest),
-            limits,
-            turn,
-            ..
-        } = job
-        else {
-            return Ok(());
+        pace: &mut Pace,
+    ) -> Result<Option<After>, Outcome> {
+        let (Some(instance), guest) = (&mut job.instance, job.guest.as_deref()) else {
+            return Err(Outcome::Interrupted);
         };
-        let mut active = match worker.enter(instance) {
-            Ok(active) => active,
-            Err(e) => return Err(self.failed(slot, limits, &e)),
-        };
+        // A guest that imports nothing calls nothing.
+        let context: &dyn core::any::Any = guest.map_or(&(), |guest| guest);
         let mut burnt = 0;
-        loop {
-            let fuel = self.fuel(limits.schedule, *turn);
-            let outcome = active.step(fuel, guest);
-            // Also where it trapped.
-            let (work, time) = clock.count(&self.platform, &active);
-            let outcome = match outcome {
-                Ok(outcome) => outcome,
-                Err(e) => return Err(self.failed(slot, limits, &e)),
+        let failed = 'entered: {
+            let mut active = match worker.enter(instance) {
+                Ok(active) => active,
+                Err(e) => break 'entered e,
             };
-            *turn -= match limits.schedule.preemption {
-                Preemption::Fuel => i64::from(work),
-                Preemption::Time => time,
-            };
-            if clock.state.is_interrupted() {
-                return Err(self.interrupted(slot));
-            }
-            let after = match outcome {
-                ResumableCall::Finished => return Ok(()),
-                ResumableCall::Blocked => After::Waits(guest.wake.get()),
-                ResumableCall::OutOfFuel => {
-                    burnt += i64::from(fuel);
-                    match self.goes_on(limits.schedule, turn, burnt) {
-                        None => continue,
-                        Some(after) => after,
-                    }
+            let after = loop {
+                let fuel = self.fuel(job.turn);
+                let before = active.instance().work();
+                let outcome = active.step(fuel, context);
+                // Also where it trapped.
+                let (work, time) = self.count(slot, pace, &active, before);
+                let outcome = match outcome {
+                    Ok(outcome) => outcome,
+                    Err(e) => break 'entered e,
+                };
+                job.turn -= if self.is_timed() {
+                    time
+                } else {
+                    i64::from(work)
+                };
+                if self.slot(slot).is_interrupted() {
+                    drop(active);
+                    return Err(self.interrupted(slot, job));
+                }
+                match outcome {
+                    ResumableCall::Finished => return Ok(None),
+                    ResumableCall::Blocked => break guest.map_or(After::Wake, Guest::waits),
+                    ResumableCall::OutOfFuel => burnt += i64::from(fuel),
+                }
+                let whole = self.turn_of(job.weight);
+                let now = micros(pace.now);
+                if let Some(after) = self.goes_on(now, &mut job.turn, whole, burnt) {
+                    break after;
                 }
             };
-            return Err(match active.leave() {
-                Ok(()) => after,
-                Err(e) => self.failed(slot, limits, &e),
-            });
+            match active.leave() {
+                Ok(()) => return Ok(Some(after)),
+                Err(e) => e,
+            }
+        };
+        Err(self.failed(slot, job, &failed))
+    }
+
+    /// Counts a step that has ended, of a run that had done `before`: its units of work, and the
+    /// nanoseconds since the step before.
+    fn count(&self, slot: Slot, pace: &mut Pace, active: &Active<'_>, before: u64) -> (u32, i64) {
+        let (total, held) = (active.instance().work(), active.instance().usage().held);
+        let work = u32::try_from(total - before).unwrap_or(u32::MAX);
+        // A simulator's time passes here, and it is this guest's.
+        self.platform.worked(work);
+        let thread = self.platform.thread_time();
+        let took = thread.saturating_sub(core::mem::replace(&mut pace.thread, thread));
+        let nanos = took.as_secs() * 1_000_000_000 + u64::from(took.subsec_nanos());
+        critical_section::with(|cs| {
+            self.slot(slot).with(cs, |task| {
+                task.note(held, total);
+                task.used.cpu += nanos;
+            })
+        });
+        let millis = pace.begin(self.platform.now());
+        if millis > SLOW_MS {
+            self.count_slow(slot, millis, work);
         }
+        (work, nanos.cast_signed())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn count_slow(&self, slot: Slot, millis: u32, work: u32) {
+        // Not every target can add at once.
+        critical_section::with(|_| {
+            let steps = self.slow_steps.load(Ordering::Relaxed);
+            self.slow_steps
+                .store(steps.saturating_add(1), Ordering::Relaxed);
+        });
+        log::warn!(
+            "slot {}: a step took {millis} ms for {work} of work",
+            slot.0
+        );
     }
 
     /// Fuel of a step: what is left of the turn, if that is by work. Fuel pays for more than work: at
     /// the end of a turn steps would get ever shorter. It goes beyond instead, which the next turn pays.
-    fn fuel(&self, schedule: Schedule, turn: i64) -> u32 {
+    fn fuel(&self, turn: i64) -> u32 {
         let slice = self.slice.load(Ordering::Relaxed);
-        match schedule.preemption {
-            Preemption::Fuel => {
+        match self.is_timed() {
+            false => {
                 let least = (slice / 16).max(1);
                 u32::try_from(turn).unwrap_or(slice).clamp(least, slice)
             }
-            Preemption::Time => slice,
+            true => slice,
         }
     }
 
     /// Whether a guest whose slice is over leaves the worker, and how. One that alone can run keeps it.
-    /// `burnt` is the fuel of its turn so far.
-    fn goes_on(&self, schedule: Schedule, turn: &mut i64, burnt: i64) -> Option<After> {
-        /// So many times the fuel that its work would take is a guest's turn at most: what it has left of
-        /// its work then is the next turn's.
+    /// `whole` is its turn, and `burnt` the fuel of it so far.
+    fn goes_on(&self, now: u64, turn: &mut i64, whole: i64, burnt: i64) -> Option<After> {
+        /// A guest's turn is at most this many times the fuel that its work would take: what it has
+        /// left of its work then is the next turn's.
         const BURNT_MAX: i64 = 8;
-        let now = micros(self.platform.now());
         let (is_alone, is_pressed, has_idle) = self.queue(|queue| {
             let _ = queue.wake_due(now);
             (!queue.has_any(), queue.has_urgent(), queue.has_idle())
         });
         self.call(!is_alone && has_idle);
-        let whole = self.turn_of(schedule);
-        let is_hot = schedule.preemption == Preemption::Fuel && burnt / BURNT_MAX >= whole;
+        let is_hot = !self.is_timed() && burnt / BURNT_MAX >= whole;
         if !is_alone && (*turn <= 0 || is_hot) {
             return Some(After::Again);
         }
@@ -751,154 +670,51 @@ impl<P: Platform> Workers<P> {
     }
 
     #[inline(never)]
-    fn failed(&self, slot: Slot, limits: &Limits, error: &Trap) -> After {
-        match (error.kind(), limits.work) {
-            (TrapKind::OutOfWork, Some(limit)) => self.trapped(
-                slot,
-                &format_args!("work budget of {limit} branches and calls exhausted"),
-            ),
-            (TrapKind::OperandStackOverflow, _) => {
-                let bytes = limits.stack.min(self.config.stack_bytes);
+    fn failed(&self, slot: Slot, job: &mut Job<P>, error: &Trap) -> Outcome {
+        match error.kind() {
+            TrapKind::OutOfWork => {
+                let limit = job.work_max;
+                let words = format_args!("work budget of {limit} branches and calls exhausted");
+                self.trapped(slot, job, &words)
+            }
+            TrapKind::OperandStackOverflow => {
+                let stack = job.instance.as_ref().map_or(0, Instance::stack_bytes);
+                let bytes = stack.min(self.config.stack_bytes);
                 let variable = budget::STACK_BYTES;
-                self.trapped(
-                    slot,
-                    &format_args!("{error}: it has {bytes} bytes, see {variable}"),
-                )
+                let words = format_args!("{error}: it has {bytes} bytes, see {variable}");
+                self.trapped(slot, job, &words)
             }
-            _ => self.trapped(slot, error),
+            _ => self.trapped(slot, job, error),
         }
     }
 
+    /// Ends a run for a reason, which is kept in the room that it leaves.
     #[inline(never)]
-    fn trapped(&self, slot: Slot, error: &dyn core::fmt::Display) -> After {
-        self.ended(slot, Err(Failure::Trap(text(format_args!("{error}")))))
+    fn trapped(&self, slot: Slot, job: &mut Job<P>, reason: &dyn core::fmt::Display) -> Outcome {
+        let reason = words(reason);
+        self.release(slot, job);
+        let kept = self.runtime.try_buffer(reason.len());
+        Outcome::Trapped(kept.map(|mut kept| {
+            kept.copy_from_slice(reason.as_bytes());
+            kept
+        }))
     }
 
     #[inline(never)]
-    fn interrupted(&self, slot: Slot) -> After {
-        self.ended(slot, Err(Failure::Interrupted))
+    fn interrupted(&self, slot: Slot, job: &mut Job<P>) -> Outcome {
+        self.release(slot, job);
+        Outcome::Interrupted
     }
 
+    /// Gives back what a run holds of the arena, and keeps what it has used.
     #[inline(never)]
-    fn returned(&self, slot: Slot, job: &Job<P>) -> After {
-        self.ended(slot, Ok(result_of(job)))
-    }
-}
-
-fn result_of<P>(job: &Job<P>) -> Option<Value> {
-    let mut result = [wamr::Value::I32(0)];
-    let count = job.instance.as_ref()?.results(&mut result);
-    (count > 0).then(|| from_wamr(result[0]))
-}
-
-/// Microseconds since boot: 2^64 of them take longer than any device lives.
-pub(crate) fn micros(time: Duration) -> u64 {
-    time.as_secs() * 1_000_000 + u64::from(time.subsec_micros())
-}
-
-/// Counts what a guest uses in a turn.
-struct Clock<'a, P: 'static> {
-    state: &'a SlotState<P>,
-    /// The thread's time at the end of the last slice.
-    last: Duration,
-}
-
-impl<P: Platform> Clock<'_, P> {
-    /// The work and the nanoseconds since the last time.
-    fn count(&mut self, platform: &P, active: &Active<'_>) -> (u32, i64) {
-        let instance = active.instance();
-        let (total, held) = (instance.work(), instance.usage().held);
-        let mut work = 0;
-        self.state.usage(|usage| {
-            work = total - usage.work;
-            usage.work = total;
-            usage.memory = held as usize;
-        });
-        let work = u32::try_from(work).unwrap_or(u32::MAX);
-        // A simulator's time passes here, and it is this guest's.
-        platform.worked(work);
-        let now = platform.thread_time();
-        let time = now.saturating_sub(core::mem::replace(&mut self.last, now));
-        self.state.usage(|usage| usage.cpu += time);
-        (work, i64::try_from(time.as_nanos()).unwrap_or(i64::MAX))
-    }
-}
-
-/// A guest that runs: the context of its host functions.
-#[derive(Debug)]
-pub(crate) struct Guest<P: 'static> {
-    workers: &'static Workers<P>,
-    slot: Slot,
-    data: TaskData<Buffer>,
-    /// Until when its host function waits; `None` is until it is woken.
-    wake: Cell<Option<Duration>>,
-}
-
-impl<P: Platform> Guest<P> {
-    pub(crate) const fn slot(&self) -> Slot {
-        self.slot
-    }
-
-    pub(crate) const fn config(&self) -> &DeviceConfig {
-        &self.workers.config
-    }
-
-    pub(crate) const fn platform(&self) -> &P {
-        &self.workers.platform
-    }
-
-    pub(crate) const fn data(&self) -> &TaskData<Buffer> {
-        &self.data
-    }
-
-    pub(crate) fn exchange(&self) -> &Exchange {
-        &self.state().exchange
-    }
-
-    fn state(&self) -> &'static SlotState<P> {
-        self.workers.slot(self.slot)
-    }
-
-    pub(crate) fn count_dropped(&self) {
-        self.state().count_dropped();
-    }
-
-    /// Arena bytes for what the guest says; `None` if there is no room.
-    pub(crate) fn buffer(&self, runtime: Runtime, len: usize) -> Option<Buffer> {
-        self.workers.buffer(runtime, len)
-    }
-
-    /// Pending until that time since boot.
-    pub(crate) fn wait_until<T>(&self, until: Duration) -> Poll<T> {
-        self.wake.set(Some(until));
-        Poll::Pending
-    }
-
-    /// Has a sensor's channel measured, of the number that the guest gave.
-    pub(crate) fn measure(&self, sensor: u32, channel: u32) {
-        let wanted = Wanted { sensor, channel };
-        self.state().measurement(|before| match before {
-            Measurement::Made | Measurement::MadeForOther(_) => Measurement::MadeForOther(wanted),
-            _ => Measurement::Wanted(wanted),
-        });
-        if !self.platform().wake_board() {
-            let absent = Measurement::Done(Err(BoardError::Absent));
-            self.state().measurement(|_| absent);
+    fn release(&self, slot: Slot, job: &mut Job<P>) {
+        if let Some(instance) = job.instance.take() {
+            let (peak, work) = (instance.usage().peak, instance.work());
+            drop(instance);
+            critical_section::with(|cs| self.slot(slot).with(cs, |task| task.note(peak, work)));
         }
-    }
-
-    /// What was measured, once it was; the guest is woken then.
-    pub(crate) fn measured(&self) -> Poll<Result<i64, BoardError>> {
-        let take = |before| match before {
-            Measurement::Done(_) => Measurement::None,
-            other => other,
-        };
-        match self.state().measurement(take) {
-            Measurement::Done(result) => Poll::Ready(result),
-            _ => {
-                self.wake.set(None);
-                Poll::Pending
-            }
-        }
+        job.guest = None;
+        job.later = None;
     }
 }

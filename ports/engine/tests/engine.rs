@@ -6,20 +6,10 @@ mod common;
 
 use common::{Bench, LIMITS, SLOTS, bench, trap};
 use proplet::{
-    engine::{
-        Call, Engine, Failure, Limits, ModuleId, Preemption, Schedule, Slot, TaskData, Value,
-    },
+    engine::{Call, Engine, Failure, Limits, ModuleId, Preemption, Slot, TaskData, Value, Weight},
     time::Duration,
 };
 use std::{sync::atomic::Ordering, thread};
-
-const TIMED: Limits = Limits {
-    schedule: Schedule {
-        preemption: Preemption::Time,
-        ..Schedule::DEFAULT
-    },
-    ..LIMITS
-};
 
 #[test]
 fn guests_run_end_and_leave_nothing_behind() {
@@ -27,10 +17,11 @@ fn guests_run_end_and_leave_nothing_behind() {
     let bench = &mut *bench;
     let before = bench.free();
 
-    for limits in [LIMITS, TIMED] {
-        results(bench, limits);
-        memories(bench, limits);
-        interrupts(bench, limits);
+    for preemption in [Preemption::Time, Preemption::Fuel] {
+        bench.workers.set_preemption(preemption);
+        results(bench);
+        memories(bench);
+        interrupts(bench);
     }
     budgets(bench);
     slices(bench);
@@ -44,7 +35,8 @@ fn guests_run_end_and_leave_nothing_behind() {
     assert_eq!(bench.free(), before, "the arena is as before, to the byte");
 }
 
-fn results(bench: &mut Bench, limits: Limits) {
+fn results(bench: &mut Bench) {
+    let limits = LIMITS;
     let add = r#"(module (func (export "main") (param i64 f64) (result f64)
         (f64.add (f64.convert_i64_s (local.get 0)) (local.get 1))))"#;
     let exit = bench.run(add, &[Value::I64(-40), Value::F64(0.5)], limits);
@@ -88,7 +80,8 @@ fn budgets(bench: &mut Bench) {
     bench.workers.set_slice(1000);
 }
 
-fn memories(bench: &mut Bench, limits: Limits) {
+fn memories(bench: &mut Bench) {
+    let limits = LIMITS;
     let store = r#"(module (memory 1 1) (func (export "main") (param i32)
         (i32.store (local.get 0) (i32.const 1))))"#;
     let cap = Limits {
@@ -115,10 +108,11 @@ fn memories(bench: &mut Bench, limits: Limits) {
     bench.engine.unload(ModuleId(1));
 }
 
-fn interrupts(bench: &mut Bench, limits: Limits) {
+fn interrupts(bench: &mut Bench) {
+    let limits = LIMITS;
     let endless = r#"(module (func (export "main") (loop (br 0))))"#;
     bench.load(0, endless).unwrap();
-    for slot in 0..SLOTS as u8 {
+    for slot in 0..SLOTS as u16 {
         bench.spawn(slot, &[], limits);
     }
     for (slot, slice) in [5, 0, 7, 2, 1, 3, 6, 4]
@@ -155,19 +149,17 @@ fn slices(bench: &mut Bench) {
     let count = r#"(module (func (export "main") (param i32)
         (loop (br_if 0 (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))))"#;
     let weighed = |weight| Limits {
-        schedule: Schedule {
-            weight,
-            ..Schedule::DEFAULT
-        },
+        weight: Weight(weight),
         ..LIMITS
     };
-    for (limits, slice, expected) in [
-        (weighed(10), 1000, 100),
-        (weighed(20), 1000, 100),
-        (weighed(1), 1000, 1000),
-        (weighed(40), 1, 99_999),
-        (TIMED, 1000, 100),
+    for (preemption, limits, slice, expected) in [
+        (Preemption::Time, weighed(10), 1000, 100),
+        (Preemption::Fuel, weighed(10), 1000, 100),
+        (Preemption::Fuel, weighed(20), 1000, 100),
+        (Preemption::Fuel, weighed(1), 1000, 1000),
+        (Preemption::Fuel, weighed(40), 1, 99_999),
     ] {
+        bench.workers.set_preemption(preemption);
         bench.workers.set_slice(slice);
         let before = bench.workers.platform().slices.load(Ordering::SeqCst);
         let exit = bench.run(count, &[Value::I32(99_999)], limits);
@@ -193,7 +185,7 @@ fn hot_turns(bench: &mut Bench) {
         args: &[],
         limits: LIMITS,
     };
-    bench.engine.spawn(Slot(1), &call, TaskData::NONE);
+    bench.engine.spawn(Slot(1), &call, TaskData::NONE).unwrap();
     thread::sleep(Duration::from_millis(200));
     let usage = [0, 1].map(|slot| bench.engine.usage(Slot(slot)));
     for slot in [0, 1] {
@@ -215,7 +207,7 @@ fn shares(bench: &mut Bench) {
     for (weight, bytes) in [(10, 0), (30, 0), (10, 65_536), (100, 20_000)] {
         let mut limits = LIMITS;
         bench.spawn(0, &[Value::I32(0)], limits);
-        limits.schedule.weight = weight;
+        limits.weight = Weight(weight);
         bench.spawn(1, &[Value::I32(bytes)], limits);
         thread::sleep(Duration::from_millis(100));
         let work = |slot| bench.engine.usage(Slot(slot)).work;
@@ -250,10 +242,9 @@ fn greed(bench: &mut Bench) {
     assert_eq!(bench.engine.arena().free, before);
     let segment = r#"(module (memory 1 1) (data (i32.const 65530) "too far out")
         (func (export "main")))"#;
-    trap(&bench.run(segment, &[], LIMITS));
+    assert!(bench.refusal(segment).contains("out of bounds"));
     let large = r#"(module (memory 4 4) (func (export "main")))"#;
-    let exit = bench.run(large, &[], LIMITS);
-    assert!(trap(&exit).contains("memory"), "{exit:?}");
+    assert!(bench.refusal(large).contains("memory"));
     assert_eq!(bench.engine.arena().free, before);
 }
 
@@ -275,29 +266,41 @@ fn buffers(bench: &mut Bench) {
     assert_eq!(bench.free(), before);
 }
 
-/// A run that finds the arena in pieces for a moment goes on after it; one that always does says so.
+/// A task for which there is no room is refused, with the same words wherever the arena ends, and
+/// leaves nothing behind.
 fn holes(bench: &mut Bench) {
-    bench
-        .load(
-            0,
-            r#"(module (func (export "main") (result i32) (i32.const 7)))"#,
-        )
-        .unwrap();
-    let mut taken = Vec::new();
-    for len in [1000, 100, 4] {
-        while let Ok(buffer) = bench.engine.allocate(len) {
-            taken.push(buffer);
+    let quick = r#"(module (func (export "main") (result i32) (i32.const 7)))"#;
+    let before = bench.free();
+    bench.load(0, quick).unwrap();
+    let mut refusals = 0;
+    for left in (0..2000).step_by(8) {
+        let mut taken = Vec::new();
+        let mut hole = bench.engine.allocate(left.max(1)).unwrap();
+        for len in [1000, 100, 4] {
+            while let Ok(buffer) = bench.engine.allocate(len) {
+                taken.push(buffer);
+            }
+        }
+        drop(std::mem::replace(&mut hole, taken.pop().unwrap()));
+        let free = bench.free();
+        match bench.call(0, "main", &[], LIMITS, TaskData::NONE) {
+            Ok(()) => {
+                drop(taken);
+                assert_eq!(bench.exit().result, Ok(Some(Value::I32(7))));
+            }
+            Err(reason) => {
+                let is_known = ["memory", "asked", "room"]
+                    .iter()
+                    .any(|w| reason.contains(w));
+                assert!(is_known, "{reason}");
+                assert_eq!(bench.free(), free);
+                refusals += 1;
+            }
         }
     }
-    bench.spawn(0, &[], LIMITS);
-    let exit = bench.exit();
-    let reason = trap(&exit);
-    assert!(reason.contains("allocate memory failed"), "{reason}");
-    bench.spawn(0, &[], LIMITS);
-    thread::sleep(std::time::Duration::from_millis(2));
-    drop(taken);
-    assert_eq!(bench.exit().result, Ok(Some(Value::I32(7))));
+    assert!((10..200).contains(&refusals), "{refusals}");
     bench.engine.unload(ModuleId(0));
+    assert_eq!(bench.free(), before);
 }
 
 fn refusals(bench: &mut Bench) {

@@ -35,7 +35,7 @@ fn run(
     bench.spawn_with(0, args, LIMITS, data);
     bench.engine.deliver(Slot(0), "to/guest", b"hello");
     let mut said = Vec::new();
-    let exit = bench.exit_while(|engine| match engine.poll_message(Slot(0)) {
+    let exit = bench.exit_while(|engine| match engine.take_message(Slot(0)) {
         Some(Message::Publish { bytes, topic_len }) => {
             let (topic, payload) = bytes.split_at(topic_len);
             let text = [topic, b" ", payload].concat();
@@ -214,7 +214,7 @@ fn learn(
     data.model = model.map(|model| bench.copy(model.as_bytes()));
     data.dataset = dataset.map(|dataset| bench.copy(dataset.as_bytes()));
     // The operand stack that a task has on Linux if it asks for none.
-    bench.call(0, "run", &[], LIMITS, data);
+    bench.call(0, "run", &[], LIMITS, data).unwrap();
     let exit = bench.exit();
     let Ok(Some(Value::I32(value))) = exit.result else {
         panic!("{exit:?}");

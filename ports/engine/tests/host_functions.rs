@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Bench, GUEST_LIMITS, ID, LIMITS, Threads, bench, trap};
+use common::{Bench, Data, GUEST_LIMITS, ID, LIMITS, Threads, bench, trap};
 use proplet::{
     engine::{Engine as _, Exit, Failure, Limits, Message, ModuleId, Slot, TaskData, Value},
     task::caps::Cap,
@@ -69,14 +69,14 @@ impl Bench {
     /// Runs a guest with data, and returns its exit; what it publishes is lost.
     fn run_guest(
         &mut self,
-        data: TaskData<Buffer>,
+        data: Data,
         segments: &str,
         body: &str,
         numbers: [u32; 4],
     ) -> Exit<Buffer> {
         self.load(0, &guest(segments, body)).unwrap();
         self.spawn_with(0, &args(numbers), LIMITS, data);
-        let exit = self.exit_while(|engine| drop(engine.poll_message(Slot(0))));
+        let exit = self.exit_while(|engine| drop(engine.take_message(Slot(0))));
         self.engine.unload(ModuleId(0));
         exit
     }
@@ -518,8 +518,8 @@ fn a_guest_says_one_thing_after_the_other() {
     thread::sleep(Duration::from_millis(20));
     let mut all = Vec::new();
     let exit = bench.exit_while(|engine| {
-        assert!(engine.poll_message(Slot(1)).is_none());
-        all.extend(engine.poll_message(Slot(0)).as_ref().map(said));
+        assert!(engine.take_message(Slot(1)).is_none());
+        all.extend(engine.take_message(Slot(0)).as_ref().map(said));
     });
     assert_eq!(all, ["a/topic payload", "? a/+/#", "a "]);
     assert_eq!((value(&exit), exit.usage.dropped), (1, 0));
@@ -528,23 +528,25 @@ fn a_guest_says_one_thing_after_the_other() {
 }
 
 #[test]
-fn a_last_message_outlasts_its_guest() {
+fn a_last_message_is_there_until_the_exit_is_taken() {
     let mut bench = bench();
     let before = bench.free();
     bench.load(0, &guest(TOPIC, PUBLISH)).unwrap();
-    let run = |bench: &mut Bench| {
+    for is_heard in [true, false, true] {
         let data = bench.data("publish", &[], &[]);
         bench.spawn_with(0, &args([0; 4]), LIMITS, data);
+        while !bench.engine.has_exited(Slot(0)) {
+            thread::yield_now();
+        }
+        if is_heard {
+            let (slot, message) = bench.engine.poll_message().expect("it has spoken");
+            assert_eq!((slot, &*said(&message)), (Slot(0), "a/topic payload"));
+            assert!(bench.engine.take_message(Slot(0)).is_none());
+        }
         assert_eq!(value(&bench.exit()), 1);
-    };
-    run(&mut bench);
-    assert!(bench.engine.poll_message(Slot(0)).is_some());
-    assert!(bench.engine.poll_message(Slot(0)).is_none());
-    // The next run in the slot ends what nobody has asked for.
-    run(&mut bench);
-    run(&mut bench);
-    assert!(bench.engine.poll_message(Slot(0)).is_some());
-    assert!(bench.engine.poll_message(Slot(0)).is_none());
+        assert!(bench.engine.take_message(Slot(0)).is_none());
+        assert!(bench.engine.poll_message().is_none());
+    }
     bench.engine.unload(ModuleId(0));
     assert_eq!(bench.free(), before);
 }
@@ -640,7 +642,7 @@ fn a_guest_receives_what_is_delivered() {
         for (topic, payload) in messages {
             bench.engine.deliver(Slot(0), topic, payload);
         }
-        let exit = bench.exit_while(|engine| drop(engine.poll_message(Slot(0))));
+        let exit = bench.exit_while(|engine| drop(engine.take_message(Slot(0))));
         bench.engine.unload(ModuleId(0));
         let shown = output(&exit).unwrap().to_owned();
         let result = (value(&exit), shown, exit.usage.dropped);
@@ -716,7 +718,7 @@ fn a_message_takes_no_arena_that_is_promised() {
     let mut heard = Vec::new();
     let mut dropped = 0;
     let exit = bench.exit_while(|engine| {
-        if let Some(message) = engine.poll_message(Slot(0)) {
+        if let Some(message) = engine.take_message(Slot(0)) {
             heard.push(said(&message));
             // The room that the message had is taken, too.
             drop(message);
@@ -737,29 +739,19 @@ fn a_message_takes_no_arena_that_is_promised() {
 }
 
 #[test]
-fn a_result_waits_a_little_for_room() {
+fn a_result_needs_room() {
     let mut bench = bench();
     let before = bench.free();
     // It waits for the test, which sets a pin.
     let body = "(loop $again (br_if $again (i32.eqz (call $gpio_read (i32.const 0)))))
         (call $publish_result (i32.const 0) (i32.const 8)) (i32.const 1)";
     bench.load(0, &guest(TOPIC, body)).unwrap();
-    for (takes_all, clock) in [(true, 7020), (false, 7000)] {
+    for takes_all in [true, false] {
         let platform = bench.workers.platform();
-        platform.set_clock(Some(Duration::from_secs(7)));
         platform.gpio_configure(0, PinMode::Output).unwrap();
         let data = bench.data("gpio", &[], &[]);
         bench.spawn_with(0, &args([0; 4]), LIMITS, data);
-        // It runs now, and the arena is full.
-        while bench.usage(0).work == 0 {
-            thread::yield_now();
-        }
-        let mut hoard = Vec::new();
-        for len in [4096, 256, 8] {
-            while let Ok(taken) = bench.engine.allocate(len) {
-                hoard.push(taken);
-            }
-        }
+        let mut hoard = hoard(&mut bench);
         if !takes_all {
             hoard.truncate(1);
         }
@@ -772,10 +764,20 @@ fn a_result_waits_a_little_for_room() {
             ),
             false => assert_eq!(output(&exit), Some("a/topic\0")),
         }
-        assert_eq!(platform.now(), Duration::from_millis(clock));
     }
     bench.engine.unload(ModuleId(0));
     assert_eq!(bench.free(), before);
+}
+
+/// Everything that the arena has.
+fn hoard(bench: &mut Bench) -> Vec<Buffer> {
+    let mut hoard = Vec::new();
+    for len in [4096, 256, 4] {
+        while let Ok(taken) = bench.engine.allocate(len) {
+            hoard.push(taken);
+        }
+    }
+    hoard
 }
 
 #[test]
@@ -967,7 +969,7 @@ fn floods_are_dammed() {
     bench.load(0, &guest(TOPIC, &endless)).unwrap();
     bench.spawn_with(0, &args([0; 4]), LIMITS, data);
     let exit = bench.exit_while(|engine| {
-        heard += usize::from(engine.poll_message(Slot(0)).is_some());
+        heard += usize::from(engine.take_message(Slot(0)).is_some());
         taken += usize::from(heard == 10);
         if taken == 100 {
             engine.interrupt(Slot(0));
@@ -985,10 +987,7 @@ fn floods_are_dammed() {
     bench.spawn(0, &args([0; 4]), LIMITS);
     let mut least = free - 1;
     let exit = bench.exit_while(|engine| {
-        // What is promised to a run counts until it has begun.
-        if engine.usage(Slot(0)).work > 0 {
-            least = least.min(engine.arena().free);
-        }
+        least = least.min(engine.arena().free);
     });
     assert_eq!(output(&exit).map(str::len), Some(49_999 % 64));
     assert!(
@@ -1018,7 +1017,7 @@ fn who_sleeps_is_stopped_at_once() {
         }
         thread::sleep(Duration::from_millis(30));
         for slot in 0..4 {
-            assert!(bench.engine.poll_exit().is_none());
+            assert!(bench.engine.exited().is_none());
             let asked = Instant::now();
             bench.engine.interrupt(Slot(slot));
             let exit = bench.exit();
@@ -1070,8 +1069,11 @@ fn a_run_that_cannot_begin_gives_its_data_back() {
     bench.load(0, wat).unwrap();
     let mut data = bench.data("time", &["in"], &[]);
     data.model = Some(bench.copy(&[0; 1000]));
-    bench.spawn_with(0, &[], LIMITS, data);
-    trap(&bench.exit());
+    let reason = bench.call(0, "main", &[], LIMITS, data).unwrap_err();
+    assert_eq!(reason, "out of bounds memory access");
+    let missing = bench.call(0, "other", &[], LIMITS, Data::NONE).unwrap_err();
+    assert_eq!(missing, "out of bounds memory access");
+    assert_eq!(bench.engine.exited(), None);
     bench.engine.unload(ModuleId(0));
     assert_eq!(bench.free(), before);
 }
@@ -1403,7 +1405,7 @@ fn any_arguments_do_what_they_should_and_no_more() {
         bench.engine.deliver(Slot(0), INCOMING.0, INCOMING.1);
         let mut shown = None;
         let exit = bench.exit_while(|engine| {
-            if let Some(Message::Publish { bytes, topic_len }) = engine.poll_message(Slot(0)) {
+            if let Some(Message::Publish { bytes, topic_len }) = engine.take_message(Slot(0)) {
                 shown = Some(bytes[topic_len..].to_vec());
             }
         });

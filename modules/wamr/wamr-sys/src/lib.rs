@@ -80,6 +80,16 @@ pub struct ModuleInfo {
     pub stack_need: u32,
     /// Slice credit for a unit of work of this module's code.
     pub credit_per_unit: u32,
+    /// Functions that it imports.
+    pub imports: u32,
+}
+
+impl ModuleInfo {
+    /// The functions that are run first, in their order; [`NO_FUNCTION`] where there is none.
+    #[must_use]
+    pub const fn initialisers(&self) -> [u32; 3] {
+        [self.start, self.constructors, self.post_instantiate]
+    }
 }
 
 /// What all instances of a module have in common; made by the first, freed by the last.

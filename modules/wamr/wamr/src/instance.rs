@@ -68,32 +68,30 @@ enum Start {
     Failed,
 }
 
-/// Types of the results of the last call.
+/// Types of the results of the last call, from the low bits on: [`BITS`](Self::BITS) for each.
 #[derive(Clone, Copy, Debug)]
-struct Results {
-    types: [ValType; MAX_RESULTS],
-    count: u8,
-}
+struct Results(u16);
 
 impl Results {
-    const NONE: Self = Self {
-        types: [ValType::I32; MAX_RESULTS],
-        count: 0,
-    };
+    /// No type is 0.
+    const BITS: usize = 3;
+    const NONE: Self = Self(0);
 
     fn new(signature: &Signature) -> Self {
-        let mut results = Self::NONE;
-        for (to, &from) in results.types.iter_mut().zip(signature.results()) {
-            *to = from;
-            results.count += 1;
-        }
-        results
+        const { assert!(MAX_RESULTS * Self::BITS <= u16::BITS as usize) };
+        let types = signature.results().iter().rev();
+        Self(types.fold(0, |all, ty| all << Self::BITS | (*ty as u16 + 1)))
     }
 
-    fn types(&self) -> &[ValType] {
-        self.types
-            .get(..usize::from(self.count))
-            .unwrap_or_default()
+    fn types(self) -> impl Iterator<Item = ValType> {
+        let of = move |place| match self.0 >> (place * Self::BITS) & 7 {
+            1 => Some(ValType::I32),
+            2 => Some(ValType::I64),
+            3 => Some(ValType::F32),
+            4 => Some(ValType::F64),
+            _ => None,
+        };
+        (0..MAX_RESULTS).map_while(of)
     }
 }
 
@@ -146,8 +144,7 @@ impl Instance {
         let Start::Due(first) = self.start else {
             return None;
         };
-        let info = self.module.info();
-        let all = [info.start, info.constructors, info.post_instantiate];
+        let all = self.module.info().initialisers();
         let mut due = (0..).zip(all).skip(first.into());
         due.find(|(_, index)| *index != sys::NO_FUNCTION)
     }
@@ -204,20 +201,20 @@ impl Instance {
     /// many the function has.
     pub fn results(&self, results: &mut [Value]) -> usize {
         let mut cells = [0; 2 * MAX_RESULTS];
-        let types = self.results.types();
-        if !types.is_empty() && !self.call.is_some() {
+        let (types, count) = (self.results.types(), self.results.types().count());
+        if count > 0 && !self.call.is_some() {
             // SAFETY: no call is on its way, and the last one has finished, or there would be no
             // types: its first frame is kept, which has room for its results.
             unsafe {
-                let count = types.iter().map(ValType::cells).sum();
-                sys::wamr_results(&raw const self.call, cells.as_mut_ptr(), count);
+                let cells_used = self.results.types().map(|ty| ty.cells()).sum();
+                sys::wamr_results(&raw const self.call, cells.as_mut_ptr(), cells_used);
             }
         }
         let mut cells = cells.iter().copied();
-        for (result, &ty) in results.iter_mut().zip(types) {
+        for (result, ty) in results.iter_mut().zip(types) {
             *result = Value::from_cells(ty, &mut cells);
         }
-        types.len()
+        count
     }
 
     /// Units of work that all calls so far did. It depends on the guest alone: not on the length of
@@ -232,6 +229,12 @@ impl Instance {
     /// length of its steps.
     pub fn set_work_left(&mut self, units: u64) {
         self.call.work_left = units;
+    }
+
+    /// Bytes of a worker's operand stack that its calls may use.
+    #[must_use]
+    pub fn stack_bytes(&self) -> u32 {
+        self.call.stack_max
     }
 
     /// The instance's memory in the arena.
@@ -303,6 +306,10 @@ impl Instance {
         }
     }
 }
+
+/// A task keeps one for its whole life.
+#[cfg(target_pointer_width = "32")]
+const _: () = assert!(size_of::<Instance>() == 80);
 
 impl Drop for Instance {
     fn drop(&mut self) {

@@ -65,6 +65,7 @@
 compile_error!("argument cells are laid out for little-endian machines");
 
 mod arena;
+mod boxed;
 mod error;
 mod estimate;
 mod host;
@@ -74,6 +75,7 @@ mod runtime;
 mod value;
 mod worker;
 
+pub use boxed::{Boxed, Bytes, Record};
 pub use error::{Error, ErrorKind, Trap, TrapKind};
 pub use estimate::{Needs, estimate};
 pub use host::{Caller, HostCall, HostError, HostFunction};

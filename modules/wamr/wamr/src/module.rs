@@ -122,6 +122,20 @@ impl Module {
         self.inner.has_others()
     }
 
+    /// Whether it imports a function: only then can its guests call the host.
+    #[must_use]
+    pub fn has_imports(&self) -> bool {
+        self.info().imports > 0
+    }
+
+    /// Whether it wants something run before its functions are called: see
+    /// [`Instance::initialise`](crate::Instance::initialise).
+    #[must_use]
+    pub fn has_initialisers(&self) -> bool {
+        let initialisers = self.info().initialisers();
+        initialisers.iter().any(|index| *index != sys::NO_FUNCTION)
+    }
+
     /// The linear memory, if the module has one.
     #[must_use]
     pub fn memory(&self) -> Option<Memory> {

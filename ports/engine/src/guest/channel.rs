@@ -1,7 +1,7 @@
 //! The capabilities publish and subscribe: messages below the channel.
 
 use super::{DONE, Done, NONE, arg, give, granted, text};
-use crate::{platform::Platform, worker::Guest};
+use crate::{exchange::Exchange, guest::Guest, platform::Platform};
 use core::task::Poll;
 use proplet::{
     engine::Message,
@@ -56,19 +56,15 @@ fn say<P: Platform>(
     len: usize,
     message: impl FnOnce(Buffer) -> Message<Buffer>,
 ) -> bool {
-    let exchange = guest.exchange();
-    if exchange.has_message() {
+    if guest.exchange(|e| e.message.is_some()) {
         return false;
     }
     let (now, limit) = (guest.platform().now(), guest.config().limits.messages);
-    let is_due = exchange.may_say(now, limit);
-    let buffer = is_due
-        .then(|| guest.buffer(caller.runtime(), len))
-        .flatten();
+    let is_due = guest.exchange(|e| e.may_say(now, limit));
+    let buffer = is_due.then(|| caller.runtime().try_buffer(len)).flatten();
     match buffer {
         Some(buffer) => {
-            exchange.say(message(buffer));
-            guest.platform().notify();
+            guest.say(message(buffer));
             true
         }
         None => {
@@ -83,12 +79,12 @@ pub(super) fn receive<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) ->
     let (buf, cap, topic_len_out) = (arg(args, 0), arg(args, 1), arg(args, 2));
     caller.bytes(buf, cap)?;
     caller.bytes(topic_len_out, 4)?;
-    let Some((topic_len, len)) = guest.exchange().next_len() else {
+    let Some((topic_len, len)) = guest.exchange(|e| e.next_len()) else {
         give(args, NONE);
         return DONE;
     };
     if len <= cap as usize
-        && let Some(message) = guest.exchange().receive()
+        && let Some(message) = guest.exchange(Exchange::receive)
     {
         caller.write(buf, message.text())?;
     }

@@ -1,7 +1,10 @@
 //! The capabilities time, timer and random.
 
 use super::{DONE, Done, arg, give, granted};
-use crate::{exchange::Timer, platform::Platform, worker::micros};
+use crate::{
+    exchange::{Timer, micros, millis},
+    platform::Platform,
+};
 use core::task::Poll;
 use proplet::{task::caps::Cap, time::Duration};
 use wamr::Caller;
@@ -9,7 +12,7 @@ use wamr::Caller;
 pub(super) fn now_ms<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
     let now = granted::<P>(caller, Cap::Time)?.platform().now();
     if let Some(result) = args.first_mut() {
-        *result = now.as_secs() * 1000 + u64::from(now.subsec_millis());
+        *result = millis(now);
     }
     DONE
 }
@@ -38,13 +41,13 @@ pub(super) fn timer_start<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]
             "timer_start: a period of 0 ms, expected 1 or more"
         ))));
     };
-    guest.exchange().set_timer(Some(timer));
+    guest.exchange(|e| e.timer = Some(timer));
     DONE
 }
 
 pub(super) fn timer_wait<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
     let guest = granted::<P>(caller, Cap::Timer)?;
-    let Some(timer) = guest.exchange().timer() else {
+    let Some(timer) = guest.exchange(|e| e.timer) else {
         return Poll::Ready(Err(caller.refuse(format_args!(
             "timer_wait: no timer runs, call timer_start first"
         ))));
@@ -54,13 +57,13 @@ pub(super) fn timer_wait<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64])
         return guest.wait_until(timer.next());
     }
     let (times, timer) = timer.expired(now);
-    guest.exchange().set_timer(Some(timer));
+    guest.exchange(|e| e.timer = Some(timer));
     give(args, times);
     DONE
 }
 
 pub(super) fn timer_stop<P: Platform>(caller: &mut Caller<'_>, _: &mut [u64]) -> Done {
-    granted::<P>(caller, Cap::Timer)?.exchange().set_timer(None);
+    granted::<P>(caller, Cap::Timer)?.exchange(|e| e.timer = None);
     DONE
 }
 

@@ -1,4 +1,4 @@
-//! What guests may call, as module `env`.
+//! The functions that guests may call, as module `env`.
 //!
 //! Pointers and lengths of a guest are checked before anything has an effect, and a length is
 //! checked in full, also where less is written. No bytes are nowhere: their pointer is not looked
@@ -11,10 +11,102 @@ mod channel;
 mod clock;
 mod task;
 
-use crate::{platform::Platform, worker::Guest};
-use core::{ffi::CStr, task::Poll};
-use proplet::task::caps::{CAPS, Cap};
-use wamr::{Caller, HostError, HostFunction};
+use crate::{
+    exchange::{Exchange, Measurement, Wanted, micros},
+    platform::{BoardError, Platform},
+    queue::After,
+    worker::{DeviceConfig, Workers},
+};
+use core::{cell::Cell, ffi::CStr, task::Poll};
+use proplet::{
+    engine::{Message, Slot, TaskData},
+    task::caps::{CAPS, Cap},
+    time::Duration,
+};
+use wamr::{Buffer, Bytes, Caller, HostError, HostFunction};
+
+/// The context of a task's host functions.
+#[derive(Debug)]
+pub(crate) struct Guest<P: 'static> {
+    workers: &'static Workers<P>,
+    data: TaskData<Buffer, Bytes>,
+    slot: Slot,
+    /// Until when its host function waits, in microseconds since boot; [`WOKEN`](Self::WOKEN) is until
+    /// it is woken.
+    wake: Cell<u64>,
+}
+
+impl<P> Guest<P> {
+    const WOKEN: u64 = u64::MAX;
+
+    /// Where it goes when its host function waits.
+    pub(crate) fn waits(&self) -> After {
+        match self.wake.get() {
+            Self::WOKEN => After::Wake,
+            until => After::Sleep(until),
+        }
+    }
+}
+
+impl<P: Platform> Guest<P> {
+    pub(crate) const fn new(
+        workers: &'static Workers<P>,
+        slot: Slot,
+        data: TaskData<Buffer, Bytes>,
+    ) -> Self {
+        Self {
+            workers,
+            data,
+            slot,
+            wake: Cell::new(Self::WOKEN),
+        }
+    }
+
+    const fn config(&self) -> &DeviceConfig {
+        self.workers.config()
+    }
+
+    const fn platform(&self) -> &P {
+        self.workers.platform()
+    }
+
+    /// What it shares with the control thread. It has that while it runs: the default is for nobody.
+    fn exchange<R: Default>(&self, change: impl FnOnce(&mut Exchange) -> R) -> R {
+        let state = self.workers.slot(self.slot);
+        critical_section::with(|cs| state.exchange(cs, change)).unwrap_or_default()
+    }
+
+    /// Hands the control thread a message, after the one before was taken.
+    fn say(&self, message: Message<Buffer>) {
+        self.workers.say(self.slot, message);
+    }
+
+    fn count_dropped(&self) {
+        self.workers.slot(self.slot).count_dropped();
+    }
+
+    /// Pending until that time since boot.
+    fn wait_until<T>(&self, until: Duration) -> Poll<T> {
+        self.wake.set(micros(until));
+        Poll::Pending
+    }
+
+    /// Has a sensor's channel measured, of the number that the guest gave.
+    fn measure(&self, sensor: u32, channel: u32) {
+        self.exchange(|e| e.measurement = Measurement::Wanted(Wanted { sensor, channel }));
+    }
+
+    /// The measurement, once it is made; the guest is woken then.
+    fn measured(&self) -> Poll<Result<i64, BoardError>> {
+        match self.exchange(Exchange::measured) {
+            Some(result) => Poll::Ready(result),
+            None => {
+                self.wake.set(Self::WOKEN);
+                Poll::Pending
+            }
+        }
+    }
+}
 
 /// How many functions there are.
 pub const HOST_FUNCTIONS: usize = 20;
@@ -76,7 +168,7 @@ fn guest<'a, P: Platform>(caller: &Caller<'a>) -> Result<&'a Guest<P>, HostError
 /// `cap` is not granted.
 fn granted<'a, P: Platform>(caller: &Caller<'a>, cap: Cap) -> Result<&'a Guest<P>, HostError> {
     let guest = guest::<P>(caller)?;
-    match guest.data().caps.has(cap) {
+    match guest.data.caps.has(cap) {
         true => Ok(guest),
         false => Err(caller.refuse(format_args!(
             "capability '{}' is not granted: {CAPS}",

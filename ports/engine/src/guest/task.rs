@@ -1,14 +1,13 @@
 //! The task and its result: what every guest may call.
 
 use super::{DONE, Done, NONE, arg, give, guest, text};
-use crate::{platform::Platform, worker::Guest};
+use crate::{guest::Guest, platform::Platform};
 use core::{
     fmt::{self, Write as _},
-    task::{Poll, ready},
+    task::Poll,
 };
 use log::Level;
-use proplet::time::Duration;
-use wamr::{Buffer, Caller, HostError};
+use wamr::{Buffer, Caller};
 
 /// Bytes of a guest's log line; what is beyond is cut.
 const LINE_MAX: usize = 160;
@@ -25,12 +24,12 @@ pub(super) fn get_proplet_id<P: Platform>(caller: &mut Caller<'_>, args: &mut [u
 }
 
 pub(super) fn get_model_data<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
-    let model = guest::<P>(caller)?.data().model.as_deref();
+    let model = guest::<P>(caller)?.data.model.as_deref();
     give_copy(caller, args, model.unwrap_or_default())
 }
 
 pub(super) fn get_dataset_data<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
-    let dataset = guest::<P>(caller)?.data().dataset.as_deref();
+    let dataset = guest::<P>(caller)?.data.dataset.as_deref();
     give_copy(caller, args, dataset.unwrap_or_default())
 }
 
@@ -68,7 +67,7 @@ pub(super) fn get_env<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) ->
 
 /// A variable of the task, or else one of the proplet's own.
 fn variable<'t, P: Platform>(guest: &'t Guest<P>, key: &str) -> Option<&'t [u8]> {
-    let data = guest.data();
+    let data = &guest.data;
     if let Some(value) = data.env().get(key) {
         return Some(value.as_bytes());
     }
@@ -82,7 +81,7 @@ fn variable<'t, P: Platform>(guest: &'t Guest<P>, key: &str) -> Option<&'t [u8]>
 
 pub(super) fn get_input<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
     let index = arg(args, 0) as usize;
-    let input = guest::<P>(caller)?.data().inputs().iter().nth(index);
+    let input = guest::<P>(caller)?.data.inputs().iter().nth(index);
     put(
         caller,
         args,
@@ -122,43 +121,26 @@ pub(super) fn publish_result<P: Platform>(caller: &mut Caller<'_>, args: &mut [u
         ))));
     }
     let result = text(caller, "publish_result", offset, len)?;
-    let mut output = ready!(output_of(caller, guest, args))?;
+    let Some(mut output) = output_of(caller, guest, result.len()) else {
+        return Poll::Ready(Err(caller.refuse(format_args!(
+            "publish_result: the arena has no room for {len} bytes"
+        ))));
+    };
     output.copy_from_slice(result.as_bytes());
-    guest.exchange().set_output(output);
+    guest.exchange(|e| e.output = Some(output));
     DONE
 }
 
-/// The block of the result before, if it is large enough, or a new one. What another run takes
-/// counts twice while that begins, as promised and as taken, and a task must not fail for it: so it is
-/// pending for a while where there is no room.
-fn output_of<P: Platform>(
-    caller: &Caller<'_>,
-    guest: &Guest<P>,
-    args: &mut [u64],
-) -> Poll<Result<Buffer, HostError>> {
-    /// How often to look for room, and the time between.
-    const LOOKS: u64 = 20;
-    const PAUSE: Duration = Duration::from_millis(1);
-    /// In the half of the last argument that the guest did not give, the looks are counted.
-    const LOOK: u64 = 1 << 32;
-    let len = arg(args, 1) as usize;
-    // If it is too small, it is given back first.
-    let before = guest.exchange().take_output();
-    if let Some(mut output) = before.filter(|output| output.len() >= len) {
-        output.truncate(len);
-        return Poll::Ready(Ok(output));
-    }
-    if let Some(output) = guest.buffer(caller.runtime(), len) {
-        return Poll::Ready(Ok(output));
-    }
-    match args.get_mut(1) {
-        Some(looks) if *looks < LOOKS * LOOK => {
-            *looks += LOOK;
-            guest.wait_until(guest.platform().now() + PAUSE)
+/// The block of the result before, if it is large enough, or a new one. If it is too small, it is
+/// given back first.
+fn output_of<P: Platform>(caller: &Caller<'_>, guest: &Guest<P>, len: usize) -> Option<Buffer> {
+    let before = guest.exchange(|e| e.output.take());
+    match before.filter(|output| output.len() >= len) {
+        Some(mut output) => {
+            output.truncate(len);
+            Some(output)
         }
-        _ => Poll::Ready(Err(caller.refuse(format_args!(
-            "publish_result: the arena has no room for {len} bytes"
-        )))),
+        None => caller.runtime().try_buffer(len),
     }
 }
 
@@ -181,8 +163,8 @@ pub(super) fn log<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Don
         return DONE;
     }
     let (now, limit) = (guest.platform().now(), guest.config().limits.log_bytes);
-    if guest.exchange().may_log(now, line.cost(), limit) {
-        log::log!(target: LOG_TARGET, level, "slot {}: {line}", guest.slot().0);
+    if guest.exchange(|e| e.may_log(now, line.cost(), limit)) {
+        log::log!(target: LOG_TARGET, level, "slot {}: {line}", guest.slot.0);
     } else {
         guest.count_dropped();
     }

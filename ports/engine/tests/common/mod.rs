@@ -6,27 +6,29 @@
 
 use proplet::{
     engine::{
-        Call, Engine, Exit, Failure, GuestLimits, Limits, ModuleId, ProcessUsage, RunUsage,
-        Schedule, Slot, TaskData, Text, Value,
+        Call, Engine, Exit, Failure, GuestLimits, Limits, ModuleId, Preemption, ProcessUsage,
+        Record as _, RunUsage, Slot, TaskData, Text, Value, Weight,
     },
     task::caps::Caps,
     time::Duration,
-    wire::{List, Pairs},
 };
 use proplet_engine::{
-    BoardError, Channel, DeviceConfig, Job, ModuleState, PinMode, Place, Platform, SlotState,
+    BoardError, Channel, DeviceConfig, ModuleState, PinMode, Place, Platform, SlotState,
     WamrEngine, Workers, host_functions,
 };
 use std::{
     mem::MaybeUninit,
     sync::{
-        Condvar, LazyLock, Mutex, MutexGuard, PoisonError,
+        Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::Instant,
 };
-use wamr::{Buffer, Runtime};
+use wamr::{Buffer, Bytes, Runtime};
+
+/// What a task is given.
+pub type Data = TaskData<Buffer, Bytes>;
 
 pub const SLOTS: usize = 8;
 pub const ID: &str = "3fe95a65-74f1-4ede-bf20-ef565f04cecb";
@@ -37,7 +39,7 @@ pub const LIMITS: Limits = Limits {
     memory_cap: None,
     memory_max: None,
     work: None,
-    schedule: Schedule::DEFAULT,
+    weight: Weight::DEFAULT,
 };
 
 pub const GUEST_LIMITS: GuestLimits = GuestLimits {
@@ -193,36 +195,43 @@ pub struct Bench {
 
 /// The bench of this process, for one test at a time. The clock goes, and no module is loaded.
 pub fn bench() -> MutexGuard<'static, Bench> {
-    static BENCH: LazyLock<Mutex<Bench>> = LazyLock::new(|| Mutex::new(Bench::new()));
-    let mut bench = lock(&BENCH);
+    bench_of(SLOTS, ARENA)
+}
+
+/// The same with so many slots, and an arena of so many bytes. The first call decides.
+pub fn bench_of(slots: usize, arena: usize) -> MutexGuard<'static, Bench> {
+    static BENCH: OnceLock<Mutex<Bench>> = OnceLock::new();
+    let mut bench = lock(BENCH.get_or_init(|| Mutex::new(Bench::new(slots, arena))));
     bench.workers.platform().set_clock(None);
+    bench.workers.set_slice(1000);
+    bench.workers.set_preemption(Preemption::Fuel);
     bench.engine.unload(ModuleId(0));
     bench
 }
 
 impl Bench {
-    fn new() -> Self {
-        let arena = Box::leak(vec![MaybeUninit::uninit(); ARENA].into_boxed_slice());
+    fn new(slots: usize, arena: usize) -> Self {
+        let arena = Box::leak(vec![MaybeUninit::uninit(); arena].into_boxed_slice());
         let natives = Box::leak(Box::new(host_functions::<Threads>()));
         let runtime = Runtime::init(arena, natives).unwrap();
-        let states: Vec<SlotState<Threads>> = (0..SLOTS).map(|_| SlotState::new()).collect();
-        let jobs: Vec<Job<Threads>> = (0..SLOTS).map(|_| Job::NONE).collect();
+        let states: Vec<SlotState<Threads>> = (0..slots).map(|_| SlotState::new()).collect();
         let config = DeviceConfig {
             proplet_id: ID,
             limits: GUEST_LIMITS,
             stack_bytes: LIMITS.stack,
+            preemption: Preemption::Fuel,
         };
         let workers = Workers::new(
+            runtime,
             Threads::new(),
             states.leak(),
-            jobs.leak(),
-            vec![Place::AWAY; SLOTS].leak(),
+            vec![Place::AWAY; slots].leak(),
             (1000, 10),
             config,
         );
         let workers: &'static Workers<Threads> = Box::leak(Box::new(workers));
         let (has_begun, begun) = std::sync::mpsc::channel();
-        thread::spawn(move || workers.run(runtime, |made| has_begun.send(made).unwrap()));
+        thread::spawn(move || workers.run(|made| has_begun.send(made).unwrap()));
         begun.recv().unwrap().expect("the worker begins");
         thread::spawn(|| {
             loop {
@@ -232,7 +241,7 @@ impl Bench {
         });
         let modules: Vec<ModuleState> = (0..4).map(|_| ModuleState::default()).collect();
         Self {
-            engine: WamrEngine::new(runtime, workers, modules.leak()),
+            engine: WamrEngine::new(workers, modules.leak()),
             workers,
         }
     }
@@ -241,12 +250,12 @@ impl Bench {
         self.engine.arena().free
     }
 
-    pub fn load(&mut self, module: u8, wat: &str) -> Result<(), Text> {
+    pub fn load(&mut self, module: u16, wat: &str) -> Result<(), Text> {
         let wasm = wat::parse_str(wat).unwrap_or_else(|e| panic!("{e}"));
         self.load_bytes(module, &wasm)
     }
 
-    pub fn load_bytes(&mut self, module: u8, wasm: &[u8]) -> Result<(), Text> {
+    pub fn load_bytes(&mut self, module: u16, wasm: &[u8]) -> Result<(), Text> {
         let mut buffer = self.engine.allocate(wasm.len())?;
         buffer.copy_from_slice(wasm);
         self.engine.estimate(&buffer, &LIMITS)?;
@@ -261,43 +270,41 @@ impl Bench {
     }
 
     /// What a task is given.
-    pub fn data(&mut self, caps: &str, inputs: &[&str], env: &[(&str, &str)]) -> TaskData<Buffer> {
+    pub fn data(&mut self, caps: &str, inputs: &[&str], env: &[(&str, &str)]) -> Data {
         let inputs = pack(inputs.iter().copied());
         let env = pack(env.iter().flat_map(|(key, value)| [*key, *value]));
-        let text = self.engine.allocate(inputs.len() + env.len()).unwrap();
-        let mut data = TaskData::NONE.with_text(
-            text,
-            List::from_bytes(&inputs).unwrap(),
-            Pairs::from_bytes(&env).unwrap(),
-        );
+        let mut record = self.engine.record((), inputs.len() + env.len()).unwrap();
+        let text = [&inputs[..], &env].concat();
+        record.bytes_mut().copy_from_slice(&text);
+        let mut data = TaskData::NONE.with_text(record.share(), inputs.len(), env.len());
         data.caps = Caps::parse(caps).unwrap();
         data
     }
 
     /// Calls `main` of module 0.
-    pub fn spawn_with(&mut self, slot: u8, args: &[Value], limits: Limits, data: TaskData<Buffer>) {
-        self.call(slot, "main", args, limits, data);
+    pub fn spawn_with(&mut self, slot: u16, args: &[Value], limits: Limits, data: Data) {
+        self.call(slot, "main", args, limits, data).unwrap();
     }
 
     /// Calls an export of module 0.
     pub fn call(
         &mut self,
-        slot: u8,
+        slot: u16,
         export: &str,
         args: &[Value],
         limits: Limits,
-        data: TaskData<Buffer>,
-    ) {
+        data: Data,
+    ) -> Result<(), Text> {
         let call = Call {
             module: ModuleId(0),
             export,
             args,
             limits,
         };
-        self.engine.spawn(Slot(slot), &call, data);
+        self.engine.spawn(Slot(slot), &call, data)
     }
 
-    pub fn spawn(&mut self, slot: u8, args: &[Value], limits: Limits) {
+    pub fn spawn(&mut self, slot: u16, args: &[Value], limits: Limits) {
         self.spawn_with(slot, args, limits, TaskData::NONE);
     }
 
@@ -305,14 +312,14 @@ impl Bench {
         self.exit_while(|_| {})
     }
 
-    /// The next exit; until then, and once after it, does something again and again.
+    /// The next exit; until then, and once before it is taken, does something again and again.
     pub fn exit_while(&mut self, mut each: impl FnMut(&mut WamrEngine<Threads>)) -> Exit<Buffer> {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            let exit = self.engine.poll_exit();
+            let exited = self.engine.exited();
             each(&mut self.engine);
-            if let Some(exit) = exit {
-                return exit;
+            if let Some(slot) = exited {
+                return self.engine.take_exit(slot).expect("it has ended");
             }
             assert!(Instant::now() < deadline, "no run has ended within 10 s");
             thread::sleep(Duration::from_micros(50));
@@ -328,7 +335,15 @@ impl Bench {
         exit
     }
 
-    pub fn usage(&self, slot: u8) -> RunUsage {
+    /// Why a task of `main` of `wat` can't be made.
+    pub fn refusal(&mut self, wat: &str) -> Text {
+        self.load(0, wat).unwrap();
+        let refused = self.call(0, "main", &[], LIMITS, TaskData::NONE);
+        self.engine.unload(ModuleId(0));
+        refused.unwrap_err()
+    }
+
+    pub fn usage(&self, slot: u16) -> RunUsage {
         self.engine.usage(Slot(slot))
     }
 }

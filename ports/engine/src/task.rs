@@ -1,0 +1,310 @@
+//! A task in its slot: one block of the arena, from its start until its exit is taken.
+
+use crate::{
+    engine::{from_wamr, to_wamr},
+    exchange::Exchange,
+    guest::Guest,
+};
+use core::{
+    cell::Cell,
+    sync::atomic::{AtomicBool, Ordering},
+};
+use critical_section::{CriticalSection, Mutex};
+use proplet::{
+    engine::{Call, Exit, Failure, PARAMS_MAX, RunUsage, Slot, Text, Value, Weight, text},
+    time::Duration,
+    wire::NAME_MAX,
+};
+use wamr::{Boxed, Buffer, Instance, Runtime, Trap};
+
+/// Memory of one slot, beside its [`Place`](crate::Place).
+pub struct SlotState<P: 'static> {
+    /// Taken and put back within a critical section.
+    task: Mutex<Cell<Option<Boxed<Task<P>>>>>,
+    /// The task is to end. A worker reads it after each step.
+    pub(crate) interrupted: AtomicBool,
+}
+
+impl<P> Default for SlotState<P> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<P> core::fmt::Debug for SlotState<P> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("SlotState")
+            .field("interrupted", &self.interrupted)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<P> SlotState<P> {
+    /// A slot without a task.
+    pub const fn new() -> Self {
+        Self {
+            task: Mutex::new(Cell::new(None)),
+            interrupted: AtomicBool::new(false),
+        }
+    }
+
+    /// Changes the task; `None` where there is none.
+    pub(crate) fn with<R>(
+        &self,
+        cs: CriticalSection<'_>,
+        change: impl FnOnce(&mut Task<P>) -> R,
+    ) -> Option<R> {
+        let cell = self.task.borrow(cs);
+        let mut task = cell.take()?;
+        let result = change(&mut task);
+        cell.set(Some(task));
+        Some(result)
+    }
+
+    /// Changes the task's exchange; `None` where there is none.
+    pub(crate) fn exchange<R>(
+        &self,
+        cs: CriticalSection<'_>,
+        change: impl FnOnce(&mut Exchange) -> R,
+    ) -> Option<R> {
+        self.with(cs, |task| task.exchange.as_deref_mut().map(change))?
+    }
+
+    /// Puts a task into the slot, which is free.
+    pub(crate) fn put(&self, cs: CriticalSection<'_>, task: Boxed<Task<P>>) {
+        self.interrupted.store(false, Ordering::Release);
+        self.task.borrow(cs).set(Some(task));
+    }
+
+    /// Takes the task out of the slot.
+    pub(crate) fn take(&self, cs: CriticalSection<'_>) -> Option<Boxed<Task<P>>> {
+        self.task.borrow(cs).take()
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Acquire)
+    }
+
+    /// Counts something that was dropped.
+    pub(crate) fn count_dropped(&self) {
+        critical_section::with(|cs| {
+            self.with(cs, |task| {
+                task.used.dropped = task.used.dropped.saturating_add(1);
+            })
+        });
+    }
+}
+
+/// A task. It is touched in critical sections only.
+#[derive(Debug)]
+pub(crate) struct Task<P: 'static> {
+    pub(crate) stage: Stage<P>,
+    pub(crate) used: Used,
+    /// Of a module that imports functions.
+    pub(crate) exchange: Option<Boxed<Exchange>>,
+}
+
+/// How far a task is.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the block is made once, for the largest"
+)]
+pub(crate) enum Stage<P: 'static> {
+    /// It waits for its next turn.
+    Parked(Job<P>),
+    /// A worker has its job.
+    Running,
+    /// It has ended.
+    Ended(Outcome),
+}
+
+/// The part of a task that a worker takes for a turn.
+#[derive(Debug)]
+pub(crate) struct Job<P: 'static> {
+    /// Until the run has ended.
+    pub(crate) instance: Option<Instance>,
+    /// Of a module that imports functions.
+    pub(crate) guest: Option<Boxed<Guest<P>>>,
+    /// The call itself, while what the module wants run first is not done.
+    pub(crate) later: Option<Boxed<Later>>,
+    /// What is left of its turn, in units of work or in nanoseconds; below 0 what it took beyond,
+    /// which its next turns pay.
+    pub(crate) turn: i64,
+    /// Most work of the run; `u64::MAX` where it is not bounded.
+    pub(crate) work_max: u64,
+    pub(crate) weight: Weight,
+}
+
+/// A call that is to be begun.
+#[derive(Debug)]
+pub(crate) struct Later {
+    export: heapless::String<NAME_MAX>,
+    args: Args,
+}
+
+type Args = heapless::Vec<wamr::Value, PARAMS_MAX>;
+
+fn args_of(call: &Call<'_>) -> Args {
+    call.args.iter().copied().map(to_wamr).collect()
+}
+
+impl<P> Job<P> {
+    /// Of an instance that was made for `call`, whose module wants something run first or not.
+    ///
+    /// # Errors
+    /// What is to be run first can't be, or else the call; or the arena has no room.
+    pub(crate) fn new(
+        runtime: Runtime,
+        mut instance: Instance,
+        guest: Option<Boxed<Guest<P>>>,
+        call: &Call<'_>,
+    ) -> Result<Self, Text> {
+        let work_max = call.limits.work.unwrap_or(u64::MAX);
+        instance.set_work_left(work_max);
+        let later = match instance.initialise().map_err(words)? {
+            true => {
+                let export = heapless::String::try_from(call.export).unwrap_or_default();
+                let args = args_of(call);
+                Some(runtime.boxed(Later { export, args }).map_err(words)?)
+            }
+            false => {
+                let begun = instance.call(call.export, &args_of(call));
+                begun.map_err(words)?;
+                None
+            }
+        };
+        Ok(Self {
+            instance: Some(instance),
+            guest,
+            later,
+            turn: 0,
+            work_max,
+            weight: call.limits.weight,
+        })
+    }
+
+    /// Begins what comes after a call that has finished; false where that was the last.
+    ///
+    /// # Errors
+    /// It can't be begun.
+    pub(crate) fn go_on(&mut self) -> Result<bool, Trap> {
+        let Some(instance) = &mut self.instance else {
+            return Ok(false);
+        };
+        if instance.initialise()? {
+            return Ok(true);
+        }
+        let Some(later) = self.later.take() else {
+            return Ok(false);
+        };
+        instance.call(&later.export, &later.args)?;
+        Ok(true)
+    }
+
+    /// The first result of the call that has finished, if it has any.
+    pub(crate) fn result(&self) -> Option<Value> {
+        let mut result = [wamr::Value::I32(0)];
+        let count = self.instance.as_ref()?.results(&mut result);
+        (count > 0).then(|| from_wamr(result[0]))
+    }
+}
+
+/// What a task has used.
+#[derive(Debug, Default)]
+pub(crate) struct Used {
+    /// Nanoseconds.
+    pub(crate) cpu: u64,
+    pub(crate) work: u64,
+    /// Arena bytes, the task's own blocks counted; at the end the most.
+    pub(crate) memory: u32,
+    pub(crate) dropped: u32,
+}
+
+impl Used {
+    pub(crate) const fn usage(&self) -> RunUsage {
+        RunUsage {
+            cpu: Duration::from_nanos(self.cpu),
+            memory: self.memory as usize,
+            work: self.work,
+            dropped: self.dropped,
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Returned(Option<Value>),
+    Interrupted,
+    /// With the reason, UTF-8, where the arena had room for it.
+    Trapped(Option<Buffer>),
+}
+
+impl<P> Task<P> {
+    /// Arena bytes of a task beside its instance.
+    pub(crate) const fn bytes(has_imports: bool) -> usize {
+        match has_imports {
+            true => Boxed::<Self>::BYTES + Boxed::<Exchange>::BYTES + Boxed::<Guest<P>>::BYTES,
+            false => Boxed::<Self>::BYTES,
+        }
+    }
+
+    /// Arena bytes of a call while what its module wants run first is not done.
+    pub(crate) const LATER_BYTES: usize = Boxed::<Later>::BYTES;
+
+    /// Keeps what an instance holds and has done.
+    pub(crate) const fn note(&mut self, instance_bytes: u32, work: u64) {
+        let own = Self::bytes(self.exchange.is_some()) as u32;
+        self.used.memory = own + instance_bytes;
+        self.used.work = work;
+    }
+
+    /// The exit of a task that has ended; what else it holds is given back.
+    pub(crate) fn exit(self, slot: Slot) -> Exit<Buffer> {
+        let result = match self.stage {
+            Stage::Ended(Outcome::Returned(value)) => Ok(value),
+            Stage::Ended(Outcome::Trapped(reason)) => Err(Failure::Trap(reason_of(reason))),
+            Stage::Ended(Outcome::Interrupted) | Stage::Parked(_) | Stage::Running => {
+                Err(Failure::Interrupted)
+            }
+        };
+        Exit {
+            slot,
+            result,
+            output: self.exchange.and_then(|mut e| e.output.take()),
+            usage: self.used.usage(),
+        }
+    }
+}
+
+fn reason_of(reason: Option<Buffer>) -> Text {
+    match reason.as_deref().map(core::str::from_utf8) {
+        Some(Ok(reason)) => text(format_args!("{reason}")),
+        _ => text(format_args!(
+            "the guest trapped, and the arena has no room for the reason"
+        )),
+    }
+}
+
+pub(crate) fn words(error: impl core::fmt::Display) -> Text {
+    text(format_args!("{error}"))
+}
+
+/// What a slot and a task cost on 32 bits, without the arena's 4 bytes for a block.
+#[cfg(target_pointer_width = "32")]
+const _: () = {
+    assert!(size_of::<SlotState<()>>() == 8);
+    assert!(size_of::<Task<()>>() <= 144);
+    assert!(size_of::<Exchange>() <= 112);
+    assert!(size_of::<Guest<()>>() <= 56);
+};
+
+/// The same on 64 bits.
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    assert!(size_of::<SlotState<()>>() == 16);
+    assert!(size_of::<Task<()>>() <= 192);
+    assert!(size_of::<Exchange>() <= 176);
+    assert!(size_of::<Guest<()>>() <= 96);
+};
