@@ -78,17 +78,25 @@ static HOST: [HostFunction; 11] = [
     },
 ];
 
-/// How often a byte occurs; in place.
+/// How often a byte occurs.
 fn count(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
-    let bytes = caller.bytes(args[0] as u32, args[1] as u32)?;
+    let bytes = copy(caller, args[0] as u32, args[1] as u32)?;
     args[0] = bytes.iter().filter(|b| u64::from(**b) == args[2]).count() as u64;
     Poll::Ready(Ok(()))
 }
 
 fn reverse(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
-    let bytes = caller.bytes_mut(args[0] as u32, args[1] as u32)?;
+    let mut bytes = copy(caller, args[0] as u32, args[1] as u32)?;
     bytes.reverse();
-    Poll::Ready(Ok(()))
+    Poll::Ready(caller.write(args[0] as u32, &bytes))
+}
+
+/// Guest memory, which is checked before the copy gets its room: the length is the guest's.
+fn copy(caller: &Caller<'_>, offset: u32, len: u32) -> Result<Vec<u8>, HostError> {
+    caller.check(offset, len)?;
+    let mut bytes = vec![0; len as usize];
+    caller.read(offset, &mut bytes)?;
+    Ok(bytes)
 }
 
 fn explain(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
