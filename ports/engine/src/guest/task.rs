@@ -87,17 +87,14 @@ fn variable<'t, P: Platform>(
     if found.is_some() {
         return Ok(found);
     }
-    let own = [
-        ("PROPLET_ID", Some(guest.config().proplet_id.as_bytes())),
-        ("MODEL_DATA", data.model.as_deref()),
-        ("DATASET_DATA", data.dataset.as_deref()),
-    ];
-    for (name, value) in own {
-        if is_key(name)? {
-            return Ok(value);
-        }
+    if is_key("PROPLET_ID")? {
+        found = Some(guest.config().proplet_id.as_bytes());
+    } else if is_key("MODEL_DATA")? {
+        found = data.model.as_deref();
+    } else if is_key("DATASET_DATA")? {
+        found = data.dataset.as_deref();
     }
-    Ok(None)
+    Ok(found)
 }
 
 pub(super) fn get_input<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
