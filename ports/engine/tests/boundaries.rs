@@ -17,7 +17,7 @@ const MEMORY: u32 = 4096;
 const FILL: u8 = b'.';
 /// Bytes that the host functions copy at a time.
 const PIECE: usize = 64;
-/// A block that the guest's malloc must not be asked for.
+/// In place of the block that the guest's malloc gives: it traps where it is called.
 const NO_HEAP: u32 = 0x8000_0001;
 const OUT_OF_BOUNDS: &str = "out of bounds memory access";
 
@@ -252,7 +252,7 @@ impl Caller {
     }
 }
 
-/// Runs a test with a bench, from which nothing is missing after it.
+/// Runs a test, after which all of the arena is free again that was before.
 fn with_caller(test: impl FnOnce(&mut Bench, &mut Caller)) {
     let mut bench = bench();
     let before = bench.free();
@@ -511,7 +511,7 @@ fn copies_end_with_a_zero_at_the_last_byte_of_memory_at_most() {
 fn a_key_is_compared_in_all_its_bytes() {
     with_caller(|bench, caller| {
         for len in LENGTHS {
-            // One byte of two ends some piece's last character.
+            // Characters of one byte, or of two.
             let key = match len % 2 {
                 0 => "é".repeat(len / 2),
                 _ => text(len),

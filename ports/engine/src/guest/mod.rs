@@ -101,9 +101,9 @@ fn give(args: &mut [u64], result: u32) {
 /// What stands for "none" in a result.
 const NONE: u32 = u32::MAX;
 
-/// Bytes of guest memory that are copied to the native stack at a time. No function holds more there, but
-/// for a topic, and none holds any while it calls the guest's malloc. A piece that ends within a character
-/// has all of another: it has 4 bytes at most.
+/// Bytes of guest memory that are copied to the native stack at a time. A topic is the only larger copy
+/// there, and none is there while the guest's malloc runs. More than the 4 bytes of a character: a piece
+/// that begins with one has all of it.
 const PIECE: usize = 64;
 
 /// A copy of the first [`PIECE`] of `len` bytes of guest memory, or of all.
