@@ -22,5 +22,6 @@ pub(crate) use pack::Packer;
 pub use pack::{List, Pairs};
 pub use topic::{
     GUEST_TOPIC_MAX, Inbound, Outbound, TOPIC_MAX, TopicError, TopicName, Topics,
-    check_guest_filter, check_guest_topic, check_level, matches, topic, update_topic,
+    check_guest_filter, check_guest_topic, check_guest_topic_len, check_level, matches, topic,
+    update_topic,
 };

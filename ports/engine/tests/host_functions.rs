@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Bench, Data, GUEST_LIMITS, ID, LIMITS, Threads, bench, trap};
+use common::{Bench, Data, GUEST_LIMITS, ID, LIMITS, Threads, bench, imports, lines, trap};
 use proplet::{
     engine::{Engine as _, Exit, Failure, Limits, Message, ModuleId, Slot, TaskData, Value},
     task::caps::Cap,
@@ -14,34 +14,10 @@ use proptest::{
     sample,
     test_runner::{RngAlgorithm, TestRng, TestRunner},
 };
-use std::{
-    sync::{Mutex, Once, atomic::Ordering},
-    thread,
-    time::Instant,
-};
+use std::{sync::atomic::Ordering, thread, time::Instant};
 use wamr::Buffer;
 
 const ALL_CAPS: &str = "time,random,timer,publish,subscribe,gpio,sensor";
-
-/// The imports of all functions there are, each under its own name.
-fn imports() -> String {
-    let imports = host_functions::<Threads>().into_iter().map(|function| {
-        let (name, signature) = (function.name.to_str(), function.signature.to_str());
-        let (name, signature) = (name.unwrap(), signature.unwrap());
-        let (params, results) = signature[1..].split_once(')').unwrap();
-        let types = |letters: &str| -> String {
-            let ty = |letter| match letter {
-                'i' => " i32",
-                'I' => " i64",
-                other => panic!("{name} has a {other}"),
-            };
-            letters.chars().map(ty).collect()
-        };
-        let (params, results) = (types(params), types(results));
-        format!(r#"(import "env" "{name}" (func ${name} (param{params}) (result{results})))"#)
-    });
-    imports.collect()
-}
 
 /// A guest whose `main` is `body`, with four parameters and three locals, and a malloc that starts
 /// at 3000. `data` are its segments.
@@ -852,35 +828,6 @@ fn sensors_measure_in_millionths() {
         assert_eq!(channel.number() as usize, number);
         assert_eq!(Channel::from_number(number as u32), Some(channel));
     }
-}
-
-/// Lines that guests have logged.
-static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-struct Lines;
-
-impl log::Log for Lines {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.target() == "guest"
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if record.target() == "guest" {
-            let line = format!("{} {}", record.level(), record.args());
-            LINES.lock().unwrap().push(line);
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-fn lines() -> Vec<String> {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        log::set_logger(&Lines).unwrap();
-        log::set_max_level(log::LevelFilter::Debug);
-    });
-    std::mem::take(&mut LINES.lock().unwrap())
 }
 
 #[test]

@@ -5,7 +5,6 @@ use core::ffi::{CStr, c_void};
 use core::fmt::{self, Write as _};
 use core::mem::size_of;
 use core::ptr::NonNull;
-use core::slice;
 use core::task::Poll;
 
 use wamr_sys as sys;
@@ -53,7 +52,8 @@ impl HostError {
 /// The text of what WAMR has already raised: raising it again changes nothing.
 const PENDING: HostError = HostError::new(c"");
 
-/// The guest that called a host function.
+/// The guest that called a host function. Its memory is copied in and out; no reference into it is given
+/// out, so it need not be in one piece.
 pub struct Caller<'a> {
     exec_env: NonNull<sys::ExecEnv>,
     run: &'a Run<'a>,
@@ -79,42 +79,26 @@ impl<'a> Caller<'a> {
         self.again
     }
 
-    /// `len` bytes of guest memory at `offset`, in place. No bytes are nowhere: any offset will do.
+    /// Whether `len` bytes at `offset` are the guest's memory; reads and writes none of it. No bytes are
+    /// nowhere: any offset will do.
     ///
     /// # Errors
     /// When a byte of it lies outside the guest's memory.
-    pub fn bytes(&self, offset: u32, len: u32) -> Result<&[u8], HostError> {
-        let Some(start) = self.guest_bytes(offset, len as usize)? else {
-            return Ok(&[]);
-        };
-        // SAFETY: the guest's memory has that many bytes there. Nobody writes, moves or frees them
-        // while `self` is borrowed: the guest waits for this function, its memory is its own
-        // thread's alone, and all that writes it or runs it meanwhile takes `&mut self`.
-        Ok(unsafe { slice::from_raw_parts(start.as_ptr(), len as usize) })
-    }
-
-    /// As [`bytes`](Self::bytes), to be written.
-    ///
-    /// # Errors
-    /// When a byte of it lies outside the guest's memory.
-    pub fn bytes_mut(&mut self, offset: u32, len: u32) -> Result<&mut [u8], HostError> {
-        let Some(start) = self.guest_bytes(offset, len as usize)? else {
-            return Ok(&mut []);
-        };
-        // SAFETY: as in `bytes`; and `self` is borrowed mutably, so this is the only reference.
-        Ok(unsafe { slice::from_raw_parts_mut(start.as_ptr(), len as usize) })
+    pub fn check(&self, offset: u32, len: u32) -> Result<(), HostError> {
+        self.guest_bytes(offset, len as usize).map(drop)
     }
 
     /// Copies guest memory at `offset` into `to`.
     ///
     /// # Errors
-    /// When a byte of it lies outside the guest's memory.
+    /// When a byte of it lies outside the guest's memory; then `to` is as it was.
     pub fn read(&self, offset: u32, to: &mut [u8]) -> Result<(), HostError> {
         let Some(from) = self.guest_bytes(offset, to.len())? else {
             return Ok(());
         };
-        // SAFETY: the guest's memory has that many bytes there, nobody writes them meanwhile (the
-        // guest waits for this function), and `to` is the host's, so the two don't overlap.
+        // SAFETY: the guest's memory has that many bytes there, and is not written meanwhile: the guest
+        // waits for this function, and its memory is its own thread's alone. `to` is the host's: no
+        // reference to guest memory is ever given out, so the two don't overlap.
         unsafe {
             from.as_ptr()
                 .copy_to_nonoverlapping(to.as_mut_ptr(), to.len())
@@ -174,7 +158,8 @@ impl<'a> Caller<'a> {
         PENDING
     }
 
-    /// Where the guest's bytes are; `None` for no bytes at all.
+    /// Where the guest's bytes are; `None` for no bytes at all. The address is not to leave this file:
+    /// host functions have copies.
     fn guest_bytes(&self, offset: u32, len: usize) -> Result<Option<NonNull<u8>>, HostError> {
         if len == 0 {
             return Ok(None);

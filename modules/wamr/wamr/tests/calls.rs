@@ -9,7 +9,7 @@ use wamr::{
     Caller, ErrorKind, HostError, HostFunction, InstanceConfig, Runtime, TrapKind, ValType, Value,
 };
 
-static HOST: [HostFunction; 11] = [
+static HOST: [HostFunction; 12] = [
     HostFunction {
         module: c"env",
         name: c"add",
@@ -60,6 +60,12 @@ static HOST: [HostFunction; 11] = [
     },
     HostFunction {
         module: c"env",
+        name: c"overwrite",
+        signature: c"(ii)",
+        call: overwrite,
+    },
+    HostFunction {
+        module: c"env",
         name: c"explain",
         signature: c"(i)",
         call: explain,
@@ -78,17 +84,40 @@ static HOST: [HostFunction; 11] = [
     },
 ];
 
-/// How often a byte occurs; in place.
+/// How often a byte occurs.
 fn count(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
-    let bytes = caller.bytes(args[0] as u32, args[1] as u32)?;
+    let bytes = copy(caller, args[0] as u32, args[1] as u32)?;
     args[0] = bytes.iter().filter(|b| u64::from(**b) == args[2]).count() as u64;
     Poll::Ready(Ok(()))
 }
 
 fn reverse(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
-    let bytes = caller.bytes_mut(args[0] as u32, args[1] as u32)?;
+    let mut bytes = copy(caller, args[0] as u32, args[1] as u32)?;
     bytes.reverse();
-    Poll::Ready(Ok(()))
+    Poll::Ready(caller.write(args[0] as u32, &bytes))
+}
+
+/// Writes ones, of which none is written where one has no place; to check that has no effect, and to read
+/// then has none, either.
+fn overwrite(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
+    let (offset, len) = (args[0] as u32, args[1] as u32);
+    let checked = caller.check(offset, len);
+    // More is not to be had: it is outside in any case.
+    let mut bytes = vec![7; len.min(1 << 17) as usize];
+    let read = caller.read(offset, &mut bytes);
+    assert_eq!(read.is_ok(), checked.is_ok());
+    assert_eq!(bytes.contains(&7), read.is_err(), "all is read, or nothing");
+    bytes.fill(1);
+    assert_eq!(caller.write(offset, &bytes), checked);
+    Poll::Ready(checked)
+}
+
+/// Guest memory, which is checked before the copy gets its room: the length is the guest's.
+fn copy(caller: &Caller<'_>, offset: u32, len: u32) -> Result<Vec<u8>, HostError> {
+    caller.check(offset, len)?;
+    let mut bytes = vec![0; len as usize];
+    caller.read(offset, &mut bytes)?;
+    Ok(bytes)
 }
 
 fn explain(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
@@ -392,7 +421,7 @@ fn guest_pointers_are_checked_to_the_byte() {
 }
 
 #[test]
-fn guest_memory_is_read_and_written_in_place() {
+fn guest_memory_is_copied_in_and_out() {
     let _one = alone();
     let wat = r#"(module
         (import "env" "count" (func $count (param i32 i32 i32) (result i32)))
@@ -423,6 +452,61 @@ fn guest_memory_is_read_and_written_in_place() {
     ] {
         let trap = call(offset, len).unwrap_err();
         assert_eq!(trap.kind(), TrapKind::MemoryOutOfBounds, "{offset}+{len}");
+    }
+}
+
+#[test]
+fn a_write_that_does_not_fit_writes_nothing() {
+    let _one = alone();
+    // Zeros, and their sum.
+    let wat = r#"(module (import "env" "overwrite" (func $overwrite (param i32 i32)))
+        (import "env" "sum" (func $sum (param i32 i32) (result i32))) (memory 1 1)
+        (func (export "write") (param i32 i32) (call $overwrite (local.get 0) (local.get 1)))
+        (func (export "sum") (result i32) (call $sum (i32.const 0) (i32.const 65536))))"#;
+    let module = load(rt(), wat).unwrap();
+    let written = |offset: u32, len: u32| {
+        let mut instance = Guest::new(&module, &InstanceConfig::default()).unwrap();
+        let args = [offset, len].map(|arg| Value::I32(arg.cast_signed()));
+        let result = instance.call("write", &args, &mut [], &budget());
+        let mut out = [Value::I32(0)];
+        instance.call("sum", &[], &mut out, &budget()).unwrap();
+        (result.map_err(|trap| trap.to_string()), out[0])
+    };
+    for (offset, len) in [
+        (0, 1),
+        (65_535, 1),
+        (65_528, 8),
+        (0, 65_536),
+        (0, 0),
+        (65_535, 0),
+        (65_536, 0),
+        (65_537, 0),
+        (u32::MAX, 0),
+    ] {
+        let expected = (Ok(0), Value::I32(len as i32));
+        assert_eq!(written(offset, len), expected, "{offset} {len}");
+    }
+    for (offset, len) in [
+        (65_536, 1),
+        (65_535, 2),
+        (65_529, 8),
+        (1, 65_536),
+        (0, 65_537),
+        (65_537, 1),
+        // Ends that are 2^32 - 1, 2^32 and beyond.
+        (u32::MAX - 8, 8),
+        (u32::MAX - 7, 8),
+        (u32::MAX, 1),
+        (u32::MAX, 2),
+        (0, u32::MAX),
+        (1, u32::MAX),
+        (65_535, u32::MAX),
+        (u32::MAX, u32::MAX),
+        (1 << 31, 1 << 31),
+    ] {
+        let text = "out of bounds memory access".to_owned();
+        let expected = (Err(text), Value::I32(0));
+        assert_eq!(written(offset, len), expected, "{offset} {len}");
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) fn sensor_read<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]
     let guest = granted::<P>(caller, Cap::Sensor)?;
     let (sensor, number, out) = (arg(args, 0), arg(args, 1), arg(args, 2));
     if !caller.is_asked_again() {
-        caller.bytes(out, 8)?;
+        caller.check(out, 8)?;
         caller.charge(MEASUREMENT);
         guest.measure(sensor, number);
     }

@@ -1,13 +1,13 @@
 //! The capabilities time, timer and random.
 
-use super::{DONE, Done, arg, give, granted};
+use super::{DONE, Done, PIECE, arg, give, granted};
 use crate::{
     exchange::{Timer, micros, millis},
     platform::Platform,
 };
 use core::task::Poll;
 use proplet::{task::caps::Cap, time::Duration};
-use wamr::Caller;
+use wamr::{Caller, HostError};
 
 pub(super) fn now_ms<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
     let now = granted::<P>(caller, Cap::Time)?.platform().now();
@@ -67,27 +67,49 @@ pub(super) fn timer_stop<P: Platform>(caller: &mut Caller<'_>, _: &mut [u64]) ->
     DONE
 }
 
-/// A generator is slow: a guest that asks for much pays for it, and has it by the piece. Asked again,
-/// the arguments are those of the rest.
+/// A generator is slow: a guest that asks for much pays for it, and has it by turns. Asked again, the
+/// arguments are those of the rest.
 pub(super) fn random<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
     /// Bytes before others have their turn.
-    const PIECE: u32 = 256;
+    const TURN: u32 = 256;
     /// Bytes for a unit of work.
     const UNIT: u32 = 16;
     let guest = granted::<P>(caller, Cap::Random)?;
     let (offset, len) = (arg(args, 0), arg(args, 1));
     if !caller.is_asked_again() {
-        caller.bytes(offset, len)?;
+        caller.check(offset, len)?;
         caller.charge(len / UNIT);
     }
-    let piece = len.min(PIECE);
-    guest.platform().random(caller.bytes_mut(offset, piece)?);
-    if piece == len {
+    let turn = len.min(TURN);
+    fill(caller, guest.platform(), offset, turn)?;
+    if turn == len {
         return DONE;
     }
-    give(args, offset + piece);
+    give(args, offset + turn);
     if let Some(rest) = args.get_mut(1) {
-        *rest = u64::from(len - piece);
+        *rest = u64::from(len - turn);
     }
     guest.wait_until(guest.platform().now())
+}
+
+/// Fills memory that is the guest's.
+///
+/// # Errors
+/// There is none.
+#[inline(never)]
+fn fill<P: Platform>(
+    caller: &mut Caller<'_>,
+    platform: &P,
+    offset: u32,
+    len: u32,
+) -> Result<(), HostError> {
+    let mut buffer = [0; PIECE];
+    let mut at = 0;
+    while at < len {
+        let (piece, _) = buffer.split_at_mut(PIECE.min((len - at) as usize));
+        platform.random(piece);
+        caller.write(offset + at, piece)?;
+        at += piece.len() as u32;
+    }
+    Ok(())
 }

@@ -2,9 +2,10 @@
 //!
 //! Pointers and lengths of a guest are checked before anything has an effect, and a length is
 //! checked in full, also where less is written. No bytes are nowhere: their pointer is not looked
-//! at. A call that breaks a rule traps, and the text says which; what only exceeds a rate is
-//! dropped and counted. What has to wait is pending, and its guest is left until then. Frames are
-//! small: the interpreter's worker has little native stack.
+//! at. Guest memory is copied, into the arena or by pieces; what was checked is read again to be
+//! copied, and is the same, since the guest waits. A call that breaks a rule traps, and the text says
+//! which; what only exceeds a rate is dropped and counted. What has to wait is pending, and its guest
+//! is left until then. Frames are small: the interpreter's worker has little native stack.
 
 mod board;
 mod channel;
@@ -192,18 +193,77 @@ fn give(args: &mut [u64], result: u32) {
 /// What stands for "none" in a result.
 const NONE: u32 = u32::MAX;
 
-/// Text of the guest, in place.
+/// Bytes of guest memory that are copied to the native stack at a time. A topic is the only larger copy
+/// there, and none is there while the guest's malloc runs. More than the 4 bytes of a character: a piece
+/// that begins with one has all of it.
+const PIECE: usize = 64;
+
+/// A copy of the first [`PIECE`] of `len` bytes of guest memory, or of all.
+///
+/// # Errors
+/// They are not in the guest's memory.
+fn piece<'b>(
+    caller: &Caller<'_>,
+    offset: u32,
+    len: u32,
+    buffer: &'b mut [u8; PIECE],
+) -> Result<&'b [u8], HostError> {
+    let (piece, _) = buffer.split_at_mut(PIECE.min(len as usize));
+    caller.read(offset, piece)?;
+    Ok(piece)
+}
+
+/// Checks text of the guest.
 ///
 /// # Errors
 /// It is not in the guest's memory, or no UTF-8.
-fn text<'c>(
-    caller: &'c Caller<'_>,
-    function: &str,
-    offset: u32,
-    len: u32,
-) -> Result<&'c str, HostError> {
-    core::str::from_utf8(caller.bytes(offset, len)?).map_err(|e| {
-        let at = e.valid_up_to();
-        caller.refuse(format_args!("{function}: byte {at} is not UTF-8"))
-    })
+fn check_text(caller: &Caller<'_>, function: &str, offset: u32, len: u32) -> Result<(), HostError> {
+    caller.check(offset, len)?;
+    match invalid_at(caller, offset, len)? {
+        None => Ok(()),
+        Some(at) => Err(caller.refuse(format_args!("{function}: byte {at} is not UTF-8"))),
+    }
+}
+
+/// Of text that is in the guest's memory, the first byte that is not UTF-8.
+///
+/// # Errors
+/// There is none.
+#[inline(never)]
+fn invalid_at(caller: &Caller<'_>, offset: u32, len: u32) -> Result<Option<u32>, HostError> {
+    let mut buffer = [0; PIECE];
+    let mut at = 0;
+    while at < len {
+        let piece = piece(caller, offset + at, len - at, &mut buffer)?;
+        let end = at + piece.len() as u32;
+        match core::str::from_utf8(piece) {
+            Ok(_) => at = end,
+            Err(e) => {
+                at += e.valid_up_to() as u32;
+                // A character that the piece's end cuts is the first of the next piece.
+                if e.error_len().is_some() || end == len {
+                    return Ok(Some(at));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the bytes of `text` are those in the guest's memory.
+///
+/// # Errors
+/// Not so many bytes are in the guest's memory.
+#[inline(never)]
+fn is_at(caller: &Caller<'_>, offset: u32, text: &[u8]) -> Result<bool, HostError> {
+    let mut buffer = [0; PIECE];
+    let mut at = 0;
+    for expected in text.chunks(PIECE) {
+        let len = expected.len() as u32;
+        if piece(caller, offset + at, len, &mut buffer)? != expected {
+            return Ok(false);
+        }
+        at += len;
+    }
+    Ok(true)
 }

@@ -1,16 +1,16 @@
 //! The task and its result: what every guest may call.
 
-use super::{DONE, Done, NONE, arg, give, guest, text};
+use super::{DONE, Done, NONE, PIECE, arg, check_text, give, guest, is_at, piece};
 use crate::{guest::Guest, platform::Platform};
 use core::{
     fmt::{self, Write as _},
     task::Poll,
 };
 use log::Level;
-use wamr::{Buffer, Caller};
+use wamr::{Buffer, Caller, HostError};
 
 /// Bytes of a guest's log line; what is beyond is cut.
-const LINE_MAX: usize = 160;
+const LINE_MAX: u32 = 160;
 
 /// What a line counts of the log's limit beside its bytes.
 const LINE_COST: u32 = 16;
@@ -37,19 +37,17 @@ pub(super) fn get_dataset_data<P: Platform>(caller: &mut Caller<'_>, args: &mut 
 /// which the length does not count.
 fn give_copy(caller: &mut Caller<'_>, args: &mut [u64], bytes: &[u8]) -> Done {
     let (offset_out, len_out) = (arg(args, 0), arg(args, 1));
-    caller.bytes(offset_out, 4)?;
-    caller.bytes(len_out, 4)?;
+    caller.check(offset_out, 4)?;
+    caller.check(len_out, 4)?;
     give(args, 0);
     // What is in the arena has less than 4 GiB.
     let len = bytes.len() as u32;
     let Ok(offset) = caller.alloc_in_guest(len + 1) else {
         return DONE;
     };
-    let to = caller.bytes_mut(offset, len + 1)?;
-    if let Some((end, to)) = to.split_last_mut() {
-        to.copy_from_slice(bytes);
-        *end = 0;
-    }
+    caller.check(offset, len + 1)?;
+    caller.write(offset, bytes)?;
+    caller.write(offset + len, &[0])?;
     caller.write(offset_out, &offset.to_le_bytes())?;
     caller.write(len_out, &len.to_le_bytes())?;
     give(args, 1);
@@ -58,25 +56,44 @@ fn give_copy(caller: &mut Caller<'_>, args: &mut [u64], bytes: &[u8]) -> Done {
 
 pub(super) fn get_env<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
     let guest = guest::<P>(caller)?;
-    let key = caller.bytes(arg(args, 0), arg(args, 1))?;
-    let value = core::str::from_utf8(key)
-        .ok()
-        .and_then(|key| variable(guest, key));
+    let (key, key_len) = (arg(args, 0), arg(args, 1));
+    caller.check(key, key_len)?;
+    let value = variable(caller, guest, key, key_len)?;
     put(caller, args, value, arg(args, 2), arg(args, 3))
 }
 
-/// A variable of the task, or else one of the proplet's own.
-fn variable<'t, P: Platform>(guest: &'t Guest<P>, key: &str) -> Option<&'t [u8]> {
+/// The value of a variable of the task, or else of one of the proplet's own. The key is looked at only
+/// for names of its length, so that work is bounded by the environment and not by the key.
+///
+/// # Errors
+/// The key is not in the guest's memory.
+fn variable<'t, P: Platform>(
+    caller: &Caller<'_>,
+    guest: &'t Guest<P>,
+    key: u32,
+    key_len: u32,
+) -> Result<Option<&'t [u8]>, HostError> {
+    let is_key =
+        |name: &str| Ok(name.len() == key_len as usize && is_at(caller, key, name.as_bytes())?);
     let data = &guest.data;
-    if let Some(value) = data.env().get(key) {
-        return Some(value.as_bytes());
+    let mut found = None;
+    // The last one counts.
+    for (name, value) in data.env().iter() {
+        if is_key(name)? {
+            found = Some(value.as_bytes());
+        }
     }
-    match key {
-        "PROPLET_ID" => Some(guest.config().proplet_id.as_bytes()),
-        "MODEL_DATA" => data.model.as_deref(),
-        "DATASET_DATA" => data.dataset.as_deref(),
-        _ => None,
+    if found.is_some() {
+        return Ok(found);
     }
+    if is_key("PROPLET_ID")? {
+        found = Some(guest.config().proplet_id.as_bytes());
+    } else if is_key("MODEL_DATA")? {
+        found = data.model.as_deref();
+    } else if is_key("DATASET_DATA")? {
+        found = data.dataset.as_deref();
+    }
+    Ok(found)
 }
 
 pub(super) fn get_input<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
@@ -99,14 +116,13 @@ fn put(
     offset: u32,
     cap: u32,
 ) -> Done {
-    let to = caller.bytes_mut(offset, cap)?;
+    caller.check(offset, cap)?;
     let Some(value) = value else {
         give(args, NONE);
         return DONE;
     };
-    for (to, from) in to.iter_mut().zip(value) {
-        *to = *from;
-    }
+    let (start, _) = value.split_at(value.len().min(cap as usize));
+    caller.write(offset, start)?;
     give(args, value.len() as u32);
     DONE
 }
@@ -120,13 +136,13 @@ pub(super) fn publish_result<P: Platform>(caller: &mut Caller<'_>, args: &mut [u
             "publish_result: {len} bytes, and this proplet's limit is {limit}"
         ))));
     }
-    let result = text(caller, "publish_result", offset, len)?;
-    let Some(mut output) = output_of(caller, guest, result.len()) else {
+    check_text(caller, "publish_result", offset, len)?;
+    let Some(mut output) = output_of(caller, guest, len as usize) else {
         return Poll::Ready(Err(caller.refuse(format_args!(
             "publish_result: the arena has no room for {len} bytes"
         ))));
     };
-    output.copy_from_slice(result.as_bytes());
+    caller.read(offset, &mut output)?;
     guest.exchange(|e| e.output = Some(output));
     DONE
 }
@@ -158,10 +174,12 @@ pub(super) fn log<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Don
             ));
         }
     };
-    let line = Line(caller.bytes(arg(args, 1), arg(args, 2))?);
+    let (text, len) = (arg(args, 1), arg(args, 2));
+    caller.check(text, len)?;
     if !log::log_enabled!(target: LOG_TARGET, level) {
         return DONE;
     }
+    let line = Line::new(caller, text, len)?;
     let (now, limit) = (guest.platform().now(), guest.config().limits.log_bytes);
     if guest.exchange(|e| e.may_log(now, line.cost(), limit)) {
         log::log!(target: LOG_TARGET, level, "slot {}: {line}", guest.slot.0);
@@ -172,92 +190,81 @@ pub(super) fn log<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Don
 }
 
 /// A guest's text as one line of a log: cut, with a space for white space and U+FFFD for what else
-/// is no text.
-struct Line<'a>(&'a [u8]);
+/// is no text. It is copied as it is shown.
+struct Line<'a, 'c> {
+    caller: &'a Caller<'c>,
+    offset: u32,
+    /// Bytes that are shown.
+    len: u32,
+    /// Whether that is not all.
+    is_cut: bool,
+}
 
-impl Line<'_> {
-    /// What is shown of it, and whether that is not all.
-    fn cut(&self) -> (&[u8], bool) {
-        let is_inside = |at: usize| self.0.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
-        let mut end = LINE_MAX;
-        // Not within a character, which has four bytes at most.
-        while end > LINE_MAX - 3 && is_inside(end) {
-            end -= 1;
+impl<'a, 'c> Line<'a, 'c> {
+    /// Of text in the guest's memory.
+    ///
+    /// # Errors
+    /// It is not there.
+    fn new(caller: &'a Caller<'c>, offset: u32, len: u32) -> Result<Self, HostError> {
+        let is_cut = len > LINE_MAX;
+        let mut end = len.min(LINE_MAX);
+        if is_cut {
+            // Not within a character, which has four bytes at most: the first that is left out and two
+            // before it.
+            let mut around = [0; 3];
+            caller.read(offset + LINE_MAX - 2, &mut around)?;
+            let inside = around.iter().rev().take_while(|&byte| byte & 0xc0 == 0x80);
+            end -= inside.count() as u32;
         }
-        match self.0.get(..end) {
-            Some(start) if end < self.0.len() => (start, true),
-            _ => (self.0, false),
-        }
+        Ok(Self {
+            caller,
+            offset,
+            len: end,
+            is_cut,
+        })
     }
 
-    fn cost(&self) -> u32 {
-        self.cut().0.len() as u32 + LINE_COST
+    const fn cost(&self) -> u32 {
+        self.len + LINE_COST
     }
 }
 
-impl fmt::Display for Line<'_> {
+impl fmt::Display for Line<'_, '_> {
+    #[inline(never)]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (bytes, is_cut) = self.cut();
-        for chunk in bytes.utf8_chunks() {
-            for c in chunk.valid().chars() {
-                f.write_char(match c {
-                    '\t' | '\n' | '\r' => ' ',
-                    c if c.is_control() => char::REPLACEMENT_CHARACTER,
-                    c => c,
-                })?;
-            }
-            if !chunk.invalid().is_empty() {
-                f.write_char(char::REPLACEMENT_CHARACTER)?;
+        let mut buffer = [0; PIECE];
+        let mut at = 0;
+        while at < self.len {
+            let (from, left) = (self.offset + at, self.len - at);
+            let bytes = piece(self.caller, from, left, &mut buffer).map_err(|_| fmt::Error)?;
+            at += bytes.len() as u32;
+            let mut unseen = bytes.len();
+            for chunk in bytes.utf8_chunks() {
+                for c in chunk.valid().chars() {
+                    f.write_char(match c {
+                        '\t' | '\n' | '\r' => ' ',
+                        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+                        c => c,
+                    })?;
+                }
+                let no_text = chunk.invalid();
+                unseen -= chunk.valid().len() + no_text.len();
+                // A character that the piece's end cuts is the first of the next piece.
+                if unseen == 0 && at < self.len && is_begun(no_text) {
+                    at -= no_text.len() as u32;
+                } else if !no_text.is_empty() {
+                    f.write_char(char::REPLACEMENT_CHARACTER)?;
+                }
             }
         }
-        match is_cut {
+        match self.is_cut {
             true => f.write_char('…'),
             false => Ok(()),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    extern crate std;
-
-    use super::*;
-    use std::{format, string::String, vec};
-
-    fn shown(bytes: &[u8]) -> String {
-        format!("{}", Line(bytes))
-    }
-
-    #[test]
-    fn a_line_of_log_is_text_on_one_line() {
-        assert_eq!(shown(b""), "");
-        assert_eq!(shown("Grüße, 21 °C".as_bytes()), "Grüße, 21 °C");
-        assert_eq!(shown(b"a\tb\r\nc"), "a b  c");
-        assert_eq!(
-            shown(b"\x1b[31mred\0\x7f"),
-            "\u{fffd}[31mred\u{fffd}\u{fffd}"
-        );
-        assert_eq!(shown(b"\xff\xfe ok \xc3"), "\u{fffd}\u{fffd} ok \u{fffd}");
-        // C1 controls are controls.
-        assert_eq!(shown("\u{9b}1m".as_bytes()), "\u{fffd}1m");
-    }
-
-    #[test]
-    fn a_long_line_is_cut_between_characters() {
-        assert_eq!(shown(&[b'x'; LINE_MAX]), "x".repeat(LINE_MAX));
-        let longer = shown(&[b'x'; LINE_MAX + 1]);
-        assert_eq!(longer, "x".repeat(LINE_MAX) + "…");
-        for before in 0..4 {
-            let text = "x".repeat(before) + &"😀".repeat(100);
-            let line = shown(text.as_bytes());
-            let kept = line.strip_suffix('…').expect("it is cut");
-            assert!(text.starts_with(kept), "{line}");
-            assert!(kept.len() > LINE_MAX - 4 && kept.len() <= LINE_MAX);
-        }
-        // What is no text is cut all the same.
-        let noise = vec![0x80; 100_000];
-        assert_eq!(shown(&noise).chars().count(), LINE_MAX - 3 + 1);
-        assert_eq!(Line(&noise).cost(), (LINE_MAX - 3) as u32 + LINE_COST);
-        assert_eq!(Line(b"").cost(), LINE_COST);
-    }
+/// Whether more bytes may make these a character.
+fn is_begun(bytes: &[u8]) -> bool {
+    core::str::from_utf8(bytes).is_err_and(|e| e.error_len().is_none())
 }

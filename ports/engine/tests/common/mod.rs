@@ -19,7 +19,7 @@ use proplet_engine::{
 use std::{
     mem::MaybeUninit,
     sync::{
-        Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError,
+        Condvar, LazyLock, Mutex, MutexGuard, Once, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
@@ -58,6 +58,8 @@ pub struct Threads {
     clock: Mutex<Option<Duration>>,
     pins: Mutex<[(PinMode, bool); PINS]>,
     random: AtomicU64,
+    /// Calls of the generator and of the board's thread.
+    pub effects: AtomicUsize,
     /// Something is to be measured.
     board: Mutex<bool>,
     board_changed: Condvar,
@@ -71,6 +73,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+const RANDOM_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+fn random_byte(state: u64) -> u8 {
+    (state ^ (state >> 29)).to_be_bytes()[0]
+}
+
 impl Threads {
     fn new() -> Self {
         Self {
@@ -80,6 +88,7 @@ impl Threads {
             clock: Mutex::new(None),
             pins: Mutex::new([(PinMode::Input, false); PINS]),
             random: AtomicU64::new(1),
+            effects: AtomicUsize::new(0),
             board: Mutex::new(false),
             board_changed: Condvar::new(),
         }
@@ -88,6 +97,13 @@ impl Threads {
     /// Stops the clock at a time, or lets it go again.
     pub fn set_clock(&self, now: Option<Duration>) {
         *lock(&self.clock) = now;
+    }
+
+    /// What the generator will give next.
+    pub fn random_ahead(&self, len: usize) -> Vec<u8> {
+        let first = self.random.load(Ordering::SeqCst);
+        let nth = |n: usize| first.wrapping_add(RANDOM_STEP.wrapping_mul(n as u64));
+        (0..len).map(|n| random_byte(nth(n))).collect()
     }
 
     fn wait_board(&self) {
@@ -142,11 +158,9 @@ impl Platform for Threads {
 
     /// No two calls give the same.
     fn random(&self, to: &mut [u8]) {
+        self.effects.fetch_add(1, Ordering::SeqCst);
         for byte in to {
-            let n = self
-                .random
-                .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst);
-            *byte = (n ^ (n >> 29)).to_be_bytes()[0];
+            *byte = random_byte(self.random.fetch_add(RANDOM_STEP, Ordering::SeqCst));
         }
     }
 
@@ -174,6 +188,7 @@ impl Platform for Threads {
 
     /// Sensor 0 has a temperature; sensor 1 has a voltage and can't be read.
     fn wake_board(&self) -> bool {
+        self.effects.fetch_add(1, Ordering::SeqCst);
         *lock(&self.board) = true;
         self.board_changed.notify_all();
         true
@@ -360,4 +375,54 @@ pub fn trap(exit: &Exit<Buffer>) -> &str {
         Err(Failure::Trap(text)) => text,
         other => panic!("expected a trap, found {other:?}"),
     }
+}
+
+/// The imports of all functions there are, each under its own name.
+pub fn imports() -> String {
+    let imports = host_functions::<Threads>().into_iter().map(|function| {
+        let (name, signature) = (function.name.to_str(), function.signature.to_str());
+        let (name, signature) = (name.unwrap(), signature.unwrap());
+        let (params, results) = signature[1..].split_once(')').unwrap();
+        let types = |letters: &str| -> String {
+            let ty = |letter| match letter {
+                'i' => " i32",
+                'I' => " i64",
+                other => panic!("{name} has a {other}"),
+            };
+            letters.chars().map(ty).collect()
+        };
+        let (params, results) = (types(params), types(results));
+        format!(r#"(import "env" "{name}" (func ${name} (param{params}) (result{results})))"#)
+    });
+    imports.collect()
+}
+
+/// Lines that guests have logged.
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Lines;
+
+impl log::Log for Lines {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target() == "guest"
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.target() == "guest" {
+            let line = format!("{} {}", record.level(), record.args());
+            lock(&LINES).push(line);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Those since the last time.
+pub fn lines() -> Vec<String> {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        log::set_logger(&Lines).unwrap();
+        log::set_max_level(log::LevelFilter::Debug);
+    });
+    std::mem::take(&mut lock(&LINES))
 }

@@ -312,7 +312,9 @@ fn charge(caller: &mut Caller<'_>, args: &mut [u64]) -> Polled {
 
 /// FNV-1a of guest memory.
 fn hash(caller: &mut Caller<'_>, args: &mut [u64]) -> Polled {
-    let bytes = caller.bytes(args[0] as u32, args[1] as u32)?;
+    caller.check(args[0] as u32, args[1] as u32)?;
+    let mut bytes = vec![0; args[1] as usize];
+    caller.read(args[0] as u32, &mut bytes)?;
     args[0] = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
