@@ -13,7 +13,7 @@ use std::{ops::Range, sync::atomic::Ordering};
 
 /// The guest's memory in bytes.
 const MEMORY: u32 = 4096;
-/// What is in it unless a case says otherwise; it is a topic, too.
+/// Each byte of it unless a case says otherwise; one is a topic, too.
 const FILL: u8 = b'.';
 /// Bytes that the host functions copy at a time.
 const PIECE: usize = 64;
@@ -76,7 +76,7 @@ fn written(mut memory: Vec<u8>, writes: &[(u32, &[u8])]) -> Vec<u8> {
     memory
 }
 
-/// What a call has done.
+/// The effects of a call.
 #[derive(Debug, Default, PartialEq)]
 struct Outcome {
     result: Option<Result<i32, String>>,
@@ -709,7 +709,7 @@ fn characters_are_whole_where_a_piece_ends_within_one() {
                 }
             }
         }
-        // What looks like a character's beginning and is none: surrogates, too long forms, numbers
+        // Beginnings of no character: surrogates, too long forms, numbers
         // that are too large; and no text at all.
         for wrong in [
             &b"\xed\xa0\x80"[..],

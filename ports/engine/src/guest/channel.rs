@@ -46,7 +46,7 @@ pub(super) fn subscribe<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) 
     DONE
 }
 
-/// What a topic has to keep to.
+/// Rules of a topic or of a filter.
 type Rules = fn(&str) -> Result<(), &'static str>;
 
 /// Checks a topic or filter of the guest: that it is text comes first, however long it is.
@@ -68,7 +68,7 @@ fn check_topic(
     kept.map_err(|rule| caller.refuse(format_args!("{function}: {rule}")))
 }
 
-/// What the rules say of text that is in the guest's memory, of [`GUEST_TOPIC_MAX`] bytes at most.
+/// Holds text that is in the guest's memory to the rules; it has [`GUEST_TOPIC_MAX`] bytes at most.
 ///
 /// # Errors
 /// There is none.

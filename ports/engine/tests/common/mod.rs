@@ -99,7 +99,7 @@ impl Threads {
         *lock(&self.clock) = now;
     }
 
-    /// What the generator will give next.
+    /// The next bytes of the generator, which it still gives.
     pub fn random_ahead(&self, len: usize) -> Vec<u8> {
         let first = self.random.load(Ordering::SeqCst);
         let nth = |n: usize| first.wrapping_add(RANDOM_STEP.wrapping_mul(n as u64));
