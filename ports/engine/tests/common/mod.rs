@@ -54,6 +54,9 @@ pub struct Threads {
     woken: Mutex<bool>,
     changed: Condvar,
     pub slices: AtomicUsize,
+    /// The worker waits at the end of its step.
+    held: Mutex<bool>,
+    released: Condvar,
     /// Set: sleeping takes no time, and makes it pass.
     clock: Mutex<Option<Duration>>,
     pins: Mutex<[(PinMode, bool); PINS]>,
@@ -85,6 +88,8 @@ impl Threads {
             woken: Mutex::new(false),
             changed: Condvar::new(),
             slices: AtomicUsize::new(0),
+            held: Mutex::new(false),
+            released: Condvar::new(),
             clock: Mutex::new(None),
             pins: Mutex::new([(PinMode::Input, false); PINS]),
             random: AtomicU64::new(1),
@@ -104,6 +109,12 @@ impl Threads {
         let first = self.random.load(Ordering::SeqCst);
         let nth = |n: usize| first.wrapping_add(RANDOM_STEP.wrapping_mul(n as u64));
         (0..len).map(|n| random_byte(nth(n))).collect()
+    }
+
+    /// Has the worker wait at the end of its next step, or go on.
+    pub fn hold(&self, held: bool) {
+        *lock(&self.held) = held;
+        self.released.notify_all();
     }
 
     fn wait_board(&self) {
@@ -140,6 +151,8 @@ impl Platform for Threads {
 
     fn worked(&self, _: u32) {
         self.slices.fetch_add(1, Ordering::SeqCst);
+        let held = lock(&self.held);
+        drop(self.released.wait_while(held, |held| *held).unwrap());
     }
 
     fn notify(&self) {}
@@ -225,7 +238,8 @@ pub fn bench_of(slots: usize, arena: usize) -> MutexGuard<'static, Bench> {
 }
 
 impl Bench {
-    fn new(slots: usize, arena: usize) -> Self {
+    /// The only one of its process.
+    pub fn new(slots: usize, arena: usize) -> Self {
         let arena = Box::leak(vec![MaybeUninit::uninit(); arena].into_boxed_slice());
         let natives = Box::leak(Box::new(host_functions::<Threads>()));
         let runtime = Runtime::init(arena, natives).unwrap();

@@ -1,0 +1,218 @@
+//! The agent on WAMR: what a task costs, everything counted, and how many there may be.
+
+mod common;
+
+use common::{ARENA, Bench, ID, Threads};
+use proplet::{
+    agent::{Agent, Delivery, DeploymentSlot, Event, Letter, Qos, Storage, TaskSlot},
+    config::Config,
+    engine::{Engine as _, Limits, ModuleId, Weight},
+    module::{source::Fetch, table::Entry},
+    time::Instant,
+};
+use proplet_engine::{ModuleState, Place, SlotState, WamrEngine, Workers};
+use serde_json::{Value as Json, json};
+use std::{collections::BTreeMap, iter, thread, time::Duration};
+
+type TestAgent = Agent<'static, WamrEngine<Threads>>;
+
+const SLOTS: usize = 512;
+const CPU: &str = include_str!("../../../wat/bench/cpu.wat");
+const LOOP: &str = r#"(module (func (export "main") (loop $next (br $next))))"#;
+
+/// Modules, and the slots that share their table, as Kconfig has them by default.
+const MODULES: usize = 16;
+const SLOTS_OF_MODULES: usize = 64;
+
+struct Proplet {
+    agent: TestAgent,
+    workers: &'static Workers<Threads>,
+    now: Instant,
+}
+
+fn slice<T>(len: usize, value: impl Fn() -> T) -> &'static mut [T] {
+    Box::leak(iter::repeat_with(value).take(len).collect())
+}
+
+impl Proplet {
+    fn new() -> Self {
+        let storage = Storage {
+            slots: slice(SLOTS, || TaskSlot::FREE),
+            deployments: slice(2, || DeploymentSlot::FREE),
+            modules: slice(4, || Entry::VACANT),
+            fetches: slice(2, || Fetch::VACANT),
+            outbox: slice(SLOTS, || Letter::VACANT),
+            packed: slice(1024, || 0),
+            unescaped: slice(256, || 0),
+            store: None,
+        };
+        let config = Config {
+            proplet_id: ID,
+            tenant: "t",
+            channel: "c",
+            ..Config::DEFAULT
+        };
+        let Bench { engine, workers } = Bench::new(SLOTS, ARENA);
+        let mut proplet = Self {
+            agent: Agent::new(config, storage, engine).unwrap(),
+            workers,
+            now: Instant::from_millis(1000),
+        };
+        proplet.handle(Event::Connected);
+        proplet
+    }
+
+    fn handle(&mut self, event: Event<'_>) {
+        self.agent.handle(event, self.now);
+    }
+
+    fn start(&mut self, id: &str, wat: &str, extra: &Json) {
+        use base64::{Engine as _, prelude::BASE64_STANDARD};
+        let file = BASE64_STANDARD.encode(wat::parse_str(wat).unwrap());
+        let mut start = json!({"id": id, "name": "main", "file": file, "proplet_id": ID,
+            "monitoring_profile": {"enabled": false}});
+        for (key, value) in extra.as_object().unwrap() {
+            start[key] = value.clone();
+        }
+        self.send("start", &start);
+    }
+
+    fn send(&mut self, command: &str, body: &Json) {
+        self.handle(Event::Message {
+            topic: &format!("m/t/c/c/control/manager/{command}"),
+            payload: body.to_string().as_bytes(),
+        });
+    }
+
+    /// Results that are due 250 ms from now.
+    fn results(&mut self) -> Vec<Json> {
+        self.now = Instant::from_millis(self.now.as_millis() + 250);
+        self.handle(Event::Tick);
+        let mut results = Vec::new();
+        while let Some(next) = self.agent.poll_publish(Qos::AtLeastOnce, self.now) {
+            let mut body = [0; 1024];
+            let len = self.agent.write(next.token, &mut body, self.now).unwrap();
+            if self.agent.topic(next.token).ends_with("/results") {
+                results.push(serde_json::from_slice(&body[..len]).unwrap());
+            }
+            self.handle(Event::Published(next.token, Delivery::Done));
+        }
+        results
+    }
+
+    /// Waits until no task is left; what they said.
+    fn all_results(&mut self) -> Vec<Json> {
+        let mut results = Vec::new();
+        for _ in 0..10_000 {
+            results.extend(self.results());
+            if self.agent.is_drained() {
+                return results;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        panic!("tasks do not end");
+    }
+
+    fn free(&self) -> usize {
+        self.agent.engine().arena().free
+    }
+
+    /// Arena bytes of one more task of the module that is loaded, and of its record alone.
+    fn cost(&mut self, id: &str, wat: &str, extra: &Json) -> (usize, usize) {
+        let limits = Limits {
+            stack: 4096,
+            memory_cap: None,
+            memory_max: None,
+            work: None,
+            weight: Weight::DEFAULT,
+        };
+        let needs = self.agent.engine().instance_needs(ModuleId(0), &limits);
+        let before = self.free();
+        self.start(id, wat, extra);
+        let all = before - self.free();
+        (all, all - needs.unwrap().own)
+    }
+}
+
+#[test]
+fn a_slot_has_at_most_64_bytes_of_static_memory_on_32_bits() {
+    let module = size_of::<Entry>() + size_of::<ModuleState>();
+    let parts = [
+        size_of::<TaskSlot<WamrEngine<Threads>>>(),
+        size_of::<SlotState<Threads>>(),
+        size_of::<Place>(),
+        (module * MODULES).div_ceil(SLOTS_OF_MODULES),
+    ];
+    let all: usize = parts.iter().sum();
+    println!("agent, engine, queue, share of the module table: {parts:?}, {all} bytes");
+    let most = if cfg!(target_pointer_width = "32") { 64 } else { 96 };
+    assert!(all <= most, "{all} bytes of at most {most}");
+}
+
+/// All in one test: WAMR is one for a process.
+#[test]
+fn what_tasks_cost_is_what_they_hold() {
+    let mut proplet = Proplet::new();
+    let empty = proplet.free();
+    let id = |n: usize| format!("3fe95a65-74f1-4ede-bf20-{n:012}");
+
+    // The first is there for its module, and for what all its instances share.
+    let quiet = json!({});
+    proplet.start(&id(0), LOOP, &quiet);
+    let (task, record) = proplet.cost(&id(1), LOOP, &quiet);
+    println!("a task of a loop: {task} bytes, of which its record has {record}");
+    assert!(record <= 150, "{record} bytes");
+    let monitored = json!({"monitoring_profile": null});
+    let (_, with_monitor) = proplet.cost(&id(2), LOOP, &monitored);
+    println!("a record with a monitor: {with_monitor} bytes");
+    assert!(with_monitor > record && with_monitor <= record + 160);
+    // Records are as long as their texts, in multiples of 8.
+    let (_, short) = proplet.cost("x", LOOP, &quiet);
+    let (_, inputs) = proplet.cost("y", LOOP, &json!({"env": {"KEY": "v".repeat(200)}}));
+    assert!((record - short).abs_diff(35) < 8 && (inputs - short).abs_diff(207) < 8);
+    for id in [&id(0), &id(1), &id(2), "x", "y"] {
+        proplet.send("stop", &json!({"id": id, "proplet_id": ID}));
+    }
+    assert_eq!(proplet.all_results().len(), 5);
+    assert_eq!(proplet.free(), empty);
+
+    // As many as the arena holds, each with its record and room to be left.
+    proplet.workers.platform().hold(true);
+    let mut started = 0;
+    loop {
+        proplet.start(&id(started), CPU, &quiet);
+        if proplet.agent.status().running == started {
+            break;
+        }
+        started += 1;
+    }
+    proplet.workers.platform().hold(false);
+    println!("{started} tasks of the cpu workload in {ARENA} bytes, {} left", proplet.free());
+    let least = if cfg!(target_pointer_width = "32") { 270 } else { 200 };
+    assert!(started >= least, "{started} of at least {least}");
+    let results = proplet.all_results();
+    let mut count = BTreeMap::<_, usize>::new();
+    for result in &results {
+        let error = result["error"].as_str().unwrap_or_default();
+        let (end, _) = error.split_once(" need ").unwrap_or((error, ""));
+        let outcome = (end.to_owned(), result["results"].as_str().unwrap().to_owned());
+        *count.entry(outcome).or_default() += 1;
+    }
+    println!("{count:?}");
+    assert_eq!(results.len(), started + 1);
+    assert_eq!(count.values().max(), Some(&started), "all but one with one result");
+    assert_eq!(proplet.free(), empty);
+
+    // Rounds of starts and stops leave nothing.
+    for round in 0..500 {
+        for n in 0..20 {
+            let text = if n % 2 == 0 { LOOP } else { CPU };
+            proplet.start(&id(n), text, &quiet);
+        }
+        for n in 0..20 {
+            proplet.send("stop", &json!({"id": id(n), "proplet_id": ID}));
+        }
+        assert_eq!(proplet.all_results().len(), 20, "round {round}");
+        assert_eq!(proplet.free(), empty, "round {round}");
+    }
+}
