@@ -3,7 +3,7 @@
 use super::{
     Agent, FALLBACKS, Id, LATE_AGAIN,
     outbox::{Body, Outbox, Outcome, Output, Update},
-    tasks::{Deployed, DeploymentRecord, Ending, Purpose, State, TaskRecord},
+    tasks::{Deployed, DeploymentRecord, Ending, NEVER, Purpose, State, TaskRecord},
 };
 use crate::{
     engine::{
@@ -69,7 +69,7 @@ impl<E: Engine> Agent<'_, E> {
         self.tasks.begin_samples(slot, now);
         let state = State::Running {
             module,
-            until: budget.deadline.map(|limit| now + limit),
+            until: budget.deadline.map_or(NEVER, |limit| now + limit),
             ending: None,
         };
         self.tasks.set_state(slot, state);

@@ -68,7 +68,10 @@ fn a_task_may_name_the_preemption_that_there_is() {
 pub(crate) fn assert_ends(stage: &Stage, preemption: &str) {
     let tasks = ["10", "60", "1"];
     for weight in tasks {
-        let extra = env(&[("PROPLET_PREEMPTION", preemption), ("PROPLET_WEIGHT", weight)]);
+        let extra = env(&[
+            ("PROPLET_PREEMPTION", preemption),
+            ("PROPLET_WEIGHT", weight),
+        ]);
         stage.start(weight, "main", LOOP, &extra);
     }
     stage.proplet.expect_logs(SOON, "runs in slot", tasks.len());
@@ -85,7 +88,12 @@ pub(crate) fn assert_ends(stage: &Stage, preemption: &str) {
     }
     stage.start("bounded", "main", LOOP, &env(&[("PROPLET_WORK", "1000")]));
     stage.assert_error("bounded", "work budget of 1000");
-    stage.start("late", "main", LOOP, &env(&[("PROPLET_DEADLINE_MS", "300")]));
+    stage.start(
+        "late",
+        "main",
+        LOOP,
+        &env(&[("PROPLET_DEADLINE_MS", "300")]),
+    );
     stage.assert_error("late", "deadline of 300 ms exceeded");
 }
 

@@ -125,9 +125,12 @@ wamr_charge(struct wamr_worker *worker, uint64 work, uint64 cost)
     wamr_call *call = worker->call;
 
     wamr_settle(worker);
-    call->work += work;
     worker->over |= work > call->work_left;
-    call->work_left -= work < call->work_left ? work : call->work_left;
+    /* What goes beyond is not done: the call traps with all of its work. */
+    if (work > call->work_left)
+        work = call->work_left;
+    call->work += work;
+    call->work_left -= work;
     take_credit(worker, cost);
     load_slice(worker);
 }

@@ -58,6 +58,8 @@ pub(crate) struct Exchange {
     said: Rate,
     pub(crate) timer: Option<Timer>,
     pub(crate) measurement: Measurement,
+    /// Messages and log lines that exceeded a limit.
+    pub(crate) dropped: u32,
 }
 
 /// What a guest wants to know of a sensor. The board's thread measures, while the guest waits.
@@ -86,7 +88,13 @@ impl Exchange {
         said: Rate::NONE,
         timer: None,
         measurement: Measurement::None,
+        dropped: 0,
     };
+
+    /// Counts something that was dropped.
+    pub(crate) const fn count_dropped(&mut self) {
+        self.dropped = self.dropped.saturating_add(1);
+    }
 
     /// Takes what nobody will want once the run has ended, for the caller to drop; the output is
     /// kept of a run that has a result.

@@ -87,11 +87,7 @@ impl<P> SlotState<P> {
 
     /// Counts something that was dropped.
     pub(crate) fn count_dropped(&self) {
-        critical_section::with(|cs| {
-            self.with(cs, |task| {
-                task.used.dropped = task.used.dropped.saturating_add(1);
-            })
-        });
+        critical_section::with(|cs| self.exchange(cs, Exchange::count_dropped));
     }
 }
 
@@ -131,8 +127,6 @@ pub(crate) struct Job<P: 'static> {
     /// What is left of its turn, in units of work or in nanoseconds; below 0 what it took beyond,
     /// which its next turns pay.
     pub(crate) turn: i64,
-    /// Most work of the run; `u64::MAX` where it is not bounded.
-    pub(crate) work_max: u64,
     pub(crate) weight: Weight,
 }
 
@@ -160,8 +154,7 @@ impl<P> Job<P> {
         guest: Option<Boxed<Guest<P>>>,
         call: &Call<'_>,
     ) -> Result<Self, Text> {
-        let work_max = call.limits.work.unwrap_or(u64::MAX);
-        instance.set_work_left(work_max);
+        instance.set_work_left(call.limits.work.unwrap_or(u64::MAX));
         let later = match instance.initialise().map_err(words)? {
             true => {
                 let export = heapless::String::try_from(call.export).unwrap_or_default();
@@ -179,7 +172,6 @@ impl<P> Job<P> {
             guest,
             later,
             turn: 0,
-            work_max,
             weight: call.limits.weight,
         })
     }
@@ -218,18 +210,6 @@ pub(crate) struct Used {
     pub(crate) work: u64,
     /// Arena bytes, the task's own blocks counted; at the end the most.
     pub(crate) memory: u32,
-    pub(crate) dropped: u32,
-}
-
-impl Used {
-    pub(crate) const fn usage(&self) -> RunUsage {
-        RunUsage {
-            cpu: Duration::from_nanos(self.cpu),
-            memory: self.memory as usize,
-            work: self.work,
-            dropped: self.dropped,
-        }
-    }
 }
 
 /// How a run ended.
@@ -260,8 +240,19 @@ impl<P> Task<P> {
         self.used.work = work;
     }
 
+    /// What it has used so far.
+    pub(crate) fn usage(&self) -> RunUsage {
+        RunUsage {
+            cpu: Duration::from_nanos(self.used.cpu),
+            memory: self.used.memory as usize,
+            work: self.used.work,
+            dropped: self.exchange.as_ref().map_or(0, |e| e.dropped),
+        }
+    }
+
     /// The exit of a task that has ended; what else it holds is given back.
     pub(crate) fn exit(self, slot: Slot) -> Exit<Buffer> {
+        let usage = self.usage();
         let result = match self.stage {
             Stage::Ended(Outcome::Returned(value)) => Ok(value),
             Stage::Ended(Outcome::Trapped(reason)) => Err(Failure::Trap(reason_of(reason))),
@@ -273,7 +264,7 @@ impl<P> Task<P> {
             slot,
             result,
             output: self.exchange.and_then(|mut e| e.output.take()),
-            usage: self.used.usage(),
+            usage,
         }
     }
 }
@@ -295,7 +286,7 @@ pub(crate) fn words(error: impl core::fmt::Display) -> Text {
 #[cfg(target_pointer_width = "32")]
 const _: () = {
     assert!(size_of::<SlotState<()>>() == 8);
-    assert!(size_of::<Task<()>>() <= 144);
+    assert!(size_of::<Task<()>>() <= 136);
     assert!(size_of::<Exchange>() <= 112);
     assert!(size_of::<Guest<()>>() <= 56);
 };

@@ -266,7 +266,7 @@ impl<P: Platform> Workers<P> {
 
     /// Work and memory are what they were at the end of the last step, and so is the time.
     pub(crate) fn usage(&self, slot: Slot) -> RunUsage {
-        let usage = |task: &mut Task<P>| task.used.usage();
+        let usage = |task: &mut Task<P>| task.usage();
         critical_section::with(|cs| self.slot(slot).with(cs, usage)).unwrap_or_default()
     }
 
@@ -673,7 +673,8 @@ impl<P: Platform> Workers<P> {
     fn failed(&self, slot: Slot, job: &mut Job<P>, error: &Trap) -> Outcome {
         match error.kind() {
             TrapKind::OutOfWork => {
-                let limit = job.work_max;
+                // All that it was allowed is done.
+                let limit = job.instance.as_ref().map_or(0, Instance::work);
                 let words = format_args!("work budget of {limit} branches and calls exhausted");
                 self.trapped(slot, job, &words)
             }

