@@ -8,13 +8,13 @@ use proplet::{
     config::Config,
     engine::{
         ArenaUsage, Call, Engine, Exit, Failure, InstanceNeeds, Limits, Message, ModuleId, Needs,
-        Params, ProcessUsage, RunUsage, Slot, TaskData, Text, Value,
+        Params, ProcessUsage, Record, RunUsage, Slot, TaskData, Text, Value,
     },
     module::{source::Fetch, table::Entry},
     time::Duration,
 };
 use proplet_link::{Buffers, Settings, Signal, Status, run};
-use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+use std::{cell::RefCell, collections::VecDeque, ops::Deref, rc::Rc};
 use support::{Cut, Dial, Net, Seen, Signals, after, at, now, parks, simulate};
 
 const ID: &str = "3fe95a65-74f1-4ede-bf20-ef565f04cecb";
@@ -39,6 +39,48 @@ impl Runs {
     }
 }
 
+/// Bytes of a record.
+#[derive(Debug)]
+struct Shared(Rc<Vec<u8>>);
+
+impl Deref for Shared {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[derive(Debug)]
+struct FakeRecord<T> {
+    value: T,
+    bytes: Rc<Vec<u8>>,
+}
+
+impl<T> Record<T> for FakeRecord<T> {
+    type Bytes = Shared;
+
+    fn value(&self) -> &T {
+        &self.value
+    }
+
+    fn value_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        Rc::get_mut(&mut self.bytes).map_or(&mut [], Vec::as_mut_slice)
+    }
+
+    fn share(&mut self) -> Shared {
+        Shared(Rc::clone(&self.bytes))
+    }
+}
+
 /// An engine to which all bytes are a module whose every export takes nothing.
 struct Fake {
     runs: Rc<RefCell<Runs>>,
@@ -47,6 +89,8 @@ struct Fake {
 
 impl Engine for Fake {
     type Buffer = Vec<u8>;
+    type Bytes = Shared;
+    type Record<T> = FakeRecord<T>;
 
     fn arena(&self) -> ArenaUsage {
         ArenaUsage {
@@ -58,6 +102,17 @@ impl Engine for Fake {
 
     fn allocate(&mut self, len: usize) -> Result<Vec<u8>, Text> {
         Ok(vec![0; len])
+    }
+
+    fn record<T>(&mut self, value: T, len: usize) -> Result<FakeRecord<T>, Text> {
+        Ok(FakeRecord {
+            value,
+            bytes: Rc::new(vec![0; len]),
+        })
+    }
+
+    fn record_bytes<T>(len: usize) -> usize {
+        size_of::<T>() + len
     }
 
     fn resize(&mut self, buffer: &mut Vec<u8>, len: usize) -> Result<(), Text> {
@@ -89,8 +144,14 @@ impl Engine for Fake {
         Ok(Some(Params::new()))
     }
 
-    fn spawn(&mut self, slot: Slot, _: &Call<'_>, _: TaskData<Vec<u8>>) {
+    fn spawn(
+        &mut self,
+        slot: Slot,
+        _: &Call<'_>,
+        _: TaskData<Vec<u8>, Shared>,
+    ) -> Result<(), Text> {
         self.runs.borrow_mut().running.push(slot);
+        Ok(())
     }
 
     fn interrupt(&mut self, slot: Slot) {
@@ -115,11 +176,26 @@ impl Engine for Fake {
         ProcessUsage::default()
     }
 
-    fn poll_exit(&mut self) -> Option<Exit<Vec<u8>>> {
-        self.runs.borrow_mut().exits.pop_front()
+    fn exited(&mut self) -> Option<Slot> {
+        self.runs.borrow().exits.front().map(|exit| exit.slot)
     }
 
-    fn poll_message(&mut self, _: Slot) -> Option<Message<Vec<u8>>> {
+    fn has_exited(&self, slot: Slot) -> bool {
+        let runs = self.runs.borrow();
+        runs.exits.iter().any(|exit| exit.slot == slot)
+    }
+
+    fn take_exit(&mut self, slot: Slot) -> Option<Exit<Vec<u8>>> {
+        let exits = &mut self.runs.borrow_mut().exits;
+        let at = exits.iter().position(|exit| exit.slot == slot)?;
+        exits.remove(at)
+    }
+
+    fn poll_message(&mut self) -> Option<(Slot, Message<Vec<u8>>)> {
+        None
+    }
+
+    fn take_message(&mut self, _: Slot) -> Option<Message<Vec<u8>>> {
         None
     }
 
