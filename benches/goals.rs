@@ -12,7 +12,7 @@ mod worst;
 use capacity::{ARENA, Program, Width};
 use clap::Parser as _;
 use proplet::engine::{
-    Call, Engine as _, Exit, Failure, Limits, ModuleId, Preemption, Schedule, Slot, TaskData, Value,
+    Call, Engine as _, Exit, Failure, Limits, ModuleId, Preemption, Slot, TaskData, Value, Weight,
 };
 use proplet_bench::{Event, Fairness, Lane, Mode, Options, Report};
 use proplet_engine::{WamrEngine, Workers};
@@ -39,7 +39,7 @@ const DEVICE_CACHE: u32 = 64;
 /// Rounds after which not a byte may be lost.
 const ROUNDS: u32 = 10_000;
 /// Loops that run while one is stopped.
-const LOOPS: u8 = 24;
+const LOOPS: u16 = 24;
 /// Stops that are measured.
 const STOPS: u32 = 500;
 /// A slice that is long against what the machine's other work takes away.
@@ -376,11 +376,11 @@ impl Bench {
         self.engine.load(module, bytes).expect("it loads");
     }
 
-    fn spawn(&mut self, slot: u8, export: &str, args: &[i32], preemption: Preemption) {
-        self.spawn_with(slot, export, args, self.run_limits(preemption));
+    fn spawn(&mut self, slot: u16, export: &str, args: &[i32]) {
+        self.spawn_with(slot, export, args, self.run_limits());
     }
 
-    fn spawn_with(&mut self, slot: u8, export: &str, args: &[i32], limits: Limits) {
+    fn spawn_with(&mut self, slot: u16, export: &str, args: &[i32], limits: Limits) {
         let args: Vec<Value> = args.iter().copied().map(Value::I32).collect();
         let call = Call {
             module: ModuleId(0),
@@ -388,28 +388,26 @@ impl Bench {
             args: &args,
             limits,
         };
-        self.engine.spawn(Slot(slot), &call, TaskData::NONE);
+        let spawned = self.engine.spawn(Slot(slot), &call, TaskData::NONE);
+        spawned.expect("there is room");
     }
 
-    fn run_limits(&self, preemption: Preemption) -> Limits {
+    fn run_limits(&self) -> Limits {
         Limits {
             // fib(32) takes 5,096 bytes.
             stack: self.limits.stack_bytes.max(8192),
             memory_cap: None,
             memory_max: None,
             work: None,
-            schedule: Schedule {
-                preemption,
-                ..Schedule::DEFAULT
-            },
+            weight: Weight::DEFAULT,
         }
     }
 
     fn exit(&mut self) -> Exit<Buffer> {
         let exits = self.workers.platform().exits();
         loop {
-            if let Some(exit) = self.engine.poll_exit() {
-                return exit;
+            if let Some(slot) = self.engine.exited() {
+                return self.engine.take_exit(slot).expect("it has ended");
             }
             poll(&mut [PollFd::new(exits, PollFlags::IN)], None).expect("poll");
             exits.clear();
@@ -417,9 +415,10 @@ impl Bench {
     }
 
     /// Processor seconds of each of `guests` at once, in the mean.
-    fn time(&mut self, study: &Study, place: usize, preemption: Preemption, guests: u8) -> f64 {
+    fn time(&mut self, study: &Study, place: usize, preemption: Preemption, guests: u16) -> f64 {
+        self.workers.set_preemption(preemption);
         for slot in 0..guests {
-            self.spawn(slot, &format!("run{place}"), study.args, preemption);
+            self.spawn(slot, &format!("run{place}"), study.args);
         }
         let mut cpu = Duration::ZERO;
         for _ in 0..guests {
@@ -437,7 +436,7 @@ impl Bench {
             self.load_bytes(&guest.wasm);
             let limits = Limits {
                 stack: 1 << 20,
-                ..self.run_limits(Preemption::Fuel)
+                ..self.run_limits()
             };
             self.spawn_with(0, "run", &[], limits);
             let begun = Instant::now();
@@ -506,6 +505,7 @@ impl Bench {
             }
         }
         self.engine.unload(ModuleId(0));
+        self.workers.set_preemption(Preemption::Fuel);
         let [plain, others @ ..] = least;
         others.map(|time| time / plain)
     }
@@ -552,7 +552,8 @@ impl Bench {
             }
         }
         let options = Options {
-            limits: self.run_limits(Preemption::Fuel),
+            limits: self.run_limits(),
+            preemption: Preemption::Fuel,
             weights,
             max: Some(LOOPS.into()),
             step: SHARE,
@@ -576,20 +577,20 @@ impl Bench {
         self.workers.set_slice(LONG_SLICE);
         self.load(ENDLESS);
         for slot in 0..LOOPS {
-            self.spawn(slot, "main", &[], Preemption::Fuel);
+            self.spawn(slot, "main", &[]);
         }
         std::thread::sleep(Duration::from_millis(200));
-        let work = |bench: &Self, slots: &[u8]| -> u64 {
+        let work = |bench: &Self, slots: &[u16]| -> u64 {
             slots
                 .iter()
                 .map(|s| bench.engine.usage(Slot(*s)).work)
                 .sum()
         };
-        let slots: Vec<u8> = (0..LOOPS).collect();
+        let slots: Vec<u16> = (0..LOOPS).collect();
         let (mut took, mut slices) = (Vec::new(), Vec::new());
         for n in 0..STOPS {
-            let slot = (n % u32::from(LOOPS)) as u8;
-            let others: Vec<u8> = slots.iter().copied().filter(|s| *s != slot).collect();
+            let slot = (n % u32::from(LOOPS)) as u16;
+            let others: Vec<u16> = slots.iter().copied().filter(|s| *s != slot).collect();
             let (before, asked) = (work(self, &slots), Instant::now());
             self.engine.interrupt(Slot(slot));
             let exit = self.exit();
@@ -597,7 +598,7 @@ impl Bench {
             let after = work(self, &others) + exit.usage.work;
             slices.push(after.saturating_sub(before) as f64 / f64::from(LONG_SLICE));
             assert_eq!(exit.slot, Slot(slot));
-            self.spawn(slot, "main", &[], Preemption::Fuel);
+            self.spawn(slot, "main", &[]);
             // Until it has had its first turn, which is beside the others', and waits in line.
             std::thread::sleep(Duration::from_micros(6000 + u64::from(n) * 7919 % 3000));
         }
@@ -625,7 +626,7 @@ impl Bench {
         let free = self.engine.arena().free;
         for _ in 0..ROUNDS {
             self.load(include_str!("../wat/addition.wat"));
-            self.spawn(0, "add", &[20, 22], Preemption::Fuel);
+            self.spawn(0, "add", &[20, 22]);
             assert_eq!(self.exit().result, Ok(Some(Value::I32(42))));
             self.engine.unload(ModuleId(0));
         }

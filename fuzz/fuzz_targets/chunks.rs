@@ -8,8 +8,8 @@ use libfuzzer_sys::{
 };
 use proplet::{
     engine::{
-        ArenaUsage, Call, Engine, Exit, Limits, Message, ModuleId, Needs, Params, ProcessUsage,
-        RunUsage, Slot, TaskData, Text,
+        ArenaUsage, Call, Engine, Exit, InstanceNeeds, Limits, Message, ModuleId, Needs, Params,
+        ProcessUsage, Record, RunUsage, Slot, TaskData, Text,
     },
     module::chunks::Chunks,
     wire::Chunk,
@@ -20,8 +20,37 @@ const ARENA: usize = 4096;
 /// An arena with room for one buffer, and nothing to run in it.
 struct OneBuffer;
 
+/// No record is ever made.
+enum NoRecord {}
+
+impl<T> Record<T> for NoRecord {
+    type Bytes = Vec<u8>;
+
+    fn value(&self) -> &T {
+        match *self {}
+    }
+
+    fn value_mut(&mut self) -> &mut T {
+        match *self {}
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match *self {}
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match *self {}
+    }
+
+    fn share(&mut self) -> Vec<u8> {
+        match *self {}
+    }
+}
+
 impl Engine for OneBuffer {
     type Buffer = Vec<u8>;
+    type Bytes = Vec<u8>;
+    type Record<T> = NoRecord;
 
     fn arena(&self) -> ArenaUsage {
         ArenaUsage {
@@ -34,6 +63,14 @@ impl Engine for OneBuffer {
     fn allocate(&mut self, len: usize) -> Result<Vec<u8>, Text> {
         assert!(len <= ARENA, "allocated {len} bytes without admission");
         Ok(vec![0; len])
+    }
+
+    fn record<T>(&mut self, _: T, _: usize) -> Result<NoRecord, Text> {
+        unreachable!("chunks are in buffers")
+    }
+
+    fn record_bytes<T>(_: usize) -> usize {
+        unreachable!("chunks are in buffers")
     }
 
     fn resize(&mut self, buffer: &mut Vec<u8>, len: usize) -> Result<(), Text> {
@@ -52,7 +89,7 @@ impl Engine for OneBuffer {
 
     fn unload(&mut self, _: ModuleId) {}
 
-    fn instance_bytes(&self, _: ModuleId, _: &Limits) -> Result<usize, Text> {
+    fn instance_needs(&self, _: ModuleId, _: &Limits) -> Result<InstanceNeeds, Text> {
         unreachable!("nothing runs")
     }
 
@@ -60,7 +97,7 @@ impl Engine for OneBuffer {
         unreachable!("nothing runs")
     }
 
-    fn spawn(&mut self, _: Slot, _: &Call<'_>, _: TaskData<Vec<u8>>) {
+    fn spawn(&mut self, _: Slot, _: &Call<'_>, _: TaskData<Vec<u8>, Vec<u8>>) -> Result<(), Text> {
         unreachable!("nothing runs")
     }
 
@@ -74,11 +111,23 @@ impl Engine for OneBuffer {
         ProcessUsage::default()
     }
 
-    fn poll_exit(&mut self) -> Option<Exit<Vec<u8>>> {
+    fn exited(&mut self) -> Option<Slot> {
         None
     }
 
-    fn poll_message(&mut self, _: Slot) -> Option<Message<Vec<u8>>> {
+    fn has_exited(&self, _: Slot) -> bool {
+        false
+    }
+
+    fn take_exit(&mut self, _: Slot) -> Option<Exit<Vec<u8>>> {
+        None
+    }
+
+    fn poll_message(&mut self) -> Option<(Slot, Message<Vec<u8>>)> {
+        None
+    }
+
+    fn take_message(&mut self, _: Slot) -> Option<Message<Vec<u8>>> {
         None
     }
 

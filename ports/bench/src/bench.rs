@@ -9,17 +9,14 @@ use crate::{
 use core::slice;
 use proplet::{
     engine::{
-        ArenaUsage, Call, Engine, Exit, Failure, InstanceNeeds, Limits, ModuleId, RunUsage,
-        Schedule, Slot, TaskData, Text, Value, text,
+        ArenaUsage, Call, Engine, Exit, Failure, InstanceNeeds, Limits, ModuleId, Preemption,
+        RunUsage, Slot, TaskData, Text, Value, Weight, text,
     },
     time::Duration,
 };
 
 /// How long runs may take to end when they are interrupted, or to begin, before the bench gives up.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Most slots that an engine has.
-const SLOTS_MAX: usize = 256;
 
 /// Loops of a fairness bench that names no number.
 const LOOPS: usize = 24;
@@ -40,10 +37,12 @@ pub enum Mode {
 /// How it is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Options<'a> {
-    /// Limits of each run. `weights` are instead of the schedule's.
+    /// Limits of each run.
     pub limits: Limits,
-    /// Weights of the slots, from 1 to [`Schedule::WEIGHT_MAX`], over and over. If there are
-    /// none, each has the schedule's.
+    /// What ends a turn on the engine's device.
+    pub preemption: Preemption,
+    /// Weights of the slots, from 1 to [`Weight::MAX`], over and over. If there are none, each has
+    /// that of the limits.
     pub weights: &'a [u8],
     /// Most instances; `None` is as many as there can be, or 24 loops in a fairness bench.
     pub max: Option<usize>,
@@ -76,7 +75,7 @@ impl Lane {
     };
 }
 
-/// Measures, on an engine that runs nothing, has a slot for each of at most 256 `lanes`, and room
+/// Measures, on an engine that runs nothing, has a slot for each of the `lanes`, and room
 /// in its module table for [`SET_MAX`]. Returns whether every run ended as it should and the arena
 /// is as it was, to the byte.
 ///
@@ -91,11 +90,8 @@ pub fn run<E: Engine, P: Port>(
     options: &Options<'_>,
     report: &mut impl Report,
 ) -> Result<bool, Text> {
-    let mut on = |set: &'static [Workload]| {
-        let slots = lanes.len().min(SLOTS_MAX);
-        let lanes = &mut lanes[..slots];
-        Bench::new(engine, port, lanes, set, options).run(mode, report)
-    };
+    let mut on =
+        |set: &'static [Workload]| Bench::new(engine, port, lanes, set, options).run(mode, report);
     match mode {
         Mode::Shared(workload) => Ok(on(slice::from_ref(workload))?.is_good()),
         Mode::Diverse => Ok(on(&DIVERSE)?.is_good()),
@@ -230,7 +226,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
     pub(crate) fn weight(&self, slot: usize) -> u8 {
         let weights = self.options.weights;
         match weights.len() {
-            0 => self.options.limits.schedule.weight,
+            0 => self.options.limits.weight.0,
             len => weights[slot % len],
         }
     }
@@ -272,34 +268,37 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
         None
     }
 
+    /// Starts a run in a slot; an error where it can't be.
     pub(crate) fn start(&mut self, slot: usize) {
-        let limits = self.options.limits;
-        let schedule = Schedule {
-            weight: self.weight(slot),
-            ..limits.schedule
-        };
         let call = Call {
-            // Both fit: there are at most SET_MAX modules and SLOTS_MAX slots.
-            module: ModuleId((slot % self.set.len()) as u8),
+            // There are at most SET_MAX modules.
+            module: ModuleId((slot % self.set.len()) as u16),
             export: "main",
             args: &[],
-            limits: Limits { schedule, ..limits },
+            limits: Limits {
+                weight: Weight(self.weight(slot)),
+                ..self.options.limits
+            },
         };
-        self.lanes[slot].since = Some(self.port.now());
-        self.engine.spawn(Slot(slot as u8), &call, TaskData::NONE);
+        let now = self.port.now();
+        match self.engine.spawn(Slot::at(slot), &call, TaskData::NONE) {
+            Ok(()) => self.lanes[slot].since = Some(now),
+            Err(reason) => self.fail(slot, |_| reason),
+        }
     }
 
     /// The next run that has ended: its exit, and how long it took until now.
     pub(crate) fn poll(&mut self) -> Option<(Exit<E::Buffer>, Duration)> {
-        let exit = self.engine.poll_exit()?;
-        let since = self.lanes[usize::from(exit.slot.0)].since.take();
+        let slot = self.engine.exited()?;
+        let exit = self.engine.take_exit(slot)?;
+        let since = self.lanes[slot.index()].since.take();
         let now = self.port.now();
         Some((exit, now.saturating_sub(since.unwrap_or(now))))
     }
 
     /// Whether a run gave its workload's result; an error if not.
     pub(crate) fn judge(&mut self, exit: &Exit<E::Buffer>) -> bool {
-        let expected = self.part(exit.slot.0.into()).workload.result;
+        let expected = self.part(exit.slot.index()).workload.result;
         let is_right = exit.result == Ok(Some(Value::I32(expected)));
         if !is_right {
             self.note(exit);
@@ -309,23 +308,23 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
 
     /// Counts a run that did not end as it should.
     pub(crate) fn note(&mut self, exit: &Exit<E::Buffer>) {
+        self.fail(exit.slot.index(), |expected| match &exit.result {
+            Ok(value) => text(format_args!("returned {value:?}, expected {expected}")),
+            Err(Failure::Trap(trap)) => trap.clone(),
+            Err(Failure::Interrupted) => text(format_args!("interrupted by nobody")),
+        });
+    }
+
+    /// Counts a run that failed in a slot, for a reason that may name the result that was expected.
+    fn fail(&mut self, slot: usize, reason: impl FnOnce(i32) -> Text) {
         self.errors += 1;
-        let Workload { name, result, .. } = *self.part(exit.slot.0.into()).workload;
-        let slot = exit.slot.0;
-        let words = || match &exit.result {
-            Ok(value) => text(format_args!(
-                "slot {slot}, {name}: returned {value:?}, expected {result}"
-            )),
-            Err(Failure::Trap(trap)) => text(format_args!("slot {slot}, {name}: {trap}")),
-            Err(Failure::Interrupted) => {
-                text(format_args!("slot {slot}, {name}: interrupted by nobody"))
-            }
-        };
-        self.first_error.get_or_insert_with(words);
+        let Workload { name, result, .. } = *self.part(slot).workload;
+        self.first_error
+            .get_or_insert_with(|| text(format_args!("slot {slot}, {name}: {}", reason(result))));
     }
 
     pub(crate) fn is_as_said(&self, exit: &Exit<E::Buffer>) -> bool {
-        exit.usage.memory == self.part(exit.slot.0.into()).instance
+        exit.usage.memory == self.part(exit.slot.index()).instance
     }
 
     /// Waits until `done`, at most [`PATIENCE`]. Returns whether it came.
@@ -348,7 +347,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
     /// Ends all runs and unloads the modules, and passes on what was measured. If a run does not
     /// end its module stays.
     fn tear_down<T>(&mut self, measured: Result<T, Text>) -> Result<T, Text> {
-        for (slot, lane) in (0..=u8::MAX).map(Slot).zip(self.lanes.iter()) {
+        for (slot, lane) in (0..).map(Slot::at).zip(self.lanes.iter()) {
             if lane.since.is_some() {
                 self.engine.interrupt(slot);
             }

@@ -74,7 +74,12 @@ impl fmt::Display for Percent {
 }
 
 fn write_start(out: &mut impl Write, start: &Start<'_>) -> fmt::Result {
-    let Options { limits, step, .. } = start.options;
+    let Options {
+        limits,
+        preemption,
+        step,
+        ..
+    } = start.options;
     let clock = &start.clock;
     writeln!(
         out,
@@ -86,7 +91,7 @@ fn write_start(out: &mut impl Write, start: &Start<'_>) -> fmt::Result {
         "{} slots, stack {} bytes, preemption {}, {} ms a step",
         start.slots,
         limits.stack,
-        limits.schedule.preemption.name(),
+        preemption.name(),
         step.as_millis()
     )?;
     if let Some(cap) = limits.memory_cap {

@@ -34,7 +34,6 @@ impl<E: Engine, P: Port> Bench<'_, E, P> {
         if let Some(wall) = &wall {
             report.report(&Event::Wall(self.held, wall));
         }
-        (0..self.held).try_for_each(|slot| self.await_begin(slot))?;
         let shared = self.share();
         report.report(&Event::Table(Table::Shares));
         for slot in 0..self.held {
@@ -51,19 +50,10 @@ impl<E: Engine, P: Port> Bench<'_, E, P> {
         Ok(wall)
     }
 
-    /// Waits until a loop holds its memory: it runs then, or waits for its turn.
-    fn await_begin(&mut self, slot: usize) -> Result<(), Text> {
-        let id = Slot(slot as u8);
-        if self.wait_until(|bench| bench.engine.usage(id).memory > 0) {
-            return Ok(());
-        }
-        Err(text(format_args!("the loop in slot {slot} does not begin")))
-    }
-
     /// Lets the loops share the processor for a step, and notes what each used in it. Returns how
     /// long that was.
     fn share(&mut self) -> Duration {
-        for (slot, lane) in (0..=u8::MAX).map(Slot).zip(&mut self.lanes[..self.held]) {
+        for (slot, lane) in (0..).map(Slot::at).zip(&mut self.lanes[..self.held]) {
             lane.used = self.engine.usage(slot);
         }
         let began = self.port.now();
@@ -73,7 +63,7 @@ impl<E: Engine, P: Port> Bench<'_, E, P> {
             self.port.wait(until);
             now = self.port.now();
         }
-        for (slot, lane) in (0..=u8::MAX).map(Slot).zip(&mut self.lanes[..self.held]) {
+        for (slot, lane) in (0..).map(Slot::at).zip(&mut self.lanes[..self.held]) {
             let usage = self.engine.usage(slot);
             lane.used.work = usage.work.saturating_sub(lane.used.work);
             lane.used.cpu = usage.cpu.saturating_sub(lane.used.cpu);
@@ -93,7 +83,7 @@ impl<E: Engine, P: Port> Bench<'_, E, P> {
             .map(|slot| u64::from(self.weight(slot)))
             .sum();
         Share {
-            id: slot as u8,
+            id: slot as u16,
             weight,
             due: part(weight.into(), weights),
             work: used.work,
@@ -113,7 +103,6 @@ impl<E: Engine, P: Port> Bench<'_, E, P> {
         let mut stops = Spread::NONE;
         for slot in 0..self.held {
             stops.add(self.stop(slot)?);
-            self.await_begin(slot)?;
         }
         Ok(stops)
     }
@@ -121,14 +110,14 @@ impl<E: Engine, P: Port> Bench<'_, E, P> {
     /// Stops a loop and starts it again. Returns how long it took to stop.
     fn stop(&mut self, slot: usize) -> Result<Duration, Text> {
         let asked = self.port.now();
-        self.engine.interrupt(Slot(slot as u8));
+        self.engine.interrupt(Slot::at(slot));
         let mut took = None;
         let stopped = self.wait_until(|bench| {
             for _ in 0..bench.held {
                 let Some((exit, _)) = bench.poll() else {
                     break;
                 };
-                let ended = usize::from(exit.slot.0);
+                let ended = exit.slot.index();
                 if ended == slot {
                     took = Some(bench.port.now() - asked);
                 }

@@ -1,12 +1,9 @@
 //! More and more instances, until there can't be more.
 
 use crate::{Port, Report, Row, Step, Table, Tally, Wall, bench::Bench, report::Event};
-use proplet::{
-    engine::{Engine, Slot},
-    time::Duration,
-};
+use proplet::{engine::Engine, time::Duration};
 
-/// Least samples of free bytes after a step. Each asks the engine twice for the usage of every run.
+/// Least samples of free bytes after a step.
 const SAMPLES: u32 = 16;
 
 /// The step after that of so many sets of `len` modules.
@@ -38,7 +35,7 @@ impl<E: Engine, P: Port> Bench<'_, E, P> {
         };
         report.report(&Event::Wall(self.held, &wall));
         report.report(&Event::Table(Table::Rows));
-        for (id, lane) in (0..=u8::MAX).zip(&self.lanes[..self.held]) {
+        for (id, lane) in (0..).zip(&self.lanes[..self.held]) {
             report.report(&Event::Row(&Row {
                 id,
                 task: self.set[usize::from(id) % self.set.len()].name,
@@ -81,7 +78,7 @@ impl<E: Engine, P: Port> Bench<'_, E, P> {
         while self.port.now() < until
             && let Some((exit, latency)) = self.poll()
         {
-            let slot = usize::from(exit.slot.0);
+            let slot = exit.slot.index();
             let is_right = self.judge(&exit);
             strays += u64::from(is_right && !self.is_as_said(&exit));
             for tally in [&mut *tally, &mut self.lanes[slot].tally] {
@@ -104,7 +101,7 @@ impl<E: Engine, P: Port> Bench<'_, E, P> {
                 return;
             };
             self.judge(&exit);
-            self.start(exit.slot.0.into());
+            self.start(exit.slot.index());
         }
     }
 
@@ -115,36 +112,11 @@ impl<E: Engine, P: Port> Bench<'_, E, P> {
         let (mut samples, mut least) = (0, self.room);
         self.wait_until(|bench| {
             bench.revive();
-            if let Some(free) = bench.free() {
-                samples += 1;
-                least = least.min(free);
-            }
+            samples += 1;
+            least = least.min(bench.engine.arena().free);
             samples >= SAMPLES && least <= said
         });
         least
-    }
-
-    /// Free bytes of the arena, if meanwhile no instance was being made: one that is has some of
-    /// its bytes, and the promise of all of them. They are too many only if a run ended unseen.
-    fn free(&self) -> Option<usize> {
-        let before = self.made()?;
-        let free = self.engine.arena().free;
-        (self.made() == Some(before)).then_some(free)
-    }
-
-    /// How many instances hold their memory. `None` if one is being made: it has used processor
-    /// time, and holds nothing yet.
-    fn made(&self) -> Option<usize> {
-        let mut made = 0;
-        for slot in (0..=u8::MAX).map(Slot).take(self.held) {
-            let usage = self.engine.usage(slot);
-            if usage.memory > 0 {
-                made += 1;
-            } else if usage.cpu > Duration::ZERO {
-                return None;
-            }
-        }
-        Some(made)
     }
 
     fn cpu(&self) -> Duration {

@@ -143,7 +143,7 @@ impl Wall {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
     /// The slot.
-    pub id: u8,
+    pub id: u16,
     /// Name of the workload.
     pub task: &'static str,
     /// Its iterations.
@@ -154,7 +154,7 @@ pub struct Row {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Share {
     /// Its slot.
-    pub id: u8,
+    pub id: u16,
     /// Its weight.
     pub weight: u8,
     /// What it is due of all, by its weight, from 0 to 1.

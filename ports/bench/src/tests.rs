@@ -5,7 +5,7 @@ extern crate std;
 use crate::{workload::ENDLESS, *};
 use proplet::engine::{
     ArenaUsage, Call, Engine, Exit, Failure, InstanceNeeds, Limits, Message, ModuleId, Needs,
-    Params, ProcessUsage, RunUsage, Schedule, Slot, TaskData, Text, Value, text,
+    Params, Preemption, ProcessUsage, Record, RunUsage, Slot, TaskData, Text, Value, Weight, text,
 };
 use std::{cell::Cell, format, rc::Rc, string::String, vec, vec::Vec};
 
@@ -98,8 +98,39 @@ impl Fake {
     }
 }
 
+/// No record is ever made.
+enum NoRecord {}
+
+impl<T> Record<T> for NoRecord {
+    type Bytes = Vec<u8>;
+
+    fn value(&self) -> &T {
+        match *self {}
+    }
+
+    fn value_mut(&mut self) -> &mut T {
+        match *self {}
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match *self {}
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match *self {}
+    }
+
+    fn share(&mut self) -> Vec<u8> {
+        match *self {}
+    }
+}
+
 impl Engine for Fake {
     type Buffer = Vec<u8>;
+
+    type Bytes = Vec<u8>;
+
+    type Record<T> = NoRecord;
 
     fn arena(&self) -> ArenaUsage {
         let modules: usize = self.modules.iter().map(|(_, wasm)| wasm.len() + LOAD).sum();
@@ -113,6 +144,14 @@ impl Engine for Fake {
 
     fn allocate(&mut self, len: usize) -> Result<Vec<u8>, Text> {
         Ok(vec![0; len])
+    }
+
+    fn record<T>(&mut self, _: T, _: usize) -> Result<NoRecord, Text> {
+        unreachable!("the bench keeps no records")
+    }
+
+    fn record_bytes<T>(_: usize) -> usize {
+        0
     }
 
     fn resize(&mut self, buffer: &mut Vec<u8>, len: usize) -> Result<(), Text> {
@@ -153,18 +192,24 @@ impl Engine for Fake {
         Ok(Some(Params::new()))
     }
 
-    fn spawn(&mut self, slot: Slot, call: &Call<'_>, _: TaskData<Vec<u8>>) {
+    fn spawn(
+        &mut self,
+        slot: Slot,
+        call: &Call<'_>,
+        _: TaskData<Vec<u8>, Vec<u8>>,
+    ) -> Result<(), Text> {
         let since = self.now.get();
         let is_endless = self.wasm(call.module) == ENDLESS[0].wasm;
-        let run = &mut self.runs[usize::from(slot.0)];
+        let run = &mut self.runs[slot.index()];
         assert!(run.is_none(), "slot {} is busy", slot.0);
         *run = Some(Running {
             module: call.module,
-            weight: call.limits.schedule.weight,
+            weight: call.limits.weight.0,
             since,
             until: (!is_endless).then_some(since + RUN),
             is_interrupted: false,
         });
+        Ok(())
     }
 
     fn interrupt(&mut self, slot: Slot) {
@@ -172,14 +217,14 @@ impl Engine for Fake {
         if self.is_deaf {
             return;
         }
-        if let Some(run) = &mut self.runs[usize::from(slot.0)] {
+        if let Some(run) = &mut self.runs[slot.index()] {
             run.is_interrupted = true;
             run.until = Some(now + STOP);
         }
     }
 
     fn usage(&self, slot: Slot) -> RunUsage {
-        let run = self.runs[usize::from(slot.0)].as_ref();
+        let run = self.runs[slot.index()].as_ref();
         run.map_or_else(RunUsage::default, |run| {
             let ran = self.now.get() - run.since;
             RunUsage {
@@ -195,21 +240,27 @@ impl Engine for Fake {
         ProcessUsage {
             user: self.now.get() / 2,
             system: self.now.get() / 4,
-            rss: 0,
+            ..ProcessUsage::default()
         }
     }
 
-    fn poll_exit(&mut self) -> Option<Exit<Vec<u8>>> {
-        let now = self.now.get();
-        let is_over = |run: &Running| run.until.is_some_and(|until| until <= now);
-        let slot =
-            (0..self.runs.len()).find(|slot| self.runs[*slot].as_ref().is_some_and(is_over))?;
-        let run = self.runs[slot].take()?;
+    fn exited(&mut self) -> Option<Slot> {
+        let mut slots = (0..self.runs.len()).map(Slot::at);
+        slots.find(|slot| self.has_exited(*slot))
+    }
+
+    fn has_exited(&self, slot: Slot) -> bool {
+        let until = self.runs[slot.index()].as_ref().and_then(|run| run.until);
+        until.is_some_and(|until| until <= self.now.get())
+    }
+
+    fn take_exit(&mut self, slot: Slot) -> Option<Exit<Vec<u8>>> {
+        let run = self.runs[slot.index()].take()?;
         let wasm = self.wasm(run.module);
         let expected = Workload::all().find(|w| w.wasm == wasm).map(|w| w.result);
         self.ended += 1;
         Some(Exit {
-            slot: Slot(slot as u8),
+            slot,
             result: match expected {
                 Some(expected) if !run.is_interrupted => (self.result)(self.ended, expected),
                 _ => Err(Failure::Interrupted),
@@ -222,7 +273,11 @@ impl Engine for Fake {
         })
     }
 
-    fn poll_message(&mut self, _: Slot) -> Option<Message<Vec<u8>>> {
+    fn poll_message(&mut self) -> Option<(Slot, Message<Vec<u8>>)> {
+        None
+    }
+
+    fn take_message(&mut self, _: Slot) -> Option<Message<Vec<u8>>> {
         None
     }
 
@@ -237,8 +292,9 @@ const OPTIONS: Options<'_> = Options {
         memory_cap: None,
         memory_max: None,
         work: None,
-        schedule: Schedule::DEFAULT,
+        weight: Weight::DEFAULT,
     },
+    preemption: Preemption::Fuel,
     weights: &[],
     max: None,
     step: Duration::from_millis(30),

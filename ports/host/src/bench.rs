@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::ValueEnum as _;
 use plotters::prelude::*;
 use proplet::{
-    engine::{ArenaUsage, Limits, Schedule},
+    engine::{ArenaUsage, Limits, Weight},
     time::Duration,
 };
 use proplet_bench::{
@@ -220,11 +220,9 @@ fn how(options: &cli::Bench) -> Options<'_> {
             memory_cap: options.memory_bytes,
             memory_max: limits.memory_max_bytes,
             work: limits.work_max,
-            schedule: Schedule {
-                preemption: limits.preemption.into(),
-                ..Schedule::DEFAULT
-            },
+            weight: Weight::DEFAULT,
         },
+        preemption: limits.preemption.into(),
         weights: &options.weight.0,
         max: options.max.map(Into::into),
         step: Duration::from_millis(options.step_ms),
@@ -243,7 +241,7 @@ fn document(options: &cli::Bench, benches: &[Bench], is_good: bool) -> Value {
             "memory_bytes": options.memory_bytes,
             "memory_max_bytes": limits.memory_max_bytes,
             "work_max": limits.work_max,
-            "preemption": how(options).limits.schedule.preemption.name(),
+            "preemption": how(options).preemption.name(),
             "slice": limits.slice,
             "workers": limits.workers,
             "weights": options.weight.0,

@@ -41,7 +41,7 @@ pub enum Command {
     Verify(Verify),
 }
 
-/// Who preempts a guest.
+/// What ends a guest's turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[expect(
     missing_docs,
@@ -89,9 +89,9 @@ pub struct Limits {
     /// Most work of a task, in branches and calls; none if not given.
     #[arg(long, env = "PROPLET_WORK_MAX", value_parser = clap::value_parser!(u64).range(1..))]
     pub work_max: Option<u64>,
-    /// What ends the turn of a task that doesn't say: "fuel", its work (--slice), or "time", its
-    /// processor time (--slice-ms). A task says it by PROPLET_PREEMPTION, and its share against the
-    /// others' by PROPLET_WEIGHT, 1 to 100, 10 if not given.
+    /// What ends a task's turn: "fuel", its work (--slice), or "time", its processor time
+    /// (--slice-ms). A task's share against the others' is its PROPLET_WEIGHT, 1 to 100, 10 if not
+    /// given.
     #[arg(long, env = "PROPLET_PREEMPTION", default_value = "fuel")]
     pub preemption: Preemption,
     /// Units of work, branches and calls, that a guest of weight 10 does before it's the next one's turn;
@@ -452,7 +452,7 @@ pub struct Bench {
 pub struct Weights(pub Vec<u8>);
 
 fn weights(text: &str) -> Result<Weights> {
-    const MAX: u8 = engine::Schedule::WEIGHT_MAX;
+    const MAX: u8 = engine::Weight::MAX.0;
     let weight = |word: &str| match word.parse() {
         Ok(weight @ 1..=MAX) => Ok(weight),
         _ => bail!("weight '{word}': expected 1 to {MAX}"),

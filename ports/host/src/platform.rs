@@ -221,6 +221,7 @@ fn process_usage() -> Option<ProcessUsage> {
         user: time(field(14)?),
         system: time(field(15)?),
         rss: field(24)? * rustix::param::page_size() as u64,
+        ..ProcessUsage::default()
     })
 }
 

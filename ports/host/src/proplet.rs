@@ -1,7 +1,7 @@
 //! Puts a proplet together: arena, workers, agent, and the link that drives it.
 
 use crate::{
-    cli::{self, Address, Join, Limits},
+    cli::{Address, Join, Limits},
     clock,
     net::{self, Network},
     platform::Linux,
@@ -13,13 +13,13 @@ use anyhow::{Context as _, Result};
 use proplet::{
     agent::{Agent, Deployment, EXCHANGES_MAX, Letter, Run, Storage},
     config::{Config, Metadata, TaskLimits},
-    engine::{GuestLimits, Preemption},
+    engine::GuestLimits,
     module::{signature::Trust, source::Fetch, table::Entry},
     store::Store,
     task::learning::Services,
 };
 use proplet_engine::{
-    DeviceConfig, Job, ModuleState, Place, SlotState, WamrEngine, Workers, host_functions,
+    DeviceConfig, ModuleState, Place, SlotState, WamrEngine, Workers, host_functions,
 };
 use proplet_link::{Application, Buffers, Settings, Signal, Status};
 use std::{
@@ -94,20 +94,21 @@ pub fn start_engine(
     let platform = Linux::new(count).context("eventfd")?;
     let states = slice(slots, SlotState::new);
     let workers = forever(Workers::new(
+        runtime,
         platform,
         states,
-        slice(slots, || Job::NONE),
         slice(slots, || Place::AWAY),
         (limits.slice, limits.slice_ms),
         DeviceConfig {
             proplet_id,
             limits: guest_limits(limits),
             stack_bytes: stack_max,
+            preemption: limits.preemption.into(),
         },
     ));
-    start_workers(workers, count, runtime)?;
+    start_workers(workers, count, runtime.memory().total)?;
     spawn_board(workers).context("the board")?;
-    let engine = WamrEngine::new(runtime, workers, slice(modules, ModuleState::default));
+    let engine = WamrEngine::new(workers, slice(modules, ModuleState::default));
     Ok((engine, workers))
 }
 
@@ -164,14 +165,13 @@ fn spawn_board(workers: &'static Workers<Linux>) -> Result<()> {
 
 /// Starts the workers, and waits until they have taken their stacks off the arena: what is free then
 /// is the guests'.
-fn start_workers(workers: &'static Workers<Linux>, count: usize, runtime: Runtime) -> Result<()> {
-    let total = runtime.memory().total;
+fn start_workers(workers: &'static Workers<Linux>, count: usize, total: u32) -> Result<()> {
     let (has_begun, begun) = std::sync::mpsc::channel();
     for index in 0..count {
         let has_begun = has_begun.clone();
         let work = move || {
             workers.platform().stay_on_cores();
-            workers.run(runtime, |made| {
+            workers.run(|made| {
                 let _ = has_begun.send(made);
             });
         };
@@ -210,10 +210,7 @@ fn task_limits(limits: &Limits) -> TaskLimits {
         module_bytes: limits
             .module_max_bytes
             .map_or(usize::MAX, |bytes| bytes as usize),
-        preemption: match limits.preemption {
-            cli::Preemption::Fuel => &[Preemption::Fuel, Preemption::Time],
-            cli::Preemption::Time => &[Preemption::Time, Preemption::Fuel],
-        },
+        preemption: limits.preemption.into(),
     }
 }
 

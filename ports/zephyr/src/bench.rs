@@ -2,7 +2,7 @@
 
 use crate::{ffi, net, platform::Zephyr, sizes};
 use core::{fmt, time::Duration};
-use proplet::engine::{Limits, Preemption, Schedule, Text};
+use proplet::engine::{Limits, Preemption, Text, Weight};
 use proplet::settings::Settings;
 use proplet_bench::{Clock, Console, Lane, Mode, Options, Port};
 use proplet_engine::WamrEngine;
@@ -21,9 +21,15 @@ const STEP: Duration = Duration::from_millis(k::CONFIG_PROPLET_BENCH_STEP_MS as 
 /// Loops that share.
 const LOOPS: usize = 24;
 
-/// Measures all that there is to measure, and prints it. Once.
+/// Measures all that there is to measure, and prints it; once. `set` changes what ends a turn, which
+/// is the `usual` before and after.
 #[inline(never)]
-pub fn run(engine: &mut WamrEngine<Zephyr>, settings: &Settings, preemption: &[Preemption]) {
+pub fn run(
+    engine: &mut WamrEngine<Zephyr>,
+    settings: &Settings,
+    usual: Preemption,
+    set: impl Fn(Preemption),
+) {
     let lanes = LANES.take();
     let limits = settings.limits();
     let mut good = true;
@@ -35,11 +41,9 @@ pub fn run(engine: &mut WamrEngine<Zephyr>, settings: &Settings, preemption: &[P
                     .filter(|cap| *cap > 0),
                 memory_max: None,
                 work: None,
-                schedule: Schedule {
-                    preemption,
-                    ..Schedule::DEFAULT
-                },
+                weight: Weight::DEFAULT,
             },
+            preemption,
             weights,
             max: matches!(mode, Mode::Fairness).then_some(LOOPS.min(sizes::SLOTS)),
             step: STEP
@@ -59,12 +63,14 @@ pub fn run(engine: &mut WamrEngine<Zephyr>, settings: &Settings, preemption: &[P
         }
     };
     for mode in [Mode::All, Mode::Diverse] {
-        measure(mode, preemption[0], &[][..]);
+        measure(mode, usual, &[][..]);
     }
-    for each in preemption {
-        measure(Mode::Fairness, *each, &[]);
-        measure(Mode::Fairness, *each, &WEIGHTS);
+    for each in [Preemption::Fuel, Preemption::Time] {
+        set(each);
+        measure(Mode::Fairness, each, &[]);
+        measure(Mode::Fairness, each, &WEIGHTS);
     }
+    set(usual);
     ffi::print(match good {
         true => c"bench: all as expected\n",
         false => c"bench: FAILED\n",

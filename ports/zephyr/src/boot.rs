@@ -27,7 +27,7 @@ use proplet::{
     time,
 };
 use proplet_engine::{
-    DeviceConfig, HOST_FUNCTIONS, Job, ModuleState, Place, SlotState, WamrEngine, Workers,
+    DeviceConfig, HOST_FUNCTIONS, ModuleState, Place, SlotState, WamrEngine, Workers,
     host_functions,
 };
 use proplet_link::{Buffers, Signal, Status};
@@ -47,15 +47,10 @@ const ARCH: &str = if cfg!(target_arch = "x86_64") {
     k::CONFIG_ARCH
 };
 
-/// The build's way to preempt a task, and the other one where a task may choose it.
-const PREEMPTION: &[Preemption] = match (
-    cfg!(CONFIG_PROPLET_PREEMPTION_TIME),
-    cfg!(CONFIG_PROPLET_PREEMPTION_PER_TASK),
-) {
-    (false, false) => &[Preemption::Fuel],
-    (false, true) => &[Preemption::Fuel, Preemption::Time],
-    (true, false) => &[Preemption::Time],
-    (true, true) => &[Preemption::Time, Preemption::Fuel],
+/// What ends a task's turn.
+const PREEMPTION: Preemption = match cfg!(CONFIG_PROPLET_PREEMPTION_TIME) {
+    false => Preemption::Fuel,
+    true => Preemption::Time,
 };
 
 /// Bytes of the arena beside the workers' stacks with which a small task can run.
@@ -70,7 +65,6 @@ type Filled<T, const N: usize> = ConstStaticCell<heapless::Vec<T, N>>;
 
 static SLOTS: Filled<SlotState<Zephyr>, { sizes::SLOTS }> =
     ConstStaticCell::new(heapless::Vec::new());
-static JOBS: Filled<Job<Zephyr>, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
 static PLACES: Filled<Place, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
 static NATIVES: ConstStaticCell<[HostFunction; HOST_FUNCTIONS]> =
     ConstStaticCell::new(host_functions::<Zephyr>());
@@ -98,10 +92,8 @@ static WORKERS: StaticCell<Workers<Zephyr>> = StaticCell::new();
 static DEVICE: StaticCell<Device<'static>> = StaticCell::new();
 static LINK: Status = Status::new();
 
-/// What a worker needs when its thread begins.
-static CREW: Mutex<Cell<Option<Crew>>> = Mutex::new(Cell::new(None));
-
-type Crew = (&'static Workers<Zephyr>, Runtime);
+/// For threads that begin.
+static CREW: Mutex<Cell<Option<&'static Workers<Zephyr>>>> = Mutex::new(Cell::new(None));
 
 /// `len` values, at most as many as there is room for.
 fn fill<T, const N: usize>(
@@ -115,10 +107,10 @@ fn fill<T, const N: usize>(
 }
 
 extern "C" fn worker(index: u32) {
-    let Some((workers, runtime)) = critical_section::with(|cs| CREW.borrow(cs).get()) else {
+    let Some(workers) = critical_section::with(|cs| CREW.borrow(cs).get()) else {
         return log::error!("worker {index} began before the runtime");
     };
-    workers.run(runtime, |begun| match begun {
+    workers.run(|begun| match begun {
         Ok(()) => ffi::worker_begun(),
         // `engine` has seen that there is room for all of them.
         Err(e) => log::error!("worker {index}: {e}"),
@@ -127,7 +119,7 @@ extern "C" fn worker(index: u32) {
 
 /// Measures what guests wait for, on the board's thread.
 extern "C" fn measure() {
-    if let Some((workers, _)) = critical_section::with(|cs| CREW.borrow(cs).get()) {
+    if let Some(workers) = critical_section::with(|cs| CREW.borrow(cs).get()) {
         while workers.measure() {}
     }
 }
@@ -135,7 +127,7 @@ extern "C" fn measure() {
 /// Changes the slices of what runs and will run. `false` before there are workers.
 #[cfg(CONFIG_SHELL)]
 pub fn set_slices(slice: Option<u32>, slice_ms: Option<u32>) -> bool {
-    let Some((workers, _)) = critical_section::with(|cs| CREW.borrow(cs).get()) else {
+    let Some(workers) = critical_section::with(|cs| CREW.borrow(cs).get()) else {
         return false;
     };
     if let Some(slice) = slice {
@@ -166,7 +158,11 @@ pub fn run() {
     let engine = engine(settings);
     #[cfg(CONFIG_PROPLET_BENCH)]
     let engine = engine.map(|mut engine| {
-        crate::bench::run(&mut engine, settings, PREEMPTION);
+        crate::bench::run(&mut engine, settings, PREEMPTION, |preemption| {
+            if let Some(workers) = critical_section::with(|cs| CREW.borrow(cs).get()) {
+                workers.set_preemption(preemption);
+            }
+        });
         engine
     });
     drive(pin!(work(settings, reset, engine)), pin!(wifi(settings)));
@@ -333,18 +329,19 @@ fn engine(settings: &'static Settings) -> Result<WamrEngine<Zephyr>, Text> {
     let runtime =
         Runtime::init(arena, NATIVES.take()).map_err(|e| text(format_args!("WAMR: {e}")))?;
     let workers: &'static Workers<Zephyr> = WORKERS.init(Workers::new(
+        runtime,
         Zephyr,
         fill(&SLOTS, sizes::SLOTS, SlotState::new),
-        fill(&JOBS, sizes::SLOTS, || Job::NONE),
         fill(&PLACES, sizes::SLOTS, || Place::AWAY),
         (settings.slice, settings.slice_ms),
         DeviceConfig {
             proplet_id: &settings.proplet_id,
             limits: settings.guest_limits(),
             stack_bytes: limits.stack_max,
+            preemption: PREEMPTION,
         },
     ));
-    critical_section::with(|cs| CREW.borrow(cs).set(Some((workers, runtime))));
+    critical_section::with(|cs| CREW.borrow(cs).set(Some(workers)));
     // They have taken their stacks off the arena then: what is free is the guests'.
     if !ffi::workers_start(worker) {
         return Err(text(format_args!(
@@ -353,7 +350,7 @@ fn engine(settings: &'static Settings) -> Result<WamrEngine<Zephyr>, Text> {
     }
     ffi::board_start(measure);
     let modules = fill(&STATES, sizes::MODULES, ModuleState::default);
-    Ok(WamrEngine::new(runtime, workers, modules))
+    Ok(WamrEngine::new(workers, modules))
 }
 
 /// Puts the agent on the engine; once.

@@ -81,6 +81,7 @@ impl Platform for Zephyr {
             user: Duration::from_nanos(ffi::busy_time()),
             system: Duration::ZERO,
             rss: ffi::ram().0.into(),
+            ..ProcessUsage::default()
         }
     }
 
