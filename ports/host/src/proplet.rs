@@ -11,7 +11,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result};
 use proplet::{
-    agent::{Agent, Deployment, EXCHANGES_MAX, Letter, Run, Storage},
+    agent::{Agent, DeploymentSlot, EXCHANGES_MAX, Letter, Storage, TaskSlot},
     config::{Config, Metadata, TaskLimits},
     engine::GuestLimits,
     module::{signature::Trust, source::Fetch, table::Entry},
@@ -35,7 +35,7 @@ use wamr::Runtime;
 /// The agent of this port.
 pub type HostAgent = Agent<'static, WamrEngine<Linux>>;
 
-/// Bytes of inputs and environment that are kept for a task.
+/// Bytes of inputs and environment in one message.
 const TEXT_BYTES: usize = 4096;
 
 /// Bytes of strings with escapes in one message.
@@ -124,15 +124,14 @@ impl Proplet {
     ) -> Result<Self> {
         let slots = usize::from(limits.instances);
         let deployments = usize::from(limits.deployments);
-        let modules = (slots + deployments).min(256);
+        let modules = (slots + deployments).min(65_534);
         let (engine, workers) = start_engine(limits, modules, config.proplet_id)?;
         let storage = Storage {
-            runs: slice(slots, || Run::VACANT),
-            deployments: slice(deployments, || Deployment::VACANT),
+            slots: slice(slots, || TaskSlot::FREE),
+            deployments: slice(deployments, || DeploymentSlot::FREE),
             modules: slice(modules, || Entry::VACANT),
             fetches: slice(8, || Fetch::VACANT),
             outbox: slice(OUTBOX, || Letter::VACANT),
-            text: slice((slots + deployments) * TEXT_BYTES, || 0),
             packed: slice(TEXT_BYTES, || 0),
             unescaped: slice(UNESCAPED_BYTES, || 0),
             store,

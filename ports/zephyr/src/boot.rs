@@ -18,7 +18,7 @@ use critical_section::Mutex;
 use embassy_futures::select::select;
 use embassy_time::{Duration, Timer};
 use proplet::{
-    agent::{Agent, Deployment, Letter, Run, Storage},
+    agent::{Agent, Letter, Storage},
     config::{Config, Metadata, TaskLimits},
     engine::{Engine as _, Preemption, Text, text},
     module::{source::Fetch, table::Entry},
@@ -27,8 +27,8 @@ use proplet::{
     time,
 };
 use proplet_engine::{
-    DeviceConfig, HOST_FUNCTIONS, ModuleState, Place, SlotState, WamrEngine, Workers,
-    host_functions,
+    DeviceConfig, HOST_FUNCTIONS, ModuleState, Place, Platform as _, SlotState, WamrEngine,
+    Workers, host_functions,
 };
 use proplet_link::{Buffers, Signal, Status};
 use static_cell::{ConstStaticCell, StaticCell};
@@ -59,26 +59,38 @@ const ARENA_LEAST: usize = 4096;
 /// Tags of the discovery message.
 const TAGS: usize = 9;
 
+/// What a slot takes of static RAM, with its share of the module table as Kconfig has it by default.
+#[cfg(target_pointer_width = "32")]
+const _: () = {
+    let module = size_of::<Entry>() + size_of::<ModuleState>();
+    let slot = size_of::<TaskSlot>() + size_of::<SlotState<Zephyr>>() + size_of::<Place>();
+    assert!(
+        slot + module.div_ceil(4) <= 64,
+        "a slot takes more than 64 bytes"
+    );
+};
+
 /// An array that is filled at boot: it starts in .bss, where an initialised one would take its size
 /// of flash too.
 type Filled<T, const N: usize> = ConstStaticCell<heapless::Vec<T, N>>;
 
-static SLOTS: Filled<SlotState<Zephyr>, { sizes::SLOTS }> =
+type TaskSlot = proplet::agent::TaskSlot<WamrEngine<Zephyr>>;
+type DeploymentSlot = proplet::agent::DeploymentSlot<WamrEngine<Zephyr>>;
+
+static STATES: Filled<SlotState<Zephyr>, { sizes::SLOTS }> =
     ConstStaticCell::new(heapless::Vec::new());
 static PLACES: Filled<Place, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
 static NATIVES: ConstStaticCell<[HostFunction; HOST_FUNCTIONS]> =
     ConstStaticCell::new(host_functions::<Zephyr>());
-static RUNS: Filled<Run<Buffer>, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
-static DEPLOYMENTS: Filled<Deployment, { sizes::DEPLOYMENTS }> =
+static SLOTS: Filled<TaskSlot, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
+static DEPLOYMENTS: Filled<DeploymentSlot, { sizes::DEPLOYMENTS }> =
     ConstStaticCell::new(heapless::Vec::new());
 static MODULES: Filled<Entry, { sizes::MODULES }> = ConstStaticCell::new(heapless::Vec::new());
-static STATES: Filled<ModuleState, { sizes::MODULES }> = ConstStaticCell::new(heapless::Vec::new());
+static LOADED: Filled<ModuleState, { sizes::MODULES }> = ConstStaticCell::new(heapless::Vec::new());
 static FETCHES: Filled<Fetch<Buffer>, { sizes::FETCHES }> =
     ConstStaticCell::new(heapless::Vec::new());
 static OUTBOX: Filled<Letter<Buffer>, { sizes::OUTBOX }> =
     ConstStaticCell::new(heapless::Vec::new());
-static TEXT: ConstStaticCell<[u8; (sizes::SLOTS + sizes::DEPLOYMENTS) * sizes::TEXT]> =
-    ConstStaticCell::new([0; (sizes::SLOTS + sizes::DEPLOYMENTS) * sizes::TEXT]);
 static PACKED: ConstStaticCell<[u8; sizes::TEXT]> = ConstStaticCell::new([0; sizes::TEXT]);
 static UNESCAPED: ConstStaticCell<[u8; sizes::UNESCAPED]> =
     ConstStaticCell::new([0; sizes::UNESCAPED]);
@@ -122,6 +134,15 @@ extern "C" fn measure() {
     if let Some(workers) = critical_section::with(|cs| CREW.borrow(cs).get()) {
         while workers.measure() {}
     }
+}
+
+/// Whether all workers come back from their steps. One that does not is a defect, which only a restart
+/// ends: the watchdog is not fed then.
+fn is_alive() -> bool {
+    let Some(workers) = critical_section::with(|cs| CREW.borrow(cs).get()) else {
+        return true;
+    };
+    workers.longest_step(workers.platform().now()) < sizes::WATCHDOG
 }
 
 /// Changes the slices of what runs and will run. `false` before there are workers.
@@ -181,7 +202,7 @@ fn drive<W: Future, F: Future>(work: Pin<&mut W>, wifi: Pin<&mut F>) {
             "CONFIG_MAIN_STACK_SIZE is too small for what the control thread waits with"
         );
     }
-    net::run(pin!(select(work, wifi)));
+    net::run(pin!(select(work, wifi)), is_alive);
 }
 
 #[cfg(CONFIG_PROPLET_WIFI)]
@@ -331,7 +352,7 @@ fn engine(settings: &'static Settings) -> Result<WamrEngine<Zephyr>, Text> {
     let workers: &'static Workers<Zephyr> = WORKERS.init(Workers::new(
         runtime,
         Zephyr,
-        fill(&SLOTS, sizes::SLOTS, SlotState::new),
+        fill(&STATES, sizes::SLOTS, SlotState::new),
         fill(&PLACES, sizes::SLOTS, || Place::AWAY),
         (settings.slice, settings.slice_ms),
         DeviceConfig {
@@ -349,7 +370,7 @@ fn engine(settings: &'static Settings) -> Result<WamrEngine<Zephyr>, Text> {
         )));
     }
     ffi::board_start(measure);
-    let modules = fill(&STATES, sizes::MODULES, ModuleState::default);
+    let modules = fill(&LOADED, sizes::MODULES, ModuleState::default);
     Ok(WamrEngine::new(workers, modules))
 }
 
@@ -364,12 +385,11 @@ fn assemble(
     let slots = sizes::SLOTS.min(settings.instances.into());
     let deployments = sizes::DEPLOYMENTS.min(settings.deployments.into());
     let storage = Storage {
-        runs: fill(&RUNS, slots, || Run::VACANT),
-        deployments: fill(&DEPLOYMENTS, deployments, || Deployment::VACANT),
+        slots: fill(&SLOTS, slots, || TaskSlot::FREE),
+        deployments: fill(&DEPLOYMENTS, deployments, || DeploymentSlot::FREE),
         modules: fill(&MODULES, sizes::MODULES, || Entry::VACANT),
         fetches: fill(&FETCHES, sizes::FETCHES, || Fetch::VACANT),
         outbox: fill(&OUTBOX, sizes::OUTBOX, || Letter::VACANT),
-        text: &mut TEXT.take()[..(slots + deployments) * sizes::TEXT],
         packed: &mut PACKED.take()[..],
         unescaped: &mut UNESCAPED.take()[..],
         store: store(),

@@ -36,14 +36,18 @@ pub fn set_up(up: bool) {
 }
 
 /// Runs `future` on the control thread, which sleeps until a socket, a timer or a wake-up has
-/// something. The future stays where it is: it is large, and a move would be a second one on the
-/// stack.
-pub fn run<F: Future>(future: Pin<&mut F>) -> F::Output {
-    block_on(&ALARM, &ffi::waker(), future, park)
+/// something. Before it sleeps it feeds the watchdog, unless `is_alive` says no. The future stays
+/// where it is: it is large, and a move would be a second one on the stack.
+pub fn run<F: Future>(future: Pin<&mut F>, is_alive: fn() -> bool) -> F::Output {
+    block_on(&ALARM, &ffi::waker(), future, |deadline| {
+        if is_alive() {
+            ffi::watchdog_feed();
+        }
+        park(deadline);
+    })
 }
 
 fn park(deadline: Option<Instant>) {
-    ffi::watchdog_feed();
     let waits = critical_section::with(|cs| core::mem::take(&mut *WAITS.borrow_ref_mut(cs)));
     let left = deadline.map_or(SLEEP_MAX_MS, |at| {
         let us = at.as_micros().saturating_sub(Instant::now().as_micros());
@@ -57,6 +61,7 @@ fn park(deadline: Option<Instant>) {
 #[cfg(CONFIG_PROPLET_BENCH)]
 pub fn sleep(time: core::time::Duration) {
     let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    ffi::watchdog_feed();
     park(Some(
         Instant::now() + embassy_time::Duration::from_micros(us),
     ));

@@ -1,5 +1,6 @@
 //! The capacities that Kconfig says.
 
+use core::time::Duration;
 use zephyr::kconfig as k;
 
 pub const SLOTS: usize = k::CONFIG_PROPLET_SLOTS as usize;
@@ -7,10 +8,9 @@ pub const SLOTS: usize = k::CONFIG_PROPLET_SLOTS as usize;
 pub const WORKERS: usize = k::CONFIG_PROPLET_WORKERS as usize;
 pub const DEPLOYMENTS: usize = k::CONFIG_PROPLET_DEPLOYMENTS as usize;
 pub const FETCHES: usize = k::CONFIG_PROPLET_FETCHES as usize;
-/// As many as can be in use at once.
-pub const MODULES: usize = min(SLOTS + DEPLOYMENTS, 256);
+pub const MODULES: usize = k::CONFIG_PROPLET_MODULES as usize;
 pub const OUTBOX: usize = k::CONFIG_PROPLET_OUTBOX as usize;
-/// Of one task.
+/// Of the inputs and the environment in one message.
 pub const TEXT: usize = k::CONFIG_PROPLET_TEXT_SIZE as usize;
 pub const UNESCAPED: usize = k::CONFIG_PROPLET_UNESCAPED_SIZE as usize;
 pub const RX: usize = k::CONFIG_PROPLET_RX_BUFFER_SIZE as usize;
@@ -25,6 +25,11 @@ pub const STORE_MODULES: usize = k::CONFIG_PROPLET_STORE_MODULES as usize;
 /// Of about 1 KiB each.
 #[cfg(CONFIG_PROPLET_STORE)]
 pub const STORE_PIECES: usize = k::CONFIG_PROPLET_STORE_PIECES as usize;
+/// Without a sign of life for so long, the watchdog resets the device.
+#[cfg(CONFIG_PROPLET_WATCHDOG)]
+pub const WATCHDOG: Duration = Duration::from_millis(k::CONFIG_PROPLET_WATCHDOG_TIMEOUT_MS as u64);
+#[cfg(not(CONFIG_PROPLET_WATCHDOG))]
+pub const WATCHDOG: Duration = Duration::MAX;
 /// Of the control thread.
 pub const CONTROL_STACK: usize = k::CONFIG_MAIN_STACK_SIZE as usize;
 /// What it needs beside the futures that it waits with: the frames of all that they call. 19.4 KB were
@@ -42,10 +47,6 @@ pub const WILL: usize = 256;
 pub const PEM: usize = k::CONFIG_PROPLET_TLS_CREDENTIAL_SIZE as usize;
 #[cfg(not(CONFIG_PROPLET_TLS))]
 pub const PEM: usize = 0;
-
-const fn min(a: usize, b: usize) -> usize {
-    if a < b { a } else { b }
-}
 
 // Base64 and JSON make a chunk or a module a third larger than it is.
 const _: () = assert!(
