@@ -195,10 +195,9 @@ fn what_tasks_cost_is_what_they_hold() {
         "{started} tasks of the cpu workload in {ARENA} bytes, {} left",
         proplet.free()
     );
-    let least = if cfg!(target_pointer_width = "32") {
-        270
-    } else {
-        190
+    let least = match size_of::<usize>() {
+        4 => 270,
+        _ => 185,
     };
     assert!(started >= least, "{started} of at least {least}");
     let results = proplet.all_results();
