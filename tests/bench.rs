@@ -115,7 +115,7 @@ fn shared_reaches_exactly_what_the_arena_holds() {
     assert_eq!(document["mode"], "shared");
     assert_eq!(document["good"], true);
     assert_eq!(document["clock"]["name"], "CLOCK_MONOTONIC");
-    assert_eq!(document["settings"]["slots"], 256);
+    assert_eq!(document["settings"]["slots"], 4096);
     let [cpu] = list(&document["benches"]) else {
         panic!("expected one bench: {document:#}");
     };

@@ -1,6 +1,6 @@
 //! The agent's engine.
 
-use crate::{platform::Platform, task::words, worker::Workers};
+use crate::{platform::Platform, task::{Refused, words}, worker::Workers};
 use proplet::engine::{
     ArenaUsage, Call, Engine, Exit, InstanceNeeds, Limits, Message, ModuleId, Needs, Params,
     ProcessUsage, RunUsage, Slot, TaskData, Text, ValType, Value, text,
@@ -54,6 +54,17 @@ impl<P: Platform> WamrEngine<P> {
 
     fn state(&mut self, module: ModuleId) -> &mut Option<Module> {
         &mut self.modules[usize::from(module.0)].0
+    }
+
+    /// An instance that would fit finds the arena in pieces, or it does not fit.
+    fn no_room(&self, call: &Call<'_>) -> Text {
+        let needs = self.instance_needs(call.module, &call.limits);
+        let need = needs.map_or(0, |needs| needs.total());
+        let memory = self.workers.runtime().memory();
+        text(format_args!(
+            "out of memory: one more instance and its call need {need} bytes, {} are free, at most {} in one piece",
+            memory.free, memory.largest_free
+        ))
     }
 
     fn module(&self, module: ModuleId) -> Result<&Module, Text> {
@@ -177,7 +188,11 @@ impl<P: Platform> Engine for WamrEngine<P> {
         data: TaskData<Buffer, Bytes>,
     ) -> Result<(), Text> {
         let module = self.module(call.module)?;
-        self.workers.spawn(slot, module, call, data)
+        let spawned = self.workers.spawn(slot, module, call, data);
+        spawned.map_err(|refused| match refused {
+            Refused::For(reason) => reason,
+            Refused::NoRoom => self.no_room(call),
+        })
     }
 
     fn interrupt(&mut self, slot: Slot) {

@@ -15,7 +15,7 @@ use proplet::{
     time::Duration,
     wire::NAME_MAX,
 };
-use wamr::{Boxed, Buffer, Instance, Runtime, Trap};
+use wamr::{Boxed, Buffer, ErrorKind, Instance, Runtime, Trap, TrapKind};
 
 /// Memory of one slot, beside its [`Place`](crate::Place).
 pub struct SlotState<P: 'static> {
@@ -153,17 +153,16 @@ impl<P> Job<P> {
         mut instance: Instance,
         guest: Option<Boxed<Guest<P>>>,
         call: &Call<'_>,
-    ) -> Result<Self, Text> {
+    ) -> Result<Self, Refused> {
         instance.set_work_left(call.limits.work.unwrap_or(u64::MAX));
-        let later = match instance.initialise().map_err(words)? {
+        let later = match instance.initialise()? {
             true => {
                 let export = heapless::String::try_from(call.export).unwrap_or_default();
                 let args = args_of(call);
-                Some(runtime.boxed(Later { export, args }).map_err(words)?)
+                Some(runtime.boxed(Later { export, args })?)
             }
             false => {
-                let begun = instance.call(call.export, &args_of(call));
-                begun.map_err(words)?;
+                instance.call(call.export, &args_of(call))?;
                 None
             }
         };
@@ -275,6 +274,32 @@ fn reason_of(reason: Option<Buffer>) -> Text {
         _ => text(format_args!(
             "the guest trapped, and the arena has no room for the reason"
         )),
+    }
+}
+
+/// Why a task can't be made.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// No piece of the arena is large enough for a part of it.
+    NoRoom,
+    For(Text),
+}
+
+impl From<wamr::Error> for Refused {
+    fn from(error: wamr::Error) -> Self {
+        match error.kind() {
+            ErrorKind::OutOfMemory => Self::NoRoom,
+            _ => Self::For(words(error)),
+        }
+    }
+}
+
+impl From<Trap> for Refused {
+    fn from(trap: Trap) -> Self {
+        match trap.kind() {
+            TrapKind::OutOfMemory => Self::NoRoom,
+            _ => Self::For(words(trap)),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     guest::Guest,
     platform::{BoardError, Channel, Platform},
     queue::{After, Place, Queue},
-    task::{Job, Outcome, SlotState, Stage, Task, Used, words},
+    task::{Job, Outcome, Refused, SlotState, Stage, Task, Used, words},
 };
 use core::{
     cell::{Cell, RefCell},
@@ -22,7 +22,7 @@ use core::{
 use critical_section::Mutex;
 use proplet::{
     engine::{
-        Call, Exit, GuestLimits, Message, Preemption, RunUsage, Slot, TaskData, Text, Weight, text,
+        Call, Exit, GuestLimits, Message, Preemption, RunUsage, Slot, TaskData, Weight, text,
     },
     task::budget,
     time::Duration,
@@ -204,22 +204,23 @@ impl<P: Platform> Workers<P> {
         module: &Module,
         call: &Call<'_>,
         data: TaskData<Buffer, Bytes>,
-    ) -> Result<(), Text> {
+    ) -> Result<(), Refused> {
         if !self.queue(|queue| queue.is_free(slot)) {
-            return Err(text(format_args!("slot {} is not free", slot.0)));
+            let reason = text(format_args!("slot {} is not free", slot.0));
+            return Err(Refused::For(reason));
         }
         let runtime = self.runtime;
         let config = InstanceConfig {
             stack_bytes: call.limits.stack,
             memory_bytes_max: call.limits.memory_cap.or(call.limits.memory_max),
         };
-        let instance = Instance::new(module, &config).map_err(words)?;
+        let instance = Instance::new(module, &config)?;
         let (guest, exchange) = match module.has_imports() {
             true => {
                 let guest = Guest::new(self, slot, data);
                 (
-                    Some(runtime.boxed(guest).map_err(words)?),
-                    Some(runtime.boxed(Exchange::NEW).map_err(words)?),
+                    Some(runtime.boxed(guest)?),
+                    Some(runtime.boxed(Exchange::NEW)?),
                 )
             }
             false => (None, None),
@@ -232,7 +233,7 @@ impl<P: Platform> Workers<P> {
             exchange,
         };
         task.note(held, 0);
-        let task = runtime.boxed(task).map_err(words)?;
+        let task = runtime.boxed(task)?;
         let has_idle = critical_section::with(|cs| {
             self.slot(slot).put(cs, task);
             let mut queue = self.queue.borrow_ref_mut(cs);
