@@ -308,3 +308,22 @@ const _: () = {
     assert!(size_of::<Exchange>() <= 176);
     assert!(size_of::<Guest<()>>() <= 96);
 };
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+
+    #[test]
+    fn a_trap_whose_reason_found_no_room_says_so() {
+        let task = Task::<()> {
+            stage: Stage::Ended(Outcome::Trapped(None)),
+            used: Used::default(),
+            exchange: None,
+        };
+        let reason = "the guest trapped, and the arena has no room for the reason";
+        let reason = Text::try_from(reason).expect("it is short");
+        assert_eq!(task.exit(Slot(3)).result, Err(Failure::Trap(reason)));
+    }
+}
