@@ -106,10 +106,6 @@ pub(crate) struct Task<P: 'static> {
 
 /// How far a task is.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the block is made once, for the largest"
-)]
 pub(crate) enum Stage<P: 'static> {
     /// It waits for its next turn.
     Parked(Job<P>),
