@@ -59,40 +59,33 @@ fn turns_are_as_long_as_the_weights_say() {
 }
 
 #[test]
-fn a_task_says_who_preempts_it() {
-    let Some(stage) = Stage::new(&["--workers", "1"]) else {
+fn turns_by_time_are_stopped_and_bounded_too() {
+    let Some(stage) = Stage::new(&["--workers", "1", "--preemption", "time"]) else {
         return;
     };
-    let tasks = [
-        ("fuel", "10"),
-        ("time", "10"),
-        ("time", "60"),
-        ("fuel", "1"),
-    ];
-    let id = |(preemption, weight): (&str, &str)| format!("{preemption}-{weight}");
-    for task in tasks {
-        let extra = env(&[("PROPLET_PREEMPTION", task.0), ("PROPLET_WEIGHT", task.1)]);
-        stage.start(&id(task), "main", LOOP, &extra);
+    let weights = ["10", "60", "1"];
+    for weight in weights {
+        // A task may say what the device does.
+        let extra = env(&[("PROPLET_PREEMPTION", "time"), ("PROPLET_WEIGHT", weight)]);
+        stage.start(weight, "main", LOOP, &extra);
     }
-    stage.proplet.expect_logs(SOON, "runs in slot", tasks.len());
+    stage
+        .proplet
+        .expect_logs(SOON, "runs in slot", weights.len());
     thread::sleep(Duration::from_secs(2));
-    for task in tasks {
+    for weight in weights {
         let asked = Instant::now();
-        stage.stop(&id(task));
-        stage.assert_error(&id(task), "task stopped");
+        stage.stop(weight);
+        stage.assert_error(weight, "task stopped");
         let took = asked.elapsed();
-        assert!(took < Duration::from_secs(1), "{task:?}: {took:?}");
-        let sample = last_sample(&stage, &id(task));
+        assert!(took < Duration::from_secs(1), "{weight}: {took:?}");
+        let sample = last_sample(&stage, weight);
         let cpu = sample["cpu_percent"].as_f64();
-        assert!(cpu.is_some_and(|cpu| cpu > 0.0), "{task:?}: {sample}");
+        assert!(cpu.is_some_and(|cpu| cpu > 0.0), "{weight}: {sample}");
     }
-    let extra = env(&[("PROPLET_PREEMPTION", "time"), ("PROPLET_WORK", "1000")]);
-    stage.start("bounded", "main", LOOP, &extra);
+    stage.start("bounded", "main", LOOP, &env(&[("PROPLET_WORK", "1000")]));
     stage.assert_error("bounded", "work budget of 1000");
-    let extra = env(&[
-        ("PROPLET_PREEMPTION", "time"),
-        ("PROPLET_DEADLINE_MS", "300"),
-    ]);
+    let extra = env(&[("PROPLET_DEADLINE_MS", "300")]);
     stage.start("late", "main", LOOP, &extra);
     stage.assert_error("late", "deadline of 300 ms exceeded");
 }
@@ -114,8 +107,8 @@ fn shares_that_there_are_not_are_refused() {
             "PROPLET_WEIGHT=high: expected a number from 1 to 100",
         ),
         (
-            &[("PROPLET_PREEMPTION", "luck")],
-            "PROPLET_PREEMPTION=luck: expected fuel or time",
+            &[("PROPLET_PREEMPTION", "time")],
+            "PROPLET_PREEMPTION=time: expected fuel",
         ),
     ]
     .into_iter()
