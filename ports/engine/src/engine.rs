@@ -88,7 +88,7 @@ impl<P: Platform> Engine for WamrEngine<P> {
     type Record<T> = Record<T>;
 
     fn arena(&self) -> ArenaUsage {
-        let memory = self.workers.runtime().memory();
+        let memory = self.workers.runtime.memory();
         ArenaUsage {
             total: memory.total as usize,
             free: memory.free as usize,
@@ -97,11 +97,11 @@ impl<P: Platform> Engine for WamrEngine<P> {
     }
 
     fn allocate(&mut self, len: usize) -> Result<Buffer, Text> {
-        self.workers.runtime().buffer(len).map_err(words)
+        self.workers.runtime.buffer(len).map_err(words)
     }
 
     fn record<T>(&mut self, value: T, len: usize) -> Result<Record<T>, Text> {
-        let record = self.workers.runtime().record(value, len);
+        let record = self.workers.runtime.record(value, len);
         record.map(Record).map_err(words)
     }
 

@@ -283,6 +283,7 @@ fn reason_of(reason: Option<Buffer>) -> Text {
     }
 }
 
+#[inline(never)]
 pub(crate) fn words(error: impl core::fmt::Display) -> Text {
     text(format_args!("{error}"))
 }
