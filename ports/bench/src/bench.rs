@@ -122,6 +122,9 @@ pub(crate) struct Bench<'a, E, P> {
     pub(crate) room: usize,
     /// Bytes that the instances of all modules share, while there are any.
     shared: usize,
+    /// Starts that were refused, and not tried again since; the last of them.
+    refused: usize,
+    refusal: Option<(usize, Text)>,
     pub(crate) errors: u64,
     pub(crate) first_error: Option<Text>,
 }
@@ -145,6 +148,8 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
             set,
             held: 0,
             shared: 0,
+            refused: 0,
+            refusal: None,
             errors: 0,
             first_error: None,
         }
@@ -268,7 +273,8 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
         None
     }
 
-    /// Starts a run in a slot; an error where it can't be.
+    /// Starts a run in a slot, or has it [tried again](Self::start_refused): at the wall the arena may
+    /// be in pieces for a moment, until others have come and gone.
     pub(crate) fn start(&mut self, slot: usize) {
         let call = Call {
             // There are at most SET_MAX modules.
@@ -283,7 +289,32 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
         let now = self.port.now();
         match self.engine.spawn(Slot::at(slot), &call, TaskData::NONE) {
             Ok(()) => self.lanes[slot].since = Some(now),
-            Err(reason) => self.fail(slot, |_| reason),
+            Err(reason) => {
+                self.refused += 1;
+                self.refusal = Some((slot, reason));
+            }
+        }
+    }
+
+    /// Tries again to start what could not be started.
+    pub(crate) fn start_refused(&mut self) {
+        if self.refused == 0 {
+            return;
+        }
+        self.refused = 0;
+        for slot in 0..self.held {
+            if self.lanes[slot].since.is_none() {
+                self.start(slot);
+            }
+        }
+    }
+
+    /// Counts the starts that are still refused.
+    pub(crate) fn note_refused(&mut self) {
+        if self.refused > 0
+            && let Some((slot, reason)) = self.refusal.take()
+        {
+            self.fail(slot, |_| reason);
         }
     }
 

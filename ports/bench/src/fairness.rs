@@ -31,6 +31,7 @@ impl<E: Engine, P: Port> Bench<'_, E, P> {
         report: &mut impl Report,
     ) -> Result<Option<Wall>, Text> {
         let wall = self.grow(loops);
+        self.note_refused();
         if let Some(wall) = &wall {
             report.report(&Event::Wall(self.held, wall));
         }

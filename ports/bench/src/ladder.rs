@@ -52,6 +52,7 @@ impl<E: Engine, P: Port> Bench<'_, E, P> {
         let (mut tally, mut strays) = (Tally::NONE, 0);
         let mut now = began;
         while now < until {
+            self.start_refused();
             strays += self.turn_over(&mut tally, until);
             self.port.wait(until);
             now = self.port.now();
@@ -112,10 +113,12 @@ impl<E: Engine, P: Port> Bench<'_, E, P> {
         let (mut samples, mut least) = (0, self.room);
         self.wait_until(|bench| {
             bench.revive();
+            bench.start_refused();
             samples += 1;
             least = least.min(bench.engine.arena().free);
             samples >= SAMPLES && least <= said
         });
+        self.note_refused();
         least
     }
 

@@ -1,6 +1,10 @@
 //! The agent's engine.
 
-use crate::{platform::Platform, task::{Refused, words}, worker::Workers};
+use crate::{
+    platform::Platform,
+    task::{Refused, words},
+    worker::Workers,
+};
 use proplet::engine::{
     ArenaUsage, Call, Engine, Exit, InstanceNeeds, Limits, Message, ModuleId, Needs, Params,
     ProcessUsage, RunUsage, Slot, TaskData, Text, ValType, Value, text,
@@ -60,7 +64,7 @@ impl<P: Platform> WamrEngine<P> {
     fn no_room(&self, call: &Call<'_>) -> Text {
         let needs = self.instance_needs(call.module, &call.limits);
         let need = needs.map_or(0, |needs| needs.total());
-        let memory = self.workers.runtime().memory();
+        let memory = self.workers.runtime.memory();
         text(format_args!(
             "out of memory: one more instance and its call need {need} bytes, {} are free, at most {} in one piece",
             memory.free, memory.largest_free
@@ -99,7 +103,7 @@ impl<P: Platform> Engine for WamrEngine<P> {
     type Record<T> = Record<T>;
 
     fn arena(&self) -> ArenaUsage {
-        let memory = self.workers.runtime().memory();
+        let memory = self.workers.runtime.memory();
         ArenaUsage {
             total: memory.total as usize,
             free: memory.free as usize,
@@ -108,11 +112,11 @@ impl<P: Platform> Engine for WamrEngine<P> {
     }
 
     fn allocate(&mut self, len: usize) -> Result<Buffer, Text> {
-        self.workers.runtime().buffer(len).map_err(words)
+        self.workers.runtime.buffer(len).map_err(words)
     }
 
     fn record<T>(&mut self, value: T, len: usize) -> Result<Record<T>, Text> {
-        let record = self.workers.runtime().record(value, len);
+        let record = self.workers.runtime.record(value, len);
         record.map(Record).map_err(words)
     }
 

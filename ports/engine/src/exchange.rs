@@ -96,8 +96,8 @@ impl Exchange {
         self.dropped = self.dropped.saturating_add(1);
     }
 
-    /// Takes what nobody will want once the run has ended, for the caller to drop; the output is
-    /// kept of a run that has a result.
+    /// Takes the inbox out at the end of a run, for the caller to drop; and the output, unless the run
+    /// has a result.
     pub(crate) fn close(&mut self, has_result: bool) -> impl Sized + use<> {
         let output = self.output.take_if(|_| !has_result);
         (mem::take(&mut self.inbox), output)

@@ -102,10 +102,6 @@ pub(crate) struct Task<P: 'static> {
 
 /// How far a task is.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the block is made once, for the largest"
-)]
 pub(crate) enum Stage<P: 'static> {
     /// It waits for its next turn.
     Parked(Job<P>),
@@ -303,6 +299,7 @@ impl From<Trap> for Refused {
     }
 }
 
+#[inline(never)]
 pub(crate) fn words(error: impl core::fmt::Display) -> Text {
     text(format_args!("{error}"))
 }
@@ -324,3 +321,22 @@ const _: () = {
     assert!(size_of::<Exchange>() <= 176);
     assert!(size_of::<Guest<()>>() <= 96);
 };
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+
+    #[test]
+    fn a_trap_whose_reason_found_no_room_says_so() {
+        let task = Task::<()> {
+            stage: Stage::Ended(Outcome::Trapped(None)),
+            used: Used::default(),
+            exchange: None,
+        };
+        let reason = "the guest trapped, and the arena has no room for the reason";
+        let reason = Text::try_from(reason).expect("it is short");
+        assert_eq!(task.exit(Slot(3)).result, Err(Failure::Trap(reason)));
+    }
+}

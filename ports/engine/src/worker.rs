@@ -51,7 +51,7 @@ const SLOW_MS: u32 = 1000;
 /// The slots, the queue and the workers' settings. It lives for ever: worker threads borrow it.
 #[derive(Debug)]
 pub struct Workers<P: 'static> {
-    runtime: Runtime,
+    pub(crate) runtime: Runtime,
     platform: P,
     slots: &'static [SlotState<P>],
     queue: Mutex<RefCell<Queue>>,
@@ -60,7 +60,7 @@ pub struct Workers<P: 'static> {
     /// Milliseconds of a turn of the usual weight, where it is by time.
     slice_ms: AtomicU32,
     is_timed: AtomicBool,
-    config: DeviceConfig,
+    pub(crate) config: DeviceConfig,
     /// One for each worker, the last that began first.
     watches: Mutex<Cell<Option<&'static Watch>>>,
     slow_steps: AtomicU32,
@@ -122,18 +122,9 @@ impl<P: Platform> Workers<P> {
         }
     }
 
-    pub(crate) const fn runtime(&self) -> Runtime {
-        self.runtime
-    }
-
     /// The port's threads, clocks and board.
     pub const fn platform(&self) -> &P {
         &self.platform
-    }
-
-    /// What the device gives all guests.
-    pub(crate) const fn config(&self) -> &DeviceConfig {
-        &self.config
     }
 
     /// Changes the length of a slice; guests that run take it over with their next turn.
@@ -187,10 +178,7 @@ impl<P: Platform> Workers<P> {
 
     /// Arena bytes that a task of `module` takes beside its instance.
     pub(crate) fn task_bytes(module: &Module) -> usize {
-        let later = match module.has_initialisers() {
-            true => Task::<P>::LATER_BYTES,
-            false => 0,
-        };
+        let later = usize::from(module.has_initialisers()) * Task::<P>::LATER_BYTES;
         Task::<P>::bytes(module.has_imports()) + later
     }
 
@@ -209,31 +197,23 @@ impl<P: Platform> Workers<P> {
             let reason = text(format_args!("slot {} is not free", slot.0));
             return Err(Refused::For(reason));
         }
-        let runtime = self.runtime;
         let config = InstanceConfig {
             stack_bytes: call.limits.stack,
             memory_bytes_max: call.limits.memory_cap.or(call.limits.memory_max),
         };
         let instance = Instance::new(module, &config)?;
-        let (guest, exchange) = match module.has_imports() {
-            true => {
-                let guest = Guest::new(self, slot, data);
-                (
-                    Some(runtime.boxed(guest)?),
-                    Some(runtime.boxed(Exchange::NEW)?),
-                )
-            }
-            false => (None, None),
-        };
-        let job = Job::new(runtime, instance, guest, call)?;
+        let has_imports = module.has_imports();
+        let guest = has_imports.then(|| self.runtime.boxed(Guest::new(self, slot, data)));
+        let exchange = has_imports.then(|| self.runtime.boxed(Exchange::NEW));
+        let job = Job::new(self.runtime, instance, guest.transpose()?, call)?;
         let held = job.instance.as_ref().map_or(0, |i| i.usage().held);
         let mut task = Task {
             stage: Stage::Parked(job),
             used: Used::default(),
-            exchange,
+            exchange: exchange.transpose()?,
         };
         task.note(held, 0);
-        let task = runtime.boxed(task)?;
+        let task = self.runtime.boxed(task)?;
         let has_idle = critical_section::with(|cs| {
             self.slot(slot).put(cs, task);
             let mut queue = self.queue.borrow_ref_mut(cs);

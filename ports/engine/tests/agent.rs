@@ -181,7 +181,7 @@ fn what_tasks_cost_is_what_they_hold() {
     assert_eq!(proplet.free(), empty);
 
     // As many as the arena holds, each with its record and room to be left.
-    proplet.workers.platform().hold(true);
+    let held = proplet.workers.platform().hold();
     let mut started = 0;
     loop {
         proplet.start(&id(started), CPU, &quiet);
@@ -190,7 +190,7 @@ fn what_tasks_cost_is_what_they_hold() {
         }
         started += 1;
     }
-    proplet.workers.platform().hold(false);
+    drop(held);
     println!(
         "{started} tasks of the cpu workload in {ARENA} bytes, {} left",
         proplet.free()

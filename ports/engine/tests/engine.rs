@@ -7,6 +7,7 @@ mod common;
 use common::{Bench, LIMITS, SLOTS, bench, trap};
 use proplet::{
     engine::{Call, Engine, Failure, Limits, ModuleId, Preemption, Slot, TaskData, Value, Weight},
+    task::caps::Caps,
     time::Duration,
 };
 use std::{sync::atomic::Ordering, thread};
@@ -30,6 +31,7 @@ fn guests_run_end_and_leave_nothing_behind() {
     greed(bench);
     buffers(bench);
     holes(bench);
+    needs(bench);
     refusals(bench);
 
     assert_eq!(bench.free(), before, "the arena is as before, to the byte");
@@ -301,6 +303,40 @@ fn holes(bench: &mut Bench) {
     assert!((10..200).contains(&refusals), "{refusals}");
     bench.engine.unload(ModuleId(0));
     assert_eq!(bench.free(), before);
+}
+
+/// A task takes what the engine says, to the byte, while it lives.
+fn needs(bench: &mut Bench) {
+    let quiet = r#"(module (memory 1) (global (mut i32) (i32.const 1))
+        (func (export "main") (loop (br 0))))"#;
+    let speaks = r#"(module (import "env" "sleep_ms" (func $sleep (param i32))) (memory 1)
+        (func (export "main") (loop (call $sleep (i32.const 1)) (br 0))))"#;
+    let initialised = r#"(module (func $s (loop (br 0))) (start $s) (func (export "main")))"#;
+    let limits = Limits {
+        memory_cap: Some(8192),
+        ..LIMITS
+    };
+    for wat in [quiet, speaks, initialised] {
+        bench.load(0, wat).unwrap();
+        let needs = bench.engine.instance_needs(ModuleId(0), &limits).unwrap();
+        let before = bench.free();
+        let mut data = TaskData::NONE;
+        data.caps = Caps::parse("time").unwrap();
+        bench.spawn_with(0, &[], limits, data);
+        assert_eq!(before - bench.free(), needs.total());
+        thread::sleep(Duration::from_millis(5));
+        let second = bench.engine.instance_needs(ModuleId(0), &limits).unwrap();
+        assert_eq!((second.own, second.shared), (needs.own, 0));
+        let used = bench.usage(0).memory;
+        bench.engine.interrupt(Slot(0));
+        let exit = bench.exit();
+        if wat != initialised {
+            assert_eq!((used, exit.usage.memory), (needs.own, needs.own));
+        }
+        drop(exit);
+        assert_eq!(bench.free(), before);
+        bench.engine.unload(ModuleId(0));
+    }
 }
 
 fn refusals(bench: &mut Bench) {

@@ -104,7 +104,7 @@ static WORKERS: StaticCell<Workers<Zephyr>> = StaticCell::new();
 static DEVICE: StaticCell<Device<'static>> = StaticCell::new();
 static LINK: Status = Status::new();
 
-/// For threads that begin.
+/// The workers, for threads that begin.
 static CREW: Mutex<Cell<Option<&'static Workers<Zephyr>>>> = Mutex::new(Cell::new(None));
 
 /// `len` values, at most as many as there is room for.

@@ -106,7 +106,7 @@ fn say<P: Platform>(
     let buffer = is_due.then(|| caller.runtime().try_buffer(len)).flatten();
     match buffer {
         Some(buffer) => {
-            guest.say(message(buffer)?);
+            guest.workers.say(guest.slot, message(buffer)?);
             Ok(true)
         }
         None => {

@@ -20,7 +20,7 @@ use crate::{
 };
 use core::{cell::Cell, ffi::CStr, task::Poll};
 use proplet::{
-    engine::{Message, Slot, TaskData},
+    engine::{Slot, TaskData},
     task::caps::{CAPS, Cap},
     time::Duration,
 };
@@ -64,22 +64,18 @@ impl<P: Platform> Guest<P> {
     }
 
     const fn config(&self) -> &DeviceConfig {
-        self.workers.config()
+        &self.workers.config
     }
 
     const fn platform(&self) -> &P {
         self.workers.platform()
     }
 
-    /// What it shares with the control thread. It has that while it runs: the default is for nobody.
+    /// Changes its part that the control thread sees, too. A guest that runs has one: the default is
+    /// never returned.
     fn exchange<R: Default>(&self, change: impl FnOnce(&mut Exchange) -> R) -> R {
         let state = self.workers.slot(self.slot);
         critical_section::with(|cs| state.exchange(cs, change)).unwrap_or_default()
-    }
-
-    /// Hands the control thread a message, after the one before was taken.
-    fn say(&self, message: Message<Buffer>) {
-        self.workers.say(self.slot, message);
     }
 
     fn count_dropped(&self) {

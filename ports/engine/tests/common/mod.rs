@@ -54,9 +54,10 @@ pub struct Threads {
     woken: Mutex<bool>,
     changed: Condvar,
     pub slices: AtomicUsize,
-    /// The worker waits at the end of its step.
-    held: Mutex<bool>,
-    released: Condvar,
+    /// The slices at the last end of a run, or message.
+    pub notified: AtomicUsize,
+    /// A worker goes through it at each end of a step.
+    gate: Mutex<()>,
     /// Set: sleeping takes no time, and makes it pass.
     clock: Mutex<Option<Duration>>,
     pins: Mutex<[(PinMode, bool); PINS]>,
@@ -66,9 +67,13 @@ pub struct Threads {
     /// Something is to be measured.
     board: Mutex<bool>,
     board_changed: Condvar,
+    stuck: Mutex<()>,
 }
 
 pub const PINS: usize = 4;
+
+/// A sensor that may not answer.
+pub const STUCK: u32 = 1_000_000;
 
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -88,14 +93,15 @@ impl Threads {
             woken: Mutex::new(false),
             changed: Condvar::new(),
             slices: AtomicUsize::new(0),
-            held: Mutex::new(false),
-            released: Condvar::new(),
+            notified: AtomicUsize::new(0),
+            gate: Mutex::new(()),
             clock: Mutex::new(None),
             pins: Mutex::new([(PinMode::Input, false); PINS]),
             random: AtomicU64::new(1),
             effects: AtomicUsize::new(0),
             board: Mutex::new(false),
             board_changed: Condvar::new(),
+            stuck: Mutex::new(()),
         }
     }
 
@@ -111,10 +117,15 @@ impl Threads {
         (0..len).map(|n| random_byte(nth(n))).collect()
     }
 
-    /// Has the worker wait at the end of its next step, or go on.
-    pub fn hold(&self, held: bool) {
-        *lock(&self.held) = held;
-        self.released.notify_all();
+    /// Holds the worker at the end of its present step, until the guard is dropped. It is there a
+    /// moment after.
+    pub fn hold(&self) -> MutexGuard<'_, ()> {
+        lock(&self.gate)
+    }
+
+    /// The sensor [`STUCK`] does not answer, until the guard is dropped.
+    pub fn stick(&self) -> MutexGuard<'_, ()> {
+        lock(&self.stuck)
     }
 
     fn wait_board(&self) {
@@ -151,11 +162,13 @@ impl Platform for Threads {
 
     fn worked(&self, _: u32) {
         self.slices.fetch_add(1, Ordering::SeqCst);
-        let held = lock(&self.held);
-        drop(self.released.wait_while(held, |held| *held).unwrap());
+        drop(lock(&self.gate));
     }
 
-    fn notify(&self) {}
+    fn notify(&self) {
+        let slices = self.slices.load(Ordering::SeqCst);
+        self.notified.store(slices, Ordering::SeqCst);
+    }
 
     fn thread_time(&self) -> Duration {
         BEGAN.elapsed()
@@ -199,7 +212,6 @@ impl Platform for Threads {
         Ok(self.pin(pin)?.1)
     }
 
-    /// Sensor 0 has a temperature; sensor 1 has a voltage and can't be read.
     fn wake_board(&self) -> bool {
         self.effects.fetch_add(1, Ordering::SeqCst);
         *lock(&self.board) = true;
@@ -207,10 +219,16 @@ impl Platform for Threads {
         true
     }
 
+    /// Sensor 0 has a temperature; sensor 1 has a voltage and can't be read. The sensor [`STUCK`] does not answer
+    /// while it is stuck.
     fn sensor_read(&self, sensor: u32, channel: Channel) -> Result<i64, BoardError> {
         match (sensor, channel) {
             (0, Channel::AmbientTemperature) => Ok(-1_250_001),
             (1, Channel::Voltage) => Err(BoardError::Failed),
+            (STUCK, _) => {
+                drop(lock(&self.stuck));
+                Ok(9)
+            }
             _ => Err(BoardError::Absent),
         }
     }
