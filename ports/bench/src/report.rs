@@ -85,11 +85,10 @@ pub struct Part {
 pub struct Step {
     /// Instances held all the time.
     pub instances: usize,
-    /// Bytes of the arena that were free with all of them held or promised: the least of some
-    /// samples after the step.
+    /// Bytes of the arena that were free with all of them held: the least of some samples after the
+    /// step.
     pub free: usize,
-    /// The least that was ever not in use, since boot. What is promised to a run is in use only
-    /// from its beginning, so this may be more than `free`.
+    /// The least that was ever not in use, since boot.
     pub free_min: usize,
     /// Arena bytes of all instances, as the engine said before.
     pub said: usize,

@@ -1,4 +1,4 @@
-//! Where each slot is: who runs next, who has ended, who has something to say.
+//! The order of slots: to run, to wake, to be measured for, to be heard, to have their exits taken.
 //!
 //! A slot is in one state. Those that can run are in line; one that is to end is in a line of its own,
 //! which goes first; those that wait for a time are in a heap by that time. Lines are linked both ways

@@ -2,7 +2,8 @@
 //!
 //! A guest is data: an instance, what it left on the stack, and a slot's [`Task`]. It is in the
 //! [`Queue`] while it can run, and a worker steps it for a turn: deficit round robin, by the work that
-//! it does or by the time that it takes. So with one worker who runs when depends on the guests alone.
+//! it does or by the time that it takes. By work and with one worker, the order of turns depends on the
+//! guests alone.
 //!
 //! A worker reads two clocks after each step, the time of its thread and the time since boot. A step's
 //! end is the next one's beginning: what a worker does between steps is the next guest's time. After a
@@ -458,8 +459,8 @@ impl<P: Platform> Workers<P> {
         }
     }
 
-    /// Makes the end of a run known. All its arena bytes are free then but for its task, its output and
-    /// its last message: who reads the exit may rely on it.
+    /// Makes the end of a run known. By then all its arena bytes are free but for those of its task, its
+    /// exchange, its output and its last message.
     #[inline(never)]
     fn end(&self, slot: Slot, outcome: Outcome) {
         let has_result = matches!(outcome, Outcome::Returned(_));

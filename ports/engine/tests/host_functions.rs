@@ -673,7 +673,7 @@ fn a_guest_receives_what_is_delivered() {
 }
 
 #[test]
-fn a_message_takes_no_arena_that_is_promised() {
+fn messages_that_the_arena_has_no_room_for_are_dropped() {
     let mut bench = bench();
     let before = bench.free();
     bench
@@ -683,12 +683,7 @@ fn a_message_takes_no_arena_that_is_promised() {
     bench.spawn_with(0, &args([0; 4]), LIMITS, data);
     // It is in the middle of its work, and the arena is full.
     thread::sleep(Duration::from_millis(20));
-    let mut hoard = Vec::new();
-    for len in [4096, 256, 8] {
-        while let Ok(taken) = bench.engine.allocate(len) {
-            hoard.push(taken);
-        }
-    }
+    let mut hoard = hoard(&mut bench);
     bench.engine.deliver(Slot(0), "topic/a", &[7; 64]);
     assert_eq!(bench.usage(0).dropped, 1);
     let mut heard = Vec::new();
