@@ -124,9 +124,11 @@ impl<E: Engine> Agent<'_, E> {
             self.release(module);
             return Err(reason);
         }
-        log::info!("latent task {} is ready to be invoked", deployment.id());
         self.tasks.set_deployed(index, Deployed::Ready { module });
         self.keep_deployment(index, module);
+        if let Some(deployment) = self.tasks.deployment(index) {
+            log::info!("latent task {} is ready to be invoked", deployment.id());
+        }
         Ok(())
     }
 
