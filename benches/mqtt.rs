@@ -116,15 +116,28 @@ fn echo(port: u16) {
 }
 
 struct Driver {
+    prefix: String,
     client: Client,
     inbox: Receiver<(Instant, String, Value)>,
 }
 
 impl Driver {
+    /// Of the proplet on this channel.
+    fn new(port: u16, channel: &str) -> Self {
+        let prefix = format!("m/bench/c/{channel}");
+        let name = format!("driver-{channel}");
+        let (client, inbox) = client(&name, port, &format!("{prefix}/#"));
+        Self {
+            prefix,
+            client,
+            inbox,
+        }
+    }
+
     fn publish(&self, topic: &str, body: &Value) {
         self.client
             .publish(
-                format!("{PREFIX}/{topic}"),
+                format!("{}/{topic}", self.prefix),
                 QoS::AtLeastOnce,
                 false,
                 body.to_string(),
@@ -140,6 +153,16 @@ impl Driver {
                 return (at, body);
             }
         }
+    }
+
+    /// Deploys the addition as a latent task.
+    fn deploy(&self, id: &str) {
+        let file = BASE64_STANDARD.encode(wat::parse_str(ADDITION).expect("it assembles"));
+        self.publish(
+            "control/manager/start",
+            &json!({"id": id, "name": "main", "file": file, "latent": true,
+                "proplet_id": "bench", "monitoring_profile": {"enabled": false}}),
+        );
     }
 
     /// Starts `at_once` tasks, and as many again when all are done; returns each one's time.
@@ -205,24 +228,10 @@ fn quantiles(mut times: Vec<Duration>) -> String {
 fn main() {
     let (v4, v5, name, _broker) = broker();
     echo(v4);
-    let (client, inbox) = client("driver", v4, &format!("{PREFIX}/#"));
-    let driver = Driver { client, inbox };
-    let _proplet = Process(
-        Command::new(env!("CARGO_BIN_EXE_proplet"))
-            .args(["join", "--broker", &format!("mqtt://127.0.0.1:{v5}")])
-            .args(["--tenant", "bench", "--channel", "bench", "--id", "bench"])
-            .args(["--result-delay-ms", "0"])
-            .env("RUST_LOG", "warn")
-            .spawn()
-            .expect("the proplet"),
-    );
+    let driver = Driver::new(v4, "bench");
+    let _proplet = proplet(v5, "bench", &[]);
     driver.next("control/proplet/alive");
-    let file = BASE64_STANDARD.encode(wat::parse_str(ADDITION).expect("it assembles"));
-    driver.publish(
-        "control/manager/start",
-        &json!({"id": "deployed", "name": "main", "file": file, "latent": true,
-            "proplet_id": "bench", "monitoring_profile": {"enabled": false}}),
-    );
+    driver.deploy("deployed");
 
     println!("Broker: {name}. Times in ms; QoS 1 on every hop.\n");
     println!("| what | at once | p50 | p99 | a second | against the echo |");
@@ -255,4 +264,62 @@ fn main() {
         let times = quantiles(driver.starts(rounds, at_once));
         println!("| start to result | {at_once} | {times} | | |");
     }
+    sizes(v4, v5);
+}
+
+/// Invocations of a proplet with many slots and deployments, against those of one with few: of as many
+/// as are to be under way at once.
+fn sizes(v4: u16, v5: u16) {
+    const TURNS: usize = 10;
+    let of = |channel: &str, slots: &str, deployments: usize| {
+        let driver = Driver::new(v4, channel);
+        let count = deployments.to_string();
+        let args = ["--instances", slots, "--deployments", &count];
+        let process = proplet(
+            v5,
+            channel,
+            &[&args[..], &["--arena-bytes", "2097152"]].concat(),
+        );
+        driver.next("control/proplet/alive");
+        for n in 1..deployments {
+            driver.deploy(&format!("other-{n}"));
+        }
+        driver.deploy("deployed");
+        (driver, process)
+    };
+    println!("\nInvocations a second with 4,096 slots and 256 deployed, against 20 deployed:\n");
+    println!("| at once | slots | few | 4,096 slots | ratio |");
+    println!("|---|---|---|---|---|");
+    let (to, from) = ("control/manager/invoke", "control/proplet/invoke_results");
+    let (large, _large) = of("large", "4096", 256);
+    for (slots, all_at_once) in [("64", &[1, 24, 60][..]), ("256", &[200])] {
+        let (small, _small) = of(&format!("small-{slots}"), slots, 20);
+        for &at_once in all_at_once {
+            let calls = if at_once == 1 { 1000 } else { 3000 };
+            let mut rates = [Vec::new(), Vec::new()];
+            for _ in 0..TURNS {
+                for (rates, driver) in rates.iter_mut().zip([&small, &large]) {
+                    rates.push(driver.calls(to, from, calls, at_once).1);
+                }
+            }
+            let [small, large] = rates.map(|mut rates| {
+                rates.sort_unstable_by(f64::total_cmp);
+                rates[TURNS / 2]
+            });
+            let ratio = large / small;
+            println!("| {at_once} | {slots} | {small:.0} | {large:.0} | {ratio:.2} |");
+        }
+    }
+}
+
+/// A proplet of its own process, on a channel.
+fn proplet(port: u16, channel: &str, args: &[&str]) -> Process {
+    let child = Command::new(env!("CARGO_BIN_EXE_proplet"))
+        .args(["join", "--broker", &format!("mqtt://127.0.0.1:{port}")])
+        .args(["--tenant", "bench", "--channel", channel, "--id", "bench"])
+        .args(["--result-delay-ms", "0"])
+        .args(args)
+        .env("RUST_LOG", "warn")
+        .spawn();
+    Process(child.expect("the proplet"))
 }
