@@ -95,7 +95,11 @@ impl<P> SlotState<P> {
 #[derive(Debug)]
 pub(crate) struct Task<P: 'static> {
     pub(crate) stage: Stage<P>,
-    pub(crate) used: Used,
+    /// Nanoseconds of processor time.
+    pub(crate) cpu: u64,
+    pub(crate) work: u64,
+    /// Arena bytes, the task's own blocks counted; at the end the most.
+    memory: u32,
     /// Of a module that imports functions.
     pub(crate) exchange: Option<Boxed<Exchange>>,
 }
@@ -197,16 +201,6 @@ impl<P> Job<P> {
     }
 }
 
-/// What a task has used.
-#[derive(Debug, Default)]
-pub(crate) struct Used {
-    /// Nanoseconds.
-    pub(crate) cpu: u64,
-    pub(crate) work: u64,
-    /// Arena bytes, the task's own blocks counted; at the end the most.
-    pub(crate) memory: u32,
-}
-
 /// How a run ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
@@ -228,19 +222,33 @@ impl<P> Task<P> {
     /// Arena bytes of a call while what its module wants run first is not done.
     pub(crate) const LATER_BYTES: usize = Boxed::<Later>::BYTES;
 
+    /// With a job that waits for its first turn.
+    pub(crate) fn new(job: Job<P>, exchange: Option<Boxed<Exchange>>) -> Self {
+        let held = job.instance.as_ref().map_or(0, |i| i.usage().held);
+        let mut task = Self {
+            stage: Stage::Parked(job),
+            cpu: 0,
+            work: 0,
+            memory: 0,
+            exchange,
+        };
+        task.note(held, 0);
+        task
+    }
+
     /// Keeps what an instance holds and has done.
     pub(crate) const fn note(&mut self, instance_bytes: u32, work: u64) {
         let own = Self::bytes(self.exchange.is_some()) as u32;
-        self.used.memory = own + instance_bytes;
-        self.used.work = work;
+        self.memory = own + instance_bytes;
+        self.work = work;
     }
 
     /// What it has used so far.
     pub(crate) fn usage(&self) -> RunUsage {
         RunUsage {
-            cpu: Duration::from_nanos(self.used.cpu),
-            memory: self.used.memory as usize,
-            work: self.used.work,
+            cpu: Duration::from_nanos(self.cpu),
+            memory: self.memory as usize,
+            work: self.work,
             dropped: self.exchange.as_ref().map_or(0, |e| e.dropped),
         }
     }
@@ -308,7 +316,7 @@ pub(crate) fn words(error: impl core::fmt::Display) -> Text {
 #[cfg(target_pointer_width = "32")]
 const _: () = {
     assert!(size_of::<SlotState<()>>() == 8);
-    assert!(size_of::<Task<()>>() <= 136);
+    assert!(size_of::<Task<()>>() <= 128);
     assert!(size_of::<Exchange>() <= 112);
     assert!(size_of::<Guest<()>>() <= 56);
 };
@@ -332,7 +340,9 @@ mod tests {
     fn a_trap_whose_reason_found_no_room_says_so() {
         let task = Task::<()> {
             stage: Stage::Ended(Outcome::Trapped(None)),
-            used: Used::default(),
+            cpu: 0,
+            work: 0,
+            memory: 0,
             exchange: None,
         };
         let reason = "the guest trapped, and the arena has no room for the reason";

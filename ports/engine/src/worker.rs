@@ -14,7 +14,7 @@ use crate::{
     guest::Guest,
     platform::{BoardError, Channel, Platform},
     queue::{After, Place, Queue},
-    task::{Job, Outcome, Refused, SlotState, Stage, Task, Used, words},
+    task::{Job, Outcome, Refused, SlotState, Stage, Task, words},
 };
 use core::{
     cell::{Cell, RefCell},
@@ -207,14 +207,7 @@ impl<P: Platform> Workers<P> {
         let guest = has_imports.then(|| self.runtime.boxed(Guest::new(self, slot, data)));
         let exchange = has_imports.then(|| self.runtime.boxed(Exchange::NEW));
         let job = Job::new(self.runtime, instance, guest.transpose()?, call)?;
-        let held = job.instance.as_ref().map_or(0, |i| i.usage().held);
-        let mut task = Task {
-            stage: Stage::Parked(job),
-            used: Used::default(),
-            exchange: exchange.transpose()?,
-        };
-        task.note(held, 0);
-        let task = self.runtime.boxed(task)?;
+        let task = self.runtime.boxed(Task::new(job, exchange.transpose()?))?;
         let has_idle = critical_section::with(|cs| {
             self.slot(slot).put(cs, task);
             let mut queue = self.queue.borrow_ref_mut(cs);
@@ -592,7 +585,7 @@ impl<P: Platform> Workers<P> {
         critical_section::with(|cs| {
             self.slot(slot).with(cs, |task| {
                 task.note(held, total);
-                task.used.cpu += nanos;
+                task.cpu += nanos;
             })
         });
         let millis = pace.begin(self.platform.now());
