@@ -278,4 +278,21 @@ mod tests {
         }
         assert_eq!(table.loaded(), 0);
     }
+
+    /// 65,534 tasks and 256 deployments may share one.
+    #[test]
+    fn a_module_has_as_many_users_as_there_may_be() {
+        let mut entries = [Entry::VACANT; 2];
+        let mut table = Table::new(&mut entries);
+        let id = table.vacant().unwrap();
+        table.loaded_as(id, digest(b"module"));
+        let users = 65_534 + 256;
+        for _ in 0..users {
+            table.acquire(id);
+        }
+        for _ in 1..users {
+            assert!(!table.release(id));
+        }
+        assert!(table.release(id));
+    }
 }
