@@ -142,10 +142,20 @@ fn weights_one_and_a_hundred() {
 /// A slice of work takes longer than the turn of the smallest: it owes time, which it is to pay.
 #[test]
 fn shares_of_time_where_a_slice_is_longer_than_a_turn() {
+    shares_of_time(2_000_000, 10);
+}
+
+/// The shortest turns that Kconfig and the command line allow.
+#[test]
+fn shares_of_time_with_turns_of_a_millisecond() {
+    shares_of_time(100, 1);
+}
+
+fn shares_of_time(slice: u32, slice_ms: u32) {
     let mut bench = bench();
     bench.workers.set_preemption(Preemption::Time);
-    bench.workers.set_slice(200_000);
-    bench.workers.set_slice_ms(1);
+    bench.workers.set_slice(slice);
+    bench.workers.set_slice_ms(slice_ms);
     bench.load(0, ENDLESS).unwrap();
     let weights = [1, 2, 4, 8];
     for (slot, weight) in (0..).zip(weights) {
