@@ -531,3 +531,74 @@ fn whatever_happens_each_start_is_answered_once_and_the_arena_is_empty_at_the_en
         }
     }
 }
+
+/// Want of room is no reason to forget a deployment: after another restart there may be some.
+#[test]
+fn a_deployment_whose_record_finds_no_room_after_a_restart_is_kept() {
+    let store = FakeStore::default();
+    let boot = |arena: usize| {
+        let store: &'static mut dyn Store = Box::leak(Box::new(store.clone()));
+        let mut bench = Bench::with_room(config(), Some(store), Room { arena, ..Room::SMALL });
+        bench.agent.restore(Instant::BOOT);
+        bench.handle(Event::Connected);
+        bench
+    };
+    let mut bench = boot(10_000);
+    bench.start(with(task("d1"), json!({"latent": true})));
+    bench.start(with(task("d2"), json!({"latent": true, "env": {"X": "y".repeat(100)}})));
+    assert_eq!(bench.agent.status().deployed, 2);
+    // Other settings, and another arena: the record of the second has no room.
+    let bench = boot(100);
+    assert_eq!(bench.agent.status().deployed, 1);
+    assert_eq!(store.kept().records.len(), 2, "it is kept for a restart after which it can be loaded");
+    let bench = boot(10_000);
+    assert_eq!(bench.agent.status().deployed, 2);
+}
+
+/// One that waits for its module while the outbox is full: its failure is told when there is room.
+#[test]
+fn the_failure_of_a_deployment_waits_for_the_outbox() {
+    let mut bench = online(config(), Room { outbox: 1, ..Room::SMALL });
+    bench.start(with(task("d"), json!({"latent": true, "file": null, "image_url": "http://host/a"})));
+    let ticket = bench.exchange("http://host/a");
+    bench.handle(Event::Disconnected);
+    bench.start(quiet("a"));
+    bench.exit(0, Ok(None));
+    bench.break_off(ticket, "HTTP 404");
+    bench.handle(Event::Connected);
+    let results = bench.results_until(70_000);
+    assert_eq!(results.len(), 2, "{results:?}");
+}
+
+/// A daemon's success is told, too, though the outbox was full when its guest began.
+#[test]
+fn the_success_of_a_daemon_waits_for_the_outbox() {
+    let mut bench = online(config(), Room { outbox: 1, ..Room::SMALL });
+    bench.start(with(task("d"), json!({"daemon": true, "file": null, "image_url": "http://host/a"})));
+    let ticket = bench.exchange("http://host/a");
+    bench.handle(Event::Disconnected);
+    bench.start(quiet("a"));
+    bench.exit(1, Ok(None));
+    bench.respond(ticket, ADD.as_bytes());
+    bench.handle(Event::Connected);
+    let results = bench.results_until(70_000);
+    assert_eq!(results.len(), 2, "{results:?}");
+}
+
+/// Tasks of one id that were stopped and do not end: each new start and stop of it is as cheap.
+#[test]
+fn an_id_that_is_stopped_and_started_again_many_times() {
+    let time = |is_same: bool| {
+        let mut bench = online(config(), Room { slots: 8000, outbox: 64, ..ROOM });
+        let began = Clock::now();
+        for n in 0..6400 {
+            let id = if is_same { "same".into() } else { format!("task-{n}") };
+            bench.start(quiet(&id));
+            bench.send("control/manager/stop", json!({"id": id, "proplet_id": ID}));
+        }
+        assert_eq!(bench.agent.status().running, 6400);
+        began.elapsed()
+    };
+    let (others, same) = (time(false), time(true));
+    assert!(same < 3 * others, "{same:?} against {others:?}");
+}
