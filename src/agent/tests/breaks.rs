@@ -177,6 +177,7 @@ struct Chaos {
     tickets: Vec<Ticket>,
     serial: u32,
     is_connected: bool,
+    seen: BTreeMap<String, usize>,
 }
 
 const FILES: [&str; 3] = [ADD, "main()", "trap"];
@@ -211,6 +212,31 @@ impl Chaos {
             tickets: Vec::new(),
             serial: 0,
             is_connected: true,
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// Notes in which states tasks are.
+    fn note(&mut self) {
+        let agent = &self.bench.agent;
+        let room = if agent.outbox.room() == 0 { ", no room" } else { "" };
+        for (slot, task) in agent.tasks.all() {
+            let state = match task.state() {
+                crate::agent::tasks::State::Accepted => "accepted",
+                crate::agent::tasks::State::Fetching { .. } => "fetching",
+                crate::agent::tasks::State::Gathering { .. } => "gathering",
+                crate::agent::tasks::State::Running { .. } if agent.engine.has_exited(slot) => "ended",
+                crate::agent::tasks::State::Running { ending: Some(_), .. } => "ending",
+                crate::agent::tasks::State::Running { .. } => "running",
+                crate::agent::tasks::State::Failed { reason: None } => "failed without reason",
+                crate::agent::tasks::State::Failed { .. } => "failed",
+                crate::agent::tasks::State::Posting { .. } => "posting",
+                crate::agent::tasks::State::Posted { .. } => "posted",
+            };
+            *self.seen.entry(format!("{state}{room}")).or_default() += 1;
+        }
+        if agent.tasks.overdue() > 0 {
+            *self.seen.entry("overdue".into()).or_default() += 1;
         }
     }
 
@@ -453,6 +479,7 @@ impl Chaos {
     }
 
     fn step(&mut self) {
+        self.note();
         match self.numbers.below(20) {
             0..=3 if self.bench.agent.outbox.room() > 1 => self.start(),
             4 | 5 if self.bench.agent.outbox.room() > 1 => self.invoke(),
@@ -517,18 +544,28 @@ impl Chaos {
 #[test]
 fn whatever_happens_each_start_is_answered_once_and_the_arena_is_empty_at_the_end() {
     let seeds = std::env::var("SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(300);
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for seed in 0..seeds {
         let result = std::panic::catch_unwind(|| {
             let mut chaos = Chaos::new(seed);
             for _ in 0..400 {
                 chaos.step();
             }
+            let seen = chaos.seen.clone();
             chaos.end(seed);
+            seen
         });
-        if let Err(cause) = result {
-            std::println!("seed {seed} fails");
-            std::panic::resume_unwind(cause);
+        match result {
+            Ok(of) => of.into_iter().for_each(|(state, n)| *seen.entry(state).or_default() += n),
+            Err(cause) => {
+                std::println!("seed {seed} fails");
+                std::panic::resume_unwind(cause);
+            }
         }
+    }
+    std::println!("{seen:?}");
+    for state in ["fetching", "gathering", "running", "ending", "posting", "overdue", "ended, no room", "failed, no room"] {
+        assert!(seen.contains_key(state), "{state}: {seen:?}");
     }
 }
 
