@@ -247,12 +247,9 @@ impl<'a, E: Engine> Tasks<'a, E> {
     ) -> Self {
         let count = slots.len().min(usize::from(NONE - 1));
         let slots = &mut slots[..count];
-        for (index, slot) in (1..).zip(slots.iter_mut()) {
-            let next = if usize::from(index) < count {
-                index
-            } else {
-                NONE
-            };
+        // The last has no next; `count` is below NONE.
+        for (index, slot) in slots.iter_mut().enumerate() {
+            let next = if index + 1 < count { index as u16 + 1 } else { NONE };
             *slot = TaskSlot {
                 entry: Entry::Free(next),
                 ..TaskSlot::FREE
@@ -377,9 +374,10 @@ impl<'a, E: Engine> Tasks<'a, E> {
         };
         self.free = next;
         self.taken += 1;
-        let bucket = bucket(record.key(), buckets);
-        let first = &mut self.slots.slots[bucket].bucket;
-        record.task_mut().chain = core::mem::replace(first, slot);
+        if let Some(key) = record.key() {
+            let first = &mut self.slots.slots[bucket(key, buckets)].bucket;
+            record.task_mut().chain = core::mem::replace(first, slot);
+        }
         self.slots.slots[usize::from(slot)].entry = Entry::Taken(record);
         Ok(Slot(slot))
     }
@@ -407,7 +405,10 @@ impl<'a, E: Engine> Tasks<'a, E> {
         let Some(record) = self.slots.get(slot) else {
             return;
         };
-        let (next, bucket) = (record.task().chain, bucket(record.key(), self.capacity()));
+        let Some(key) = record.key() else {
+            return;
+        };
+        let (next, bucket) = (record.task().chain, bucket(key, self.capacity()));
         let first = &mut self.slots.slots[bucket].bucket;
         if *first == slot {
             *first = next;
@@ -429,7 +430,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
         let mut at = of.bucket;
         while at != NONE {
             let record = self.slots.record(at);
-            if is_it(record) && record.key() == key {
+            if is_it(record) && record.key() == Some(key) {
                 return Some(Slot(at));
             }
             at = record.task().chain;
@@ -525,6 +526,10 @@ impl<'a, E: Engine> Tasks<'a, E> {
 
     /// Changes the state of a task; returns the one before. [`State::Accepted`] if there is no task.
     pub(super) fn set_state(&mut self, slot: Slot, state: State<E>) -> State<E> {
+        // It has ended, or has not begun.
+        if !matches!(state, State::Running { .. }) {
+            self.is_overdue_no_more(slot);
+        }
         self.change(slot, |task| core::mem::replace(task, state))
             .unwrap_or(State::Accepted)
     }
@@ -594,6 +599,14 @@ impl<'a, E: Engine> Tasks<'a, E> {
         if let Some(record) = self.slots.get_mut(slot.0) {
             self.overdue += u16::from(!record.task().overdue);
             record.task_mut().overdue = true;
+        }
+    }
+
+    /// Notes that a task does not run on.
+    pub(super) fn is_overdue_no_more(&mut self, slot: Slot) {
+        if let Some(record) = self.slots.get_mut(slot.0) {
+            let was = core::mem::take(&mut record.task_mut().overdue);
+            self.overdue -= u16::from(was);
         }
     }
 
@@ -855,12 +868,12 @@ impl<E: Engine> Tasks<'_, E> {
             let mut at = slot.bucket;
             while at != NONE {
                 let record = self.slots.record(at);
-                assert_eq!(bucket(record.key(), self.capacity()), index);
+                assert_eq!(record.key().map(|key| bucket(key, self.capacity())), Some(index));
                 assert!(chained.insert(at));
                 at = record.task().chain;
             }
         }
-        assert_eq!(chained.len(), all.len());
+        assert_eq!(chained.len(), all.iter().filter(|(_, t)| t.key().is_some()).count());
         // The heaps.
         let least = all.iter().filter_map(|(_, t)| t.state().until()).min();
         assert_eq!(self.next_deadline().map(|(_, at)| at), least);
