@@ -640,3 +640,24 @@ fn an_id_that_is_stopped_and_started_again_many_times() {
     let (others, same) = (time(false), time(true));
     assert!(same < 3 * others, "{same:?} against {others:?}");
 }
+
+/// The link asks for the payload after it has ticked the agent: the task may have gone meanwhile.
+#[test]
+fn a_sample_of_a_task_that_has_gone_is_not_one_of_nobody() {
+    let mut bench = Bench::online();
+    bench.start(task("a"));
+    bench.at(1100);
+    let mut sample = None;
+    while let Some(publication) = bench.agent.poll_publish(Qos::AtLeastOnce, bench.now) {
+        if matches!(publication.token, Token(Subject::Sample(_))) {
+            sample = Some(publication.token);
+            break;
+        }
+        bench.handle(Event::Published(publication.token, Delivery::Done));
+    }
+    bench.exit(0, Ok(None));
+    let mut buf = [0; 1024];
+    let len = bench.agent.write(sample.unwrap(), &mut buf, bench.now).unwrap();
+    let body: Json = serde_json::from_slice(&buf[..len]).unwrap();
+    assert_ne!(body["task_id"], "", "{body}");
+}
