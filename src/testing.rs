@@ -228,6 +228,9 @@ impl Engine for FakeEngine {
             bytes: Vec::new(),
             used: Rc::clone(&self.used),
         };
+        if len > self.arena().free {
+            return Err(text(format_args!("the fake's arena has no {len} bytes")));
+        }
         self.resize(&mut buffer, len)?;
         Ok(buffer)
     }

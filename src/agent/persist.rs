@@ -1,6 +1,9 @@
 //! Modules and deployments in the store.
 
-use super::{Agent, tasks::Texts};
+use super::{
+    Agent,
+    tasks::{DeploymentRecord, Texts},
+};
 use crate::{
     engine::{Engine, ModuleId, Text, text},
     module::{
@@ -88,7 +91,15 @@ impl<E: Engine> Agent<'_, E> {
                 Pairs::EMPTY,
             ],
         };
-        let deployment = self.deployment_record(&texts, record.profile, now)?;
+        DeploymentRecord::<E>::bytes(&texts)?;
+        let deployment = match self.deployment_record(&texts, record.profile, now) {
+            Ok(deployment) => deployment,
+            // As below; the next deployment may take its place in the store.
+            Err(reason) => {
+                log::error!("latent task {} can't be invoked: {reason}", record.id);
+                return Ok(());
+            }
+        };
         self.tasks.deploy(index, deployment);
         match self.recall(digest, None) {
             Ok(Some(module)) => self.deployed(index, module),

@@ -364,6 +364,7 @@ impl<E: Engine> Agent<'_, E> {
             State::Gathering { .. } => self.gathers_late(slot, now),
             // Its report waits for room in the outbox.
             State::Running { .. } if self.engine.has_exited(slot) => {
+                self.tasks.is_overdue_no_more(slot);
                 self.tasks.set_until(slot, None);
             }
             State::Running { ending: None, .. } => self.end(slot, Ending::Deadline, now),

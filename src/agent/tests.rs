@@ -16,6 +16,7 @@ use std::{
     vec::Vec,
 };
 
+mod breaks;
 mod guests;
 mod http;
 mod persist;

@@ -58,7 +58,7 @@ pub struct ModuleView {
     /// SHA-256 of its bytes.
     pub digest: Digest,
     /// Runs and deployments that share it.
-    pub users: u16,
+    pub users: u32,
 }
 
 impl<E: Engine> Agent<'_, E> {

@@ -49,7 +49,7 @@ enum State {
     Loaded {
         digest: Digest,
         /// Runs and latent deployments.
-        users: u16,
+        users: u32,
     },
 }
 
@@ -71,13 +71,11 @@ impl<'a> Table<'a> {
     pub(crate) fn new(entries: &'a mut [Entry]) -> Self {
         let count = entries.len().min(usize::from(NONE - 1));
         let entries = &mut entries[..count];
-        for (index, entry) in (1..).zip(entries.iter_mut()) {
+        // The last has no next; `count` is below NONE.
+        for (index, entry) in entries.iter_mut().enumerate() {
+            let next = if index + 1 < count { index as u16 + 1 } else { NONE };
             *entry = Entry {
-                next: if usize::from(index) < count {
-                    index
-                } else {
-                    NONE
-                },
+                next,
                 ..Entry::VACANT
             };
         }
@@ -108,7 +106,7 @@ impl<'a> Table<'a> {
     }
 
     /// Modules that are loaded, and how many use each. Looks at all entries.
-    pub(crate) fn users(&self) -> impl Iterator<Item = (ModuleId, Digest, u16)> {
+    pub(crate) fn users(&self) -> impl Iterator<Item = (ModuleId, Digest, u32)> {
         let all = (0..).map(ModuleId).zip(self.entries.iter());
         all.filter_map(|(id, entry)| match entry.state {
             State::Loaded { digest, users } => Some((id, digest, users)),
@@ -277,5 +275,22 @@ mod tests {
             assert_eq!(found, table.loaded());
         }
         assert_eq!(table.loaded(), 0);
+    }
+
+    /// 65,534 tasks and 256 deployments may share one.
+    #[test]
+    fn a_module_has_as_many_users_as_there_may_be() {
+        let mut entries = [Entry::VACANT; 2];
+        let mut table = Table::new(&mut entries);
+        let id = table.vacant().unwrap();
+        table.loaded_as(id, digest(b"module"));
+        let users = 65_534 + 256;
+        for _ in 0..users {
+            table.acquire(id);
+        }
+        for _ in 1..users {
+            assert!(!table.release(id));
+        }
+        assert!(table.release(id));
     }
 }

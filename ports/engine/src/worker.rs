@@ -49,6 +49,9 @@ pub struct DeviceConfig {
 /// A step longer than this, in milliseconds since boot, is logged and counted.
 const SLOW_MS: u32 = 1000;
 
+/// Parts of a unit of work that turns are counted in: of each weight a turn is a whole number of them.
+const UNIT: u64 = Weight::DEFAULT.0 as u64;
+
 /// The slots, the queue and the workers' settings. It lives for ever: worker threads borrow it.
 #[derive(Debug)]
 pub struct Workers<P: 'static> {
@@ -480,7 +483,15 @@ impl<P: Platform> Workers<P> {
             return Err(self.interrupted(slot, job));
         }
         if job.turn <= 0 {
-            job.turn += self.turn_of(job.weight);
+            let whole = self.turn_of(job.weight);
+            job.turn += whole;
+            if job.turn <= 0 {
+                // It pays, and others go on; where there are none nobody has lost anything.
+                if self.queue(|queue| queue.has_any()) {
+                    return Ok(After::Again);
+                }
+                job.turn = whole;
+            }
         }
         loop {
             if let Some(after) = self.steps(slot, job, worker, pace)? {
@@ -492,13 +503,12 @@ impl<P: Platform> Workers<P> {
 
     /// A turn of a run, in its own measure.
     fn turn_of(&self, weight: Weight) -> i64 {
-        let of = |usual: &AtomicU32| {
-            i64::try_from(weight.turn(usual.load(Ordering::Relaxed))).unwrap_or(i64::MAX)
+        let usual = match self.is_timed() {
+            false => u64::from(self.slice.load(Ordering::Relaxed)) * UNIT,
+            true => u64::from(self.slice_ms.load(Ordering::Relaxed)) * 1_000_000,
         };
-        match self.is_timed() {
-            false => of(&self.slice),
-            true => of(&self.slice_ms) * 1_000_000,
-        }
+        let turn = usual * u64::from(weight.0) / u64::from(Weight::DEFAULT.0);
+        i64::try_from(turn).unwrap_or(i64::MAX).max(1)
     }
 
     /// Begins the next call of the job's instance. The run ends where all are done.
@@ -547,7 +557,7 @@ impl<P: Platform> Workers<P> {
                 job.turn -= if self.is_timed() {
                     time
                 } else {
-                    i64::from(work)
+                    i64::from(work) * UNIT as i64
                 };
                 if self.slot(slot).is_interrupted() {
                     drop(active);
@@ -617,7 +627,7 @@ impl<P: Platform> Workers<P> {
         match self.is_timed() {
             false => {
                 let least = (slice / 16).max(1);
-                u32::try_from(turn).unwrap_or(slice).clamp(least, slice)
+                u32::try_from(turn / UNIT as i64).unwrap_or(slice).clamp(least, slice)
             }
             true => slice,
         }
@@ -634,12 +644,12 @@ impl<P: Platform> Workers<P> {
             (!queue.has_any(), queue.has_urgent(), queue.has_idle())
         });
         self.call(!is_alone && has_idle);
-        let is_hot = !self.is_timed() && burnt / BURNT_MAX >= whole;
+        let is_hot = !self.is_timed() && burnt * UNIT as i64 / BURNT_MAX >= whole;
         if !is_alone && (*turn <= 0 || is_hot) {
             return Some(After::Again);
         }
         if *turn <= 0 {
-            *turn += whole;
+            *turn = whole;
         }
         is_pressed.then_some(After::First)
     }

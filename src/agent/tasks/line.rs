@@ -1,6 +1,8 @@
 //! Lines of tasks, linked through their records: first in, first out, and out from anywhere.
 
 use super::NONE;
+#[cfg(test)]
+extern crate std;
 
 /// Neighbours of a task in the one line that it may be in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +16,22 @@ impl Links {
         before: NONE,
         behind: NONE,
     };
+}
+
+#[cfg(test)]
+impl Line {
+    /// All of them in order, after a look that the links back are those of the links on.
+    pub(super) fn all(&self, links: impl Fn(u16) -> Links) -> std::vec::Vec<u16> {
+        let (mut all, mut at, mut before) = (std::vec::Vec::new(), self.first, NONE);
+        while at != NONE {
+            assert_eq!(links(at).before, before);
+            assert!(all.len() < usize::from(NONE), "it leads in a circle");
+            all.push(at);
+            (before, at) = (at, links(at).behind);
+        }
+        assert_eq!(self.last, before);
+        all
+    }
 }
 
 /// Gives the links of a task.
@@ -71,8 +89,6 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    extern crate std;
-
     use super::*;
     use proptest::prelude::*;
     use std::{collections::VecDeque, vec, vec::Vec};

@@ -247,12 +247,9 @@ impl<'a, E: Engine> Tasks<'a, E> {
     ) -> Self {
         let count = slots.len().min(usize::from(NONE - 1));
         let slots = &mut slots[..count];
-        for (index, slot) in (1..).zip(slots.iter_mut()) {
-            let next = if usize::from(index) < count {
-                index
-            } else {
-                NONE
-            };
+        // The last has no next; `count` is below NONE.
+        for (index, slot) in slots.iter_mut().enumerate() {
+            let next = if index + 1 < count { index as u16 + 1 } else { NONE };
             *slot = TaskSlot {
                 entry: Entry::Free(next),
                 ..TaskSlot::FREE
@@ -377,9 +374,10 @@ impl<'a, E: Engine> Tasks<'a, E> {
         };
         self.free = next;
         self.taken += 1;
-        let bucket = bucket(record.key(), buckets);
-        let first = &mut self.slots.slots[bucket].bucket;
-        record.task_mut().chain = core::mem::replace(first, slot);
+        if let Some(key) = record.key() {
+            let first = &mut self.slots.slots[bucket(key, buckets)].bucket;
+            record.task_mut().chain = core::mem::replace(first, slot);
+        }
         self.slots.slots[usize::from(slot)].entry = Entry::Taken(record);
         Ok(Slot(slot))
     }
@@ -407,7 +405,10 @@ impl<'a, E: Engine> Tasks<'a, E> {
         let Some(record) = self.slots.get(slot) else {
             return;
         };
-        let (next, bucket) = (record.task().chain, bucket(record.key(), self.capacity()));
+        let Some(key) = record.key() else {
+            return;
+        };
+        let (next, bucket) = (record.task().chain, bucket(key, self.capacity()));
         let first = &mut self.slots.slots[bucket].bucket;
         if *first == slot {
             *first = next;
@@ -429,7 +430,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
         let mut at = of.bucket;
         while at != NONE {
             let record = self.slots.record(at);
-            if is_it(record) && record.key() == key {
+            if is_it(record) && record.key() == Some(key) {
                 return Some(Slot(at));
             }
             at = record.task().chain;
@@ -525,6 +526,10 @@ impl<'a, E: Engine> Tasks<'a, E> {
 
     /// Changes the state of a task; returns the one before. [`State::Accepted`] if there is no task.
     pub(super) fn set_state(&mut self, slot: Slot, state: State<E>) -> State<E> {
+        // It has ended, or has not begun.
+        if !matches!(state, State::Running { .. }) {
+            self.is_overdue_no_more(slot);
+        }
         self.change(slot, |task| core::mem::replace(task, state))
             .unwrap_or(State::Accepted)
     }
@@ -594,6 +599,14 @@ impl<'a, E: Engine> Tasks<'a, E> {
         if let Some(record) = self.slots.get_mut(slot.0) {
             self.overdue += u16::from(!record.task().overdue);
             record.task_mut().overdue = true;
+        }
+    }
+
+    /// Notes that a task does not run on.
+    pub(super) fn is_overdue_no_more(&mut self, slot: Slot) {
+        if let Some(record) = self.slots.get_mut(slot.0) {
+            let was = core::mem::take(&mut record.task_mut().overdue);
+            self.overdue -= u16::from(was);
         }
     }
 
@@ -818,4 +831,92 @@ fn line_of<E: Engine>(
     };
     let record = deployments.get_mut(usize::from(index))?.record.as_mut()?;
     Some(&mut record.0.value_mut().invocations)
+}
+
+#[cfg(test)]
+impl<E: Engine> Tasks<'_, E> {
+    /// Holds all that is counted, linked and heaped against what the records say, by looking at all.
+    pub(super) fn check(&self) {
+        extern crate std;
+        use std::{collections::BTreeSet, vec::Vec};
+
+        let all: Vec<(u16, &TaskRecord<E>)> = self.all().map(|(slot, task)| (slot.0, task)).collect();
+        let count = |is: fn(&State<E>) -> bool| all.iter().filter(|(_, t)| is(t.state())).count();
+        assert_eq!(self.taken(), all.len());
+        let running = count(|s| matches!(s, State::Running { .. }));
+        assert_eq!(self.running(), running);
+        let waits = |s: &State<E>| matches!(s, State::Fetching { .. } | State::Gathering { .. });
+        assert_eq!(usize::from(self.waiting), count(waits));
+        assert_eq!(
+            usize::from(self.overdue),
+            all.iter().filter(|(_, t)| t.task().overdue).count()
+        );
+        // The free ones.
+        let (mut free, mut at) = (0, self.free);
+        while at != NONE {
+            match self.slots.slots[usize::from(at)].entry {
+                Entry::Free(next) => at = next,
+                Entry::Taken(_) => panic!("slot {at} is not free"),
+            }
+            free += 1;
+            assert!(free <= self.capacity());
+        }
+        assert_eq!(free + all.len(), self.capacity());
+        // The chains.
+        let mut chained = BTreeSet::new();
+        for (index, slot) in self.slots.slots.iter().enumerate() {
+            let mut at = slot.bucket;
+            while at != NONE {
+                let record = self.slots.record(at);
+                assert_eq!(record.key().map(|key| bucket(key, self.capacity())), Some(index));
+                assert!(chained.insert(at));
+                at = record.task().chain;
+            }
+        }
+        assert_eq!(chained.len(), all.iter().filter(|(_, t)| t.key().is_some()).count());
+        // The heaps.
+        let least = all.iter().filter_map(|(_, t)| t.state().until()).min();
+        assert_eq!(self.next_deadline().map(|(_, at)| at), least);
+        let timed = all.iter().filter(|(_, t)| t.state().until().is_some());
+        assert_eq!(usize::from(self.slots.deadlines), timed.count());
+        let is_running = |t: &TaskRecord<E>| matches!(t.state(), State::Running { .. });
+        let samples = all.iter().filter(|(_, t)| is_running(t));
+        let least = samples.filter_map(|(_, t)| t.monitor()?.next()).min();
+        assert_eq!(self.next_sample().map(|(_, at)| at), least);
+        // The lines.
+        let links = |slot| self.slots.record(slot).task().links;
+        let sorted = |line: &Line| {
+            let mut all = line.all(links);
+            all.sort_unstable();
+            all
+        };
+        let of = |is: &dyn Fn(&TaskRecord<E>) -> bool| -> Vec<u16> {
+            all.iter().filter(|(_, t)| is(t)).map(|(slot, _)| *slot).collect()
+        };
+        for (index, line) in self.fetching.iter().enumerate() {
+            let waits = |t: &TaskRecord<E>| matches!(t.state(), State::Fetching { fetch, .. } if usize::from(*fetch) == index);
+            assert_eq!(sorted(line), of(&waits));
+        }
+        let due = |t: &TaskRecord<E>| match t.state() {
+            State::Gathering { data, .. } => data.value().due.is_some(),
+            State::Posting { is_due, .. } => *is_due,
+            _ => false,
+        };
+        assert_eq!(sorted(&self.dues), of(&due));
+        let reports = |t: &TaskRecord<E>| matches!(t.state(), State::Failed { .. } | State::Posted { .. });
+        assert_eq!(sorted(&self.reports), of(&reports));
+        for (index, deployment) in self.deployments() {
+            let its = |t: &TaskRecord<E>| t.task().purpose == Purpose::Invocation(Some(index)) && is_running(t);
+            assert_eq!(sorted(&deployment.head().invocations), of(&its));
+            assert_eq!(self.find_deployment(deployment.id()), Some(index));
+        }
+        for (_, task) in &all {
+            if let Purpose::Invocation(Some(index)) = task.task().purpose {
+                assert_eq!(self.deployment(index).map(|d| d.id()), Some(task.id()));
+            }
+        }
+        let states = |is: fn(Deployed) -> bool| self.deployments().filter(|(_, d)| is(d.state())).count();
+        assert_eq!(usize::from(self.ready), states(|s| matches!(s, Deployed::Ready { .. })));
+        assert_eq!(usize::from(self.deploying), states(|s| matches!(s, Deployed::Fetching { .. })));
+    }
 }

@@ -390,9 +390,14 @@ impl<E: Engine> TaskRecord<E> {
         self.task().layout.env(self.bytes())
     }
 
-    /// Under which it is found: the invocation's id, or the task's.
-    pub(super) fn key(&self) -> &str {
-        self.invocation().unwrap_or_else(|| self.id())
+    /// Under which it is found: the invocation's id, or the task's. An invocation without an id is never
+    /// looked for.
+    pub(super) fn key(&self) -> Option<&str> {
+        match self.invocation() {
+            Some("") => None,
+            Some(id) => Some(id),
+            None => Some(self.id()),
+        }
     }
 }
 

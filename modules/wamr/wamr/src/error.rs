@@ -108,7 +108,9 @@ impl Error {
             .iter()
             .fold(text, |t, p| t.strip_prefix(p).unwrap_or(t));
         let kind = match text {
-            "allocate memory failed" | "allocate linear memory failed" => ErrorKind::OutOfMemory,
+            "allocate memory failed"
+            | "allocate linear memory failed"
+            | "failed to allocate bitmaps" => ErrorKind::OutOfMemory,
             t if t.starts_with("unknown import") || t.starts_with("import ") => {
                 ErrorKind::UnknownImport
             }
