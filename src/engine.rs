@@ -183,10 +183,9 @@ impl Weight {
     /// Of a task that asks for none. A turn of it is one slice.
     pub const DEFAULT: Self = Self(10);
 
-    /// A turn of this weight, where that of the usual weight is `slice`; at least 1.
-    pub const fn turn(self, slice: u32) -> u64 {
-        let turn = slice as u64 * self.0 as u64 / Self::DEFAULT.0 as u64;
-        if turn == 0 { 1 } else { turn }
+    /// A turn of this weight, where that of the usual weight is `usual`; rounded down.
+    pub const fn turn(self, usual: u64) -> u64 {
+        usual.saturating_mul(self.0 as u64) / Self::DEFAULT.0 as u64
     }
 }
 

@@ -128,6 +128,32 @@ pub enum Delivery {
     TooLarge,
 }
 
+/// Why a publication can't be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unwritten {
+    /// The buffer is too small.
+    TooLarge(BufferTooSmall),
+    /// It is a sample of a task that has ended since.
+    Gone,
+}
+
+impl core::fmt::Display for Unwritten {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::TooLarge(error) => error.fmt(f),
+            Self::Gone => f.write_str("the task of this sample has ended"),
+        }
+    }
+}
+
+impl core::error::Error for Unwritten {}
+
+impl From<BufferTooSmall> for Unwritten {
+    fn from(error: BufferTooSmall) -> Self {
+        Self::TooLarge(error)
+    }
+}
+
 /// Quality of service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Qos {

@@ -1,7 +1,7 @@
 //! What the agent has to say, and how it is written.
 
 use super::{
-    Agent, Discovery, Publication, Qos, SECOND_HEARTBEAT, Subject, Token,
+    Agent, Discovery, Publication, Qos, SECOND_HEARTBEAT, Subject, Token, Unwritten,
     outbox::{Body, Letter, Outcome, Update},
     tasks::TaskRecord,
 };
@@ -112,13 +112,8 @@ impl<E: Engine> Agent<'_, E> {
     /// Serialises a publication's payload, JSON, into `buf` and returns its length.
     ///
     /// # Errors
-    /// `buf` is too small.
-    pub fn write(
-        &self,
-        token: Token,
-        buf: &mut [u8],
-        now: Instant,
-    ) -> Result<usize, BufferTooSmall> {
+    /// `buf` is too small, or it is a sample of a task that has gone since it was given out.
+    pub fn write(&self, token: Token, buf: &mut [u8], now: Instant) -> Result<usize, Unwritten> {
         let proplet_id = self.config.proplet_id;
         match token.0 {
             Subject::Create => {
@@ -127,20 +122,23 @@ impl<E: Engine> Agent<'_, E> {
                     namespace: self.config.namespace,
                     metadata: self.config.metadata,
                 };
-                report::write(&discovery, buf)
+                Ok(report::write(&discovery, buf)?)
             }
-            Subject::Alive => report::write(&self.alive(report::Status::Alive), buf),
-            Subject::Metrics => report::write(&self.metrics(now), buf),
+            Subject::Alive => Ok(report::write(&self.alive(report::Status::Alive), buf)?),
+            Subject::Metrics => Ok(report::write(&self.metrics(now), buf)?),
             Subject::Sample(slot) => {
                 let monitor = self.tasks.get(slot).and_then(TaskRecord::monitor);
-                let monitor = monitor.unwrap_or(&Monitor::OFF);
-                report::write(&self.sample(self.tasks.id(slot), monitor), buf)
+                let monitor = monitor.ok_or(Unwritten::Gone)?;
+                Ok(report::write(
+                    &self.sample(self.tasks.id(slot), monitor),
+                    buf,
+                )?)
             }
             Subject::Request(index) => {
                 let app_name = self.fetches[usize::from(index)].location();
-                report::write(&report::ModuleRequest { app_name }, buf)
+                Ok(report::write(&report::ModuleRequest { app_name }, buf)?)
             }
-            Subject::Letter(index) => self.write_letter(self.outbox.get(index), buf),
+            Subject::Letter(index) => Ok(self.write_letter(self.outbox.get(index), buf)?),
         }
     }
 

@@ -73,7 +73,11 @@ impl<'a> Table<'a> {
         let entries = &mut entries[..count];
         // The last has no next; `count` is below NONE.
         for (index, entry) in entries.iter_mut().enumerate() {
-            let next = if index + 1 < count { index as u16 + 1 } else { NONE };
+            let next = if index + 1 < count {
+                index as u16 + 1
+            } else {
+                NONE
+            };
             *entry = Entry {
                 next,
                 ..Entry::VACANT

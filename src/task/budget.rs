@@ -150,7 +150,7 @@ mod tests {
         let weight = with(WEIGHT, "100").unwrap().limits.weight;
         assert_eq!((weight.turn(2000), weight.turn(1)), (20_000, 10));
         let weight = with(WEIGHT, "1").unwrap().limits.weight;
-        assert_eq!((weight.turn(2000), weight.turn(1)), (200, 1));
+        assert_eq!((weight.turn(2000), weight.turn(10)), (200, 1));
         for bad in ["0", "101", "-1", "heavy", ""] {
             let error = with(WEIGHT, bad).unwrap_err();
             assert_eq!(

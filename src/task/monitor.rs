@@ -91,18 +91,6 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Of a run that takes no samples.
-    pub(crate) const OFF: Self = Self {
-        profile: MonitoringProfile {
-            enabled: false,
-            ..MonitoringProfile::STANDARD
-        },
-        started: Instant::BOOT,
-        next: Instant::BOOT,
-        cpu: 0,
-        latest: Sample::NONE,
-    };
-
     /// Begins with a run.
     pub fn new(profile: MonitoringProfile, now: Instant) -> Self {
         Self {

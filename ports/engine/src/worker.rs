@@ -486,8 +486,10 @@ impl<P: Platform> Workers<P> {
             let whole = self.turn_of(job.weight);
             job.turn += whole;
             if job.turn <= 0 {
-                // It pays, and others go on; where there are none nobody has lost anything.
+                // It pays, and others go on; where there are none nobody has lost anything. In a round in
+                // which all pay there is no step, and time passes all the same.
                 if self.queue(|queue| queue.has_any()) {
+                    pace.begin(self.platform.now());
                     return Ok(After::Again);
                 }
                 job.turn = whole;
@@ -507,8 +509,7 @@ impl<P: Platform> Workers<P> {
             false => u64::from(self.slice.load(Ordering::Relaxed)) * UNIT,
             true => u64::from(self.slice_ms.load(Ordering::Relaxed)) * 1_000_000,
         };
-        let turn = usual * u64::from(weight.0) / u64::from(Weight::DEFAULT.0);
-        i64::try_from(turn).unwrap_or(i64::MAX).max(1)
+        i64::try_from(weight.turn(usual)).unwrap_or(i64::MAX)
     }
 
     /// Begins the next call of the job's instance. The run ends where all are done.
@@ -627,7 +628,9 @@ impl<P: Platform> Workers<P> {
         match self.is_timed() {
             false => {
                 let least = (slice / 16).max(1);
-                u32::try_from(turn / UNIT as i64).unwrap_or(slice).clamp(least, slice)
+                u32::try_from(turn / UNIT as i64)
+                    .unwrap_or(slice)
+                    .clamp(least, slice)
             }
             true => slice,
         }

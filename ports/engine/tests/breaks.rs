@@ -4,7 +4,9 @@ mod common;
 
 use common::{Bench, LIMITS, bench_of, trap};
 use proplet::{
-    engine::{Call, Engine as _, Failure, Limits, ModuleId, Preemption, Slot, TaskData, Value, Weight},
+    engine::{
+        Call, Engine as _, Failure, Limits, ModuleId, Preemption, Slot, TaskData, Value, Weight,
+    },
     time::Duration,
 };
 use std::{sync::MutexGuard, thread, time::Instant};
@@ -162,7 +164,9 @@ fn shares_of_time(slice: u32, slice_ms: u32) {
         bench.spawn(slot, &[], weighed(weight));
     }
     thread::sleep(Duration::from_millis(3000));
-    let cpu: Vec<f64> = (0..4).map(|slot| bench.usage(slot).cpu.as_secs_f64()).collect();
+    let cpu: Vec<f64> = (0..4)
+        .map(|slot| bench.usage(slot).cpu.as_secs_f64())
+        .collect();
     stop_all(&mut bench, &[0, 1, 2, 3]);
     let all: f64 = cpu.iter().sum();
     for (cpu, weight) in cpu.iter().zip(weights) {
@@ -224,7 +228,10 @@ fn a_spawn_at_each_level_of_the_arena() {
                     if !reason.starts_with("out of memory: ") {
                         odd.insert(reason.to_string());
                     }
-                    assert!(full < needs + 64, "{full} are free, {needs} needed: {reason}");
+                    assert!(
+                        full < needs + 64,
+                        "{full} are free, {needs} needed: {reason}"
+                    );
                 }
                 Ok(()) => {
                     made += 1;
@@ -282,7 +289,11 @@ fn no_watch_is_deceived_by_the_wrap_of_the_clock() {
     let platform = bench.workers.platform();
     bench.load(0, ENDLESS).unwrap();
     let wrap = Duration::from_millis(1 << 32);
-    for begins in [wrap - Duration::from_millis(1), wrap, wrap + Duration::from_millis(1)] {
+    for begins in [
+        wrap - Duration::from_millis(1),
+        wrap,
+        wrap + Duration::from_millis(1),
+    ] {
         platform.set_clock(Some(begins));
         bench.spawn(0, &[], LIMITS);
         thread::sleep(Duration::from_millis(20));

@@ -158,7 +158,10 @@ fn random_commands_in_a_small_arena() {
                 serial += 1;
                 let index = chaos.below(deployed.len() as u32) as usize;
                 let (id, invocation) = (deployed[index].clone(), format!("i{serial}"));
-                chaos.send("invoke", &json!({"id": id, "invocation_id": invocation, "proplet_id": ID}));
+                chaos.send(
+                    "invoke",
+                    &json!({"id": id, "invocation_id": invocation, "proplet_id": ID}),
+                );
                 *chaos.due.entry((id, invocation)).or_default() += 1;
             }
             6 | 7 => {
@@ -166,7 +169,11 @@ fn random_commands_in_a_small_arena() {
                 if !is_connected {
                     continue;
                 }
-                let ids: Vec<String> = chaos.agent.tasks().map(|task| task.id.to_string()).collect();
+                let ids: Vec<String> = chaos
+                    .agent
+                    .tasks()
+                    .map(|task| task.id.to_string())
+                    .collect();
                 if !ids.is_empty() {
                     let id = ids[chaos.below(ids.len() as u32) as usize].clone();
                     chaos.send("stop", &json!({"id": id, "proplet_id": ID}));
@@ -217,5 +224,7 @@ fn random_commands_in_a_small_arena() {
 }
 
 fn chaos_has(agent: &Agent<'static, WamrEngine<Threads>>, id: &str) -> bool {
-    agent.tasks().any(|task| task.slot.is_none() && task.id == id)
+    agent
+        .tasks()
+        .any(|task| task.slot.is_none() && task.id == id)
 }

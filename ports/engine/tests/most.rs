@@ -81,7 +81,11 @@ fn all_slots_that_there_may_be() {
     for slot in 0..SLOTS {
         let next = bench.data("time", &[], &[]);
         let data = std::mem::replace(&mut data, next);
-        let ms = if slot % 2 == 0 { -1 } else { i32::from(slot % 500) };
+        let ms = if slot % 2 == 0 {
+            -1
+        } else {
+            i32::from(slot % 500)
+        };
         bench.spawn_with(slot, &[Value::I32(ms)], LIMITS, data);
     }
     drop(data);
@@ -93,7 +97,7 @@ fn all_slots_that_there_may_be() {
     let mut ended = vec![false; SLOTS.into()];
     for _ in 0..SLOTS {
         let exit = bench.exit();
-        let stopped = exit.slot.0 % 2 == 0;
+        let stopped = exit.slot.0.is_multiple_of(2);
         assert_eq!(exit.result == Err(Failure::Interrupted), stopped);
         assert!(!std::mem::replace(&mut ended[exit.slot.index()], true));
     }

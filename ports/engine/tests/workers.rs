@@ -97,10 +97,26 @@ fn storm(preemption: Preemption, seconds: u64) {
             (0 | 1, None) if !ending => {
                 let what = next(STATES);
                 let sensor = if next(2) == 0 { 0 } else { STUCK as i32 };
-                let limits = Limits { weight: Weight(1 + next(100) as u8), ..SMALL };
-                let data = bench.data("time,timer,random,sensor,publish", &["an input"], &[("KEY", "value")]);
+                let limits = Limits {
+                    weight: Weight(1 + next(100) as u8),
+                    ..SMALL
+                };
+                let data = bench.data(
+                    "time,timer,random,sensor,publish",
+                    &["an input"],
+                    &[("KEY", "value")],
+                );
                 name += 1;
-                bench.spawn_with(slot.0, &[Value::I32(what as i32), Value::I32(sensor), Value::I32(name)], limits, data);
+                bench.spawn_with(
+                    slot.0,
+                    &[
+                        Value::I32(what as i32),
+                        Value::I32(sensor),
+                        Value::I32(name),
+                    ],
+                    limits,
+                    data,
+                );
                 runs[slot.index()] = Some((what, name, false));
             }
             (2, Some(run)) => {
@@ -125,7 +141,9 @@ fn storm(preemption: Preemption, seconds: u64) {
                     let (what, name, was_stopped) = runs[slot.index()].take().unwrap();
                     match &exit.result {
                         Ok(value) => assert_eq!(*value, Some(Value::I32(name)), "{what}"),
-                        Err(Failure::Interrupted) => assert!(was_stopped, "{what}: nobody stopped it"),
+                        Err(Failure::Interrupted) => {
+                            assert!(was_stopped, "{what}: nobody stopped it")
+                        }
                         Err(e) => panic!("{what}: {e:?}"),
                     }
                     assert!(exit.result.is_err() || exit.output.is_some());
@@ -133,7 +151,9 @@ fn storm(preemption: Preemption, seconds: u64) {
                 }
             }
             _ => {
-                let step = bench.workers.longest_step(began.elapsed() + Duration::from_secs(0));
+                let step = bench
+                    .workers
+                    .longest_step(began.elapsed() + Duration::from_secs(0));
                 assert!(step < Duration::from_secs(30), "{step:?}");
             }
         }
@@ -153,7 +173,10 @@ fn storm(preemption: Preemption, seconds: u64) {
         if ending && runs.iter().all(Option::is_none) {
             break;
         }
-        assert!(began.elapsed() < Duration::from_secs(seconds + 20), "stuck: {runs:?}");
+        assert!(
+            began.elapsed() < Duration::from_secs(seconds + 20),
+            "stuck: {runs:?}"
+        );
     }
     println!("{ends:?}");
     bench.engine.unload(ModuleId(0));

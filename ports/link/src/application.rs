@@ -34,7 +34,7 @@ pub trait Application {
     fn topic(&self, token: Self::Token) -> TopicName;
 
     /// Serialises a publication's payload into `buf` and returns its length; `None` if `buf` is
-    /// too small. It may be asked for more than once.
+    /// too small, or it is not worth being sent any more. It may be asked for more than once.
     fn write(&self, token: Self::Token, buf: &mut [u8], now: Instant) -> Option<usize>;
 
     /// Topic filters to subscribe to, at QoS 1, on each new session: one after the other from 0 on,

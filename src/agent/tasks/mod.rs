@@ -249,7 +249,11 @@ impl<'a, E: Engine> Tasks<'a, E> {
         let slots = &mut slots[..count];
         // The last has no next; `count` is below NONE.
         for (index, slot) in slots.iter_mut().enumerate() {
-            let next = if index + 1 < count { index as u16 + 1 } else { NONE };
+            let next = if index + 1 < count {
+                index as u16 + 1
+            } else {
+                NONE
+            };
             *slot = TaskSlot {
                 entry: Entry::Free(next),
                 ..TaskSlot::FREE
@@ -840,7 +844,8 @@ impl<E: Engine> Tasks<'_, E> {
         extern crate std;
         use std::{collections::BTreeSet, vec::Vec};
 
-        let all: Vec<(u16, &TaskRecord<E>)> = self.all().map(|(slot, task)| (slot.0, task)).collect();
+        let all: Vec<(u16, &TaskRecord<E>)> =
+            self.all().map(|(slot, task)| (slot.0, task)).collect();
         let count = |is: fn(&State<E>) -> bool| all.iter().filter(|(_, t)| is(t.state())).count();
         assert_eq!(self.taken(), all.len());
         let running = count(|s| matches!(s, State::Running { .. }));
@@ -868,12 +873,18 @@ impl<E: Engine> Tasks<'_, E> {
             let mut at = slot.bucket;
             while at != NONE {
                 let record = self.slots.record(at);
-                assert_eq!(record.key().map(|key| bucket(key, self.capacity())), Some(index));
+                assert_eq!(
+                    record.key().map(|key| bucket(key, self.capacity())),
+                    Some(index)
+                );
                 assert!(chained.insert(at));
                 at = record.task().chain;
             }
         }
-        assert_eq!(chained.len(), all.iter().filter(|(_, t)| t.key().is_some()).count());
+        assert_eq!(
+            chained.len(),
+            all.iter().filter(|(_, t)| t.key().is_some()).count()
+        );
         // The heaps.
         let least = all.iter().filter_map(|(_, t)| t.state().until()).min();
         assert_eq!(self.next_deadline().map(|(_, at)| at), least);
@@ -891,7 +902,10 @@ impl<E: Engine> Tasks<'_, E> {
             all
         };
         let of = |is: &dyn Fn(&TaskRecord<E>) -> bool| -> Vec<u16> {
-            all.iter().filter(|(_, t)| is(t)).map(|(slot, _)| *slot).collect()
+            all.iter()
+                .filter(|(_, t)| is(t))
+                .map(|(slot, _)| *slot)
+                .collect()
         };
         for (index, line) in self.fetching.iter().enumerate() {
             let waits = |t: &TaskRecord<E>| matches!(t.state(), State::Fetching { fetch, .. } if usize::from(*fetch) == index);
@@ -903,10 +917,13 @@ impl<E: Engine> Tasks<'_, E> {
             _ => false,
         };
         assert_eq!(sorted(&self.dues), of(&due));
-        let reports = |t: &TaskRecord<E>| matches!(t.state(), State::Failed { .. } | State::Posted { .. });
+        let reports =
+            |t: &TaskRecord<E>| matches!(t.state(), State::Failed { .. } | State::Posted { .. });
         assert_eq!(sorted(&self.reports), of(&reports));
         for (index, deployment) in self.deployments() {
-            let its = |t: &TaskRecord<E>| t.task().purpose == Purpose::Invocation(Some(index)) && is_running(t);
+            let its = |t: &TaskRecord<E>| {
+                t.task().purpose == Purpose::Invocation(Some(index)) && is_running(t)
+            };
             assert_eq!(sorted(&deployment.head().invocations), of(&its));
             assert_eq!(self.find_deployment(deployment.id()), Some(index));
         }
@@ -915,8 +932,15 @@ impl<E: Engine> Tasks<'_, E> {
                 assert_eq!(self.deployment(index).map(|d| d.id()), Some(task.id()));
             }
         }
-        let states = |is: fn(Deployed) -> bool| self.deployments().filter(|(_, d)| is(d.state())).count();
-        assert_eq!(usize::from(self.ready), states(|s| matches!(s, Deployed::Ready { .. })));
-        assert_eq!(usize::from(self.deploying), states(|s| matches!(s, Deployed::Fetching { .. })));
+        let states =
+            |is: fn(Deployed) -> bool| self.deployments().filter(|(_, d)| is(d.state())).count();
+        assert_eq!(
+            usize::from(self.ready),
+            states(|s| matches!(s, Deployed::Ready { .. }))
+        );
+        assert_eq!(
+            usize::from(self.deploying),
+            states(|s| matches!(s, Deployed::Fetching { .. }))
+        );
     }
 }
