@@ -16,7 +16,7 @@ use std::{
     vec::Vec,
 };
 
-mod breaks;
+mod histories;
 mod guests;
 mod http;
 mod persist;

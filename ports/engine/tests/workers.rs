@@ -186,10 +186,10 @@ fn storm(preemption: Preemption, seconds: u64) {
 
 #[test]
 fn a_storm_by_work() {
-    storm(Preemption::Fuel, 15);
+    storm(Preemption::Fuel, 4);
 }
 
 #[test]
 fn a_storm_by_time() {
-    storm(Preemption::Time, 15);
+    storm(Preemption::Time, 4);
 }

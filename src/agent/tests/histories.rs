@@ -1,4 +1,4 @@
-//! What a hostile reader expects of the agent.
+//! Random histories, held against a model; the most of each kind, and ends that meet a full outbox.
 
 use super::*;
 use crate::task::learning::Services;

@@ -1,4 +1,4 @@
-//! What a hostile reader expects of the engine: shares in debt, room at each level, workers at once.
+//! Shares of guests that owe work, room at each level of the arena, and slots that are used again at once.
 
 mod common;
 
