@@ -340,7 +340,7 @@ pub struct ProcessUsage {
     pub system: Duration,
     /// Resident bytes of the process, or RAM in use on a device.
     pub rss: u64,
-    /// Steps of guests that took more than a second.
+    /// Steps of guests that took more than a second of processor time.
     pub slow_steps: u32,
     /// Time of the longest step that is under way; zero without one.
     pub longest_step: Duration,

@@ -16,8 +16,8 @@ use std::{
     vec::Vec,
 };
 
-mod histories;
 mod guests;
+mod histories;
 mod http;
 mod persist;
 mod rounds;

@@ -218,7 +218,7 @@ pub struct Metrics<'a> {
     /// Tasks that run on, seconds after their deadline or their stop; without, there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overdue_tasks: Option<usize>,
-    /// Steps of guests, since boot, that took more than a second; without, there was none.
+    /// Steps of guests, since boot, that took more than a second of processor time; without, there was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_steps: Option<u32>,
 }

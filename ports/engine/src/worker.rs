@@ -46,8 +46,8 @@ pub struct DeviceConfig {
     pub preemption: Preemption,
 }
 
-/// A step longer than this, in milliseconds since boot, is logged and counted.
-const SLOW_MS: u32 = 1000;
+/// A step that takes more processor time is logged and counted.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// Parts of a unit of work that turns are counted in: of each weight a turn is a whole number of them.
 const UNIT: u64 = Weight::DEFAULT.0 as u64;
@@ -84,18 +84,15 @@ struct Pace {
     thread: Duration,
     /// Since boot.
     now: Duration,
-    /// As in the watch.
-    began: u32,
 }
 
 impl Pace {
-    /// Begins a step at `now`; returns the milliseconds since the one before began.
-    fn begin(&mut self, now: Duration) -> u32 {
+    /// Begins a step at `now`.
+    fn begin(&mut self, now: Duration) {
         // 0 says that the worker waits.
         let began = (millis(now) as u32).max(1);
         self.now = now;
         self.watch.began.store(began, Ordering::Relaxed);
-        began.wrapping_sub(core::mem::replace(&mut self.began, began))
     }
 }
 
@@ -151,7 +148,7 @@ impl<P: Platform> Workers<P> {
         self.is_timed.load(Ordering::Relaxed)
     }
 
-    /// Steps that took longer than a second since boot.
+    /// Steps since boot that took more than a second of processor time.
     pub fn slow_steps(&self) -> u32 {
         self.slow_steps.load(Ordering::Relaxed)
     }
@@ -370,7 +367,6 @@ impl<P: Platform> Workers<P> {
             watch,
             thread: self.platform.thread_time(),
             now: self.platform.now(),
-            began: 0,
         };
         loop {
             match self.next(micros(pace.now)) {
@@ -599,16 +595,16 @@ impl<P: Platform> Workers<P> {
                 task.cpu += nanos;
             })
         });
-        let millis = pace.begin(self.platform.now());
-        if millis > SLOW_MS {
-            self.count_slow(slot, millis, work);
+        pace.begin(self.platform.now());
+        if took > SLOW {
+            self.count_slow(slot, took, work);
         }
         (work, nanos.cast_signed())
     }
 
     #[cold]
     #[inline(never)]
-    fn count_slow(&self, slot: Slot, millis: u32, work: u32) {
+    fn count_slow(&self, slot: Slot, took: Duration, work: u32) {
         // Not every target can add at once.
         critical_section::with(|_| {
             let steps = self.slow_steps.load(Ordering::Relaxed);
@@ -616,8 +612,9 @@ impl<P: Platform> Workers<P> {
                 .store(steps.saturating_add(1), Ordering::Relaxed);
         });
         log::warn!(
-            "slot {}: a step took {millis} ms for {work} of work",
-            slot.0
+            "slot {}: a step took {} ms of processor time, for {work} of work",
+            slot.0,
+            took.as_millis()
         );
     }
 

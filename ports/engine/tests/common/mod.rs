@@ -171,7 +171,7 @@ impl Platform for Threads {
     }
 
     fn thread_time(&self) -> Duration {
-        BEGAN.elapsed()
+        self.now()
     }
 
     fn process(&self) -> ProcessUsage {
