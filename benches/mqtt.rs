@@ -116,7 +116,8 @@ fn echo(port: u16) {
 }
 
 struct Driver {
-    prefix: String,
+    /// The channel, and the id of the one proplet on it.
+    id: String,
     client: Client,
     inbox: Receiver<(Instant, String, Value)>,
 }
@@ -124,11 +125,10 @@ struct Driver {
 impl Driver {
     /// Of the proplet on this channel.
     fn new(port: u16, channel: &str) -> Self {
-        let prefix = format!("m/bench/c/{channel}");
         let name = format!("driver-{channel}");
-        let (client, inbox) = client(&name, port, &format!("{prefix}/#"));
+        let (client, inbox) = client(&name, port, &format!("m/bench/c/{channel}/#"));
         Self {
-            prefix,
+            id: channel.into(),
             client,
             inbox,
         }
@@ -137,7 +137,7 @@ impl Driver {
     fn publish(&self, topic: &str, body: &Value) {
         self.client
             .publish(
-                format!("{}/{topic}", self.prefix),
+                format!("m/bench/c/{}/{topic}", self.id),
                 QoS::AtLeastOnce,
                 false,
                 body.to_string(),
@@ -161,7 +161,7 @@ impl Driver {
         self.publish(
             "control/manager/start",
             &json!({"id": id, "name": "main", "file": file, "latent": true,
-                "proplet_id": "bench", "monitoring_profile": {"enabled": false}}),
+                "proplet_id": self.id, "monitoring_profile": {"enabled": false}}),
         );
     }
 
@@ -177,7 +177,7 @@ impl Driver {
                 self.publish(
                     "control/manager/start",
                     &json!({"id": id, "name": "main", "file": file, "inputs": ["20", "22"],
-                        "proplet_id": "bench", "monitoring_profile": {"enabled": false}}),
+                        "proplet_id": self.id, "monitoring_profile": {"enabled": false}}),
                 );
             }
             while !sent.is_empty() {
@@ -202,7 +202,7 @@ impl Driver {
                 sent.insert(id.clone(), Instant::now());
                 self.publish(
                     to,
-                    &json!({"id": "deployed", "broadcast": false, "proplet_id": "bench",
+                    &json!({"id": "deployed", "broadcast": false, "proplet_id": self.id,
                         "invocation_id": id, "inputs": ["20", "22"]}),
                 );
                 next += 1;
@@ -316,7 +316,7 @@ fn sizes(v4: u16, v5: u16) {
 fn proplet(port: u16, channel: &str, args: &[&str]) -> Process {
     let child = Command::new(env!("CARGO_BIN_EXE_proplet"))
         .args(["join", "--broker", &format!("mqtt://127.0.0.1:{port}")])
-        .args(["--tenant", "bench", "--channel", channel, "--id", "bench"])
+        .args(["--tenant", "bench", "--channel", channel, "--id", channel])
         .args(["--result-delay-ms", "0"])
         .args(args)
         .env("RUST_LOG", "warn")
