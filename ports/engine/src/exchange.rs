@@ -49,10 +49,10 @@ impl Incoming {
 /// or given back, which may have to wait: they are moved in and out.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    /// What the guest has to say; the slot is in the line of the speakers while there is something.
+    /// The guest's next message; the slot is in the line of the speakers while there is something.
     pub(crate) message: Option<Message<Buffer>>,
     inbox: heapless::Vec<Incoming, INBOX, u8>,
-    /// What it last called its result.
+    /// The result that it published last.
     pub(crate) output: Option<Buffer>,
     logged: Rate,
     said: Rate,
@@ -62,7 +62,7 @@ pub(crate) struct Exchange {
     pub(crate) dropped: u32,
 }
 
-/// What a guest wants to know of a sensor. The board's thread measures, while the guest waits.
+/// A guest's question to a sensor. The board's thread measures, while the guest waits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Measurement {
     None,
@@ -156,7 +156,7 @@ impl Exchange {
         is_made
     }
 
-    /// What was measured, once it was.
+    /// The measurement, once it is made.
     pub(crate) fn measured(&mut self) -> Option<Result<i64, BoardError>> {
         let Measurement::Done(result) = self.measurement else {
             return None;
@@ -166,7 +166,7 @@ impl Exchange {
     }
 }
 
-/// What was used in the present second, which begins with the first use after the one before.
+/// The use in the present second, which begins with the first use after the one before.
 #[derive(Debug, Clone, Copy)]
 struct Rate {
     /// In milliseconds since boot, modulo 2^32: after a silence of that many, 50 days, a second may

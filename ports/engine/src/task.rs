@@ -124,8 +124,8 @@ pub(crate) struct Job<P: 'static> {
     pub(crate) guest: Option<Boxed<Guest<P>>>,
     /// The call itself, while what the module wants run first is not done.
     pub(crate) later: Option<Boxed<Later>>,
-    /// What is left of its turn, in units of work or in nanoseconds; below 0 what it took beyond,
-    /// which its next turns pay.
+    /// The rest of its turn, in tenths of a unit of work or in nanoseconds; below 0 its debt, which its next
+    /// turns pay.
     pub(crate) turn: i64,
     pub(crate) weight: Weight,
 }
@@ -243,7 +243,7 @@ impl<P> Task<P> {
         self.work = work;
     }
 
-    /// What it has used so far.
+    /// Its usage so far.
     pub(crate) fn usage(&self) -> RunUsage {
         RunUsage {
             cpu: Duration::from_nanos(self.cpu),
@@ -312,7 +312,7 @@ pub(crate) fn words(error: impl core::fmt::Display) -> Text {
     text(format_args!("{error}"))
 }
 
-/// What a slot and a task cost on 32 bits, without the arena's 4 bytes for a block.
+/// Bytes of a slot and a task on 32 bits, without the arena's 4 for a block.
 #[cfg(target_pointer_width = "32")]
 const _: () = {
     assert!(size_of::<SlotState<()>>() == 8);

@@ -635,7 +635,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
         self.slots.get_mut(slot.0).map(TaskRecord::share)
     }
 
-    /// What a task has gathered for its round.
+    /// The data of a task's round, while it gathers them.
     pub(super) fn gathered(&mut self, slot: Slot) -> Option<&mut Gathered<E::Buffer>> {
         match &mut self.slots.get_mut(slot.0)?.task_mut().state {
             State::Gathering { data, .. } => Some(data.value_mut()),

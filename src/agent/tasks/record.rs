@@ -127,7 +127,7 @@ impl Layout {
     }
 }
 
-/// What a task is for.
+/// The purpose of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// A started task.
@@ -484,6 +484,6 @@ impl<E: Engine> DeploymentRecord<E> {
     }
 }
 
-/// What a task has on 32 bits beside its texts and the engine's own for a record.
+/// The head's bound on 32 bits; texts and the engine's own bytes of a record come to it.
 #[cfg(all(test, target_pointer_width = "32"))]
 const _: () = assert!(size_of::<Task<crate::testing::FakeEngine>>() <= 64);
