@@ -2,10 +2,7 @@
 
 use super::*;
 use crate::task::learning::Services;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Instant as Clock,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 const ROOM: Room = Room {
     slots: 4096,
@@ -99,10 +96,10 @@ fn invocations_without_an_id_cost_as_much_as_those_with_one() {
         assert_eq!(bench.agent.status().running, usize::from(count));
         bench.drain();
         // The engine's part is the fake's: only the agent is timed.
-        let mut took = core::time::Duration::ZERO;
+        let mut took = Duration::ZERO;
         for slot in 0..500 {
             bench.agent.engine_mut().exit(Slot(slot), Ok(None));
-            let began = Clock::now();
+            let began = std::time::Instant::now();
             bench.handle(Event::Tick);
             took += began.elapsed();
             bench.drain();
@@ -638,10 +635,8 @@ impl Chaos {
 
 #[test]
 fn whatever_happens_each_start_is_answered_once_and_the_arena_is_empty_at_the_end() {
-    let seeds = std::env::var("SEEDS")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(300);
+    let seeds = std::env::var("SEEDS").ok();
+    let seeds = seeds.and_then(|s| s.parse().ok()).unwrap_or(300);
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for seed in 0..seeds {
         let result = std::panic::catch_unwind(|| {
@@ -727,7 +722,7 @@ fn an_id_that_is_stopped_and_started_again_many_times() {
                 ..ROOM
             },
         );
-        let began = Clock::now();
+        let began = std::time::Instant::now();
         for n in 0..6400 {
             let id = if is_same {
                 "same".into()
