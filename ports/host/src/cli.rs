@@ -425,7 +425,7 @@ pub struct Bench {
     pub workload: Option<String>,
     /// Most instances. If not given, as many as slots (--instances) and arena allow; 24 loops for
     /// fairness.
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=65_534))]
     pub max: Option<u16>,
     /// Milliseconds of each step, and for which loops share the processor.
     #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
