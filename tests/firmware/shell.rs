@@ -1,6 +1,6 @@
 //! The shell, on the pseudo terminal that native_sim gives it.
 
-use crate::support::{Broker, LOOP, Peer, Proplet, SOON, firmware::Device, is_alive, start};
+use crate::support::{Broker, LOOP, Peer, Proplet, SOON, Stage, firmware::Device, is_alive, start};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use serde_json::json;
 use std::{
@@ -80,6 +80,28 @@ impl Shell {
         let shown = self.run(command);
         assert!(shown.contains(words), "{command}: no '{words}' in {shown}");
     }
+}
+
+#[test]
+fn a_page_says_how_many_tasks_it_does_not_show() {
+    let Some(stage) = Stage::new(&[]) else { return };
+    let mut shell = Shell::open(&stage.proplet, 1);
+    stage.start("first", "main", LOOP, &json!({}));
+    stage.proplet.expect_log("task first runs in slot 0");
+    assert!(!shell.run("proplet tasks").contains(" more"));
+    for n in 1..100 {
+        stage.start(&format!("one-of-many-{n}"), "main", LOOP, &json!({}));
+    }
+    stage.proplet.expect_logs(SOON, "runs in slot", 100);
+    let shown = shell.run("proplet tasks");
+    let lines = shown
+        .lines()
+        .filter(|line| line.contains(" Running "))
+        .count();
+    assert!(
+        shown.contains(&format!("and {} more", 100 - lines)),
+        "{shown}"
+    );
 }
 
 #[test]

@@ -109,32 +109,59 @@ pub fn status(
     )
 }
 
-/// What runs and what is deployed, a line each.
-pub fn tasks(out: &mut impl Write, agent: &ZephyrAgent, now: Instant) -> fmt::Result {
+/// Runs and deployments, a line each, as many as fit the page; and how many do not.
+#[cfg(CONFIG_SHELL)]
+pub fn tasks(
+    out: &mut heapless::String<PAGE>,
+    agent: &ZephyrAgent,
+    now: Instant,
+) -> fmt::Result {
+    /// Bytes of a line with the longest ids and name.
+    const LINE: usize = 288;
+    /// Bytes that are kept for the last line.
+    const LAST: usize = 24;
     writeln!(out, "slot stage     cpu ms   bytes age s task, export")?;
-    for task in agent.tasks() {
-        match task.slot {
-            Some(slot) => write!(out, "{:>4} ", slot.0)?,
-            None => write!(out, "   - ")?,
-        }
-        // Debug has no width of its own.
-        let mut stage = heapless::String::<12>::new();
-        write!(stage, "{:?}", task.stage)?;
-        write!(
-            out,
-            "{stage:<9} {:>6} {:>7} {:>5} {} {}",
-            task.usage.cpu.as_millis(),
-            task.usage.memory,
-            now.since(task.received).as_secs(),
-            task.id,
-            task.name
-        )?;
-        match task.invocation {
-            Some(id) => writeln!(out, " (invocation {id})")?,
-            None => writeln!(out)?,
+    let mut hidden = 0;
+    for view in agent.tasks() {
+        let mut line = heapless::String::<LINE>::new();
+        task(&mut line, &view, now)?;
+        match hidden == 0 && out.len() + line.len() + LAST <= PAGE {
+            true => out.write_str(&line)?,
+            false => hidden += 1,
         }
     }
+    if hidden > 0 {
+        writeln!(out, "and {hidden} more")?;
+    }
     Ok(())
+}
+
+#[cfg(CONFIG_SHELL)]
+fn task(
+    out: &mut impl Write,
+    task: &proplet::agent::TaskView<'_>,
+    now: Instant,
+) -> fmt::Result {
+    match task.slot {
+        Some(slot) => write!(out, "{:>4} ", slot.0)?,
+        None => write!(out, "   - ")?,
+    }
+    // Debug has no width of its own.
+    let mut stage = heapless::String::<12>::new();
+    write!(stage, "{:?}", task.stage)?;
+    write!(
+        out,
+        "{stage:<9} {:>6} {:>7} {:>5} {} {}",
+        task.usage.cpu.as_millis(),
+        task.usage.memory,
+        now.since(task.received).as_secs(),
+        task.id,
+        task.name
+    )?;
+    match task.invocation {
+        Some(id) => writeln!(out, " (invocation {id})"),
+        None => writeln!(out),
+    }
 }
 
 /// What is loaded, a line each.
