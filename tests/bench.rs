@@ -58,6 +58,9 @@ fn ladder(bench: &Value) -> Vec<u64> {
     steps.map(|step| number(&step["instances"])).collect()
 }
 
+/// Sets of instances that wait at the wall, at most, for an arena in pieces.
+const IN_PIECES: u64 = 4;
+
 /// Checks the ladder of whole sets of modules, and returns how many instances it reached.
 fn check_ladder(bench: &Value) -> u64 {
     let set = list(&bench["modules"]).len() as u64;
@@ -72,9 +75,16 @@ fn check_ladder(bench: &Value) -> u64 {
     for step in list(&bench["steps"]) {
         let held = number(&step["instances"]) / set * set_bytes;
         assert_eq!(number(&step["said_bytes"]), held, "{step}");
-        assert_eq!(number(&step["measured_bytes"]), held, "{step}");
-        assert_eq!(number(&step["free_bytes"]), loaded - held, "{step}");
-        assert_eq!(step["agrees"], true, "{step}");
+        let (measured, free) = (&step["measured_bytes"], &step["free_bytes"]);
+        let (measured, free) = (number(measured), number(free));
+        assert_eq!(measured + free, loaded, "{step}");
+        // With less than a tenth left the arena may be in pieces, and a few wait to be made again.
+        let in_pieces = match loaded - held < loaded / 10 {
+            true => IN_PIECES * set_bytes,
+            false => 0,
+        };
+        assert!((held - in_pieces..=held).contains(&measured), "{step}");
+        assert_eq!(step["agrees"], measured == held, "{step}");
         assert!(number(&step["wall_ns"]) >= 100_000_000, "{step}");
         assert_eq!(step["latency_ns"]["count"], step["iterations"], "{step}");
         // On a busy machine none may have ended.
@@ -122,12 +132,13 @@ fn shared_reaches_exactly_what_the_arena_holds() {
     assert_eq!(cpu["name"], "cpu");
     assert_eq!(ladder(cpu)[..5], [1, 2, 4, 8, 16]);
     check_arena_wall(cpu);
-    // One was there, and never more than all: a run that has not begun has its promise only.
+    // One was there, and never more than all.
     let steps = list(&cpu["steps"]);
     let [first, last] =
         [&steps[0], &steps[steps.len() - 1]].map(|step| number(&step["free_bytes"]));
     let least = number(&steps[steps.len() - 1]["free_min_bytes"]);
-    assert!((last..=first).contains(&least), "{cpu:#}");
+    let in_pieces = IN_PIECES * number(&cpu["set_bytes"]);
+    assert!(least <= first && last <= least + in_pieces, "{cpu:#}");
 }
 
 #[test]
