@@ -111,11 +111,7 @@ pub fn status(
 
 /// Runs and deployments, a line each, as many as fit the page; and how many do not.
 #[cfg(CONFIG_SHELL)]
-pub fn tasks(
-    out: &mut heapless::String<PAGE>,
-    agent: &ZephyrAgent,
-    now: Instant,
-) -> fmt::Result {
+pub fn tasks(out: &mut heapless::String<PAGE>, agent: &ZephyrAgent, now: Instant) -> fmt::Result {
     /// Bytes of a line with the longest ids and name.
     const LINE: usize = 288;
     /// Bytes that are kept for the last line.
@@ -137,11 +133,7 @@ pub fn tasks(
 }
 
 #[cfg(CONFIG_SHELL)]
-fn task(
-    out: &mut impl Write,
-    task: &proplet::agent::TaskView<'_>,
-    now: Instant,
-) -> fmt::Result {
+fn task(out: &mut impl Write, task: &proplet::agent::TaskView<'_>, now: Instant) -> fmt::Result {
     match task.slot {
         Some(slot) => write!(out, "{:>4} ", slot.0)?,
         None => write!(out, "   - ")?,
