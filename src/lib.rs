@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub(crate) mod chain;
 pub mod config;
 pub mod engine;
 pub mod heap;

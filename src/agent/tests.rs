@@ -58,12 +58,7 @@ impl Room {
 impl Bench {
     /// Four slots, two deployments, two modules and two assemblies; not connected.
     fn offline() -> Self {
-        Self::with_config(Config {
-            proplet_id: ID,
-            tenant: "t",
-            channel: "c",
-            ..Config::DEFAULT
-        })
+        Self::with_config(config())
     }
 
     fn with_config(config: Config<'static>) -> Self {
@@ -97,11 +92,7 @@ impl Bench {
 
     /// Connected, with discovery done and both first heartbeats sent.
     fn online() -> Self {
-        let mut bench = Self::offline();
-        bench.handle(Event::Connected);
-        bench.at(1000);
-        bench.drain();
-        bench
+        online(config(), Room::SMALL)
     }
 
     fn handle(&mut self, event: Event<'_>) {
@@ -220,6 +211,42 @@ impl Bench {
     fn arena_is_free(&self) -> bool {
         let arena = self.agent.engine.arena();
         arena.free == arena.total
+    }
+}
+
+fn config() -> Config<'static> {
+    Config {
+        proplet_id: ID,
+        tenant: "t",
+        channel: "c",
+        ..Config::DEFAULT
+    }
+}
+
+/// Connected, with discovery done and both first heartbeats sent.
+fn online(config: Config<'static>, room: Room) -> Bench {
+    let mut bench = Bench::with_room(config, None, room);
+    bench.handle(Event::Connected);
+    bench.at(1000);
+    bench.drain();
+    bench
+}
+
+/// A task without samples.
+fn quiet(id: &str) -> Json {
+    with(task(id), json!({"monitoring_profile": {"enabled": false}}))
+}
+
+/// Numbers that look random, the same in each run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
     }
 }
 

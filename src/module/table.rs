@@ -1,6 +1,6 @@
 //! The shared-module instance table: one parse for any number of instances.
 
-use crate::{engine::ModuleId, wire::decode_chunks};
+use crate::{chain::Chains, engine::ModuleId, wire::decode_chunks};
 use sha2::{Digest as _, Sha256};
 
 /// SHA-256 of a module's bytes, taken before it is parsed: parsing rewrites the bytes.
@@ -22,7 +22,7 @@ pub fn digest_base64(text: &str) -> Result<Digest, crate::wire::Error> {
 }
 
 /// Stands for no entry.
-const NONE: u16 = u16::MAX;
+const NONE: u16 = crate::chain::END;
 
 /// Storage of one entry of the table.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +41,16 @@ impl Entry {
         bucket: NONE,
         next: NONE,
     };
+}
+
+impl Chains for [Entry] {
+    fn first(&mut self, bucket: usize) -> &mut u16 {
+        &mut self[bucket].bucket
+    }
+
+    fn next(&mut self, item: u16) -> &mut u16 {
+        &mut self[usize::from(item)].next
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,36 +164,20 @@ impl<'a> Table<'a> {
     pub(crate) fn loaded_as(&mut self, id: ModuleId, digest: Digest) {
         debug_assert_eq!(id.0, self.vacant);
         let bucket = self.bucket(&digest);
-        let first = core::mem::replace(&mut self.entries[bucket].bucket, id.0);
-        let entry = self.entry(id);
-        entry.state = State::Loaded { digest, users: 0 };
-        let next_vacant = core::mem::replace(&mut entry.next, first);
-        self.vacant = next_vacant;
+        self.vacant = self.entry(id).next;
+        self.entry(id).state = State::Loaded { digest, users: 0 };
+        self.entries.add(bucket, id.0);
         self.loaded += 1;
         self.parses = self.parses.saturating_add(1);
     }
 
     fn free(&mut self, id: ModuleId, digest: &Digest) {
         let bucket = self.bucket(digest);
-        let vacant = self.vacant;
+        self.entries.take_out(bucket, id.0);
+        let vacant = core::mem::replace(&mut self.vacant, id.0);
         let entry = self.entry(id);
-        entry.state = State::Vacant;
-        let next = core::mem::replace(&mut entry.next, vacant);
-        self.vacant = id.0;
+        (entry.state, entry.next) = (State::Vacant, vacant);
         self.loaded -= 1;
-        let first = &mut self.entries[bucket].bucket;
-        if *first == id.0 {
-            *first = next;
-            return;
-        }
-        let mut at = usize::from(*first);
-        while let Some(entry) = self.entries.get_mut(at) {
-            if entry.next == id.0 {
-                entry.next = next;
-                return;
-            }
-            at = entry.next.into();
-        }
     }
 
     /// Counts one more user of a loaded module.

@@ -65,19 +65,20 @@ impl Budget {
         let stack = read(STACK_BYTES, STACK_MIN.into(), device.stack_max.into())?;
         let weight = read(WEIGHT, 1, Weight::MAX.0.into())?;
         check_preemption(get(PREEMPTION), device.preemption)?;
+        let usual = Self::of_device(device);
         Ok(Self {
             limits: Limits {
-                stack: stack
-                    .map_or(device.stack, |bytes| bytes as u32)
-                    .next_multiple_of(8),
+                stack: stack.map_or(usual.limits.stack, |bytes| {
+                    (bytes as u32).next_multiple_of(8)
+                }),
                 memory_cap: read(MEMORY_BYTES, 0, device.memory.unwrap_or(u64::MAX))?,
-                memory_max: device.memory,
-                work: read(WORK, 1, device.work.unwrap_or(u64::MAX))?.or(device.work),
-                weight: weight.map_or(Weight::DEFAULT, |weight| Weight(weight as u8)),
+                work: read(WORK, 1, device.work.unwrap_or(u64::MAX))?.or(usual.limits.work),
+                weight: weight.map_or(usual.limits.weight, |weight| Weight(weight as u8)),
+                ..usual.limits
             },
             deadline: read(DEADLINE_MS, 1, deadline_max)?
                 .map(Duration::from_millis)
-                .or(device.deadline),
+                .or(usual.deadline),
             caps: Caps::granted(get(caps::CAPS), device.caps)?,
         })
     }

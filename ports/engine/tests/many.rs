@@ -109,12 +109,7 @@ fn thousands_that_sleep_are_stopped() {
         let data = bench.any_data();
         bench.spawn_with(slot, &[Value::I32(1)], SMALL, data);
     }
-    for slot in (0..slots).rev() {
-        bench.engine.interrupt(Slot(slot));
-    }
-    for _ in 0..slots {
-        assert_eq!(bench.exit().result, Err(Failure::Interrupted));
-    }
+    bench.stop_all(0..slots);
     bench.engine.unload(ModuleId(0));
     assert_eq!(bench.free(), before);
 }

@@ -60,12 +60,7 @@ fn ten_thousand_loops_are_all_preempted_and_stopped() {
         assert_eq!(exit.result, Err(Failure::Interrupted));
         bench.spawn(slot.0, &[], LIMITS);
     }
-    for slot in 0..LOOPS {
-        bench.engine.interrupt(Slot(slot));
-    }
-    for _ in 0..LOOPS {
-        assert_eq!(bench.exit().result, Err(Failure::Interrupted));
-    }
+    bench.stop_all(0..LOOPS);
     bench.engine.unload(ModuleId(0));
     assert_eq!(bench.free(), before);
 }

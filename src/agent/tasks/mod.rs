@@ -13,8 +13,9 @@ pub(super) use record::{
 };
 
 use crate::{
+    chain::Chains,
     engine::{Engine, Record as _, RunUsage, Slot, Text, text},
-    heap::Heap as _,
+    heap::{ABSENT, Heap as _},
     task::monitor::Monitor,
     time::Instant,
     wire::MonitoringProfile,
@@ -25,7 +26,7 @@ use line::{Line, Linked, Links};
 use record::{Layout, Task};
 
 /// Stands for no slot and no deployment.
-const NONE: u16 = u16::MAX;
+const NONE: u16 = crate::chain::END;
 
 /// Most modules that may be on their way at once.
 pub const FETCHES_MAX: usize = 16;
@@ -35,10 +36,8 @@ pub struct TaskSlot<E: Engine> {
     entry: Entry<E>,
     /// The first task of those whose hash is this slot's.
     bucket: u16,
-    /// An entry of the heap of deadlines.
-    deadline: u16,
-    /// An entry of the heap of samples.
-    sample: u16,
+    /// An entry of each heap.
+    heaps: [u16; 2],
 }
 
 enum Entry<E: Engine> {
@@ -52,8 +51,7 @@ impl<E: Engine> TaskSlot<E> {
     pub const FREE: Self = Self {
         entry: Entry::Free(NONE),
         bucket: NONE,
-        deadline: NONE,
-        sample: NONE,
+        heaps: [NONE; 2],
     };
 }
 
@@ -92,9 +90,8 @@ impl<E: Engine> fmt::Debug for DeploymentSlot<E> {
 /// The slots, and the two heaps and the lines that lead through them.
 struct Slots<'a, E: Engine> {
     slots: &'a mut [TaskSlot<E>],
-    /// Entries of the heaps.
-    deadlines: u16,
-    samples: u16,
+    /// Entries of each heap.
+    counts: [u16; 2],
 }
 
 impl<E: Engine> Slots<'_, E> {
@@ -112,6 +109,12 @@ impl<E: Engine> Slots<'_, E> {
         }
     }
 
+    /// The task that is the first in a heap.
+    fn earliest(&self, order: Order) -> Option<u16> {
+        let order = order as usize;
+        (self.counts[order] > 0).then(|| self.slots[0].heaps[order])
+    }
+
     /// The record of a slot that is taken, as those that are linked are.
     fn record(&self, slot: u16) -> &TaskRecord<E> {
         self.get(slot).expect("the slot is taken")
@@ -122,80 +125,89 @@ impl<E: Engine> Slots<'_, E> {
     }
 }
 
+impl<E: Engine> Chains for Slots<'_, E> {
+    fn first(&mut self, bucket: usize) -> &mut u16 {
+        &mut self.slots[bucket].bucket
+    }
+
+    fn next(&mut self, item: u16) -> &mut u16 {
+        &mut self.record_mut(item).task_mut().chain
+    }
+}
+
+impl<E: Engine> Chains for [DeploymentSlot<E>] {
+    fn first(&mut self, bucket: usize) -> &mut u16 {
+        &mut self[bucket].bucket
+    }
+
+    fn next(&mut self, item: u16) -> &mut u16 {
+        let record = self[usize::from(item)].record.as_mut();
+        &mut record.expect("the place is taken").0.value_mut().chain
+    }
+}
+
 impl<E: Engine> Linked for Slots<'_, E> {
     fn links(&mut self, slot: u16) -> &mut Links {
         &mut self.record_mut(slot).task_mut().links
     }
 }
 
-/// The tasks by when they are to be looked at.
-struct Deadlines<'s, 'a, E: Engine>(&'s mut Slots<'a, E>);
-
-impl<E: Engine> crate::heap::Heap for Deadlines<'_, '_, E> {
-    fn key(&self, item: u16) -> u64 {
-        let until = self.0.record(item).state().until();
-        until.map_or(u64::MAX, Instant::as_millis)
-    }
-
-    fn position(&self, item: u16) -> u16 {
-        self.0.record(item).task().deadline
-    }
-
-    fn set_position(&mut self, item: u16, position: u16) {
-        self.0.record_mut(item).task_mut().deadline = position;
-    }
-
-    fn entry(&self, position: u16) -> u16 {
-        self.0.slots[usize::from(position)].deadline
-    }
-
-    fn set_entry(&mut self, position: u16, item: u16) {
-        self.0.slots[usize::from(position)].deadline = item;
-    }
-
-    fn count(&self) -> u16 {
-        self.0.deadlines
-    }
-
-    fn set_count(&mut self, count: u16) {
-        self.0.deadlines = count;
-    }
+/// What a heap of tasks is ordered by.
+#[derive(Clone, Copy)]
+enum Order {
+    /// When they are to be looked at.
+    Deadline,
+    /// The next sample, of the monitored ones that run.
+    Sample,
 }
 
-/// The monitored tasks that run, by their next sample.
-struct Samples<'s, 'a, E: Engine>(&'s mut Slots<'a, E>);
+/// One of the two heaps of tasks.
+struct By<'s, 'a, E: Engine>(&'s mut Slots<'a, E>, Order);
 
-impl<E: Engine> crate::heap::Heap for Samples<'_, '_, E> {
+impl<E: Engine> crate::heap::Heap for By<'_, '_, E> {
     fn key(&self, item: u16) -> u64 {
-        let next = self.0.record(item).monitor().and_then(Monitor::next);
-        next.map_or(u64::MAX, Instant::as_millis)
+        let record = self.0.record(item);
+        let at = match self.1 {
+            Order::Deadline => record.state().until(),
+            Order::Sample => record.monitor().and_then(Monitor::next),
+        };
+        at.map_or(u64::MAX, Instant::as_millis)
     }
 
     fn position(&self, item: u16) -> u16 {
-        let monitored = self.0.record(item).monitored();
-        monitored.map_or(crate::heap::ABSENT, |head| head.sample)
+        let record = self.0.record(item);
+        match self.1 {
+            Order::Deadline => record.task().deadline,
+            Order::Sample => record.monitored().map_or(ABSENT, |head| head.sample),
+        }
     }
 
     fn set_position(&mut self, item: u16, position: u16) {
-        if let Some(head) = self.0.record_mut(item).monitored_mut() {
-            head.sample = position;
+        let record = self.0.record_mut(item);
+        match self.1 {
+            Order::Deadline => record.task_mut().deadline = position,
+            Order::Sample => {
+                if let Some(head) = record.monitored_mut() {
+                    head.sample = position;
+                }
+            }
         }
     }
 
     fn entry(&self, position: u16) -> u16 {
-        self.0.slots[usize::from(position)].sample
+        self.0.slots[usize::from(position)].heaps[self.1 as usize]
     }
 
     fn set_entry(&mut self, position: u16, item: u16) {
-        self.0.slots[usize::from(position)].sample = item;
+        self.0.slots[usize::from(position)].heaps[self.1 as usize] = item;
     }
 
     fn count(&self) -> u16 {
-        self.0.samples
+        self.0.counts[self.1 as usize]
     }
 
     fn set_count(&mut self, count: u16) {
-        self.0.samples = count;
+        self.0.counts[self.1 as usize] = count;
     }
 }
 
@@ -266,8 +278,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
             free: if count > 0 { 0 } else { NONE },
             slots: Slots {
                 slots,
-                deadlines: 0,
-                samples: 0,
+                counts: [0; 2],
             },
             deployments,
             taken: 0,
@@ -367,35 +378,34 @@ impl<'a, E: Engine> Tasks<'a, E> {
     }
 
     /// Puts a task in a free slot; gives it back if there is none.
-    pub(super) fn insert(&mut self, mut record: TaskRecord<E>) -> Result<Slot, TaskRecord<E>> {
+    pub(super) fn insert(&mut self, record: TaskRecord<E>) -> Result<Slot, TaskRecord<E>> {
         let slot = self.free;
-        let buckets = self.capacity();
+        let bucket = record.key().map(|key| bucket(key, self.capacity()));
         let Some(of) = self.slots.slots.get_mut(usize::from(slot)) else {
             return Err(record);
         };
         let Entry::Free(next) = of.entry else {
             return Err(record);
         };
+        of.entry = Entry::Taken(record);
         self.free = next;
         self.taken += 1;
-        if let Some(key) = record.key() {
-            let first = &mut self.slots.slots[bucket(key, buckets)].bucket;
-            record.task_mut().chain = core::mem::replace(first, slot);
+        if let Some(bucket) = bucket {
+            self.slots.add(bucket, slot);
         }
-        self.slots.slots[usize::from(slot)].entry = Entry::Taken(record);
         Ok(Slot(slot))
     }
 
     /// Frees a slot, and gives out what it had.
     pub(super) fn remove(&mut self, slot: Slot) -> Option<TaskRecord<E>> {
-        self.leave(slot.0);
+        self.link(slot.0, false);
+        self.is_overdue_no_more(slot);
         self.unchain(slot.0);
         let of = self.slots.slots.get_mut(slot.index())?;
         match core::mem::replace(&mut of.entry, Entry::Free(self.free)) {
             Entry::Taken(record) => {
                 self.free = slot.0;
                 self.taken -= 1;
-                self.overdue -= u16::from(record.task().overdue);
                 Some(record)
             }
             free => {
@@ -409,23 +419,9 @@ impl<'a, E: Engine> Tasks<'a, E> {
         let Some(record) = self.slots.get(slot) else {
             return;
         };
-        let Some(key) = record.key() else {
-            return;
-        };
-        let (next, bucket) = (record.task().chain, bucket(key, self.capacity()));
-        let first = &mut self.slots.slots[bucket].bucket;
-        if *first == slot {
-            *first = next;
-            return;
-        }
-        let mut at = *first;
-        while at != NONE {
-            let chain = &mut self.slots.record_mut(at).task_mut().chain;
-            if *chain == slot {
-                *chain = next;
-                return;
-            }
-            at = *chain;
+        if let Some(key) = record.key() {
+            let bucket = bucket(key, self.capacity());
+            self.slots.take_out(bucket, slot);
         }
     }
 
@@ -454,78 +450,44 @@ impl<'a, E: Engine> Tasks<'a, E> {
         self.find(id, |record| record.invocation().is_some())
     }
 
-    /// Takes a task out of what its state has it in.
-    fn leave(&mut self, slot: u16) {
+    /// Puts a task in what its state has it in: heaps, a line, counts; or takes it out.
+    fn link(&mut self, slot: u16, enters: bool) {
         let Some(record) = self.slots.get(slot) else {
             return;
         };
-        let purpose = record.task().purpose;
-        if record.state().until().is_some() {
-            Deadlines(&mut self.slots).remove(slot);
-        }
-        let line = match self.slots.record(slot).state() {
-            State::Accepted => return,
+        let count = |of: &mut u16| *of = of.wrapping_add_signed(if enters { 1 } else { -1 });
+        let has_deadline = record.state().until().is_some();
+        let mut is_sampled = false;
+        let line = match record.state() {
+            State::Accepted | State::Posting { is_due: false, .. } => None,
             State::Fetching { fetch, .. } => {
-                self.waiting -= 1;
-                &mut self.fetching[usize::from(*fetch)]
+                count(&mut self.waiting);
+                Some(&mut self.fetching[usize::from(*fetch)])
             }
             State::Gathering { data, .. } => {
-                self.waiting -= 1;
-                if data.value().due.is_none() {
-                    return;
-                }
-                &mut self.dues
+                count(&mut self.waiting);
+                data.value().due.map(|_| &mut self.dues)
             }
             State::Running { .. } => {
-                self.running -= 1;
-                Samples(&mut self.slots).remove(slot);
-                match line_of(self.deployments, purpose) {
-                    Some(line) => line,
-                    None => return,
-                }
+                count(&mut self.running);
+                is_sampled = record.monitor().is_some();
+                line_of(self.deployments, record.task().purpose)
             }
-            State::Posting { is_due: false, .. } => return,
-            State::Posting { .. } => &mut self.dues,
-            State::Failed { .. } | State::Posted { .. } => &mut self.reports,
+            State::Posting { .. } => Some(&mut self.dues),
+            State::Failed { .. } | State::Posted { .. } => Some(&mut self.reports),
         };
-        line.remove(&mut self.slots, slot);
-    }
-
-    /// Puts a task in what its state has it in.
-    fn enter(&mut self, slot: u16) {
-        let record = self.slots.record(slot);
-        let purpose = record.task().purpose;
-        if record.state().until().is_some() {
-            Deadlines(&mut self.slots).insert(slot);
+        match line {
+            Some(line) if enters => line.push(&mut self.slots, slot),
+            Some(line) => line.remove(&mut self.slots, slot),
+            None => {}
         }
-        let line = match self.slots.record(slot).state() {
-            State::Accepted => return,
-            State::Fetching { fetch, .. } => {
-                self.waiting += 1;
-                &mut self.fetching[usize::from(*fetch)]
+        for (order, is_in) in [(Order::Deadline, has_deadline), (Order::Sample, is_sampled)] {
+            match is_in {
+                true if enters => By(&mut self.slots, order).insert(slot),
+                true => By(&mut self.slots, order).remove(slot),
+                false => {}
             }
-            State::Gathering { data, .. } => {
-                self.waiting += 1;
-                if data.value().due.is_none() {
-                    return;
-                }
-                &mut self.dues
-            }
-            State::Running { .. } => {
-                self.running += 1;
-                if self.slots.record(slot).monitor().is_some() {
-                    Samples(&mut self.slots).insert(slot);
-                }
-                match line_of(self.deployments, purpose) {
-                    Some(line) => line,
-                    None => return,
-                }
-            }
-            State::Posting { is_due: false, .. } => return,
-            State::Posting { .. } => &mut self.dues,
-            State::Failed { .. } | State::Posted { .. } => &mut self.reports,
-        };
-        line.push(&mut self.slots, slot);
+        }
     }
 
     /// Changes the state of a task; returns the one before. [`State::Accepted`] if there is no task.
@@ -540,10 +502,10 @@ impl<'a, E: Engine> Tasks<'a, E> {
 
     /// Changes what a task's state has; what follows from it follows.
     fn change<R>(&mut self, slot: Slot, change: impl FnOnce(&mut State<E>) -> R) -> Option<R> {
-        self.leave(slot.0);
+        self.link(slot.0, false);
         let record = self.slots.get_mut(slot.0)?;
         let result = change(&mut record.task_mut().state);
-        self.enter(slot.0);
+        self.link(slot.0, true);
         Some(result)
     }
 
@@ -560,20 +522,20 @@ impl<'a, E: Engine> Tasks<'a, E> {
         let record = self.slots.get_mut(slot.0);
         if let Some(head) = record.and_then(TaskRecord::monitored_mut) {
             head.monitor.sample(usage, now);
-            Samples(&mut self.slots).update(slot.0);
+            By(&mut self.slots, Order::Sample).update(slot.0);
         }
     }
 
     /// The task whose sample is due first, and when.
     pub(super) fn next_sample(&self) -> Option<(Slot, Instant)> {
-        let slot = (self.slots.samples > 0).then(|| self.slots.slots[0].sample)?;
+        let slot = self.slots.earliest(Order::Sample)?;
         let next = self.slots.record(slot).monitor()?.next()?;
         Some((Slot(slot), next))
     }
 
     /// The task that is to be looked at first, and when.
     pub(super) fn next_deadline(&self) -> Option<(Slot, Instant)> {
-        let slot = (self.slots.deadlines > 0).then(|| self.slots.slots[0].deadline)?;
+        let slot = self.slots.earliest(Order::Deadline)?;
         Some((Slot(slot), self.slots.record(slot).state().until()?))
     }
 
@@ -729,12 +691,11 @@ impl<'a, E: Engine> Tasks<'a, E> {
     }
 
     /// Puts a deployment in a free place.
-    pub(super) fn deploy(&mut self, index: u8, mut record: DeploymentRecord<E>) {
-        let first = bucket(record.id(), self.deployments.len());
-        let first = &mut self.deployments[first].bucket;
-        record.0.value_mut().chain = core::mem::replace(first, index.into());
+    pub(super) fn deploy(&mut self, index: u8, record: DeploymentRecord<E>) {
+        let bucket = bucket(record.id(), self.deployments.len());
         self.count(record.state(), 1);
         self.deployments[usize::from(index)].record = Some(record);
+        self.deployments.add(bucket, index.into());
     }
 
     /// Counts a deployment of this state, or one less.
@@ -770,31 +731,10 @@ impl<'a, E: Engine> Tasks<'a, E> {
     /// Frees a deployment's place, and gives out what it had. Its invocations are detached.
     pub(super) fn undeploy(&mut self, index: u8) -> Option<DeploymentRecord<E>> {
         while self.detach_invocation(index).is_some() {}
-        let record = self
-            .deployments
-            .get_mut(usize::from(index))?
-            .record
-            .take()?;
+        let bucket = bucket(self.deployment(index)?.id(), self.deployments.len());
+        self.deployments.take_out(bucket, index.into());
+        let record = self.deployments[usize::from(index)].record.take()?;
         self.count(record.state(), -1);
-        let first = bucket(record.id(), self.deployments.len());
-        let mut link = &mut self.deployments[first].bucket;
-        if *link == u16::from(index) {
-            *link = record.head().chain;
-            return Some(record);
-        }
-        let mut at = usize::from(*link);
-        while let Some(other) = self
-            .deployments
-            .get_mut(at)
-            .and_then(|of| of.record.as_mut())
-        {
-            link = &mut other.0.value_mut().chain;
-            if *link == u16::from(index) {
-                *link = record.head().chain;
-                break;
-            }
-            at = usize::from(*link);
-        }
         Some(record)
     }
 
@@ -889,7 +829,10 @@ impl<E: Engine> Tasks<'_, E> {
         let least = all.iter().filter_map(|(_, t)| t.state().until()).min();
         assert_eq!(self.next_deadline().map(|(_, at)| at), least);
         let timed = all.iter().filter(|(_, t)| t.state().until().is_some());
-        assert_eq!(usize::from(self.slots.deadlines), timed.count());
+        assert_eq!(
+            usize::from(self.slots.counts[Order::Deadline as usize]),
+            timed.count()
+        );
         let is_running = |t: &TaskRecord<E>| matches!(t.state(), State::Running { .. });
         let samples = all.iter().filter(|(_, t)| is_running(t));
         let least = samples.filter_map(|(_, t)| t.monitor()?.next()).min();

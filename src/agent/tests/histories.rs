@@ -12,27 +12,6 @@ const ROOM: Room = Room {
     arena: 64 << 20,
 };
 
-fn config() -> Config<'static> {
-    Config {
-        proplet_id: ID,
-        tenant: "t",
-        channel: "c",
-        ..Config::DEFAULT
-    }
-}
-
-fn online(config: Config<'static>, room: Room) -> Bench {
-    let mut bench = Bench::with_room(config, None, room);
-    bench.handle(Event::Connected);
-    bench.at(1000);
-    bench.drain();
-    bench
-}
-
-fn quiet(id: &str) -> Json {
-    with(task(id), json!({"monitoring_profile": {"enabled": false}}))
-}
-
 #[test]
 fn as_many_slots_as_are_promised() {
     let mut bench = online(
@@ -167,18 +146,6 @@ fn one_that_was_late_and_has_ended_is_not_overdue_while_the_outbox_is_full() {
     bench.exit_interrupted();
     bench.at(80_000);
     assert_eq!(bench.agent.tasks.overdue(), 0, "both have ended");
-}
-
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
-    }
 }
 
 /// Random events against the agent, each followed by a look at all that it counts and links.

@@ -6,16 +6,9 @@ use crate::{
     task::caps::Caps,
 };
 
-const CONFIG: Config<'_> = Config {
-    proplet_id: ID,
-    tenant: "t",
-    channel: "c",
-    ..Config::DEFAULT
-};
-
 /// A device that boots with what `store` holds.
 fn boot(store: &FakeStore) -> Bench {
-    boot_with(store, CONFIG, None)
+    boot_with(store, config(), None)
 }
 
 fn boot_with(store: &FakeStore, config: Config<'static>, trust: Option<Trust<'static>>) -> Bench {
@@ -203,7 +196,7 @@ fn what_is_no_module_does_not_stay_in_the_store() {
 #[test]
 fn a_restart_with_narrower_settings_keeps_the_deployment() {
     let store = FakeStore::default();
-    let mut wide = CONFIG;
+    let mut wide = config();
     wide.limits.caps = Caps::parse("gpio").unwrap();
     let start = with(latent("a"), json!({"env": {"PROPLET_CAPS": "gpio"}}));
     boot_with(&store, wide, None).start(start);
@@ -226,7 +219,7 @@ fn a_module_that_is_not_loaded_after_a_restart_is_one_restart_later() {
     boot(&store).start(latent("a"));
     let nobody = || Some(Trust::new(&[]));
 
-    let mut bench = boot_with(&store, CONFIG, nobody());
+    let mut bench = boot_with(&store, config(), nobody());
     assert_eq!(bench.agent.status().deployed, 0);
     invoke(&mut bench, "a");
     let out = bench.drain();
@@ -236,14 +229,14 @@ fn a_module_that_is_not_loaded_after_a_restart_is_one_restart_later() {
     assert_eq!(boot(&store).agent.status().deployed, 1, "nothing is lost");
 
     // The manager may deploy it again in its place, or stop it.
-    let mut bench = boot_with(&store, CONFIG, nobody());
+    let mut bench = boot_with(&store, config(), nobody());
     bench.start(latent("a"));
     let results = bench.results_until(1300);
     assert!(results[0]["error"].is_string(), "{results:?}");
     assert_eq!(store.kept().records.len(), 0);
 
     boot(&store).start(latent("a"));
-    let mut bench = boot_with(&store, CONFIG, nobody());
+    let mut bench = boot_with(&store, config(), nobody());
     bench.send("control/manager/stop", json!({"id": "a", "proplet_id": ID}));
     assert_eq!(bench.results_until(1300).len(), 1);
     assert_eq!(store.kept().records.len(), 0);

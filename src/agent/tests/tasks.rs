@@ -11,38 +11,8 @@ const MANY: Room = Room {
     arena: 4 << 20,
 };
 
-fn config() -> Config<'static> {
-    Config {
-        proplet_id: ID,
-        tenant: "t",
-        channel: "c",
-        ..Config::DEFAULT
-    }
-}
-
 fn with_room(room: Room) -> Bench {
-    let mut bench = Bench::with_room(config(), None, room);
-    bench.handle(Event::Connected);
-    bench.at(1000);
-    bench.drain();
-    bench
-}
-
-fn quiet(id: &str) -> Json {
-    with(task(id), json!({"monitoring_profile": {"enabled": false}}))
-}
-
-/// Numbers that look random, the same in each run.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (self.0 >> 33) % end
-    }
+    online(config(), room)
 }
 
 fn ids(results: &[Json]) -> BTreeMap<String, usize> {

@@ -390,6 +390,16 @@ impl Bench {
         refused.unwrap_err()
     }
 
+    /// Interrupts the runs in these slots, none of which has ended; all end by that.
+    pub fn stop_all(&mut self, slots: impl DoubleEndedIterator<Item = u16> + Clone) {
+        for slot in slots.clone().rev() {
+            self.engine.interrupt(Slot(slot));
+        }
+        for _ in slots {
+            assert_eq!(self.exit().result, Err(Failure::Interrupted));
+        }
+    }
+
     pub fn usage(&self, slot: u16) -> RunUsage {
         self.engine.usage(Slot(slot))
     }
