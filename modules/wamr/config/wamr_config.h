@@ -96,6 +96,14 @@
 #endif
 
 /*
+ * Linear memories are made of pages of this many bytes, taken when they are first written to: a power of
+ * two from 512 to 4096. 0: a linear memory is one block, as large as it is declared.
+ */
+#ifndef PROPLET_PAGE_BYTES
+#define PROPLET_PAGE_BYTES 0
+#endif
+
+/*
  * Bytes of native stack kept free below the interpreter for host functions and for raising the
  * trap. A host build's Rust is not always optimised.
  */

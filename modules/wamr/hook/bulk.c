@@ -36,17 +36,6 @@ charge(struct wamr_worker *worker, uint64 work, uint64 cost, uint64 bytes)
     return waits ? PAY_LATER : PAY_NOW;
 }
 
-/* The same for a memory's growth: what that costs depends on where there is room. */
-static enum pay
-charge_growth(struct wamr_worker *worker, uint64 work, uint64 bytes)
-{
-    enum pay pay = charge(worker, work, 0, 0);
-    bool waits = bytes / BULK_UNIT > worker->credit && bytes > BULK_WHOLE && !worker->nested;
-
-    wamr_charge_growth(worker, bytes / BULK_UNIT);
-    return pay == PAY_NOW && waits ? PAY_LATER : pay;
-}
-
 static void
 fill_elements(table_elem_type_t *to, uint32 value, uint32 count)
 {
@@ -83,8 +72,9 @@ move_piece(struct bulk *bulk, uint32 bytes)
     bulk->from += bytes;
 }
 
+/* Of what is not in the guest's memory, or in a flat one. */
 static void
-piece(struct bulk *bulk, uint32 bytes)
+native_piece(struct bulk *bulk, uint32 bytes)
 {
     switch (bulk->kind) {
         case BULK_FILL:
@@ -97,15 +87,70 @@ piece(struct bulk *bulk, uint32 bytes)
                           bytes / (uint32)sizeof(table_elem_type_t));
             bulk->to += bytes;
             break;
-        case BULK_MOVE:
-            move_piece(bulk, bytes);
-            break;
-        default:
+        case BULK_GROW:
             grow_piece(bulk, bytes);
             break;
+        default:
+            move_piece(bulk, bytes);
+            break;
     }
-    bulk->left -= bytes;
 }
+
+#if PAGED
+
+/* False where the arena has no page left, with the exception set. */
+static bool
+paged_piece(WASMModuleInstance *instance, struct bulk *bulk, uint32 bytes)
+{
+    uint32 to = (uint32)(uintptr_t)bulk->to, from = (uint32)(uintptr_t)bulk->from;
+    bool down = to > from;
+
+    if (bulk->kind == BULK_MOVE && down) {
+        uint32 rest = bulk->left - bytes;
+
+        return wamr_pages_move(instance, to + rest, from + rest, bytes, true);
+    }
+    bulk->to += bytes;
+    if (bulk->kind == BULK_FILL)
+        return wamr_pages_fill(instance, to, (uint8)bulk->value, bytes);
+    if (bulk->kind == BULK_MOVE) {
+        bulk->from += bytes;
+        return wamr_pages_move(instance, to, from, bytes, false);
+    }
+    bulk->from += bytes;
+    return wamr_pages_write(instance, to, bulk->from - bytes, bytes);
+}
+
+static bool
+is_paged(const struct bulk *bulk)
+{
+    return bulk->kind == BULK_FILL || bulk->kind == BULK_MOVE || bulk->kind == BULK_INIT;
+}
+
+#endif
+
+/* False where the call has trapped. */
+static bool
+piece(struct wamr_worker *worker, struct bulk *bulk, uint32 bytes)
+{
+    bool done = true;
+
+#if PAGED
+    if (is_paged(bulk)) {
+        WASMModuleInstance *instance = (WASMModuleInstance *)worker->env.module_inst;
+        uint32 before = pages_of(instance->memories[0])->count;
+
+        done = paged_piece(instance, bulk, bytes);
+        wamr_charge_touches(worker, before);
+    }
+    else
+#endif
+        native_piece(bulk, bytes);
+    bulk->left -= bytes;
+    return done;
+}
+
+#if !PAGED
 
 static void
 set_memory(WASMMemoryInstance *memory, uint8 *data, uint32 pages, uint32 size)
@@ -134,6 +179,25 @@ finish(struct wamr_worker *worker, const struct bulk *bulk)
         wamr_arena_free(Alloc_For_LinearMemory, bulk->from);
 }
 
+#else
+
+static void
+finish(struct wamr_worker *worker, const struct bulk *bulk)
+{
+    (void)worker;
+    (void)bulk;
+}
+
+#endif
+
+/* Ends the slice: the interpreter's next check returns. */
+static void
+stop(struct wamr_worker *worker)
+{
+    wamr_settle(worker);
+    worker->loaded = worker->env.suspend_flags.flags = 0;
+}
+
 /* Not by way of the tail where it is done at once: a host function that waits may have called what
    does it, and has its arguments there. */
 static void
@@ -146,8 +210,10 @@ perform(struct wamr_worker *worker, const struct bulk *bulk, enum pay pay)
         worker->call->tail = sizeof(*bulk);
     }
     else if (pay == PAY_NOW && bulk->left) {
-        piece(&whole, whole.left);
-        finish(worker, &whole);
+        if (piece(worker, &whole, whole.left))
+            finish(worker, &whole);
+        else
+            stop(worker);
     }
 }
 
@@ -170,11 +236,12 @@ wamr_bulk_fill(WASMExecEnv *env, uint8 *ip, uint8 *to, uint32 value, uint32 len)
 }
 
 uint8 *
-wamr_bulk_move(WASMExecEnv *env, uint8 *ip, void *to, void *from, uint32 len, uint32 unit)
+wamr_bulk_move(WASMExecEnv *env, uint8 *ip, enum bulk_kind kind, void *to, void *from, uint32 len)
 {
     struct wamr_worker *worker = worker_of(env);
+    uint32 unit = kind == BULK_MOVE_ELEMENTS ? ELEMENTS_UNIT : BULK_UNIT;
 
-    charge_and_perform(worker, &(struct bulk){ .kind = BULK_MOVE, .to = to, .from = from,
+    charge_and_perform(worker, &(struct bulk){ .kind = kind, .to = to, .from = from,
                                                .left = len, .unit = unit });
     return ip_after_charge(worker, ip);
 }
@@ -220,6 +287,38 @@ wamr_grow_table(WASMExecEnv *env, uint32 index, uint32 count, uint32 value)
 /* Work that a page takes, whatever the memory is made of. */
 #define PAGE_WORK 16
 
+#if PAGED
+
+/* Takes room for the tables' places alone. What that moves is slice credit, and done at once. */
+static bool
+grow(struct wamr_worker *worker, WASMMemoryInstance *memory, uint32 pages, uint64 size)
+{
+    uint32 more = pages - memory->cur_page_count;
+    uint32 tables = (uint32)((size + WASM_PAGE - 1) >> WASM_PAGE_SHIFT);
+
+    if (!wamr_pages_extend(memory, tables))
+        return false;
+    wamr_charge_growth(worker, (uint64)tables * sizeof(void *) / BULK_UNIT);
+    if (charge(worker, (uint64)more * PAGE_WORK, 0, 0) == PAY_NEVER)
+        return true;
+    memory->cur_page_count = pages;
+    SET_LINEAR_MEMORY_SIZE(memory, size);
+    return true;
+}
+
+#else
+
+/* The same for a memory's growth: what that costs depends on where there is room. */
+static enum pay
+charge_growth(struct wamr_worker *worker, uint64 work, uint64 bytes)
+{
+    enum pay pay = charge(worker, work, 0, 0);
+    bool waits = bytes / BULK_UNIT > worker->credit && bytes > BULK_WHOLE && !worker->nested;
+
+    wamr_charge_growth(worker, bytes / BULK_UNIT);
+    return pay == PAY_NOW && waits ? PAY_LATER : pay;
+}
+
 /* Zeroes what is to be behind a memory, where there is room for it, and makes it the memory's. `moved`
    bytes were moved for that. */
 static void
@@ -254,9 +353,9 @@ move(struct wamr_worker *worker, WASMMemoryInstance *memory, uint8 *to, uint32 p
 }
 
 static bool
-grow(struct wamr_worker *worker, WASMMemoryInstance *memory, uint32 pages, uint32 size)
+grow(struct wamr_worker *worker, WASMMemoryInstance *memory, uint32 pages, uint64 bytes)
 {
-    uint32 old = (uint32)memory->memory_data_size;
+    uint32 old = (uint32)memory->memory_data_size, size = (uint32)bytes;
     uint8 *to;
 
     if (memory->memory_data && wamr_arena_extend(memory->memory_data, size)) {
@@ -279,6 +378,11 @@ grow(struct wamr_worker *worker, WASMMemoryInstance *memory, uint32 pages, uint3
     return true;
 }
 
+#endif
+
+/* The largest memory: a flat one's size has 32 bits. */
+#define MEMORY_MAX (PAGED ? (uint64)1 << 32 : UINT32_MAX)
+
 bool
 wamr_grow_memory(WASMExecEnv *env, uint32 pages, uint32 index)
 {
@@ -289,12 +393,12 @@ wamr_grow_memory(WASMExecEnv *env, uint32 pages, uint32 index)
     bool sealed, grown;
 
     wamr_charge(worker, 1, 1);
-    if (total > memory->max_page_count || size > UINT32_MAX)
+    if (total > memory->max_page_count || size > MEMORY_MAX)
         return false;
     if (!pages)
         return true;
     sealed = wamr_arena_seal(false);
-    grown = grow(worker, memory, (uint32)total, (uint32)size);
+    grown = grow(worker, memory, (uint32)total, size);
     (void)wamr_arena_seal(sealed);
     return grown;
 }
@@ -304,12 +408,13 @@ wamr_bulk_go_on(struct wamr_worker *worker, uint32 units, bool all)
 {
     struct bulk *bulk = &worker->tail.bulk;
     uint64 bytes = (uint64)units * bulk->unit;
+    bool done = piece(worker, bulk, all || bytes > bulk->left ? bulk->left : (uint32)bytes);
 
-    piece(bulk, all || bytes > bulk->left ? bulk->left : (uint32)bytes);
-    if (bulk->left && !all)
+    if (done && bulk->left && !all)
         return;
     worker->call->tail = 0;
-    finish(worker, bulk);
+    if (done)
+        finish(worker, bulk);
 }
 
 void
@@ -318,3 +423,109 @@ wamr_bulk_drop(const struct bulk *bulk)
     if (bulk->kind == BULK_GROW)
         wamr_arena_free(Alloc_For_LinearMemory, bulk->to);
 }
+
+#if PAGED
+
+static const uint64 zeroes;
+
+void
+wamr_forget_pages(struct wamr_worker *worker)
+{
+    uint32 line;
+
+    /* The start of a page that can't be in this line: no access is behind it by less than a page. */
+    for (line = 0; line < PAGE_LINES; line++)
+        worker->line_starts[line] = (uintptr_t)(line ^ 1) << SMALL_SHIFT;
+}
+
+static void
+note_page(struct wamr_worker *worker, uint32 at, uint8 *page)
+{
+    uint32 line = at >> SMALL_SHIFT & (PAGE_LINES - 1);
+
+    worker->line_starts[line] = at & ~(SMALL_PAGE - 1);
+    worker->line_pages[line] = page;
+}
+
+static uint8 *
+out_of_bounds(WASMModuleInstance *instance)
+{
+    wasm_set_exception(instance, "out of bounds memory access");
+    return NULL;
+}
+
+uint8 *
+wamr_page_load(WASMExecEnv *env, uint64 at, uint32 bytes)
+{
+    struct wamr_worker *worker = worker_of(env);
+    WASMModuleInstance *instance = (WASMModuleInstance *)env->module_inst;
+    const WASMMemoryInstance *memory = instance->memories[0];
+    uint32 in_page = (uint32)at & (SMALL_PAGE - 1);
+    uint8 *page;
+
+    if (at + bytes > memory->memory_data_size)
+        return out_of_bounds(instance);
+    if (in_page + bytes > SMALL_PAGE) {
+        wamr_pages_read(instance, (uint32)at, (uint8 *)&worker->bounce, bytes);
+        return (uint8 *)&worker->bounce;
+    }
+    page = page_at(pages_of(memory), (uint32)at);
+    if (!page)
+        return (uint8 *)&zeroes;
+    note_page(worker, (uint32)at, page);
+    return page + in_page;
+}
+
+void
+wamr_charge_touches(struct wamr_worker *worker, uint32 before)
+{
+    const WASMModuleInstance *instance = (WASMModuleInstance *)worker->env.module_inst;
+    uint32 touched = pages_of(instance->memories[0])->count - before;
+
+    if (touched)
+        wamr_charge_growth(worker, (uint64)touched * TOUCH_COST);
+}
+
+/* Takes the absent pages of a store: at most two. Returns the first. */
+static uint8 *
+touch(struct wamr_worker *worker, uint32 at, uint32 bytes)
+{
+    WASMModuleInstance *instance = (WASMModuleInstance *)worker->env.module_inst;
+    uint32 before = pages_of(instance->memories[0])->count;
+    uint8 *page = wamr_pages_touch(instance, at);
+
+    if (page && !wamr_pages_touch(instance, at + bytes - 1))
+        page = NULL;
+    if (pages_of(instance->memories[0])->count == before)
+        return page;
+    wamr_charge_touches(worker, before);
+    if (!worker->nested)
+        worker->store_ip = ip_after_charge(worker, worker->store_ip);
+    return page;
+}
+
+uint8 *
+wamr_page_store(WASMExecEnv *env, uint64 at, uint32 bytes, const uint32 *value, uint8 *ip)
+{
+    struct wamr_worker *worker = worker_of(env);
+    WASMModuleInstance *instance = (WASMModuleInstance *)env->module_inst;
+    uint32 in_page = (uint32)at & (SMALL_PAGE - 1);
+    uint8 *page;
+
+    worker->store_ip = ip;
+    if (at + bytes > instance->memories[0]->memory_data_size)
+        return out_of_bounds(instance);
+    page = touch(worker, (uint32)at, bytes);
+    if (!page)
+        return NULL;
+    if (in_page + bytes > SMALL_PAGE) {
+        /* The operand's bytes are in the memory's order: WAMR's classic interpreter, as this, is for
+           processors of that one. */
+        (void)wamr_pages_write(instance, (uint32)at, (const uint8 *)value, bytes);
+        return (uint8 *)&worker->bounce;
+    }
+    note_page(worker, (uint32)at, page);
+    return page + in_page;
+}
+
+#endif

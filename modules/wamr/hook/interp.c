@@ -29,6 +29,7 @@
 #include "../common/wasm_exec_env.h"
 
 #include "arena.h"
+#include "pages.h"
 #include "worker.h"
 
 #if WASM_ENABLE_THREAD_MGR != 0 || WASM_ENABLE_DEBUG_INTERP != 0 || WASM_ENABLE_SHARED_MEMORY != 0
@@ -203,11 +204,11 @@ enum { checks_before = __COUNTER__ };
         uint8 *: (void)(frame_ip =                                                             \
                             wamr_bulk_fill(exec_env, frame_ip, (uint8 *)(to), value, len)),    \
         default: (void)(memset)(to, value, len))
-#define memmove(to, from, len) \
-    (frame_ip = wamr_bulk_move(exec_env, frame_ip, to, from, len, BULK_UNIT))
-#define bh_memcpy_s(to, room, from, len) memmove(to, from, len)
-#define bh_memmove_s(to, room, from, len) \
-    (frame_ip = wamr_bulk_move(exec_env, frame_ip, to, from, len, ELEMENTS_UNIT))
+#define memmove(to, from, len) MOVE(BULK_MOVE, to, from, len)
+#define bh_memcpy_s(to, room, from, len) MOVE(BULK_INIT, to, from, len)
+#define bh_memmove_s(to, room, from, len) MOVE(BULK_MOVE_ELEMENTS, to, from, len)
+#define MOVE(kind, to, from, len) \
+    (frame_ip = wamr_bulk_move(exec_env, frame_ip, kind, to, from, len))
 
 #define wasm_enlarge_memory_with_idx(module, pages, index)           \
     ({                                                               \
@@ -251,6 +252,54 @@ enum { checks_before = __COUNTER__ };
         false;                                                                                 \
     })
 
+#if PAGED
+
+/*
+ * In place of a scalar access's bounds check: `at` is what the file has as a 64-bit sum of two 32-bit
+ * numbers. A line that has its page has a byte of the memory, and all of the access is in that page.
+ * Else a function looks, which knows from the place in the file whether it is a load. A store that
+ * crosses pages is done by that function, from the operand, which still lies above the operands that
+ * are left; what the file does then goes nowhere. `bytes` is a number there, and a name, of two, at
+ * bulk operations, where the file's own check is the right one.
+ */
+#undef CHECK_SHARED_HEAP_OVERFLOW
+#define CHECK_SHARED_HEAP_OVERFLOW(at, bytes, native) ACCESS_##bytes(at, native)
+#define ACCESS_1(at, native) ACCESS(at, 1, native)
+#define ACCESS_2(at, native) ACCESS(at, 2, native)
+#define ACCESS_4(at, native) ACCESS(at, 4, native)
+#define ACCESS_8(at, native) ACCESS(at, 8, native)
+#define ACCESS_bytes(at, native)
+#define ACCESS_len(at, native)
+#define ACCESS(at, bytes, native)                                                              \
+    if (true) {                                                                                \
+        const int access_ = __COUNTER__ - checks_before - 1;                                   \
+        struct wamr_worker *const worker_ = worker_of(exec_env);                               \
+        const uintptr_t line_ = (uintptr_t)(at) >> SMALL_SHIFT & (PAGE_LINES - 1);             \
+        const uintptr_t past_ = (uintptr_t)(at) - worker_->line_starts[line_];                 \
+        if (__builtin_expect(past_ <= SMALL_PAGE - (bytes) && FITS_POINTER(at), 1)) {          \
+            native = worker_->line_pages[line_] + past_;                                       \
+        }                                                                                      \
+        else if (access_ < first_store) {                                                      \
+            native = wamr_page_load(exec_env, at, bytes);                                      \
+            if (!native)                                                                       \
+                goto got_exception;                                                            \
+        }                                                                                      \
+        else {                                                                                 \
+            native = wamr_page_store(exec_env, at, bytes, frame_sp + 1, frame_ip);             \
+            if (!native)                                                                       \
+                goto got_exception;                                                            \
+            frame_ip = worker_->store_ip;                                                      \
+        }                                                                                      \
+    }                                                                                          \
+    else
+#if UINTPTR_MAX > UINT32_MAX
+#define FITS_POINTER(at) true
+#else
+#define FITS_POINTER(at) ((at) >> 32 == 0)
+#endif
+
+#endif
+
 #define wasm_runtime_invoke_native_raw call_host
 
 /* To a function's frame at its entry, and back to its caller's. */
@@ -258,9 +307,17 @@ enum { checks_before = __COUNTER__ };
 #define SET_frame(env, to) (void)((env)->cur_frame = (to))
 #define SET_prev_frame(env, to) returned(env, to)
 
-/* The checks of the file in its order: six at branches and calls, five of tables, and the one at a
-   function's entry. If WAMR gets others, all this must be thought over. */
-enum { table_init_check = 7, table_fill_check = 10, checks_expected = 12 };
+/* The checks of the file in its order: six at branches and calls; of paged memories twelve loads and
+   seven stores; five of tables, and the one at a function's entry. If WAMR gets others, all this must
+   be thought over. */
+enum {
+    first_load = CHECKS_COUNTED,
+    first_store = first_load + 12 * PAGED,
+    tables_first = first_store + 7 * PAGED,
+    table_init_check = tables_first + 1,
+    table_fill_check = tables_first + 4,
+    checks_expected = tables_first + 6,
+};
 
 #include "wasm_interp_classic.c"
 

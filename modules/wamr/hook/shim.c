@@ -5,6 +5,7 @@
 #include "shim.h"
 #include "analysis.h"
 #include "arena.h"
+#include "pages.h"
 #include "worker.h"
 
 #include "bh_log.h"
@@ -292,6 +293,10 @@ wamr_get_sizes(wamr_sizes *sizes)
         .function_instance = sizeof(WASMFunctionInstance),
         .export_function = sizeof(WASMExportFuncInstance),
         .memory_unit = (uint32_t)os_getpagesize(),
+        .small_page = PROPLET_PAGE_BYTES,
+#if PAGED
+        .pages_head = (uint32_t)offsetof(struct wamr_pages, tables),
+#endif
     };
 }
 
@@ -332,6 +337,22 @@ wamr_instance_needs(const struct WASMModule *module)
 }
 
 uint32_t
+wamr_memory_needs(const struct WASMModule *module)
+{
+#if PAGED
+    return wamr_pages_need(module);
+#else
+    uint64 bytes = 0;
+
+    if (module->memory_count)
+        bytes = (uint64)module->memories[0].num_bytes_per_page
+                * module->memories[0].init_page_count;
+    bytes = (bytes + MEMORY_UNIT - 1) / MEMORY_UNIT * MEMORY_UNIT;
+    return bytes <= UINT32_MAX ? wamr_bytes_for((uint32)bytes) : UINT32_MAX;
+#endif
+}
+
+uint32_t
 wamr_copy_needs(const struct WASMModule *module)
 {
     return wamr_bytes_for(module->global_count * (uint32)sizeof(WASMGlobalInstance));
@@ -368,10 +389,12 @@ bounded_memory(WASMMemory memory, uint64 max)
 /*
  * What wasm_instantiate is given instead of the module, under the lock: the memory may be bounded,
  * and what other instances have made already is hidden, so that it makes none. The start function
- * and its like are hidden since the module was loaded.
+ * and its like are hidden since the module was loaded. `declared` gets the memory that the instance is
+ * to have.
  */
 static WASMModule *
-as_instantiated(const WASMModule *module, const wamr_tables *tables, uint64 memory_max)
+as_instantiated(const WASMModule *module, const wamr_tables *tables, uint64 memory_max,
+                WASMMemory *declared)
 {
     static WASMModule view;
     static WASMMemory memory;
@@ -381,6 +404,18 @@ as_instantiated(const WASMModule *module, const wamr_tables *tables, uint64 memo
         memory = bounded_memory(module->memories[0], memory_max);
         view.memories = &memory;
     }
+#if PAGED
+    /* wamr_pages_make does what is hidden here. */
+    *declared = view.memory_count ? view.memories[0] : (WASMMemory){ 0 };
+    if (view.memory_count) {
+        memory = *declared;
+        memory.init_page_count = 0;
+        view.memories = &memory;
+        view.data_seg_count = 0;
+    }
+#else
+    (void)declared;
+#endif
     if (tables->users) {
         view.import_function_count = view.function_count = view.export_count = 0;
         view.malloc_function = view.free_function = view.retain_function = (uint32)-1;
@@ -446,11 +481,12 @@ wamr_instantiate(struct WASMModule *module, wamr_tables *tables, uint64_t memory
 {
     InstantiationArgs args;
     WASMModuleInstance *instance;
+    WASMMemory declared;
     WASMModule *view;
 
     memset(&args, 0, sizeof(args));
     os_mutex_lock(&lock);
-    view = as_instantiated(module, tables, memory_max);
+    view = as_instantiated(module, tables, memory_max, &declared);
     instance = (WASMModuleInstance *)wasm_runtime_instantiate_ex((WASMModuleCommon *)view, &args,
                                                                  error, error_len);
     if (instance) {
@@ -462,12 +498,22 @@ wamr_instantiate(struct WASMModule *module, wamr_tables *tables, uint64_t memory
         tables->users++;
     }
     os_mutex_unlock(&lock);
+#if PAGED
+    if (instance && instance->memory_count
+        && !wamr_pages_make(instance, &declared, error, error_len)) {
+        wamr_deinstantiate(instance, tables);
+        return NULL;
+    }
+#endif
     return instance;
 }
 
 void
 wamr_deinstantiate(struct WASMModuleInstance *instance, wamr_tables *tables)
 {
+#if PAGED
+    wamr_pages_free(instance);
+#endif
     /* They stay the module's. */
     instance->e->functions = NULL;
     instance->import_func_ptrs = NULL;
@@ -498,15 +544,71 @@ wamr_instance_of(struct WASMExecEnv *exec_env)
     return (WASMModuleInstance *)exec_env->module_inst;
 }
 
-uint8_t *
-wamr_guest_bytes(struct WASMModuleInstance *instance, uint64_t offset, uint64_t len)
+bool
+wamr_guest_check(struct WASMExecEnv *env, uint32_t offset, uint32_t len)
 {
-    WASMModuleInstanceCommon *common = (WASMModuleInstanceCommon *)instance;
-
-    if (!wasm_runtime_validate_app_addr(common, offset, len))
-        return NULL;
-    return wasm_runtime_addr_app_to_native(common, offset);
+    return wasm_runtime_validate_app_addr(env->module_inst, offset, len);
 }
+
+#if PAGED
+
+bool
+wamr_guest_read(struct WASMExecEnv *env, uint32_t offset, uint8_t *to, uint32_t len)
+{
+    if (!wamr_guest_check(env, offset, len))
+        return false;
+    wamr_pages_read((WASMModuleInstance *)env->module_inst, offset, to, len);
+    return true;
+}
+
+/* Takes the absent pages of what is to be written. */
+static bool
+touch(WASMModuleInstance *instance, uint32 offset, uint32 len)
+{
+    uint64 at = offset & ~(SMALL_PAGE - 1);
+
+    for (; at < (uint64)offset + len; at += SMALL_PAGE)
+        if (!wamr_pages_touch(instance, (uint32)at))
+            return false;
+    return true;
+}
+
+bool
+wamr_guest_write(struct WASMExecEnv *env, uint32_t offset, const uint8_t *from, uint32_t len)
+{
+    WASMModuleInstance *instance = (WASMModuleInstance *)env->module_inst;
+    uint32 before;
+    bool room;
+
+    if (!wamr_guest_check(env, offset, len))
+        return false;
+    before = pages_of(instance->memories[0])->count;
+    room = touch(instance, offset, len);
+    wamr_charge_touches(worker_of(env), before);
+    return room && wamr_pages_write(instance, offset, from, len);
+}
+
+#else
+
+bool
+wamr_guest_read(struct WASMExecEnv *env, uint32_t offset, uint8_t *to, uint32_t len)
+{
+    if (!wamr_guest_check(env, offset, len))
+        return false;
+    memcpy(to, wasm_runtime_addr_app_to_native(env->module_inst, offset), len);
+    return true;
+}
+
+bool
+wamr_guest_write(struct WASMExecEnv *env, uint32_t offset, const uint8_t *from, uint32_t len)
+{
+    if (!wamr_guest_check(env, offset, len))
+        return false;
+    memcpy(wasm_runtime_addr_app_to_native(env->module_inst, offset), from, len);
+    return true;
+}
+
+#endif
 
 uint64_t
 wamr_guest_memory_len(struct WASMModuleInstance *instance)

@@ -92,6 +92,10 @@ typedef struct wamr_sizes {
     uint32_t export_function;
     /* Linear memories are multiples of it. */
     uint32_t memory_unit;
+    /* Bytes of the pages that they are made of, 0 where they are one block; of what a memory has beside
+       them and its places for tables. */
+    uint32_t small_page;
+    uint32_t pages_head;
 } wamr_sizes;
 
 typedef enum wamr_init_result {
@@ -198,6 +202,10 @@ wamr_get_sizes(wamr_sizes *sizes);
 /* Arena bytes that an instance will take, its linear memory and the tables not counted. */
 uint32_t
 wamr_instance_needs(const struct WASMModule *module);
+
+/* Arena bytes that its linear memory takes when it is instantiated, without a bound. */
+uint32_t
+wamr_memory_needs(const struct WASMModule *module);
 
 /* Arena bytes of the tables, which the first instance makes. */
 uint32_t
@@ -309,9 +317,19 @@ wamr_throw(struct WASMModuleInstance *instance, const char *text);
 struct WASMModuleInstance *
 wamr_instance_of(struct WASMExecEnv *exec_env);
 
-/* The native address of `len` bytes of guest memory, or NULL with the exception set. */
-uint8_t *
-wamr_guest_bytes(struct WASMModuleInstance *instance, uint64_t offset, uint64_t len);
+/* Whether so many bytes are the memory of the guest that called a host function; else false with the
+   exception set. */
+bool
+wamr_guest_check(struct WASMExecEnv *env, uint32_t offset, uint32_t len);
+
+/* Copy them; false with the exception set, and nothing is copied. Writing takes absent pages, which
+   spends the call's slice credit. */
+
+bool
+wamr_guest_read(struct WASMExecEnv *env, uint32_t offset, uint8_t *to, uint32_t len);
+
+bool
+wamr_guest_write(struct WASMExecEnv *env, uint32_t offset, const uint8_t *from, uint32_t len);
 
 /* By the guest's own exported malloc, 0 on failure. What it does is counted as the call's that is
    running, which it can't leave: beyond 65,536 units it traps. */

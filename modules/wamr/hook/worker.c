@@ -151,6 +151,12 @@ throw(struct wamr_worker *worker, const char *text)
     wasm_set_exception((WASMModuleInstance *)worker->env.module_inst, text);
 }
 
+static bool
+trapped(const struct wamr_worker *worker)
+{
+    return ((WASMModuleInstance *)worker->env.module_inst)->cur_exception[0] != '\0';
+}
+
 bool
 wamr_slice_ended(WASMExecEnv *env)
 {
@@ -170,6 +176,8 @@ wamr_slice_ended(WASMExecEnv *env)
         env->cur_frame->ip = worker->next_ip;
         worker->next_ip = NULL;
     }
+    if (trapped(worker))
+        return true;
     if (worker->over || (!charged && !worker->call->work_left))
         throw(worker, WAMR_OUT_OF_WORK_TEXT);
     else if (worker->nested)
@@ -422,6 +430,9 @@ wamr_enter(struct wamr_worker *worker, wamr_call *call)
     if (len > worker->stack_len || !frames_fit(call, stack_end(worker, call)))
         return false;
     forget_unloaded(worker);
+#if PAGED
+    wamr_forget_pages(worker);
+#endif
     worker->call = call;
     worker->over = false;
     env->module_inst = (WASMModuleInstanceCommon *)instance;
@@ -510,12 +521,6 @@ wamr_fuel(struct wamr_worker *worker, uint32_t fuel, void *run)
     if (call->tail && !call->waiting)
         wamr_bulk_go_on(worker, paid, !call->debt);
     return worker->credit > 0;
-}
-
-static bool
-trapped(const struct wamr_worker *worker)
-{
-    return ((WASMModuleInstance *)worker->env.module_inst)->cur_exception[0] != '\0';
 }
 
 /* What does more work than it may has no further check: a host function that waited, or that the host

@@ -7,6 +7,7 @@
 #ifndef PROPLET_WAMR_WORKER_H
 #define PROPLET_WAMR_WORKER_H
 
+#include "pages.h"
 #include "shim.h"
 
 #include "bh_platform.h"
@@ -29,12 +30,26 @@
 /* Bytes of code that such a call may scan for the ends of blocks. */
 #define CALLBACK_SCAN (16 * 1024 * 1024)
 
-/* BULK_EXTEND zeroes what a memory is to have behind it, BULK_GROW makes all of it elsewhere. */
+#if PAGED
+
+/* Lines in which a worker finds pages of its guest's memory, of all that its accesses go to. A power of
+   two: a page can be in the line of its number alone. */
+#define PAGE_LINES 16
+
+/* Slice credit for taking a page. */
+#define TOUCH_COST (1 + SMALL_PAGE / BULK_UNIT)
+
+#endif
+
+/* BULK_EXTEND zeroes what a flat memory is to have behind it, BULK_GROW makes all of it elsewhere.
+   BULK_INIT moves what is not of the memory into it. */
 enum bulk_kind {
     BULK_NONE,
     BULK_FILL,
     BULK_FILL_ELEMENTS,
     BULK_MOVE,
+    BULK_INIT,
+    BULK_MOVE_ELEMENTS,
     BULK_EXTEND,
     BULK_GROW,
 };
@@ -42,8 +57,9 @@ enum bulk_kind {
 /* A bulk operation whose bounds were checked, and of which `left` bytes are still to be done before
    its guest goes on. */
 struct bulk {
+    /* Where it is in a paged memory is the guest's address, no pointer. */
     uint8 *to;
-    /* BULK_MOVE and BULK_GROW. */
+    /* All that move, and BULK_GROW. */
     uint8 *from;
     uint32 left;
     /* Bytes for a unit of credit. */
@@ -103,6 +119,20 @@ struct wamr_worker {
     /* Slice credit for what a nested call's growth takes: it depends on where there is room, so its
        end must not. */
     uint32 deferred;
+
+#if PAGED
+    /*
+     * Pages that are present in the memory of the call on the stack: where each begins, as the guest
+     * and as the host sees it. A page stays where it is while its instance lives, so a line is good
+     * until another call is entered. What is absent is never in a line.
+     */
+    uintptr_t line_starts[PAGE_LINES];
+    uint8 *line_pages[PAGE_LINES];
+    /* Where the guest goes on after a store that asked. */
+    uint8 *store_ip;
+    /* What was loaded from two pages; what was stored to two, which nobody reads. */
+    uint64 bounce;
+#endif
 
     /* The blocks' ends in `env` are of modules that were loaded then. */
     uint32 generation;
@@ -176,7 +206,8 @@ uint8 *
 wamr_bulk_fill(WASMExecEnv *env, uint8 *ip, uint8 *to, uint32 value, uint32 len);
 
 uint8 *
-wamr_bulk_move(WASMExecEnv *env, uint8 *ip, void *to, void *from, uint32 len, uint32 unit);
+wamr_bulk_move(WASMExecEnv *env, uint8 *ip, enum bulk_kind kind, void *to, void *from,
+               uint32 len);
 
 uint8 *
 wamr_bulk_fill_elements(WASMExecEnv *env, uint8 *ip, table_elem_type_t *to, uint32 value,
@@ -189,6 +220,27 @@ wamr_grow_memory(WASMExecEnv *env, uint32 pages, uint32 index);
 
 bool
 wamr_grow_table(WASMExecEnv *env, uint32 index, uint32 count, uint32 value);
+
+#if PAGED
+
+/* A scalar access of a paged memory whose page is in no line. Where its bytes are, be it a copy; NULL
+   with the exception set. A store takes what is absent, and notes in store_ip where to go on. */
+
+uint8 *
+wamr_page_load(WASMExecEnv *env, uint64 at, uint32 bytes);
+
+uint8 *
+wamr_page_store(WASMExecEnv *env, uint64 at, uint32 bytes, const uint32 *value, uint8 *ip);
+
+/* Another call is on the stack. */
+void
+wamr_forget_pages(struct wamr_worker *worker);
+
+/* Charges slice credit for the pages that the call's memory has beyond `before`. */
+void
+wamr_charge_touches(struct wamr_worker *worker, uint32 before);
+
+#endif
 
 /* Does as much of what the tail has left as `units` of credit pay, or all of it. */
 void

@@ -13,8 +13,10 @@ mod sources;
 const PACKAGE: &str = "wamrx-sys";
 const VERSION: &str = "0.3.0";
 
-/// The setting of the host build that Zephyr's has in Kconfig.
+/// The settings of the host build that Zephyr's has in Kconfig.
 const CACHE_LINES: &str = "PROPLET_WAMR_BLOCK_ADDR_CACHE_SIZE";
+/// Bytes of a page of linear memory; 0 for memories in one block.
+const PAGE_BYTES: &str = "PROPLET_WAMR_PAGE_BYTES";
 
 fn main() {
     if let Err(text) = build() {
@@ -26,6 +28,7 @@ fn main() {
 fn build() -> Result<(), String> {
     println!("cargo::rerun-if-env-changed=WAMR_ROOT");
     println!("cargo::rerun-if-env-changed={CACHE_LINES}");
+    println!("cargo::rerun-if-env-changed={PAGE_BYTES}");
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=sources.rs");
     if variable("CARGO_CFG_TARGET_OS")? == "none" {
@@ -55,6 +58,9 @@ fn build() -> Result<(), String> {
     if let Some(lines) = cache_lines()? {
         c.define("BLOCK_ADDR_CACHE_SIZE", lines.to_string().as_str());
     }
+    if let Some(bytes) = page_bytes()? {
+        c.define("PROPLET_PAGE_BYTES", bytes.to_string().as_str());
+    }
     c.try_compile("wamr")
         .map_err(|e| format!("WAMR does not compile: {e}"))?;
     println!("cargo::rustc-link-lib=m");
@@ -69,17 +75,26 @@ fn build() -> Result<(), String> {
 
 /// The lines of the block address cache, where the environment says; else config/wamr_config.h does.
 fn cache_lines() -> Result<Option<u32>, String> {
-    let Some(text) = env::var_os(CACHE_LINES) else {
+    let fits = |lines: u32| lines.is_power_of_two() && lines <= 1024;
+    number(CACHE_LINES, fits, "a power of two from 1 to 1024")
+}
+
+/// Bytes of a page, in the same way.
+fn page_bytes() -> Result<Option<u32>, String> {
+    let fits = |bytes| [0, 512, 1024, 2048, 4096].contains(&bytes);
+    number(PAGE_BYTES, fits, "a power of two from 512 to 4096, or 0")
+}
+
+/// A setting of the environment.
+fn number(name: &str, fits: fn(u32) -> bool, expected: &str) -> Result<Option<u32>, String> {
+    let Some(text) = env::var_os(name) else {
         return Ok(None);
     };
-    let lines = text.to_str().and_then(|text| text.parse::<u32>().ok());
-    lines
-        .filter(|lines| lines.is_power_of_two() && *lines <= 1024)
+    let number = text.to_str().and_then(|text| text.parse().ok());
+    number
+        .filter(|number| fits(*number))
         .map(Some)
-        .ok_or(format!(
-            "{CACHE_LINES}: expected a power of two from 1 to 1024: {}",
-            text.display()
-        ))
+        .ok_or(format!("{name}: expected {expected}: {}", text.display()))
 }
 
 /// The folder of WAMR that holds `core/`.

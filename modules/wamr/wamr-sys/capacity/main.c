@@ -83,6 +83,16 @@ fail(const char *format, ...)
     exit(1);
 }
 
+/* Arena bytes of a new instance's linear memory. */
+static uint32_t
+linear_bytes(const struct guest *guest, struct WASMModuleInstance *instance)
+{
+    uint32_t len = (uint32_t)wamr_guest_memory_len(instance);
+
+    return PROPLET_PAGE_BYTES || !len ? wamr_memory_needs(guest->module)
+                                      : (len + 4 + 7) & ~UINT32_C(7);
+}
+
 static wamr_memory_info
 memory(void)
 {
@@ -287,8 +297,7 @@ count_instances(uint32_t worker_bytes)
     if (!begin(&guest, &all[1], 0, 0))
         fail("not one call fits");
     kept = taken(&free_bytes);
-    if (wamr_guest_memory_len(all[0].instance))
-        linear = wamr_block_bytes(wamr_guest_bytes(all[0].instance, 0, 1));
+    linear = linear_bytes(&guest, all[0].instance);
     must_equal("wamr_instance_needs", wamr_instance_needs(guest.module), bytes - linear);
     must_equal("wamr_tables_need", wamr_tables_need(guest.module), tables);
     destroy(&guest, &all[0]);

@@ -248,6 +248,10 @@ pub struct Sizes {
     pub export_function: u32,
     /// Linear memories are multiples of it.
     pub memory_unit: u32,
+    /// Bytes of the pages that they are made of; 0 where they are one block.
+    pub small_page: u32,
+    /// What a paged memory has beside its pages and its places for tables.
+    pub pages_head: u32,
 }
 
 /// A host function as WAMR registers it. WAMR sorts the array that it is in.
@@ -315,6 +319,8 @@ unsafe extern "C" {
     pub fn wamr_get_sizes(sizes: *mut Sizes);
     /// Arena bytes that an instance will take, linear memory and tables not counted.
     pub fn wamr_instance_needs(module: *const Module) -> u32;
+    /// Arena bytes that its linear memory takes when it is instantiated, without a bound.
+    pub fn wamr_memory_needs(module: *const Module) -> u32;
     /// Arena bytes of the tables, which the first instance makes.
     pub fn wamr_tables_need(module: *const Module) -> u32;
     /// Arena bytes that making a further instance takes for the time being.
@@ -395,8 +401,13 @@ unsafe extern "C" {
     pub fn wamr_throw(instance: *mut Instance, text: *const c_char);
     /// The instance that an execution environment belongs to.
     pub fn wamr_instance_of(exec_env: *mut ExecEnv) -> *mut Instance;
-    /// The address of `len` bytes of guest memory, or null with the exception set.
-    pub fn wamr_guest_bytes(instance: *mut Instance, offset: u64, len: u64) -> *mut u8;
+    /// Whether `len` bytes are the calling guest's memory; else false with the exception set.
+    pub fn wamr_guest_check(exec_env: *mut ExecEnv, offset: u32, len: u32) -> bool;
+    /// Copies them; false with the exception set, and nothing is copied.
+    pub fn wamr_guest_read(exec_env: *mut ExecEnv, offset: u32, to: *mut u8, len: u32) -> bool;
+    /// Writes them; the same.
+    pub fn wamr_guest_write(exec_env: *mut ExecEnv, offset: u32, from: *const u8, len: u32)
+    -> bool;
     /// Allocates by the guest's own exported `malloc`, whose work is bounded; 0 on failure.
     pub fn wamr_guest_malloc(exec_env: *mut ExecEnv, len: u32) -> u32;
     /// Bytes of linear memory.

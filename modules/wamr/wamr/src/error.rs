@@ -60,6 +60,9 @@ impl fmt::Debug for Text {
     }
 }
 
+/// How the text begins that tells of a page of linear memory for which the arena had no room.
+const OUT_OF_PAGES: &str = "out of memory: page ";
+
 /// Why nothing was loaded, made or started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Error {
@@ -111,6 +114,7 @@ impl Error {
             "allocate memory failed"
             | "allocate linear memory failed"
             | "failed to allocate bitmaps" => ErrorKind::OutOfMemory,
+            t if t.starts_with(OUT_OF_PAGES) => ErrorKind::OutOfMemory,
             t if t.starts_with("unknown import") || t.starts_with("import ") => {
                 ErrorKind::UnknownImport
             }
@@ -203,6 +207,7 @@ impl Trap {
             | "wasm auxiliary stack overflow"
             | "wasm auxiliary stack underflow" => TrapKind::StackOverflow,
             "allocate memory failed" => TrapKind::OutOfMemory,
+            t if t.starts_with(OUT_OF_PAGES) => TrapKind::OutOfMemory,
             "work budget exhausted" => TrapKind::OutOfWork,
             _ => fallback,
         };

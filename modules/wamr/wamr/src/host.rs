@@ -85,7 +85,12 @@ impl<'a> Caller<'a> {
     /// # Errors
     /// When a byte of it lies outside the guest's memory.
     pub fn check(&self, offset: u32, len: u32) -> Result<(), HostError> {
-        self.guest_bytes(offset, len as usize).map(drop)
+        if len == 0 {
+            return Ok(());
+        }
+        // SAFETY: the execution environment is the one that called this host function; any offset and
+        // length will do.
+        copied(unsafe { sys::wamr_guest_check(self.exec_env.as_ptr(), offset, len) })
     }
 
     /// Copies guest memory at `offset` into `to`.
@@ -93,17 +98,16 @@ impl<'a> Caller<'a> {
     /// # Errors
     /// When a byte of it lies outside the guest's memory; then `to` is as it was.
     pub fn read(&self, offset: u32, to: &mut [u8]) -> Result<(), HostError> {
-        let Some(from) = self.guest_bytes(offset, to.len())? else {
+        if to.is_empty() {
             return Ok(());
-        };
-        // SAFETY: the guest's memory has that many bytes there, and is not written meanwhile: the guest
-        // waits for this function, and its memory is its own thread's alone. `to` is the host's: no
-        // reference to guest memory is ever given out, so the two don't overlap.
-        unsafe {
-            from.as_ptr()
-                .copy_to_nonoverlapping(to.as_mut_ptr(), to.len())
-        };
-        Ok(())
+        }
+        // SAFETY: the execution environment is the one that called this host function. The guest waits
+        // for it, and its memory is its own thread's alone; `to` is the host's, and has room for
+        // as many bytes as are copied, or fewer where it has 4 GiB, which no guest has.
+        copied(unsafe {
+            let len = u32::try_from(to.len()).unwrap_or(u32::MAX);
+            sys::wamr_guest_read(self.exec_env.as_ptr(), offset, to.as_mut_ptr(), len)
+        })
     }
 
     /// Copies `from` into guest memory at `offset`.
@@ -111,15 +115,14 @@ impl<'a> Caller<'a> {
     /// # Errors
     /// When a byte of it lies outside the guest's memory; then nothing is written.
     pub fn write(&mut self, offset: u32, from: &[u8]) -> Result<(), HostError> {
-        let Some(to) = self.guest_bytes(offset, from.len())? else {
+        if from.is_empty() {
             return Ok(());
-        };
+        }
         // SAFETY: as in `read`, with the directions exchanged.
-        unsafe {
-            to.as_ptr()
-                .copy_from_nonoverlapping(from.as_ptr(), from.len())
-        };
-        Ok(())
+        copied(unsafe {
+            let len = u32::try_from(from.len()).unwrap_or(u32::MAX);
+            sys::wamr_guest_write(self.exec_env.as_ptr(), offset, from.as_ptr(), len)
+        })
     }
 
     /// Allocates by the guest's own exported `malloc` (with `free` exported too), and gives the
@@ -157,21 +160,11 @@ impl<'a> Caller<'a> {
         raise(self.exec_env, self.run, bounded.as_c_str());
         PENDING
     }
+}
 
-    /// Where the guest's bytes are; `None` for no bytes at all. The address is not to leave this file:
-    /// host functions have copies.
-    fn guest_bytes(&self, offset: u32, len: usize) -> Result<Option<NonNull<u8>>, HostError> {
-        if len == 0 {
-            return Ok(None);
-        }
-        // SAFETY: the execution environment is the one that called this host function; the shim
-        // checks offset and length, and takes any.
-        let start = unsafe {
-            let instance = sys::wamr_instance_of(self.exec_env.as_ptr());
-            sys::wamr_guest_bytes(instance, u64::from(offset), len as u64)
-        };
-        NonNull::new(start).map(Some).ok_or(PENDING)
-    }
+/// WAMR has raised what it means that a copy was not made.
+fn copied(made: bool) -> Result<(), HostError> {
+    if made { Ok(()) } else { Err(PENDING) }
 }
 
 /// Registers the functions, in as many groups as they have modules next to each other.

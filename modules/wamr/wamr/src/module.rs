@@ -95,12 +95,11 @@ impl Module {
     /// where what its calls keep is known.
     #[must_use]
     pub fn needs(&self) -> Needs {
-        let sizes = estimate::sizes();
-        let Inner { handle, info, .. } = &*self.inner;
-        let memory = u64::from(info.page_bytes) * u64::from(info.initial_pages);
+        let handle = &self.inner.handle;
         // SAFETY: the handle is a loaded module.
-        let (instance, tables, copy) = unsafe {
+        let (memory, instance, tables, copy) = unsafe {
             (
+                sys::wamr_memory_needs(*handle),
                 sys::wamr_instance_needs(*handle),
                 sys::wamr_tables_need(*handle),
                 sys::wamr_copy_needs(*handle),
@@ -112,7 +111,7 @@ impl Module {
             instance: u64::from(instance),
             copy: u64::from(copy),
             call: estimate::call(self.keep()),
-            linear_memory: estimate::linear_memory(&sizes, memory),
+            linear_memory: u64::from(memory),
         }
     }
 

@@ -1,0 +1,100 @@
+/*
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * Linear memories by the page: small pages of the arena, taken when they are first written to.
+ */
+
+#ifndef PROPLET_WAMR_PAGES_H
+#define PROPLET_WAMR_PAGES_H
+
+#include "shim.h"
+
+#include "bh_platform.h"
+#include "wasm_runtime.h"
+
+#if PROPLET_PAGE_BYTES != 0
+#define PAGED 1
+#else
+#define PAGED 0
+#endif
+
+#if PAGED
+
+#define SMALL_PAGE ((uint32)PROPLET_PAGE_BYTES)
+#define SMALL_SHIFT ((uint32)__builtin_ctz(PROPLET_PAGE_BYTES))
+
+/* A page of Wasm, and the small pages in it. */
+#define WASM_PAGE_SHIFT 16
+#define WASM_PAGE (1u << WASM_PAGE_SHIFT)
+#define SMALL_IN_WASM_PAGE (WASM_PAGE / SMALL_PAGE)
+
+/*
+ * A memory's pages, a block of the arena; the memory's `heap_data` is its address. `memory_data` is
+ * NULL: what WAMR computes as the native address of a guest's byte is the byte's own address.
+ */
+struct wamr_pages {
+    /* Small pages held. */
+    uint32 count;
+    /* Wasm pages there is a place for: all of the memory's. */
+    uint32 tables_len;
+    /* For each Wasm page, its small pages; NULL where none was written to. */
+    uint8 **tables[];
+};
+
+static inline struct wamr_pages *
+pages_of(const WASMMemoryInstance *memory)
+{
+    return (struct wamr_pages *)memory->heap_data;
+}
+
+static inline uint8 *
+page_at(const struct wamr_pages *pages, uint32 at)
+{
+    uint8 **table = pages->tables[at >> WASM_PAGE_SHIFT];
+
+    return table ? table[at >> SMALL_SHIFT & (SMALL_IN_WASM_PAGE - 1)] : NULL;
+}
+
+/* Arena bytes that a memory takes at its instance's start: its tables, and the pages that the data
+   segments write to. An upper bound where segments are not in the order of their addresses. */
+uint32_t
+wamr_pages_need(const WASMModule *module);
+
+/* Gives a new instance, which has a memory of no bytes, its own of so many, and writes the active data
+   segments of its module. False with a text: the instance is to be given back. */
+bool
+wamr_pages_make(WASMModuleInstance *instance, const WASMMemory *declared, char *error,
+                uint32 error_len);
+
+void
+wamr_pages_free(WASMModuleInstance *instance);
+
+/* Room for so many Wasm pages; false where the arena has none. */
+bool
+wamr_pages_extend(WASMMemoryInstance *memory, uint32 wasm_pages);
+
+/* Where the small page of a byte is; it is taken if it is absent. NULL where the arena has no room,
+   with the exception set. */
+uint8 *
+wamr_pages_touch(WASMModuleInstance *instance, uint32 at);
+
+/* What follows is within the memory: its caller has looked. What takes pages is false where the arena
+   has none left, with the exception set. */
+
+void
+wamr_pages_read(const WASMModuleInstance *instance, uint32 at, uint8 *to, uint32 len);
+
+bool
+wamr_pages_write(WASMModuleInstance *instance, uint32 at, const uint8 *from, uint32 len);
+
+/* Takes nothing for zeroes. */
+bool
+wamr_pages_fill(WASMModuleInstance *instance, uint32 at, uint8 value, uint32 len);
+
+/* As memmove; from the end on if `down`. Takes nothing for what was never written. */
+bool
+wamr_pages_move(WASMModuleInstance *instance, uint32 to, uint32 from, uint32 len, bool down);
+
+#endif
+
+#endif
