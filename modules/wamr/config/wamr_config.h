@@ -100,7 +100,7 @@
  * two from 512 to 4096. 0: a linear memory is one block, as large as it is declared.
  */
 #ifndef PROPLET_PAGE_BYTES
-#define PROPLET_PAGE_BYTES 0
+#define PROPLET_PAGE_BYTES 1024
 #endif
 
 /*

@@ -299,7 +299,7 @@ grow(struct wamr_worker *worker, WASMMemoryInstance *memory, uint32 pages, uint6
     if (!wamr_pages_extend(memory, tables))
         return false;
     wamr_charge_growth(worker, (uint64)tables * sizeof(void *) / BULK_UNIT);
-    if (charge(worker, (uint64)more * PAGE_WORK, 0, 0) == PAY_NEVER)
+    if (charge(worker, (uint64)more * PAGE_WORK, (uint64)more * PAGE_WORK, 0) == PAY_NEVER)
         return true;
     memory->cur_page_count = pages;
     SET_LINEAR_MEMORY_SIZE(memory, size);
@@ -441,7 +441,7 @@ wamr_forget_pages(struct wamr_worker *worker)
 static void
 note_page(struct wamr_worker *worker, uint32 at, uint8 *page)
 {
-    uint32 line = at >> SMALL_SHIFT & (PAGE_LINES - 1);
+    uint32 line = page_line(at);
 
     worker->line_starts[line] = at & ~(SMALL_PAGE - 1);
     worker->line_pages[line] = page;

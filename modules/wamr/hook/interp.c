@@ -274,7 +274,7 @@ enum { checks_before = __COUNTER__ };
     if (true) {                                                                                \
         const int access_ = __COUNTER__ - checks_before - 1;                                   \
         struct wamr_worker *const worker_ = worker_of(exec_env);                               \
-        const uintptr_t line_ = (uintptr_t)(at) >> SMALL_SHIFT & (PAGE_LINES - 1);             \
+        const uint32 line_ = page_line((uint32)(at));                                          \
         const uintptr_t past_ = (uintptr_t)(at) - worker_->line_starts[line_];                 \
         if (__builtin_expect(past_ <= SMALL_PAGE - (bytes) && FITS_POINTER(at), 1)) {          \
             native = worker_->line_pages[line_] + past_;                                       \

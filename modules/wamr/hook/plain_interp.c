@@ -8,11 +8,61 @@
 #define wasm_interp_call_wasm plain_interp_call_wasm
 #include "wasm_interp_classic.c"
 
+#include "arena.h"
 #include "worker.h"
 
 bool
 wamr_call_plain(struct wamr_worker *worker, struct WASMModuleInstance *instance, uint32_t index,
                 uint32_t argc, uint32_t *argv);
+
+#if PAGED
+
+/* The interpreter without the hook knows flat memory alone: it runs in a copy, which is lost then. */
+static bool
+flatten(WASMModuleInstance *instance)
+{
+    WASMMemoryInstance *memory = instance->memories[0];
+    uint32 size = (uint32)memory->memory_data_size;
+
+    if (!size)
+        return true;
+    memory->memory_data = wamr_arena_linear(size);
+    if (!memory->memory_data)
+        return false;
+    wamr_pages_read(instance, 0, memory->memory_data, size);
+    memory->memory_data_end = memory->memory_data + size;
+    return true;
+}
+
+static bool
+call_flat(WASMExecEnv *env, WASMFunctionInstance *function, uint32 argc, uint32 *argv)
+{
+    WASMModuleInstance *instance = (WASMModuleInstance *)env->module_inst;
+    WASMMemoryInstance paged, *memory = instance->memory_count ? instance->memories[0] : NULL;
+
+    if (memory) {
+        paged = *memory;
+        if (!flatten(instance))
+            return false;
+    }
+    plain_interp_call_wasm(instance, env, function, argc, argv);
+    if (memory) {
+        wamr_arena_free(Alloc_For_LinearMemory, memory->memory_data);
+        *memory = paged;
+    }
+    return true;
+}
+
+#else
+
+static bool
+call_flat(WASMExecEnv *env, WASMFunctionInstance *function, uint32 argc, uint32 *argv)
+{
+    plain_interp_call_wasm((WASMModuleInstance *)env->module_inst, env, function, argc, argv);
+    return true;
+}
+
+#endif
 
 bool
 wamr_call_plain(struct wamr_worker *worker, struct WASMModuleInstance *instance, uint32_t index,
@@ -28,6 +78,6 @@ wamr_call_plain(struct wamr_worker *worker, struct WASMModuleInstance *instance,
     env->wasm_stack.top = env->wasm_stack.bottom;
     env->wasm_stack.top_boundary = env->wasm_stack.bottom + worker->stack_len;
     env->cur_frame = NULL;
-    plain_interp_call_wasm(instance, env, instance->e->functions + index, argc, argv);
-    return !wasm_copy_exception(instance, NULL);
+    return call_flat(env, instance->e->functions + index, argc, argv)
+           && !wasm_copy_exception(instance, NULL);
 }

@@ -32,9 +32,23 @@
 
 #if PAGED
 
-/* Lines in which a worker finds pages of its guest's memory, of all that its accesses go to. A power of
-   two: a page can be in the line of its number alone. */
-#define PAGE_LINES 16
+/*
+ * Lines in which a worker finds pages of its guest's memory, before it asks the tables. A page can be in
+ * one line alone: those next to each other are in different ones, and so are those that are 16 pages
+ * apart, as arrays of some KiB often are. It is (page + page / 16) % 16, in as few instructions as may
+ * be.
+ */
+#define PAGE_LINES 16u
+
+static inline uint32
+page_line(uint32 at)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    return (at >> SMALL_SHIFT) * 0x11000000u >> 28;
+#else
+    return ((at >> SMALL_SHIFT) + (at >> SMALL_SHIFT >> 4)) % PAGE_LINES;
+#endif
+}
 
 /* Slice credit for taking a page. */
 #define TOUCH_COST (1 + SMALL_PAGE / BULK_UNIT)

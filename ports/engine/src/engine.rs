@@ -155,7 +155,11 @@ impl<P: Platform> Engine for WamrEngine<P> {
             u64::from(memory.page_bytes) * u64::from(memory.initial_pages)
         });
         let saved = memory - initial_memory(memory, limits)?;
-        let memory = needs.linear_memory.saturating_sub(saved);
+        // A paged memory costs what is written to, whatever it declares.
+        let memory = match wamr::page_bytes() {
+            0 => needs.linear_memory.saturating_sub(saved),
+            _ => needs.linear_memory,
+        };
         // The first run's instance makes what all share.
         let shared = match module.is_shared() {
             true => 0,

@@ -18,7 +18,9 @@ pub struct Needs {
     pub copy: u64,
     /// What a call keeps when it is left, as far as it is known beforehand.
     pub call: u64,
-    /// The linear memory at the start; it takes one piece of the arena.
+    /// What the linear memory takes when the instance is made: its tables, and the pages that data
+    /// segments write to. The guest takes more as it writes. In builds with flat memories it is all of
+    /// the memory, in one piece of the arena.
     pub linear_memory: u64,
 }
 
@@ -33,8 +35,9 @@ impl Needs {
 /// Estimates what the module in `wasm` takes from its sections' counts alone: nothing is allocated,
 /// and no code is read. What a call keeps is not in it.
 ///
-/// It is an upper bound. It exceeds the truth by the whole linear memory where WAMR will shrink
-/// that (see [`Memory`](crate::Memory)), and by little otherwise; what the module really takes is
+/// It is an upper bound, and exceeds the truth by little, but for data segments that are not in the
+/// order of their addresses, and for flat memories where WAMR will shrink them (see
+/// [`Memory`](crate::Memory)); what the module really takes is
 /// known after loading, by [`Module::needs`](crate::Module::needs). Two things are not in it. While
 /// loading, WAMR takes about 1 KiB more for the time being, some 100 bytes for each level of
 /// nesting and up to 16 bytes for each function. And a `br_table` in more than 255 nested blocks
@@ -55,8 +58,16 @@ pub fn estimate(wasm: &[u8]) -> Result<Needs, Error> {
         instance: tally.instance(&sizes),
         copy: tally.copy(&sizes),
         call: 0,
-        linear_memory: linear_memory(&sizes, tally.memory_pages * 65_536),
+        linear_memory: tally.linear_memory(&sizes),
     })
+}
+
+const WASM_PAGE: u64 = 65_536;
+
+/// Bytes of the pages that linear memories are made of, in this build; 0 where a memory is one block.
+#[must_use]
+pub fn page_bytes() -> u32 {
+    sizes().small_page
 }
 
 pub(crate) fn sizes() -> sys::Sizes {
@@ -78,10 +89,6 @@ pub(crate) const fn block(len: u64) -> u64 {
 /// What is kept of a call that has so many bytes on the stack.
 pub(crate) fn call(stack_bytes: u32) -> u64 {
     block(u64::from(stack_bytes))
-}
-
-pub(crate) fn linear_memory(sizes: &sys::Sizes, len: u64) -> u64 {
-    block(len.next_multiple_of(u64::from(sizes.memory_unit)))
 }
 
 /// An array of `count` things of `size` bytes each.
@@ -113,9 +120,49 @@ struct Tally {
     element_segments: u64,
     element_bytes: u64,
     data_segments: u64,
+    /// Of active data segments: the Wasm pages that they write to, and the small ones.
+    wasm_pages: Touched,
+    small_pages: Touched,
+}
+
+/// Pages of one size that are written to, those of each segment after the other. A page counts once
+/// where it was the last one of the segment before.
+#[derive(Default)]
+struct Touched {
+    count: u64,
+    /// The last one's number, plus 1.
+    last: u64,
+}
+
+impl Touched {
+    fn write(&mut self, at: u64, len: u64, page: u64) {
+        if len == 0 {
+            return;
+        }
+        let (first, last) = (at / page, (at + len - 1) / page);
+        self.count += last - first + u64::from(first + 1 != self.last);
+        self.last = last + 1;
+    }
 }
 
 impl Tally {
+    /// As `wamr_memory_needs`, without the maximum that a module declares.
+    fn linear_memory(&self, sizes: &sys::Sizes) -> u64 {
+        let len = self.memory_pages * WASM_PAGE;
+        let small = u64::from(sizes.small_page);
+        if small == 0 {
+            return block(len.next_multiple_of(u64::from(sizes.memory_unit)));
+        }
+        if self.memories == 0 {
+            return 0;
+        }
+        let pointer = u64::from(sizes.pointer);
+        let table = block(WASM_PAGE / small * pointer);
+        block(u64::from(sizes.pages_head) + self.memory_pages * pointer)
+            + self.wasm_pages.count.min(self.memory_pages) * table
+            + self.small_pages.count.min(len / small) * block(small)
+    }
+
     fn load(&self, sizes: &sys::Sizes) -> u64 {
         block(u64::from(sizes.module))
             + array(self.types, sizes.pointer)
@@ -210,6 +257,7 @@ impl Tally {
                 7 => self.export(section)?,
                 9 => self.element_segment(section, sizes)?,
                 10 => self.body(section, sizes)?,
+                11 if sizes.small_page > 0 => self.data_segment(section, sizes)?,
                 _ => break,
             }
         }
@@ -297,6 +345,24 @@ impl Tally {
         Some(())
     }
 
+    fn data_segment(&mut self, section: &mut Reader<'_>, sizes: &sys::Sizes) -> Option<()> {
+        let flags = section.leb()?;
+        if flags == 2 {
+            section.leb()?;
+        }
+        let at = match flags {
+            1 => None,
+            _ => Some(section.offset()?),
+        };
+        let len = section.leb()?;
+        section.take(len)?;
+        if let Some(at) = at {
+            self.wasm_pages.write(at, len, WASM_PAGE);
+            self.small_pages.write(at, len, sizes.small_page.into());
+        }
+        Some(())
+    }
+
     fn body(&mut self, section: &mut Reader<'_>, sizes: &sys::Sizes) -> Option<()> {
         let len = section.leb()?;
         let mut body = Reader(section.take(len)?);
@@ -366,6 +432,28 @@ impl<'a> Reader<'a> {
                 None
             },
         ))
+    }
+
+    /// A segment's offset, with its `end`; 0 where it is no constant.
+    fn offset(&mut self) -> Option<u64> {
+        let Some((0x41, mut number)) = self.0.split_first().map(|(op, rest)| (*op, Self(rest)))
+        else {
+            return self.const_expr().map(|()| 0);
+        };
+        let (mut value, mut bits) = (0_u64, 0);
+        loop {
+            let byte = number.byte()?;
+            value |= u64::from(byte & 0x7f).checked_shl(bits).unwrap_or(0);
+            bits += 7;
+            if byte & 0x80 == 0 {
+                // The sign goes on in what a number of 32 bits has not written.
+                if byte & 0x40 != 0 && bits < 32 {
+                    value |= u64::MAX << bits;
+                }
+                self.const_expr()?;
+                return Some(value & u64::from(u32::MAX));
+            }
+        }
     }
 
     /// Up to and with its `end`.

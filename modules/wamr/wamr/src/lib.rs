@@ -77,7 +77,7 @@ mod worker;
 
 pub use boxed::{Boxed, Bytes, Record};
 pub use error::{Error, ErrorKind, Trap, TrapKind};
-pub use estimate::{Needs, estimate};
+pub use estimate::{Needs, estimate, page_bytes};
 pub use host::{Caller, HostCall, HostError, HostFunction};
 pub use instance::{Instance, InstanceConfig, Usage};
 pub use module::{Memory, Module};

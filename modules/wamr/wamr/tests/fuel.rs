@@ -270,7 +270,7 @@ const GROWS: &str = r#"(module
     (func (export "check") (result i64 i32)
         (call $hash (i32.const 0) (i32.mul (memory.size) (i32.const 65536))) (memory.size)))"#;
 
-/// Where a memory is to grow.
+/// Where a memory is to grow, if it is flat; a paged one needs none to speak of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Room {
     /// Behind it.
@@ -330,8 +330,8 @@ fn memory_grows_in_pieces() {
                 (outcome, left, instance.memory_len())
             };
             let (whole, _, len) = go(1_000_000, Between::Stays);
-            let grows =
-                by == 0 || (room != Room::None && by > 0 && pages + by <= 12 && pages + by > 0);
+            let fits = room != Room::None || wamr::page_bytes() > 0;
+            let grows = by == 0 || (fits && by > 0 && pages + by <= 12 && pages + by > 0);
             let size = if grows { pages + by } else { pages };
             assert_eq!(
                 len,
@@ -409,10 +409,13 @@ fn growth_without_the_work_for_it() {
     }
 }
 
-/// The same for want of room to leave in the middle of it.
+/// The same for want of room to leave in the middle of it. A paged memory grows at once.
 #[test]
 fn growth_without_the_room_to_leave() {
     let _one = alone();
+    if wamr::page_bytes() > 0 {
+        return;
+    }
     let wat = GROWS.replace("PAGES", "1").replace(
         "(memory.grow (local.get 0))",
         "(call_indirect (param i32) (result i32) (local.get 0) (i32.const 0))",

@@ -491,9 +491,14 @@ fn a_call_that_trapped_has_no_results() {
 #[test]
 fn what_is_known_to_be_needed_is_there() {
     let _one = alone();
+    // What the guest writes to is there, too.
+    let touched: String = (0..65_536)
+        .step_by(512)
+        .map(|at| format!("(data (i32.const {at}) \"x\")"))
+        .collect();
     let wat = r#"(module
         (import "env" "wait_sum" (func $wait (param i32 i64 f32 f64 i32 i32 i32 i32) (result i64)))
-        (memory 1 1) (table 9000 funcref)
+        (memory 1 1) TOUCHED (table 9000 funcref)
         (func $leaf (param i32) (local i64 i64 i64) (loop (br_if 0
             (local.tee 0 (i32.sub (local.get 0) (i32.const 1))))))
         (func $inner (param f64 f64) (local i64) (local.set 2 (i64.const 5))
@@ -505,7 +510,7 @@ fn what_is_known_to_be_needed_is_there() {
         (func $outer (param i32 i32 i32 i32) (call $inner (f64.const 1) (f64.const 2)))
         (func (export "run") (result i32)
             (call $outer (i32.const 1) (i32.const 2) (i32.const 3) (i32.const 4)) (i32.const 7)))"#;
-    let module = load(rt(), wat).unwrap();
+    let module = load(rt(), &wat.replace("TOUCHED", &touched)).unwrap();
     let env = ThreadEnv::enter(rt()).unwrap();
     let mut worker = worker(&env, 2048);
     let mut instance = make(&module);
