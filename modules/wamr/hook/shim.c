@@ -545,19 +545,19 @@ wamr_instance_of(struct WASMExecEnv *exec_env)
 }
 
 bool
-wamr_guest_check(struct WASMExecEnv *env, uint32_t offset, uint32_t len)
+wamr_guest_check(struct WASMModuleInstance *instance, uint32_t offset, uint32_t len)
 {
-    return wasm_runtime_validate_app_addr(env->module_inst, offset, len);
+    return wasm_runtime_validate_app_addr((WASMModuleInstanceCommon *)instance, offset, len);
 }
 
 #if PAGED
 
 bool
-wamr_guest_read(struct WASMExecEnv *env, uint32_t offset, uint8_t *to, uint32_t len)
+wamr_guest_read(struct WASMModuleInstance *instance, uint32_t offset, uint8_t *to, uint32_t len)
 {
-    if (!wamr_guest_check(env, offset, len))
+    if (!wamr_guest_check(instance, offset, len))
         return false;
-    wamr_pages_read((WASMModuleInstance *)env->module_inst, offset, to, len);
+    wamr_pages_read(instance, offset, to, len);
     return true;
 }
 
@@ -580,7 +580,7 @@ wamr_guest_write(struct WASMExecEnv *env, uint32_t offset, const uint8_t *from, 
     uint32 before;
     bool room;
 
-    if (!wamr_guest_check(env, offset, len))
+    if (!wamr_guest_check(instance, offset, len))
         return false;
     before = pages_of(instance->memories[0])->count;
     room = touch(instance, offset, len);
@@ -591,20 +591,22 @@ wamr_guest_write(struct WASMExecEnv *env, uint32_t offset, const uint8_t *from, 
 #else
 
 bool
-wamr_guest_read(struct WASMExecEnv *env, uint32_t offset, uint8_t *to, uint32_t len)
+wamr_guest_read(struct WASMModuleInstance *instance, uint32_t offset, uint8_t *to, uint32_t len)
 {
-    if (!wamr_guest_check(env, offset, len))
+    if (!wamr_guest_check(instance, offset, len))
         return false;
-    memcpy(to, wasm_runtime_addr_app_to_native(env->module_inst, offset), len);
+    memcpy(to, instance->memories[0]->memory_data + offset, len);
     return true;
 }
 
 bool
 wamr_guest_write(struct WASMExecEnv *env, uint32_t offset, const uint8_t *from, uint32_t len)
 {
-    if (!wamr_guest_check(env, offset, len))
+    WASMModuleInstance *instance = (WASMModuleInstance *)env->module_inst;
+
+    if (!wamr_guest_check(instance, offset, len))
         return false;
-    memcpy(wasm_runtime_addr_app_to_native(env->module_inst, offset), from, len);
+    memcpy(instance->memories[0]->memory_data + offset, from, len);
     return true;
 }
 

@@ -317,16 +317,15 @@ wamr_throw(struct WASMModuleInstance *instance, const char *text);
 struct WASMModuleInstance *
 wamr_instance_of(struct WASMExecEnv *exec_env);
 
-/* Whether so many bytes are the memory of the guest that called a host function; else false with the
-   exception set. */
+/* Whether so many bytes are a guest's memory; else false with the exception set. */
 bool
-wamr_guest_check(struct WASMExecEnv *env, uint32_t offset, uint32_t len);
+wamr_guest_check(struct WASMModuleInstance *instance, uint32_t offset, uint32_t len);
 
-/* Copy them; false with the exception set, and nothing is copied. Writing takes absent pages, which
-   spends the call's slice credit. */
+/* Copy them; false with the exception set, and nothing is copied. Writing is for host functions: it takes
+   absent pages, which spends the slice credit of the call that called. */
 
 bool
-wamr_guest_read(struct WASMExecEnv *env, uint32_t offset, uint8_t *to, uint32_t len);
+wamr_guest_read(struct WASMModuleInstance *instance, uint32_t offset, uint8_t *to, uint32_t len);
 
 bool
 wamr_guest_write(struct WASMExecEnv *env, uint32_t offset, const uint8_t *from, uint32_t len);

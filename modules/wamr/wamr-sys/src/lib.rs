@@ -401,11 +401,11 @@ unsafe extern "C" {
     pub fn wamr_throw(instance: *mut Instance, text: *const c_char);
     /// The instance that an execution environment belongs to.
     pub fn wamr_instance_of(exec_env: *mut ExecEnv) -> *mut Instance;
-    /// Whether `len` bytes are the calling guest's memory; else false with the exception set.
-    pub fn wamr_guest_check(exec_env: *mut ExecEnv, offset: u32, len: u32) -> bool;
+    /// Whether `len` bytes are the guest's memory; else false with the exception set.
+    pub fn wamr_guest_check(instance: *mut Instance, offset: u32, len: u32) -> bool;
     /// Copies them; false with the exception set, and nothing is copied.
-    pub fn wamr_guest_read(exec_env: *mut ExecEnv, offset: u32, to: *mut u8, len: u32) -> bool;
-    /// Writes them; the same.
+    pub fn wamr_guest_read(instance: *mut Instance, offset: u32, to: *mut u8, len: u32) -> bool;
+    /// Writes those of the guest that called a host function; the same.
     pub fn wamr_guest_write(exec_env: *mut ExecEnv, offset: u32, from: *const u8, len: u32)
     -> bool;
     /// Allocates by the guest's own exported `malloc`, whose work is bounded; 0 on failure.

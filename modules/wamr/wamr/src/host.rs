@@ -90,7 +90,10 @@ impl<'a> Caller<'a> {
         }
         // SAFETY: the execution environment is the one that called this host function; any offset and
         // length will do.
-        copied(unsafe { sys::wamr_guest_check(self.exec_env.as_ptr(), offset, len) })
+        copied(unsafe {
+            let instance = sys::wamr_instance_of(self.exec_env.as_ptr());
+            sys::wamr_guest_check(instance, offset, len)
+        })
     }
 
     /// Copies guest memory at `offset` into `to`.
@@ -106,7 +109,8 @@ impl<'a> Caller<'a> {
         // as many bytes as are copied, or fewer where it has 4 GiB, which no guest has.
         copied(unsafe {
             let len = u32::try_from(to.len()).unwrap_or(u32::MAX);
-            sys::wamr_guest_read(self.exec_env.as_ptr(), offset, to.as_mut_ptr(), len)
+            let instance = sys::wamr_instance_of(self.exec_env.as_ptr());
+            sys::wamr_guest_read(instance, offset, to.as_mut_ptr(), len)
         })
     }
 

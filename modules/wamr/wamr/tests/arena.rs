@@ -389,7 +389,7 @@ fn the_books_agree_with_the_arena() {
     // The block's header and rounding, or a place for a table, and what the call's result is kept in.
     let page = match wamr::page_bytes() {
         0 => 65_536 + 8,
-        _ => usize::BITS / 8 & 8,
+        _ => (usize::BITS / 8) & 8,
     };
     assert_eq!(usage.held - no_page, page + instance.kept_bytes());
     // Places for tables that had to move were there twice for a moment.

@@ -141,7 +141,7 @@ fn every_way(memory: &str) -> String {
             "f64" => ("i64", "f64.reinterpret_i64", "i64.reinterpret_f64"),
             ty => (ty, "", ""),
         };
-        let value = format!("(local.get 1)");
+        let value = "(local.get 1)".to_owned();
         let value = if to.is_empty() {
             value
         } else {
