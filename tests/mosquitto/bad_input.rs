@@ -466,7 +466,9 @@ fn guests_that_fail() {
         ),
         (
             "large",
-            r#"(module (memory 16) (func (export "main")))"#.into(),
+            r#"(module (memory 16) (func (export "main") (memory.fill (i32.const 0) (i32.const 1)
+                (i32.const 1048576))))"#
+                .into(),
             "out of memory",
         ),
         (
@@ -488,7 +490,7 @@ fn guests_that_fail() {
         stage.assert_error(id, words);
     }
     let grow = r#"(module (memory 0) (func (export "main") (result i32)
-        (memory.grow (i32.const 1000))))"#;
+        (memory.grow (i32.const 65536))))"#;
     assert_eq!(
         stage.run("grow", grow, &json!({}))["results"],
         "-1",
