@@ -61,14 +61,10 @@
 #define WASM_DISABLE_WAKEUP_BLOCKING_OP 1
 #define WASM_DISABLE_WRITE_GS_BASE 1
 
-/*
- * Linear memories come from the arena, by our allocator, in the size that the bounds check uses.
- * Without ALLOC_WITH_USAGE a shrunk memory's block is smaller than its bound, and a guest can
- * write past it.
- */
+/* Linear memories come from the arena, by our allocator, in the size that modules declare. */
 #define WASM_MEM_ALLOC_WITH_USAGE 1
 #define WASM_MEM_ALLOC_WITH_USER_DATA 0
-#define WASM_ENABLE_SHRUNK_MEMORY 1
+#define WASM_ENABLE_SHRUNK_MEMORY 0
 
 /* WAMR's own helpers allocate from the arena too. */
 #define BH_MALLOC wasm_runtime_malloc

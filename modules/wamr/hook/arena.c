@@ -83,6 +83,13 @@ static header *last;
 static uint32 used;
 static uint32 most_used;
 
+/* Pages of linear memory that are held. */
+static uint32 pages_held;
+
+/* What guests that run leave free: the reserve, and what is promised to a start. */
+static uint32 reserve;
+static uint32 promised;
+
 /* The list of size n is lists[n / 8], and bit n / 8 of list_map is set while it has blocks. */
 static offset lists[LISTS];
 static uint32 list_map;
@@ -126,10 +133,13 @@ account_set(wamr_account *account)
 
 #endif
 
+/* `starts` is held while a start has a promise. A thread takes `lock` last. */
 #if defined(OS_THREAD_MUTEX_INITIALIZER)
 static korp_mutex lock = OS_THREAD_MUTEX_INITIALIZER;
+static korp_mutex starts = OS_THREAD_MUTEX_INITIALIZER;
 #elif defined(BH_PLATFORM_ZEPHYR)
 static K_MUTEX_DEFINE(lock);
+static K_MUTEX_DEFINE(starts);
 #else
 #error "how does this platform define a mutex?"
 #endif
@@ -630,15 +640,88 @@ wamr_arena_init(void *start, uint32_t len)
     return true;
 }
 
+/* Called with the lock held. */
+static uint32
+total(void)
+{
+    return (uint32)((uint8 *)last - (uint8 *)first);
+}
+
+/* Called with the lock held. */
+static uint32
+spare(void)
+{
+    uint32 unused = total() - used, kept = reserve + promised;
+
+    return unused > kept ? unused - kept : 0;
+}
+
 void
 wamr_memory(wamr_memory_info *info)
 {
     os_mutex_lock(&lock);
-    info->total = (uint32)((uint8 *)last - (uint8 *)first);
+    info->total = total();
     info->free = info->total - used;
+    info->spare = spare();
+    info->pages = pages_held;
     info->min_free = info->total - most_used;
     info->largest_free = largest_size();
     os_mutex_unlock(&lock);
+}
+
+void
+wamr_set_reserve(uint32_t bytes)
+{
+    os_mutex_lock(&lock);
+    reserve = bytes;
+    os_mutex_unlock(&lock);
+}
+
+bool
+wamr_promise(uint32_t bytes)
+{
+    bool fits;
+
+    os_mutex_lock(&starts);
+    os_mutex_lock(&lock);
+    fits = bytes <= total() - used;
+    promised = fits ? bytes : 0;
+    os_mutex_unlock(&lock);
+    if (!fits)
+        os_mutex_unlock(&starts);
+    return fits;
+}
+
+void
+wamr_promise_end(void)
+{
+    os_mutex_lock(&lock);
+    promised = 0;
+    os_mutex_unlock(&lock);
+    os_mutex_unlock(&starts);
+}
+
+void
+wamr_count_pages(int32_t more)
+{
+    os_mutex_lock(&lock);
+    pages_held += (uint32)more;
+    os_mutex_unlock(&lock);
+}
+
+bool
+wamr_arena_await_start(void)
+{
+    bool awaited;
+
+    os_mutex_lock(&lock);
+    awaited = promised != 0;
+    os_mutex_unlock(&lock);
+    if (awaited) {
+        os_mutex_lock(&starts);
+        os_mutex_unlock(&starts);
+    }
+    return awaited;
 }
 
 /*
@@ -646,14 +729,14 @@ wamr_memory(wamr_memory_info *info)
  * means 0 bytes, so 0 is refused.
  */
 static header *
-take(uint32 len, bool linear)
+take(uint32 len, bool linear, bool of_spare)
 {
     uint32 size = wamr_bytes_for(len);
     header *block = NULL;
 
     abort_if_sealed();
     os_mutex_lock(&lock);
-    if (size && (block = find(size))) {
+    if (size && (!of_spare || size <= spare()) && (block = find(size))) {
         block = carve(block, size, linear);
         book(size_of(block));
     }
@@ -665,7 +748,7 @@ void *
 wamr_arena_malloc(mem_alloc_usage_t usage, unsigned int len)
 {
     bool linear = usage == Alloc_For_LinearMemory;
-    header *block = take(len, linear);
+    header *block = take(len, linear, false);
 
     if (!block)
         return NULL;
@@ -675,9 +758,9 @@ wamr_arena_malloc(mem_alloc_usage_t usage, unsigned int len)
 }
 
 void *
-wamr_arena_linear(uint32_t len)
+wamr_arena_linear(uint32_t len, bool of_spare)
 {
-    header *block = take(len, true);
+    header *block = take(len, true, of_spare);
 
     return block ? payload_of(block) : NULL;
 }
@@ -789,7 +872,9 @@ wamr_arena_extend(void *payload, uint32_t len)
         return size != 0;
     os_mutex_lock(&lock);
     next = following(block);
-    whole = old + (is_free(next) ? size_of(next) : 0);
+    whole = old;
+    if (is_free(next) && size - old <= spare())
+        whole += size_of(next);
     if (whole >= size) {
         regrow_in_place(block, size, whole);
         book((int64)size - old);

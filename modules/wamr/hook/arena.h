@@ -26,14 +26,24 @@ wamr_arena_realloc(mem_alloc_usage_t usage, bool full_size_mmaped, void *payload
 void
 wamr_arena_free(mem_alloc_usage_t usage, void *payload);
 
-/* A block for a linear memory, of any content. */
+/* A block for a linear memory, of any content. A guest that runs takes it of what is spare: neither of the
+   reserve nor of what is promised. */
 void *
-wamr_arena_linear(uint32_t len);
+wamr_arena_linear(uint32_t len, bool of_spare);
 
-/* Makes a block `len` bytes long where it is; what is new has any content. False where what is
-   behind it is in use or too small. */
+/* Makes a running guest's block `len` bytes long where it is, of what is spare; what is new has any content.
+   False where what is behind it is in use or too small. */
 bool
 wamr_arena_extend(void *payload, uint32_t len);
+
+/* Waits for the end of a start that has a promise; false where there is none. Then more may be spare than
+   before. Not for the thread that makes the start. */
+bool
+wamr_arena_await_start(void);
+
+/* Counts pages of linear memory that were taken, or given back. */
+void
+wamr_count_pages(int32_t more);
 
 /* Takes a block off the thread's account, as if it had never been on it. */
 void

@@ -289,16 +289,19 @@ wamr_grow_table(WASMExecEnv *env, uint32 index, uint32 count, uint32 value)
 
 #if PAGED
 
-/* Takes room for the tables' places alone. What that moves is slice credit, and done at once. */
+/* Takes room for the tables' places, and all pages of a memory that is committed. What that moves and zeroes is
+   slice credit, and done at once. */
 static bool
 grow(struct wamr_worker *worker, WASMMemoryInstance *memory, uint32 pages, uint64 size)
 {
+    WASMModuleInstance *instance = (WASMModuleInstance *)worker->env.module_inst;
     uint32 more = pages - memory->cur_page_count;
-    uint32 tables = (uint32)((size + WASM_PAGE - 1) >> WASM_PAGE_SHIFT);
+    uint32 before = pages_of(memory)->count;
 
-    if (!wamr_pages_extend(memory, tables))
+    if (!wamr_pages_extend(instance, pages))
         return false;
-    wamr_charge_growth(worker, (uint64)tables * sizeof(void *) / BULK_UNIT);
+    wamr_charge_touches(worker, before);
+    wamr_charge_growth(worker, (uint64)pages * sizeof(void *) / BULK_UNIT);
     if (charge(worker, (uint64)more * PAGE_WORK, (uint64)more * PAGE_WORK, 0) == PAY_NEVER)
         return true;
     memory->cur_page_count = pages;
@@ -362,7 +365,7 @@ grow(struct wamr_worker *worker, WASMMemoryInstance *memory, uint32 pages, uint6
         extend(worker, memory, pages, size, 0);
         return true;
     }
-    to = wamr_arena_linear(size);
+    to = wamr_arena_linear(size, true);
     if (to) {
         move(worker, memory, to, pages, size);
         return true;

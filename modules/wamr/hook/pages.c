@@ -20,6 +20,7 @@
 #include "bh_bitmap.h"
 #include "wasm_memory.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 
 _Static_assert((SMALL_PAGE & (SMALL_PAGE - 1)) == 0 && SMALL_PAGE >= 512 && SMALL_PAGE <= 4096,
@@ -28,7 +29,7 @@ _Static_assert((SMALL_PAGE & (SMALL_PAGE - 1)) == 0 && SMALL_PAGE >= 512 && SMAL
 static uint32
 tables_for(uint64 bytes)
 {
-    return (uint32)((bytes + WASM_PAGE - 1) >> WASM_PAGE_SHIFT);
+    return (uint32)(bytes >> WASM_PAGE_SHIFT);
 }
 
 static uint64
@@ -61,55 +62,73 @@ memory_of(const WASMModuleInstance *instance)
     return instance->memories[0];
 }
 
-/* Bytes of a memory as it is declared: WAMR rounds them up, so that small pages are whole. */
 static uint64
 declared_bytes(const WASMMemory *memory)
 {
-    uint64 bytes = (uint64)memory->num_bytes_per_page * memory->init_page_count;
-
-    return (bytes + 4095) & ~(uint64)4095;
+    return (uint64)memory->num_bytes_per_page * memory->init_page_count;
 }
 
-static bool
-throw_out_of_pages(WASMModuleInstance *instance, uint32 at, uint32 held)
+/* What counts as pages held, of a memory with so many pages and places. */
+static uint64
+held(uint64 count, uint64 wasm_pages)
+{
+    return count + wasm_pages * sizeof(uint8 **) / SMALL_PAGE;
+}
+
+static void
+throw_out_of_pages(WASMModuleInstance *instance, uint32 at, const struct wamr_pages *pages)
 {
     wamr_memory_info info;
-    char text[100];
+    char text[116];
+    int len;
 
     wamr_memory(&info);
-    snprintf(text, sizeof(text),
-             "out of memory: page %lu of linear memory, %lu taken, %lu bytes free",
-             (unsigned long)(at >> SMALL_SHIFT), (unsigned long)held, (unsigned long)info.free);
+    len = snprintf(text, sizeof(text), "out of memory: page %" PRIu32 " of linear memory, %" PRIu32 " taken",
+                   at >> SMALL_SHIFT, pages->count);
+    if (pages->count_max != UINT32_MAX)
+        len += snprintf(text + len, sizeof(text) - (size_t)len, " of at most %" PRIu32,
+                        pages->count_max);
+    snprintf(text + len, sizeof(text) - (size_t)len, ", %" PRIu32 " bytes free", info.spare);
     wasm_set_exception(instance, text);
-    return false;
 }
 
 static uint8 **
-take_table(void)
+take_table(bool of_spare)
 {
     uint32 size = SMALL_IN_WASM_PAGE * (uint32)sizeof(uint8 *);
-    uint8 **table = wamr_arena_malloc(Alloc_For_Runtime, size);
+    uint8 **table = wamr_arena_linear(size, of_spare);
 
     if (table)
         memset(table, 0, size);
     return table;
 }
 
+/* A table without a page stays for the next try. */
 static uint8 *
 take(struct wamr_pages *pages, uint32 at)
 {
     uint8 ***table = &pages->tables[at >> WASM_PAGE_SHIFT];
+    bool of_spare = !pages->starting;
     uint8 *page;
 
-    if (!*table && !(*table = take_table()))
+    if (held((uint64)pages->count + 1, pages->tables_len) > pages->count_max)
         return NULL;
-    page = wamr_arena_linear(SMALL_PAGE);
+    if (!*table && !(*table = take_table(of_spare)))
+        return NULL;
+    page = wamr_arena_linear(SMALL_PAGE, of_spare);
     if (!page)
         return NULL;
     memset(page, 0, SMALL_PAGE);
     (*table)[at >> SMALL_SHIFT & (SMALL_IN_WASM_PAGE - 1)] = page;
     pages->count++;
+    wamr_count_pages(1);
     return page;
+}
+
+static bool
+await_start(const struct wamr_pages *pages)
+{
+    return !pages->starting && wamr_arena_await_start();
 }
 
 uint8 *
@@ -122,10 +141,12 @@ wamr_pages_touch(WASMModuleInstance *instance, uint32 at)
     if (page)
         return page;
     sealed = wamr_arena_seal(false);
-    page = take(pages, at);
+    do
+        page = take(pages, at);
+    while (!page && await_start(pages));
     (void)wamr_arena_seal(sealed);
     if (!page)
-        throw_out_of_pages(instance, at, pages->count);
+        throw_out_of_pages(instance, at, pages);
     return page;
 }
 
@@ -225,21 +246,82 @@ wamr_pages_move(WASMModuleInstance *instance, uint32 to, uint32 from, uint32 len
     return true;
 }
 
-bool
-wamr_pages_extend(WASMMemoryInstance *memory, uint32 wasm_pages)
+/* Gives back the pages from one on, and the tables that then have none. */
+static void
+drop_from(struct wamr_pages *pages, uint32 wasm_page)
 {
+    uint32 i, j, count = 0;
+
+    for (i = wasm_page; i < pages->tables_len; i++) {
+        uint8 **table = pages->tables[i];
+
+        for (j = 0; table && j < SMALL_IN_WASM_PAGE; j++) {
+            count += table[j] != NULL;
+            wamr_arena_free(Alloc_For_LinearMemory, table[j]);
+        }
+        wamr_free(table);
+        pages->tables[i] = NULL;
+    }
+    pages->count -= count;
+    wamr_count_pages(-(int32)count);
+}
+
+/* Takes all pages of the places from one on. False where there is no room for all. */
+static bool
+commit_from(struct wamr_pages *pages, uint32 wasm_page)
+{
+    uint64 at, end = (uint64)pages->tables_len << WASM_PAGE_SHIFT;
+
+    for (at = (uint64)wasm_page << WASM_PAGE_SHIFT; at < end; at += SMALL_PAGE) {
+        while (!take(pages, (uint32)at)) {
+            if (!await_start(pages))
+                return false;
+        }
+    }
+    return true;
+}
+
+/* The same places and more, where they were if what is behind is free. */
+static struct wamr_pages *
+move_places(WASMMemoryInstance *memory, uint32 size)
+{
+    struct wamr_pages *pages = pages_of(memory), *moved;
+
+    if (wamr_arena_extend(pages, size))
+        return pages;
+    moved = wamr_arena_linear(size, true);
+    if (!moved)
+        return NULL;
+    memcpy(moved, pages, head_bytes(pages->tables_len));
+    wamr_free(pages);
+    return moved;
+}
+
+bool
+wamr_pages_extend(WASMModuleInstance *instance, uint32 wasm_pages)
+{
+    WASMMemoryInstance *memory = memory_of(instance);
     struct wamr_pages *pages = pages_of(memory);
     uint64 size = head_bytes(wasm_pages);
     uint32 had = pages->tables_len;
 
     if (wasm_pages <= had)
         return true;
-    pages = size <= UINT32_MAX ? wamr_realloc(pages, (uint32)size) : NULL;
+    if (size > UINT32_MAX || held(pages->count, wasm_pages) > pages->count_max)
+        return false;
+    do
+        pages = move_places(memory, (uint32)size);
+    while (!pages && wamr_arena_await_start());
     if (!pages)
         return false;
     memset(pages->tables + had, 0, (wasm_pages - had) * sizeof(pages->tables[0]));
     pages->tables_len = wasm_pages;
     memory->heap_data = memory->heap_data_end = (uint8 *)pages;
+    if (pages->commit && !commit_from(pages, had)) {
+        drop_from(pages, had);
+        pages->tables_len = had;
+        return false;
+    }
     return true;
 }
 
@@ -296,15 +378,47 @@ note_dropped(WASMModuleInstance *instance, const WASMModule *module)
     return true;
 }
 
+/* A bound of less than a page is one of one page. */
+static uint32
+pages_in(uint64 bytes)
+{
+    uint64 count = bytes >> SMALL_SHIFT;
+
+    return count == 0 ? 1 : count < UINT32_MAX ? (uint32)count : UINT32_MAX;
+}
+
+static bool
+make(WASMModuleInstance *instance, struct wamr_pages *pages, char *error, uint32 error_len)
+{
+    const WASMModule *module = instance->module;
+    uint32 wasm_pages = pages->tables_len;
+
+    if (held(0, wasm_pages) > pages->count_max) {
+        snprintf(error, error_len,
+                 "out of memory: the tables of %" PRIu32 " Wasm pages fill %" PRIu32
+                 " pages, of at most %" PRIu32,
+                 wasm_pages, (uint32)held(0, wasm_pages), pages->count_max);
+        return false;
+    }
+    if (pages->commit && !commit_from(pages, 0)) {
+        throw_out_of_pages(instance, pages->count << SMALL_SHIFT, pages);
+        snprintf(error, error_len, "%s", instance->cur_exception);
+        return false;
+    }
+    return write_segments(instance, module, error, error_len);
+}
+
 bool
-wamr_pages_make(WASMModuleInstance *instance, const WASMMemory *declared, char *error,
+wamr_pages_make(WASMModuleInstance *instance, uint64 bytes_max, bool commit, char *error,
                 uint32 error_len)
 {
     const WASMModule *module = instance->module;
+    const WASMMemory *declared = module->memories;
     WASMMemoryInstance *memory = memory_of(instance);
     uint64 bytes = declared_bytes(declared);
     uint32 wasm_pages = tables_for(bytes);
     struct wamr_pages *pages;
+    bool made;
 
     if (!note_dropped(instance, module)) {
         snprintf(error, error_len, "failed to allocate bitmaps");
@@ -317,12 +431,17 @@ wamr_pages_make(WASMModuleInstance *instance, const WASMMemory *declared, char *
     }
     memset(pages, 0, head_bytes(wasm_pages));
     pages->tables_len = wasm_pages;
+    pages->count_max = pages_in(bytes_max);
+    pages->commit = commit;
+    pages->starting = true;
     memory->heap_data = memory->heap_data_end = (uint8 *)pages;
     memory->num_bytes_per_page = declared->num_bytes_per_page;
     memory->cur_page_count = declared->init_page_count;
     memory->max_page_count = declared->max_page_count;
     SET_LINEAR_MEMORY_SIZE(memory, bytes);
-    return write_segments(instance, module, error, error_len);
+    made = make(instance, pages, error, error_len);
+    pages->starting = false;
+    return made;
 }
 
 void
@@ -330,56 +449,100 @@ wamr_pages_free(WASMModuleInstance *instance)
 {
     WASMMemoryInstance *memory = instance->memory_count ? memory_of(instance) : NULL;
     struct wamr_pages *pages = memory ? pages_of(memory) : NULL;
-    uint32 i, j;
 
     if (!pages)
         return;
-    for (i = 0; i < pages->tables_len; i++) {
-        uint8 **table = pages->tables[i];
-
-        for (j = 0; table && j < SMALL_IN_WASM_PAGE; j++)
-            wamr_arena_free(Alloc_For_LinearMemory, table[j]);
-        wamr_free(table);
-    }
+    drop_from(pages, 0);
     wamr_free(pages);
     memory->heap_data = memory->heap_data_end = NULL;
 }
 
-/* Pages of one size that the active segments write to, each counted once where it was the last one of
-   the segment before; no more than all. */
-static uint32
-pages_of_segments(const WASMModule *module, uint64 bytes, uint32 shift)
+/* Pages of one size that are written to from some byte to another, in the order of the calls. */
+struct touched {
+    uint32 shift;
+    uint64 count;
+    /* The last one. */
+    uint64 last;
+};
+
+/* A page counts once where it was the last one before. */
+static void
+note_written(struct touched *pages, uint64 from, uint64 len)
 {
-    uint64 all = (bytes + (1u << shift) - 1) >> shift, count = 0, last = UINT64_MAX;
-    uint32 i;
+    uint64 first = from >> pages->shift, end;
 
-    for (i = 0; i < module->data_seg_count; i++) {
-        const WASMDataSeg *segment = module->data_segments[i];
-        uint64 from = (uint32)segment->base_offset.u.unary.v.i32, to;
-
-        if (segment->is_passive || !segment->data_length)
-            continue;
-        to = (from + segment->data_length - 1) >> shift;
-        from >>= shift;
-        count += to - from + (from != last);
-        last = to;
-    }
-    return (uint32)(count < all ? count : all);
+    if (!len)
+        return;
+    end = (from + len - 1) >> pages->shift;
+    pages->count += end - first + (first != pages->last);
+    pages->last = end;
 }
 
-uint32_t
-wamr_pages_need(const WASMModule *module)
+static uint64
+bytes_of(const struct touched *pages, uint64 all, uint32 block)
 {
-    uint64 bytes, need;
+    uint64 most = (all + (1u << pages->shift) - 1) >> pages->shift;
 
-    if (!module->memory_count || !module->memories[0].num_bytes_per_page)
+    return (pages->count < most ? pages->count : most) * wamr_bytes_for(block);
+}
+
+/*
+ * The global that compilers keep the guest's own stack pointer in: the first one, mutable, with an address
+ * that is a multiple of 16 at first. 0 where there is none.
+ */
+static uint32
+stack_pointer(const WASMModule *module, uint64 bytes)
+{
+    const WASMGlobal *global = module->globals;
+    uint32 at;
+
+    if (!module->global_count || global->type.val_type != VALUE_TYPE_I32 || !global->type.is_mutable
+        || global->init_expr.init_expr_type != INIT_EXPR_TYPE_I32_CONST)
         return 0;
-    bytes = declared_bytes(&module->memories[0]);
-    need = wamr_bytes_for((uint32)head_bytes(tables_for(bytes)))
-           + (uint64)pages_of_segments(module, bytes, WASM_PAGE_SHIFT)
-                 * wamr_bytes_for(SMALL_IN_WASM_PAGE * (uint32)sizeof(uint8 *))
-           + (uint64)pages_of_segments(module, bytes, SMALL_SHIFT) * wamr_bytes_for(SMALL_PAGE);
-    return need < UINT32_MAX ? (uint32)need : UINT32_MAX;
+    at = (uint32)global->init_expr.u.unary.v.i32;
+    return at % 16 == 0 && at <= bytes ? at : 0;
+}
+
+static uint32
+at_most_32_bits(uint64 bytes)
+{
+    return bytes < UINT32_MAX ? (uint32)bytes : UINT32_MAX;
+}
+
+void
+wamr_pages_need(const WASMModule *module, wamr_memory_need *need)
+{
+    struct touched wasm = { .shift = WASM_PAGE_SHIFT, .last = UINT64_MAX };
+    struct touched small = { .shift = SMALL_SHIFT, .last = UINT64_MAX };
+    const uint32 table = SMALL_IN_WASM_PAGE * (uint32)sizeof(uint8 *);
+    uint64 bytes, places, made;
+    uint32 stack, i;
+
+    *need = (wamr_memory_need){ 0 };
+    if (!module->memory_count)
+        return;
+    bytes = declared_bytes(module->memories);
+    places = wamr_bytes_for(at_most_32_bits(head_bytes(tables_for(bytes))));
+    for (i = 0; i < module->data_seg_count; i++) {
+        const WASMDataSeg *segment = module->data_segments[i];
+
+        if (segment->is_passive)
+            continue;
+        note_written(&wasm, (uint32)segment->base_offset.u.unary.v.i32, segment->data_length);
+        note_written(&small, (uint32)segment->base_offset.u.unary.v.i32, segment->data_length);
+    }
+    made = places + bytes_of(&wasm, bytes, table) + bytes_of(&small, bytes, SMALL_PAGE);
+    need->made = at_most_32_bits(made);
+    stack = stack_pointer(module, bytes);
+    if (stack) {
+        note_written(&wasm, stack - 1, 1);
+        note_written(&small, stack - 1, 1);
+    }
+    need->begun = at_most_32_bits(places + bytes_of(&wasm, bytes, table)
+                                  + bytes_of(&small, bytes, SMALL_PAGE));
+    need->committed =
+        at_most_32_bits(places + (bytes >> WASM_PAGE_SHIFT) * wamr_bytes_for(table)
+                        + (bytes >> SMALL_SHIFT) * wamr_bytes_for(SMALL_PAGE));
 }
 
 #endif

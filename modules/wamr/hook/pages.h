@@ -33,10 +33,15 @@
  * NULL: what WAMR computes as the native address of a guest's byte is the byte's own address.
  */
 struct wamr_pages {
-    /* Small pages held. */
+    /* Small pages held, and how many may be; the places count as pages, as many as they would fill. */
     uint32 count;
+    uint32 count_max;
     /* Wasm pages there is a place for: all of the memory's. */
     uint32 tables_len;
+    /* All pages are taken with the memory, and with its growth. */
+    bool commit;
+    /* The instance is being made: what it takes was admitted. */
+    bool starting;
     /* For each Wasm page, its small pages; NULL where none was written to. */
     uint8 **tables[];
 };
@@ -55,26 +60,26 @@ page_at(const struct wamr_pages *pages, uint32 at)
     return table ? table[at >> SMALL_SHIFT & (SMALL_IN_WASM_PAGE - 1)] : NULL;
 }
 
-/* Arena bytes that a memory takes at its instance's start: its tables, and the pages that the data
-   segments write to. An upper bound where segments are not in the order of their addresses. */
-uint32_t
-wamr_pages_need(const WASMModule *module);
+/* wamr_memory_needs, for the kind of memory that there is. */
+void
+wamr_pages_need(const WASMModule *module, wamr_memory_need *need);
 
-/* Gives a new instance, which has a memory of no bytes, its own of so many, and writes the active data
-   segments of its module. False with a text: the instance is to be given back. */
+/* Gives a new instance, which has a memory of no bytes, the one that its module declares, and writes the
+   active data segments. It may hold pages of so many bytes. False with a text: the instance is to be given
+   back. */
 bool
-wamr_pages_make(WASMModuleInstance *instance, const WASMMemory *declared, char *error,
+wamr_pages_make(WASMModuleInstance *instance, uint64 bytes_max, bool commit, char *error,
                 uint32 error_len);
 
 void
 wamr_pages_free(WASMModuleInstance *instance);
 
-/* Room for so many Wasm pages; false where the arena has none. */
+/* Room for so many Wasm pages; false where the arena has none, or no more may be held. */
 bool
-wamr_pages_extend(WASMMemoryInstance *memory, uint32 wasm_pages);
+wamr_pages_extend(WASMModuleInstance *instance, uint32 wasm_pages);
 
-/* Where the small page of a byte is; it is taken if it is absent. NULL where the arena has no room,
-   with the exception set. */
+/* Where the small page of a byte is; it is taken if it is absent. NULL where there is no room, with the
+   exception set. */
 uint8 *
 wamr_pages_touch(WASMModuleInstance *instance, uint32 at);
 

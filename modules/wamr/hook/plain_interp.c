@@ -26,7 +26,7 @@ flatten(WASMModuleInstance *instance)
 
     if (!size)
         return true;
-    memory->memory_data = wamr_arena_linear(size);
+    memory->memory_data = wamr_arena_linear(size, false);
     if (!memory->memory_data)
         return false;
     wamr_pages_read(instance, 0, memory->memory_data, size);

@@ -12,9 +12,6 @@
 #include "wasm_runtime.h"
 #include "wasm_runtime_common.h"
 
-/* Linear memories come in whole units of this many bytes. */
-#define MEMORY_UNIT 4096
-
 static bool started;
 
 /* Over the start, over instantiation, and over every module's tables. */
@@ -213,6 +210,19 @@ stack_need(const WASMModule *module, const wamr_module_info *info)
     return wamr_stack_need(module, initialisers, 3, sizeof(struct bulk));
 }
 
+/* WAMR makes one large page of a memory that its module can neither grow nor ask the size of. */
+static void
+restore_memory(WASMModule *module)
+{
+    WASMMemory *memory = module->memories;
+
+    if (!module->memory_count || memory->num_bytes_per_page == DEFAULT_NUM_BYTES_PER_PAGE)
+        return;
+    memory->init_page_count = memory->num_bytes_per_page / DEFAULT_NUM_BYTES_PER_PAGE;
+    memory->max_page_count = memory->init_page_count;
+    memory->num_bytes_per_page = DEFAULT_NUM_BYTES_PER_PAGE;
+}
+
 struct WASMModule *
 wamr_load(uint8_t *wasm, uint32_t wasm_len, wamr_module_info *info, char *error,
           uint32_t error_len)
@@ -228,11 +238,12 @@ wamr_load(uint8_t *wasm, uint32_t wasm_len, wamr_module_info *info, char *error,
         return NULL;
     }
     take_initialisers(module, info);
+    restore_memory(module);
     info->stack_need = stack_need(module, info);
     info->credit_per_unit = wamr_credit_per_unit(module);
     info->imports = module->import_function_count;
+    info->memories = module->memory_count;
     if (module->memory_count) {
-        info->page_bytes = module->memories[0].num_bytes_per_page;
         info->initial_pages = module->memories[0].init_page_count;
         info->maximum_pages = module->memories[0].max_page_count;
     }
@@ -292,7 +303,6 @@ wamr_get_sizes(wamr_sizes *sizes)
         .global_instance = sizeof(WASMGlobalInstance),
         .function_instance = sizeof(WASMFunctionInstance),
         .export_function = sizeof(WASMExportFuncInstance),
-        .memory_unit = (uint32_t)os_getpagesize(),
         .small_page = PROPLET_PAGE_BYTES,
 #if PAGED
         .pages_head = (uint32_t)offsetof(struct wamr_pages, tables),
@@ -336,19 +346,19 @@ wamr_instance_needs(const struct WASMModule *module)
            + wamr_bytes_for(module->table_count * (uint32)sizeof(void *));
 }
 
-uint32_t
-wamr_memory_needs(const struct WASMModule *module)
+void
+wamr_memory_needs(const struct WASMModule *module, wamr_memory_need *need)
 {
 #if PAGED
-    return wamr_pages_need(module);
+    wamr_pages_need(module, need);
 #else
     uint64 bytes = 0;
 
     if (module->memory_count)
         bytes = (uint64)module->memories[0].num_bytes_per_page
                 * module->memories[0].init_page_count;
-    bytes = (bytes + MEMORY_UNIT - 1) / MEMORY_UNIT * MEMORY_UNIT;
-    return bytes <= UINT32_MAX ? wamr_bytes_for((uint32)bytes) : UINT32_MAX;
+    need->made = bytes <= UINT32_MAX ? wamr_bytes_for((uint32)bytes) : UINT32_MAX;
+    need->begun = need->committed = need->made;
 #endif
 }
 
@@ -369,53 +379,32 @@ wamr_tables_need(const struct WASMModule *module)
            + wamr_copy_needs(module);
 }
 
-/* The memory's declaration, bounded to `max` bytes. */
-static WASMMemory
-bounded_memory(WASMMemory memory, uint64 max)
-{
-    uint64 pages;
-
-    if (max < (uint64)memory.num_bytes_per_page * memory.init_page_count) {
-        memory.num_bytes_per_page = (uint32)(max / MEMORY_UNIT * MEMORY_UNIT);
-        memory.init_page_count = memory.num_bytes_per_page ? 1 : 0;
-        memory.max_page_count = memory.init_page_count;
-    }
-    else if ((pages = max / memory.num_bytes_per_page) < memory.max_page_count) {
-        memory.max_page_count = (uint32)pages;
-    }
-    return memory;
-}
-
 /*
- * What wasm_instantiate is given instead of the module, under the lock: the memory may be bounded,
- * and what other instances have made already is hidden, so that it makes none. The start function
- * and its like are hidden since the module was loaded. `declared` gets the memory that the instance is
- * to have.
+ * What wasm_instantiate is given instead of the module, under the lock: what other instances have made
+ * already is hidden, so that it makes none, and so is what is done here: a paged memory and its data
+ * segments. The start function and its like are hidden since the module was loaded. A flat memory's growth
+ * is bounded.
  */
 static WASMModule *
-as_instantiated(const WASMModule *module, const wamr_tables *tables, uint64 memory_max,
-                WASMMemory *declared)
+as_instantiated(const WASMModule *module, const wamr_tables *tables, uint64 memory_max)
 {
     static WASMModule view;
     static WASMMemory memory;
 
     view = *module;
-    if (module->memory_count && module->memories[0].num_bytes_per_page) {
-        memory = bounded_memory(module->memories[0], memory_max);
+    if (module->memory_count) {
+        memory = module->memories[0];
         view.memories = &memory;
-    }
 #if PAGED
-    /* wamr_pages_make does what is hidden here. */
-    *declared = view.memory_count ? view.memories[0] : (WASMMemory){ 0 };
-    if (view.memory_count) {
-        memory = *declared;
+        (void)memory_max;
         memory.init_page_count = 0;
-        view.memories = &memory;
         view.data_seg_count = 0;
-    }
 #else
-    (void)declared;
+        memory_max /= memory.num_bytes_per_page;
+        if (memory_max < memory.max_page_count)
+            memory.max_page_count = (uint32)memory_max;
 #endif
+    }
     if (tables->users) {
         view.import_function_count = view.function_count = view.export_count = 0;
         view.malloc_function = view.free_function = view.retain_function = (uint32)-1;
@@ -475,18 +464,17 @@ free_tables(wamr_tables *tables)
     memset(tables, 0, sizeof(*tables));
 }
 
-struct WASMModuleInstance *
-wamr_instantiate(struct WASMModule *module, wamr_tables *tables, uint64_t memory_max, char *error,
-                 uint32_t error_len)
+static WASMModuleInstance *
+instantiate(WASMModule *module, wamr_tables *tables, uint64 memory_max, char *error,
+            uint32_t error_len)
 {
     InstantiationArgs args;
     WASMModuleInstance *instance;
-    WASMMemory declared;
     WASMModule *view;
 
     memset(&args, 0, sizeof(args));
     os_mutex_lock(&lock);
-    view = as_instantiated(module, tables, memory_max, &declared);
+    view = as_instantiated(module, tables, memory_max);
     instance = (WASMModuleInstance *)wasm_runtime_instantiate_ex((WASMModuleCommon *)view, &args,
                                                                  error, error_len);
     if (instance) {
@@ -498,15 +486,44 @@ wamr_instantiate(struct WASMModule *module, wamr_tables *tables, uint64_t memory
         tables->users++;
     }
     os_mutex_unlock(&lock);
-#if PAGED
-    if (instance && instance->memory_count
-        && !wamr_pages_make(instance, &declared, error, error_len)) {
-        wamr_deinstantiate(instance, tables);
-        return NULL;
-    }
-#endif
     return instance;
 }
+
+#if PAGED
+
+struct WASMModuleInstance *
+wamr_instantiate(struct WASMModule *module, wamr_tables *tables, uint64_t memory_max, bool commit,
+                 char *error, uint32_t error_len)
+{
+    WASMModuleInstance *instance = instantiate(module, tables, memory_max, error, error_len);
+
+    if (!instance || !instance->memory_count
+        || wamr_pages_make(instance, memory_max, commit, error, error_len))
+        return instance;
+    wamr_deinstantiate(instance, tables);
+    return NULL;
+}
+
+#else
+
+struct WASMModuleInstance *
+wamr_instantiate(struct WASMModule *module, wamr_tables *tables, uint64_t memory_max, bool commit,
+                 char *error, uint32_t error_len)
+{
+    const WASMMemory *memory = module->memories;
+
+    (void)commit;
+    if (module->memory_count
+        && (uint64)memory->init_page_count * memory->num_bytes_per_page > memory_max) {
+        snprintf(error, error_len, "out of memory: %lu pages of linear memory, of at most %lu",
+                 (unsigned long)memory->init_page_count,
+                 (unsigned long)(memory_max / memory->num_bytes_per_page));
+        return NULL;
+    }
+    return instantiate(module, tables, memory_max, error, error_len);
+}
+
+#endif
 
 void
 wamr_deinstantiate(struct WASMModuleInstance *instance, wamr_tables *tables)
@@ -618,4 +635,15 @@ wamr_guest_memory_len(struct WASMModuleInstance *instance)
     WASMMemoryInstance *memory = wasm_get_default_memory(instance);
 
     return memory ? memory->memory_data_size : 0;
+}
+
+uint32_t
+wamr_guest_pages(struct WASMModuleInstance *instance)
+{
+#if PAGED
+    return instance->memory_count ? pages_of(instance->memories[0])->count : 0;
+#else
+    (void)instance;
+    return 0;
+#endif
 }

@@ -25,17 +25,32 @@ typedef struct wamr_memory_info {
     uint32_t free;
     uint32_t min_free;
     uint32_t largest_free;
+    /* What guests that run may take: of what is free, neither the reserve nor what is promised. */
+    uint32_t spare;
+    /* Pages of linear memory that all guests hold. */
+    uint32_t pages;
 } wamr_memory_info;
+
+/* Arena bytes that a linear memory takes. Upper bounds where data segments are not in the order of their
+   addresses. */
+typedef struct wamr_memory_need {
+    /* When its instance is made: its tables, and the pages that data segments write to. */
+    uint32_t made;
+    /* With the first page of the guest's own stack, where the module has one. */
+    uint32_t begun;
+    /* With all that it has at first. */
+    uint32_t committed;
+} wamr_memory_need;
 
 #define WAMR_NO_FUNCTION UINT32_MAX
 
-/* Function indexes are WAMR_NO_FUNCTION where the module has none. Without a memory,
-   `page_bytes` is 0. */
+/* Function indexes are WAMR_NO_FUNCTION where the module has none. */
 typedef struct wamr_module_info {
     uint32_t start;
     uint32_t constructors;
     uint32_t post_instantiate;
-    uint32_t page_bytes;
+    uint32_t memories;
+    /* Wasm pages of the memory at first, and at the most. */
     uint32_t initial_pages;
     uint32_t maximum_pages;
     /* Bytes of stack that a call can keep when it is left, its first frame not counted, as far as it
@@ -90,8 +105,6 @@ typedef struct wamr_sizes {
     uint32_t global_instance;
     uint32_t function_instance;
     uint32_t export_function;
-    /* Linear memories are multiples of it. */
-    uint32_t memory_unit;
     /* Bytes of the pages that they are made of, 0 where they are one block; of what a memory has beside
        them and its places for tables. */
     uint32_t small_page;
@@ -157,6 +170,18 @@ wamr_init(void *arena, uint32_t arena_len);
 void
 wamr_memory(wamr_memory_info *info);
 
+/* Bytes of the arena that guests leave free when they take pages: for the host. */
+void
+wamr_set_reserve(uint32_t bytes);
+
+/* Has guests leave so many bytes free beside the reserve, until wamr_promise_end, for what this thread is
+   going to take. False where so many are not free. One thread at a time has a promise; others wait. */
+bool
+wamr_promise(uint32_t bytes);
+
+void
+wamr_promise_end(void);
+
 /* 8-aligned, or NULL. */
 void *
 wamr_alloc(uint32_t size);
@@ -203,9 +228,8 @@ wamr_get_sizes(wamr_sizes *sizes);
 uint32_t
 wamr_instance_needs(const struct WASMModule *module);
 
-/* Arena bytes that its linear memory takes when it is instantiated, without a bound. */
-uint32_t
-wamr_memory_needs(const struct WASMModule *module);
+void
+wamr_memory_needs(const struct WASMModule *module, wamr_memory_need *need);
 
 /* Arena bytes of the tables, which the first instance makes. */
 uint32_t
@@ -224,11 +248,12 @@ uint32_t
 wamr_find_function(const struct WASMModule *module, const char *name, uint32_t name_len,
                    wamr_function_type *type);
 
-/* Runs no guest code. `memory_max` bounds the linear memory, in bytes: above its initial size it
-   bounds growth; below, the memory has only that many whole units of 4096 bytes. */
+/* Runs no guest code. `memory_max` bounds the bytes of pages that the linear memory holds, or of all of it
+   where memories are flat. With `commit` all of its pages are taken at once, and when it grows: its guest
+   never finds that there are none. */
 struct WASMModuleInstance *
-wamr_instantiate(struct WASMModule *module, wamr_tables *tables, uint64_t memory_max, char *error,
-                 uint32_t error_len);
+wamr_instantiate(struct WASMModule *module, wamr_tables *tables, uint64_t memory_max, bool commit,
+                 char *error, uint32_t error_len);
 
 void
 wamr_deinstantiate(struct WASMModuleInstance *instance, wamr_tables *tables);
@@ -338,5 +363,9 @@ wamr_guest_malloc(struct WASMExecEnv *exec_env, uint32_t len);
 /* Bytes that the bounds check allows. */
 uint64_t
 wamr_guest_memory_len(struct WASMModuleInstance *instance);
+
+/* Pages that the linear memory holds; 0 where memories are flat. */
+uint32_t
+wamr_guest_pages(struct WASMModuleInstance *instance);
 
 #endif

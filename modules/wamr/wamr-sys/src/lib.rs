@@ -54,6 +54,22 @@ pub struct MemoryInfo {
     pub min_free: u32,
     /// The largest free block.
     pub largest_free: u32,
+    /// What guests that run may take.
+    pub spare: u32,
+    /// Pages of linear memory that all guests hold.
+    pub pages: u32,
+}
+
+/// Arena bytes that a linear memory takes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MemoryNeed {
+    /// When its instance is made.
+    pub made: u32,
+    /// With the first page of the guest's own stack.
+    pub begun: u32,
+    /// With all that it has at first.
+    pub committed: u32,
 }
 
 /// Stands for "the module has no such function".
@@ -69,11 +85,11 @@ pub struct ModuleInfo {
     pub constructors: u32,
     /// `__post_instantiate`.
     pub post_instantiate: u32,
-    /// Bytes in a page; smaller than 64 KiB where WAMR shrank the memory; 0 without a memory.
-    pub page_bytes: u32,
-    /// Pages at the start.
+    /// Linear memories: one or none.
+    pub memories: u32,
+    /// Wasm pages at the start.
     pub initial_pages: u32,
-    /// Pages that the memory can grow to.
+    /// Wasm pages that the memory can grow to.
     pub maximum_pages: u32,
     /// Bytes of stack that a call can keep when it is left, its first frame not counted, as far as it
     /// is known.
@@ -246,9 +262,7 @@ pub struct Sizes {
     pub global_instance: u32,
     pub function_instance: u32,
     pub export_function: u32,
-    /// Linear memories are multiples of it.
-    pub memory_unit: u32,
-    /// Bytes of the pages that they are made of; 0 where they are one block.
+    /// Bytes of the pages that linear memories are made of; 0 where they are one block.
     pub small_page: u32,
     /// What a paged memory has beside its pages and its places for tables.
     pub pages_head: u32,
@@ -283,6 +297,12 @@ unsafe extern "C" {
     pub fn wamr_init(arena: *mut c_void, arena_len: u32) -> u32;
     /// The state of the arena.
     pub fn wamr_memory(info: *mut MemoryInfo);
+    /// Bytes of the arena that guests leave free when they take pages.
+    pub fn wamr_set_reserve(bytes: u32);
+    /// Has guests leave so many more free until [`wamr_promise_end`]. False where so many are not free.
+    pub fn wamr_promise(bytes: u32) -> bool;
+    /// Ends this thread's promise.
+    pub fn wamr_promise_end();
     /// An 8-aligned block, or null.
     pub fn wamr_alloc(size: u32) -> *mut c_void;
     /// A block of `size` bytes with what `block` had, where it was if the arena has room behind it;
@@ -319,8 +339,8 @@ unsafe extern "C" {
     pub fn wamr_get_sizes(sizes: *mut Sizes);
     /// Arena bytes that an instance will take, linear memory and tables not counted.
     pub fn wamr_instance_needs(module: *const Module) -> u32;
-    /// Arena bytes that its linear memory takes when it is instantiated, without a bound.
-    pub fn wamr_memory_needs(module: *const Module) -> u32;
+    /// Arena bytes that its linear memory takes, without a bound.
+    pub fn wamr_memory_needs(module: *const Module, need: *mut MemoryNeed);
     /// Arena bytes of the tables, which the first instance makes.
     pub fn wamr_tables_need(module: *const Module) -> u32;
     /// Arena bytes that making a further instance takes for the time being.
@@ -342,6 +362,7 @@ unsafe extern "C" {
         module: *mut Module,
         tables: *mut Tables,
         memory_max: u64,
+        commit: bool,
         error: *mut c_char,
         error_len: u32,
     ) -> *mut Instance;
@@ -412,6 +433,8 @@ unsafe extern "C" {
     pub fn wamr_guest_malloc(exec_env: *mut ExecEnv, len: u32) -> u32;
     /// Bytes of linear memory.
     pub fn wamr_guest_memory_len(instance: *mut Instance) -> u64;
+    /// Pages that it holds.
+    pub fn wamr_guest_pages(instance: *mut Instance) -> u32;
 
     /// Calls a function without the hook, from its beginning to its end: nothing stops it.
     #[cfg(feature = "plain")]

@@ -60,8 +60,8 @@ impl fmt::Debug for Text {
     }
 }
 
-/// How the text begins that tells of a page of linear memory for which the arena had no room.
-const OUT_OF_PAGES: &str = "out of memory: page ";
+/// How the texts begin that say what there was no room for, and which bound that is.
+const OUT_OF_MEMORY: &str = "out of memory: ";
 
 /// Why nothing was loaded, made or started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl Error {
             "allocate memory failed"
             | "allocate linear memory failed"
             | "failed to allocate bitmaps" => ErrorKind::OutOfMemory,
-            t if t.starts_with(OUT_OF_PAGES) => ErrorKind::OutOfMemory,
+            t if t.starts_with(OUT_OF_MEMORY) => ErrorKind::OutOfMemory,
             t if t.starts_with("unknown import") || t.starts_with("import ") => {
                 ErrorKind::UnknownImport
             }
@@ -207,7 +207,7 @@ impl Trap {
             | "wasm auxiliary stack overflow"
             | "wasm auxiliary stack underflow" => TrapKind::StackOverflow,
             "allocate memory failed" => TrapKind::OutOfMemory,
-            t if t.starts_with(OUT_OF_PAGES) => TrapKind::OutOfMemory,
+            t if t.starts_with(OUT_OF_MEMORY) => TrapKind::OutOfMemory,
             "work budget exhausted" => TrapKind::OutOfWork,
             _ => fallback,
         };

@@ -18,17 +18,38 @@ pub struct Needs {
     pub copy: u64,
     /// What a call keeps when it is left, as far as it is known beforehand.
     pub call: u64,
-    /// What the linear memory takes when the instance is made: its tables, and the pages that data
-    /// segments write to. The guest takes more as it writes. In builds with flat memories it is all of
-    /// the memory, in one piece of the arena.
-    pub linear_memory: u64,
+    /// The linear memory.
+    pub memory: MemoryNeeds,
+}
+
+/// Arena bytes that a linear memory takes. Where memories are flat, all are the same: the memory, in one
+/// piece of the arena.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryNeeds {
+    /// When the instance is made: its tables, and the pages that data segments write to. The guest takes more
+    /// as it writes.
+    pub made: u64,
+    /// With the first page of the guest's own stack, where the module has one in its memory.
+    pub begun: u64,
+    /// With all pages that it declares, which an instance takes that is committed.
+    pub committed: u64,
+}
+
+impl From<sys::MemoryNeed> for MemoryNeeds {
+    fn from(need: sys::MemoryNeed) -> Self {
+        Self {
+            made: need.made.into(),
+            begun: need.begun.into(),
+            committed: need.committed.into(),
+        }
+    }
 }
 
 impl Needs {
-    /// All of it.
+    /// All of it, as it is when an instance has been made.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.load + self.tables + self.instance + self.call + self.linear_memory
+        self.load + self.tables + self.instance + self.call + self.memory.made
     }
 }
 
@@ -36,10 +57,8 @@ impl Needs {
 /// and no code is read. What a call keeps is not in it.
 ///
 /// It is an upper bound, and exceeds the truth by little, but for data segments that are not in the
-/// order of their addresses, and for flat memories where WAMR will shrink them (see
-/// [`Memory`](crate::Memory)); what the module really takes is
-/// known after loading, by [`Module::needs`](crate::Module::needs). Two things are not in it. While
-/// loading, WAMR takes about 1 KiB more for the time being, some 100 bytes for each level of
+/// order of their addresses; what the module really takes is known after loading, by
+/// [`Module::needs`](crate::Module::needs). Two things are not in it. While loading, WAMR takes about 1 KiB more for the time being, some 100 bytes for each level of
 /// nesting and up to 16 bytes for each function. And a `br_table` in more than 255 nested blocks
 /// keeps 4 bytes for each label.
 ///
@@ -58,11 +77,16 @@ pub fn estimate(wasm: &[u8]) -> Result<Needs, Error> {
         instance: tally.instance(&sizes),
         copy: tally.copy(&sizes),
         call: 0,
-        linear_memory: tally.linear_memory(&sizes),
+        memory: tally.memory(&sizes),
     })
 }
 
 const WASM_PAGE: u64 = 65_536;
+
+/// Types of values, as modules write them.
+const I32: u8 = 0x7f;
+const I64: u8 = 0x7e;
+const F64: u8 = 0x7c;
 
 /// Bytes of the pages that linear memories are made of, in this build; 0 where a memory is one block.
 #[must_use]
@@ -120,14 +144,29 @@ struct Tally {
     element_segments: u64,
     element_bytes: u64,
     data_segments: u64,
-    /// Of active data segments: the Wasm pages that they write to, and the small ones.
+    /// By active data segments.
+    written: Written,
+    /// Where the guest's own stack begins, if the first global is what compilers keep that in.
+    stack_pointer: Option<u64>,
+}
+
+/// The pages of linear memory that are written to.
+#[derive(Clone, Copy, Default)]
+struct Written {
     wasm_pages: Touched,
     small_pages: Touched,
 }
 
+impl Written {
+    fn write(&mut self, at: u64, len: u64, sizes: &sys::Sizes) {
+        self.wasm_pages.write(at, len, WASM_PAGE);
+        self.small_pages.write(at, len, sizes.small_page.into());
+    }
+}
+
 /// Pages of one size that are written to, those of each segment after the other. A page counts once
 /// where it was the last one of the segment before.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Touched {
     count: u64,
     /// The last one's number, plus 1.
@@ -146,21 +185,38 @@ impl Touched {
 }
 
 impl Tally {
-    /// As `wamr_memory_needs`, without the maximum that a module declares.
-    fn linear_memory(&self, sizes: &sys::Sizes) -> u64 {
+    /// As `wamr_memory_needs`.
+    fn memory(&self, sizes: &sys::Sizes) -> MemoryNeeds {
         let len = self.memory_pages * WASM_PAGE;
         let small = u64::from(sizes.small_page);
         if small == 0 {
-            return block(len.next_multiple_of(u64::from(sizes.memory_unit)));
+            let all = block(len);
+            return MemoryNeeds {
+                made: all,
+                begun: all,
+                committed: all,
+            };
         }
         if self.memories == 0 {
-            return 0;
+            return MemoryNeeds::default();
         }
         let pointer = u64::from(sizes.pointer);
         let table = block(WASM_PAGE / small * pointer);
-        block(u64::from(sizes.pages_head) + self.memory_pages * pointer)
-            + self.wasm_pages.count.min(self.memory_pages) * table
-            + self.small_pages.count.min(len / small) * block(small)
+        let places = block(u64::from(sizes.pages_head) + self.memory_pages * pointer);
+        let with = |written: &Written| {
+            places
+                + written.wasm_pages.count.min(self.memory_pages) * table
+                + written.small_pages.count.min(len / small) * block(small)
+        };
+        let mut begun = self.written;
+        if let Some(stack) = self.stack_pointer.filter(|at| *at <= len) {
+            begun.write(stack - 1, 1, sizes);
+        }
+        MemoryNeeds {
+            made: with(&self.written),
+            begun: with(&begun),
+            committed: places + self.memory_pages * (table + WASM_PAGE / small * block(small)),
+        }
     }
 
     fn load(&self, sizes: &sys::Sizes) -> u64 {
@@ -307,10 +363,16 @@ impl Tally {
     }
 
     fn global(&mut self, section: &mut Reader<'_>) -> Option<()> {
-        let wide = matches!(section.byte()?, 0x7e | 0x7c);
-        section.byte()?;
-        section.const_expr()?;
-        self.global_bytes += if wide { 8 } else { 4 };
+        let ty = section.byte()?;
+        let is_mutable = section.byte()? != 0;
+        let is_first = self.global_bytes == 0;
+        match section.offset()? {
+            at if is_first && ty == I32 && is_mutable && at > 0 && at % 16 == 0 => {
+                self.stack_pointer = Some(at);
+            }
+            _ => {}
+        }
+        self.global_bytes += if matches!(ty, I64 | F64) { 8 } else { 4 };
         Some(())
     }
 
@@ -357,8 +419,7 @@ impl Tally {
         let len = section.leb()?;
         section.take(len)?;
         if let Some(at) = at {
-            self.wasm_pages.write(at, len, WASM_PAGE);
-            self.small_pages.write(at, len, sizes.small_page.into());
+            self.written.write(at, len, sizes);
         }
         Some(())
     }

@@ -15,11 +15,12 @@ use crate::worker::{self, ResumableCall, Worker};
 pub struct InstanceConfig {
     /// Bytes of a worker's operand stack that its calls may use. Where that is smaller, so much.
     pub stack_bytes: u32,
-    /// A bound on the linear memory, in bytes, that only makes it smaller. At or above the initial
-    /// size it bounds growth. Below, the guest gets that many bytes, rounded down to a multiple of
-    /// 4,096, can't grow, and traps beyond: that is not WebAssembly any more, so it is only for
-    /// tasks that ask for it.
+    /// Bytes of pages of linear memory that it may hold, rounded down to whole pages, of which it may have
+    /// one at least. A guest that writes to more traps. Where memories are flat, bytes of all of the memory.
     pub memory_bytes_max: Option<u64>,
+    /// All pages of its linear memory are taken when it is made, and when it grows: then it never finds
+    /// that there are none.
+    pub memory_commit: bool,
 }
 
 impl Default for InstanceConfig {
@@ -28,6 +29,7 @@ impl Default for InstanceConfig {
         Self {
             stack_bytes: u32::MAX,
             memory_bytes_max: None,
+            memory_commit: false,
         }
     }
 }
@@ -99,12 +101,13 @@ impl Instance {
     /// Instantiates `module`. Runs none of its code.
     ///
     /// # Errors
-    /// [`ErrorKind::OutOfMemory`], or [`ErrorKind::BadInstance`] when a segment doesn't fit.
+    /// [`ErrorKind::OutOfMemory`], also where the linear memory begins with more pages than it may hold, or
+    /// [`ErrorKind::BadInstance`] when a segment doesn't fit.
     pub fn new(module: &Module, config: &InstanceConfig) -> Result<Self, Error> {
         let mut account = sys::Account::default();
         // SAFETY: `account` outlives the booking, and is read only after it.
         let booking = unsafe { Booking::to(&raw mut account) };
-        let made = make(module, config.memory_bytes_max);
+        let made = make(module, config);
         drop(booking);
         let per_unit = module.info().credit_per_unit;
         Ok(Self {
@@ -260,6 +263,13 @@ impl Instance {
         unsafe { sys::wamr_guest_memory_len(self.handle()) }
     }
 
+    /// Pages of linear memory that it holds, of [`page_bytes`](crate::page_bytes) each.
+    #[must_use]
+    pub fn pages(&self) -> u32 {
+        // SAFETY: the instance lives while `self`.
+        unsafe { sys::wamr_guest_pages(self.handle()) }
+    }
+
     pub(crate) fn handle(&self) -> *mut sys::Instance {
         self.call.instance
     }
@@ -346,9 +356,9 @@ pub(crate) fn bad_call(text: core::fmt::Arguments<'_>) -> Trap {
 
 // What is not needed while a guest runs has a frame of its own: a guest's thread has a small stack.
 #[inline(never)]
-fn make(module: &Module, memory_max: Option<u64>) -> Result<*mut sys::Instance, Error> {
+fn make(module: &Module, config: &InstanceConfig) -> Result<*mut sys::Instance, Error> {
     let mut text = [0u8; 128];
-    let max = memory_max.unwrap_or(u64::MAX);
+    let max = config.memory_bytes_max.unwrap_or(u64::MAX);
     // SAFETY: the module is loaded, its tables are its own, and `text` is valid for writing. The
     // start function and the like were taken out of the module when it was loaded, so no guest code
     // runs.
@@ -358,6 +368,7 @@ fn make(module: &Module, memory_max: Option<u64>) -> Result<*mut sys::Instance, 
             module.handle(),
             module.tables(),
             max,
+            config.memory_commit,
             error,
             text.len() as u32,
         )

@@ -77,10 +77,10 @@ mod worker;
 
 pub use boxed::{Boxed, Bytes, Record};
 pub use error::{Error, ErrorKind, Trap, TrapKind};
-pub use estimate::{Needs, estimate, page_bytes};
+pub use estimate::{MemoryNeeds, Needs, estimate, page_bytes};
 pub use host::{Caller, HostCall, HostError, HostFunction};
 pub use instance::{Instance, InstanceConfig, Usage};
 pub use module::{Memory, Module};
-pub use runtime::{Buffer, MemoryInfo, Runtime, ThreadEnv};
+pub use runtime::{Buffer, MemoryInfo, Promise, Runtime, ThreadEnv};
 pub use value::{MAX_PARAMS, MAX_RESULTS, Signature, ValType, Value};
 pub use worker::{Active, ResumableCall, Worker};

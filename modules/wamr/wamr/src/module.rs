@@ -21,12 +21,9 @@ pub struct Module {
 /// The linear memory that a module declares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// Bytes in a page: 65,536, or fewer where the module never grows its memory and says, by
-    /// exporting `__heap_base`, that it uses less.
-    pub page_bytes: u32,
-    /// Pages at the start.
+    /// Wasm pages at the start, of 65,536 bytes.
     pub initial_pages: u32,
-    /// Pages that it can grow to.
+    /// Wasm pages that it can grow to: as many as at the start where no code grows it.
     pub maximum_pages: u32,
 }
 
@@ -96,10 +93,11 @@ impl Module {
     #[must_use]
     pub fn needs(&self) -> Needs {
         let handle = &self.inner.handle;
-        // SAFETY: the handle is a loaded module.
-        let (memory, instance, tables, copy) = unsafe {
+        let mut memory = sys::MemoryNeed::default();
+        // SAFETY: the handle is a loaded module, and `memory` is valid for writing.
+        let (instance, tables, copy) = unsafe {
+            sys::wamr_memory_needs(*handle, &raw mut memory);
             (
-                sys::wamr_memory_needs(*handle),
                 sys::wamr_instance_needs(*handle),
                 sys::wamr_tables_need(*handle),
                 sys::wamr_copy_needs(*handle),
@@ -111,7 +109,7 @@ impl Module {
             instance: u64::from(instance),
             copy: u64::from(copy),
             call: estimate::call(self.keep()),
-            linear_memory: u64::from(memory),
+            memory: memory.into(),
         }
     }
 
@@ -139,13 +137,12 @@ impl Module {
     #[must_use]
     pub fn memory(&self) -> Option<Memory> {
         let sys::ModuleInfo {
-            page_bytes,
+            memories,
             initial_pages,
             maximum_pages,
             ..
         } = self.inner.info;
-        (page_bytes > 0).then_some(Memory {
-            page_bytes,
+        (memories > 0).then_some(Memory {
             initial_pages,
             maximum_pages,
         })

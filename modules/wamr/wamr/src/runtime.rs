@@ -26,8 +26,12 @@ pub struct MemoryInfo {
     pub free: u32,
     /// The least that was ever free.
     pub min_free: u32,
-    /// The largest piece that is free: a linear memory takes one piece.
+    /// The largest piece that is free.
     pub largest_free: u32,
+    /// What guests that run may take: of what is free, neither the reserve nor what is promised.
+    pub spare: u32,
+    /// Pages of linear memory that all guests hold.
+    pub pages: u32,
 }
 
 impl Runtime {
@@ -73,13 +77,34 @@ impl Runtime {
             free,
             min_free,
             largest_free,
+            spare,
+            pages,
         } = arena::memory();
         MemoryInfo {
             total,
             free,
             min_free,
             largest_free,
+            spare,
+            pages,
         }
+    }
+
+    /// Bytes of the arena that guests leave free when they take pages of linear memory: the host's own. 0 at
+    /// first.
+    pub fn set_reserve(&self, bytes: u32) {
+        // SAFETY: it takes any number, and the runtime is started.
+        unsafe { sys::wamr_set_reserve(bytes) };
+    }
+
+    /// Has guests that run leave `bytes` free beside the reserve, for what the calling thread is going to
+    /// take, until the promise is dropped. A guest for whose pages that leaves no room waits so long. One
+    /// thread at a time has a promise. `None` where so many are not free.
+    #[must_use]
+    pub fn promise(&self, bytes: u32) -> Option<Promise> {
+        // SAFETY: it takes any number, and the runtime is started. `Promise` ends it, on this thread.
+        let is_given = unsafe { sys::wamr_promise(bytes) };
+        is_given.then_some(Promise { _here: PhantomData })
     }
 
     /// A block of `len` bytes in the arena, 8-aligned and zeroed.
@@ -94,6 +119,20 @@ impl Runtime {
     #[must_use]
     pub fn try_buffer(&self, len: usize) -> Option<Buffer> {
         Buffer::try_new(len)
+    }
+}
+
+/// Bytes that are kept free for who holds it.
+#[derive(Debug)]
+pub struct Promise {
+    /// Neither `Send` nor `Sync`: a lock is held.
+    _here: PhantomData<*const ()>,
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        // SAFETY: this is the thread that was given it, and it is ended once.
+        unsafe { sys::wamr_promise_end() };
     }
 }
 

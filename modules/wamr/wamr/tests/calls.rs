@@ -702,6 +702,7 @@ fn every_way_to_repeat_is_stopped() {
     let config = InstanceConfig {
         stack_bytes: 64 * 1024,
         memory_bytes_max: None,
+        memory_commit: false,
     };
     let mut instance = Guest::new(&module, &config).unwrap();
     let trap = instance.call("run", &[], &mut [], &budget()).unwrap_err();
@@ -750,7 +751,8 @@ fn recursion_through_the_host_is_a_stack_overflow() {
     let go = move || {
         let config = InstanceConfig {
             stack_bytes: 100_000,
-            memory_bytes_max: Some(4096),
+            memory_bytes_max: Some(65_536),
+            memory_commit: false,
         };
         let mut instance = Guest::new(&module, &config).unwrap();
         instance.call("run", &[], &mut [], &budget()).unwrap_err()

@@ -23,10 +23,12 @@ fn live(random: &mut Random, wasm: &[u8]) -> bool {
         return false;
     };
     let stack_bytes = [256, 1024, 4096][random.below(3)];
-    let memory_bytes_max = [None, Some(4096), Some(70_000)][random.below(3)];
+    let least = if wamr::page_bytes() > 0 { 4096 } else { 65_536 };
+    let memory_bytes_max = [None, Some(least), Some(70_000)][random.below(3)];
     let config = InstanceConfig {
         stack_bytes,
         memory_bytes_max,
+        memory_commit: memory_bytes_max != Some(least) && random.below(4) == 0,
     };
     let Ok(mut instance) = Guest::new(&module, &config) else {
         return false;

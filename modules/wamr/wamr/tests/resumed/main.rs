@@ -97,6 +97,7 @@ impl<'c> Run<'c> {
         let config = InstanceConfig {
             stack_bytes: case.stack_bytes,
             memory_bytes_max: Some(MEMORY),
+            memory_commit: false,
         };
         let instance = Instance::new(&case.module, &config).ok()?;
         Some(Self {
@@ -367,9 +368,7 @@ fn case(random: &mut Random, wasm: &[u8], figures: &mut Figures) -> Option<Case>
             return None;
         }
     };
-    let too_large = |memory: wamr::Memory| {
-        u64::from(memory.page_bytes) * u64::from(memory.initial_pages) > MEMORY
-    };
+    let too_large = |memory: wamr::Memory| u64::from(memory.initial_pages) * 65_536 > MEMORY;
     if module.memory().is_some_and(too_large) {
         figures.refuse("too much memory");
         return None;
@@ -474,12 +473,9 @@ fn limits_hold(case: &Case, free: &[Outcome], limited: &[Outcome]) {
 
 /// Whether it is more than WebAssembly says.
 fn is_other_here(case: &Case) -> bool {
-    // WAMR gives a guest that says what it uses no more than that.
-    let is_shrunk = |memory: wamr::Memory| memory.page_bytes < 65_536;
     // What runs first by its name alone.
     let firsts = ["_initialize", "__wasm_call_ctors", "__post_instantiate"];
-    case.module.memory().is_some_and(is_shrunk)
-        || firsts.iter().any(|name| case.module.function(name).is_ok())
+    firsts.iter().any(|name| case.module.function(name).is_ok())
 }
 
 /// The same calls in the other engine, as far as both come to an end.

@@ -54,6 +54,7 @@ pub fn with_stack(module: &Module, stack_bytes: u32) -> Result<Instance, Error> 
     let config = InstanceConfig {
         stack_bytes,
         memory_bytes_max: None,
+        memory_commit: false,
     };
     Instance::new(module, &config)
 }
