@@ -135,8 +135,8 @@ fn bytes(bench: &mut Bench) {
             wasm.len(),
             needs.tables,
             needs.instance,
-            run as u64 - needs.tables - needs.instance - needs.linear_memory,
-            needs.linear_memory
+            run as u64 - needs.tables - needs.instance - needs.memory.made,
+            needs.memory.made
         );
         bench.send("stop", &json!({"id": "first"}));
         bench.wait();

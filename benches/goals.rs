@@ -447,7 +447,6 @@ impl Bench {
         Limits {
             // fib(32) takes 5,096 bytes.
             stack: self.limits.stack_bytes.max(8192),
-            memory_cap: None,
             memory_max: None,
             work: None,
             weight: Weight::DEFAULT,
@@ -760,7 +759,7 @@ impl Plain {
             let module = sys::wamr_load(wasm.as_mut_ptr(), len, &raw mut info, text, 128);
             assert!(!module.is_null(), "{}", sys::error_text(&error));
             let tables = Box::leak(Box::new(sys::Tables::NONE));
-            let instance = sys::wamr_instantiate(module, tables, u64::MAX, text, 128);
+            let instance = sys::wamr_instantiate(module, tables, u64::MAX, false, text, 128);
             assert!(!instance.is_null(), "{}", sys::error_text(&error));
             let worker = sys::wamr_worker_new(8192);
             assert!(!worker.is_null());

@@ -34,8 +34,10 @@ pub struct TaskLimits {
     pub stack: u32,
     /// Largest operand stack in bytes that a task may ask for.
     pub stack_max: u32,
-    /// Most bytes of linear memory; `None` leaves only the arena as bound.
+    /// Most bytes of pages of linear memory that a task may hold; `None` leaves only the arena as bound.
     pub memory: Option<u64>,
+    /// Bytes of such a page: the least that a task may ask for.
+    pub page: u32,
     /// What ends a task's turn.
     pub preemption: Preemption,
     /// What a task may ask for by its environment.
@@ -107,6 +109,7 @@ impl Config<'_> {
             stack: 4096,
             stack_max: 65536,
             memory: None,
+            page: 1,
             preemption: Preemption::Fuel,
             caps: Caps::HARMLESS,
             module_bytes: usize::MAX,

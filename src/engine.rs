@@ -125,6 +125,10 @@ pub struct ArenaUsage {
     pub free: usize,
     /// The least that was ever not in use.
     pub free_min: usize,
+    /// Pages of linear memory in use, of [`page_bytes`](Self::page_bytes) each.
+    pub pages: u32,
+    /// Bytes of such a page; 0 where the engine has none, and a linear memory is one block.
+    pub page_bytes: u32,
 }
 
 /// Arena bytes that a module is going to take, beyond the buffer of its bytes.
@@ -132,14 +136,16 @@ pub struct ArenaUsage {
 pub struct Needs {
     /// Parsing it.
     pub load: usize,
-    /// One instance, and what all share, but not its linear memory.
+    /// One instance, what all share, and what its linear memory begins with.
     pub instance: usize,
 }
 
 /// Arena bytes that one more instance is going to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InstanceNeeds {
-    /// Its own: its state, its linear memory, and what is kept of its call.
+    /// Its own: its state, what is kept of its call, and what its linear memory begins with: its tables,
+    /// the pages that data lie in, and the first page of the guest's stack. The guest takes more as it
+    /// writes.
     pub own: usize,
     /// Beside that, what it makes for all instances of its module if it is the first.
     pub shared: usize,
@@ -194,10 +200,8 @@ impl Weight {
 pub struct Limits {
     /// Operand stack in bytes.
     pub stack: u32,
-    /// Most bytes of linear memory that the task asked to have. Below what the module says, its
-    /// memory is made smaller: no longer standard Wasm, so only a task may ask for it.
-    pub memory_cap: Option<u64>,
-    /// Most bytes of linear memory that the device allows; a module that says more is refused.
+    /// Most bytes of pages of linear memory that the guest may hold, whatever its module declares; `None`
+    /// leaves only the arena as bound.
     pub memory_max: Option<u64>,
     /// Most work, in branches and calls, where the task or the device bounds it.
     pub work: Option<u64>,
@@ -302,6 +306,8 @@ pub struct RunUsage {
     pub cpu: Duration,
     /// Arena bytes it holds: linear memory, operand stack, instance.
     pub memory: usize,
+    /// Pages of linear memory among them.
+    pub pages: u32,
     /// Work done, in branches and calls.
     pub work: u64,
     /// Messages and log lines of the guest that exceeded a limit and were dropped.

@@ -165,6 +165,7 @@ impl FakeEngine {
                 cpu: Duration::from_millis(1),
                 memory: INSTANCE,
                 work: 7,
+                pages: 2,
                 dropped: 0,
             },
         });
@@ -220,6 +221,8 @@ impl Engine for FakeEngine {
             total: self.total,
             free,
             free_min: free,
+            pages: 3,
+            page_bytes: 1024,
         }
     }
 

@@ -57,6 +57,8 @@ impl Engine for OneBuffer {
             total: ARENA,
             free: ARENA,
             free_min: ARENA,
+            pages: 0,
+            page_bytes: 0,
         }
     }
 

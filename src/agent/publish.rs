@@ -242,6 +242,8 @@ impl<E: Engine> Agent<'_, E> {
                 container_usage_bytes: None,
                 container_limit_bytes: None,
             },
+            memory_pages: Some(arena.pages).filter(|count| *count > 0),
+            memory_page_bytes: Some(arena.page_bytes).filter(|_| arena.pages > 0),
             overdue_tasks: Some(self.tasks.overdue()).filter(|count| *count > 0),
             slow_steps: Some(process.slow_steps).filter(|count| *count > 0),
         }
@@ -261,8 +263,8 @@ impl<E: Engine> Agent<'_, E> {
         let (sample, profile) = (monitor.latest(), &monitor.profile);
         let (cpu, memory) = (profile.collect_cpu, profile.collect_memory);
         let aggregate = &sample.aggregate;
-        let arena = self.engine.arena().total.max(1);
-        let percent = 100.0 * sample.memory_bytes as f64 / arena as f64;
+        let arena = self.engine.arena();
+        let percent = 100.0 * sample.memory_bytes as f64 / arena.total.max(1) as f64;
         report::TaskMetrics {
             task_id,
             proplet_id: self.config.proplet_id,
@@ -273,6 +275,7 @@ impl<E: Engine> Agent<'_, E> {
                 memory_percent: memory.then_some(percent),
                 uptime_seconds: Some(monitor.uptime().as_secs()),
                 thread_count: profile.collect_threads.then_some(1),
+                memory_pages: Some(sample.pages).filter(|count| memory && *count > 0),
                 work: Some(sample.work),
                 dropped: (sample.dropped > 0).then_some(sample.dropped),
                 ..report::Sample::default()

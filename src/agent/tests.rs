@@ -699,8 +699,7 @@ fn limits_reach_the_engine() {
     bench.start(with(task("a"), json!({"env": env})));
     let expected = Limits {
         stack: 2048,
-        memory_cap: Some(65536),
-        memory_max: None,
+        memory_max: Some(65536),
         work: Some(1000),
         weight: Weight(40),
     };

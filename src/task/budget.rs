@@ -13,7 +13,7 @@ pub const DEADLINE_MS: &str = "PROPLET_DEADLINE_MS";
 pub const WORK: &str = "PROPLET_WORK";
 /// Bytes of a run's operand stack.
 pub const STACK_BYTES: &str = "PROPLET_STACK_BYTES";
-/// Most bytes of a run's linear memory.
+/// Most bytes of pages of linear memory that a run may hold.
 pub const MEMORY_BYTES: &str = "PROPLET_MEMORY_BYTES";
 /// A run's share of the processor against the others', 1 to 100; 10 if not given.
 pub const WEIGHT: &str = "PROPLET_WEIGHT";
@@ -40,7 +40,6 @@ impl Budget {
         Self {
             limits: Limits {
                 stack: device.stack.next_multiple_of(8),
-                memory_cap: None,
                 memory_max: device.memory,
                 work: device.work,
                 weight: Weight::DEFAULT,
@@ -63,6 +62,8 @@ impl Budget {
             .deadline
             .map_or(u64::MAX, |d| d.as_millis().try_into().unwrap_or(u64::MAX));
         let stack = read(STACK_BYTES, STACK_MIN.into(), device.stack_max.into())?;
+        let memory_max = device.memory.unwrap_or(u64::MAX);
+        let memory = read(MEMORY_BYTES, device.page.into(), memory_max)?;
         let weight = read(WEIGHT, 1, Weight::MAX.0.into())?;
         check_preemption(get(PREEMPTION), device.preemption)?;
         let usual = Self::of_device(device);
@@ -71,7 +72,7 @@ impl Budget {
                 stack: stack.map_or(usual.limits.stack, |bytes| {
                     (bytes as u32).next_multiple_of(8)
                 }),
-                memory_cap: read(MEMORY_BYTES, 0, device.memory.unwrap_or(u64::MAX))?,
+                memory_max: memory.or(usual.limits.memory_max),
                 work: read(WORK, 1, device.work.unwrap_or(u64::MAX))?.or(usual.limits.work),
                 weight: weight.map_or(usual.limits.weight, |weight| Weight(weight as u8)),
                 ..usual.limits
@@ -138,7 +139,6 @@ mod tests {
             budget.limits,
             Limits {
                 stack: 4096,
-                memory_cap: None,
                 memory_max: None,
                 work: None,
                 weight: Weight::DEFAULT,

@@ -18,6 +18,8 @@ pub struct Sample {
     pub cpu_percent: f64,
     /// Arena bytes held.
     pub memory_bytes: u64,
+    /// Pages of linear memory held.
+    pub pages: u32,
     /// Branches and calls since the run's start.
     pub work: u64,
     /// Messages and log lines of its guest that exceeded a limit.
@@ -31,6 +33,7 @@ impl Sample {
         at: Instant::BOOT,
         cpu_percent: 0.0,
         memory_bytes: 0,
+        pages: 0,
         work: 0,
         dropped: 0,
         aggregate: Aggregate {
@@ -131,6 +134,7 @@ impl Monitor {
             at: now,
             cpu_percent,
             memory_bytes,
+            pages: usage.pages,
             dropped: usage.dropped,
             work: usage.work,
             aggregate,
@@ -159,6 +163,7 @@ mod tests {
 
     fn usage(cpu_ms: u64, memory: usize) -> RunUsage {
         RunUsage {
+            pages: 0,
             cpu: Duration::from_millis(cpu_ms),
             memory,
             work: cpu_ms * 10,

@@ -215,6 +215,13 @@ pub struct Metrics<'a> {
     pub cpu_metrics: CpuMetrics,
     /// Memory.
     pub memory_metrics: MemoryMetrics,
+    /// Pages of linear memory that guests have written to; without, there is none. Not of the protocol, as
+    /// all that follows: the manager ignores it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_pages: Option<u32>,
+    /// Bytes of such a page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_page_bytes: Option<u32>,
     /// Tasks that run on, seconds after their deadline or their stop; without, there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overdue_tasks: Option<usize>,
@@ -300,10 +307,14 @@ pub struct Sample {
     pub thread_count: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_descriptor_count: Option<u32>,
-    /// Branches and calls done. Not of the protocol: the manager ignores it.
+    /// Pages of linear memory that it has written to; without, there is none. Not of the protocol, as all that
+    /// follows: the manager ignores it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_pages: Option<u32>,
+    /// Branches and calls done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub work: Option<u64>,
-    /// Messages and log lines over a limit, which were dropped. Nor is this.
+    /// Messages and log lines over a limit, which were dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dropped: Option<u32>,
 }
@@ -469,6 +480,8 @@ mod tests {
                 container_usage_bytes: None,
                 container_limit_bytes: Some(6),
             },
+            memory_pages: Some(7),
+            memory_page_bytes: Some(1024),
             overdue_tasks: None,
             slow_steps: None,
         };
@@ -481,6 +494,7 @@ mod tests {
                     "rss_bytes": 1, "heap_alloc_bytes": 2, "heap_sys_bytes": 3,
                     "heap_inuse_bytes": 4, "container_limit_bytes": 6,
                 },
+                "memory_pages": 7, "memory_page_bytes": 1024,
             })
         );
     }
@@ -507,6 +521,7 @@ mod tests {
             uptime_seconds: Some(4),
             thread_count: Some(5),
             file_descriptor_count: Some(6),
+            memory_pages: Some(8),
             work: Some(7),
             dropped: Some(3),
         };
@@ -522,7 +537,7 @@ mod tests {
             json!({
                 "cpu_percent": 0.0, "memory_bytes": 1, "memory_percent": 0.25, "disk_read_bytes": 2,
                 "disk_write_bytes": 3, "uptime_seconds": 4, "thread_count": 5,
-                "file_descriptor_count": 6, "work": 7, "dropped": 3,
+                "file_descriptor_count": 6, "memory_pages": 8, "work": 7, "dropped": 3,
             })
         );
         assert_eq!(

@@ -69,6 +69,7 @@ impl Lane {
         used: RunUsage {
             cpu: Duration::ZERO,
             memory: 0,
+            pages: 0,
             work: 0,
             dropped: 0,
         },
@@ -157,7 +158,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
 
     fn run(mut self, mode: Mode, report: &mut impl Report) -> Result<Summary, Text> {
         let before = self.engine.arena();
-        let loaded = self.load();
+        let loaded = self.load(mode);
         let measured = loaded.and_then(|()| self.measure(mode, before, report));
         let wall = self.tear_down(measured)?;
         let summary = self.summary(before.free, wall);
@@ -194,14 +195,25 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
         }
     }
 
-    /// Loads the modules as the agent does.
-    fn load(&mut self) -> Result<(), Text> {
+    /// Loads the modules as the agent does, and runs those that end once, each alone: only then is it known
+    /// what one takes that writes to its memory.
+    fn load(&mut self, mode: Mode) -> Result<(), Text> {
+        let named = |workload: &Workload, e| text(format_args!("{}: {e}", workload.name));
         for (id, workload) in (0..).map(ModuleId).zip(self.set) {
             let part = self
                 .load_one(id, workload)
-                .map_err(|e| text(format_args!("{}: {e}", workload.name)))?;
+                .map_err(|e| named(workload, e))?;
             // A set has at most SET_MAX.
             let _ = self.parts.push(part);
+        }
+        if !matches!(mode, Mode::Fairness) {
+            for (slot, workload) in self.set.iter().enumerate().take(self.lanes.len()) {
+                let usage = self.run_alone(slot).map_err(|e| named(workload, e))?;
+                let part = &mut self.parts[slot];
+                if usage.pages > 0 {
+                    part.instance = part.instance.max(usage.memory);
+                }
+            }
         }
         self.room = self.loaded().free;
         Ok(())
@@ -222,6 +234,24 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
             loaded: free - self.engine.arena().free + shared,
             instance: own,
         })
+    }
+
+    /// Runs the module of a slot of the first set.
+    fn run_alone(&mut self, slot: usize) -> Result<RunUsage, Text> {
+        self.start(slot);
+        if let Some((_, reason)) = self.refusal.take() {
+            self.refused = 0;
+            return Err(reason);
+        }
+        let mut ended = None;
+        self.wait_until(|bench| {
+            ended = bench.poll();
+            ended.is_some()
+        });
+        match ended {
+            Some((exit, _)) => Ok(exit.usage),
+            None => Err(text(format_args!("it has not ended in {PATIENCE:?}"))),
+        }
     }
 
     fn part(&self, slot: usize) -> Part {

@@ -94,7 +94,7 @@ fn write_start(out: &mut impl Write, start: &Start<'_>) -> fmt::Result {
         preemption.name(),
         step.as_millis()
     )?;
-    if let Some(cap) = limits.memory_cap {
+    if let Some(cap) = limits.memory_max {
         writeln!(out, "linear memory of at most {cap} bytes")?;
     }
     writeln!(

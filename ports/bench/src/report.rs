@@ -76,7 +76,8 @@ pub struct Part {
     pub workload: &'static Workload,
     /// Arena bytes that it takes, its buffer included, as the difference of free bytes.
     pub loaded: usize,
-    /// Arena bytes that each instance takes, as the engine says.
+    /// Arena bytes that each instance takes, as the engine says; of one that writes to its memory, the most
+    /// that a run held.
     pub instance: usize,
 }
 

@@ -139,6 +139,8 @@ impl Engine for Fake {
             total: ARENA,
             free,
             free_min: free,
+            pages: 0,
+            page_bytes: 0,
         }
     }
 
@@ -231,6 +233,7 @@ impl Engine for Fake {
                 cpu: ran * run.weight.into(),
                 memory: self.instance,
                 work: ran.as_micros() as u64 * u64::from(run.weight),
+                pages: 0,
                 dropped: 0,
             }
         })
@@ -289,7 +292,6 @@ impl Engine for Fake {
 const OPTIONS: Options<'_> = Options {
     limits: Limits {
         stack: 4096,
-        memory_cap: None,
         memory_max: None,
         work: None,
         weight: Weight::DEFAULT,

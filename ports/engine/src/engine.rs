@@ -71,6 +71,30 @@ impl<P: Platform> WamrEngine<P> {
         ))
     }
 
+    /// Arena bytes that a linear memory begins with.
+    fn memory(&self, needs: &wamr::Needs) -> u64 {
+        match self.workers.config.memory_commit {
+            true => needs.memory.committed,
+            false => needs.memory.begun,
+        }
+    }
+
+    /// Refuses a memory of which more is taken at the start than the task may hold.
+    fn check_memory(&self, module: &Module, limits: &Limits) -> Result<(), Text> {
+        const WASM_PAGE: u64 = 65_536;
+        if !self.workers.config.memory_commit && wamr::page_bytes() > 0 {
+            return Ok(());
+        }
+        let pages = module.memory().map_or(0, |memory| memory.initial_pages);
+        let declared = u64::from(pages) * WASM_PAGE;
+        match limits.memory_max {
+            Some(max) if declared > max => Err(text(format_args!(
+                "out of memory: the module's memory of {declared} bytes is taken at the start, the task may have {max} of it"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     fn module(&self, module: ModuleId) -> Result<&Module, Text> {
         let loaded = self.modules[usize::from(module.0)].0.as_ref();
         loaded.ok_or_else(|| text(format_args!("module {} is not loaded", module.0)))
@@ -108,6 +132,8 @@ impl<P: Platform> Engine for WamrEngine<P> {
             total: memory.total as usize,
             free: memory.free as usize,
             free_min: memory.min_free as usize,
+            pages: memory.pages,
+            page_bytes: wamr::page_bytes(),
         }
     }
 
@@ -128,14 +154,12 @@ impl<P: Platform> Engine for WamrEngine<P> {
         buffer.resize(len).map_err(words)
     }
 
-    /// Without the linear memory: a module may say how much of that it uses, but that is known
-    /// only when it is loaded.
     fn estimate(&self, wasm: &[u8], _: &Limits) -> Result<Needs, Text> {
         let needs = wamr::estimate(wasm).map_err(words)?;
         Ok(Needs {
             // The buffer is there already.
             load: bytes(needs.load.saturating_sub(wasm.len() as u64)),
-            instance: bytes(needs.tables + needs.instance + needs.call),
+            instance: bytes(needs.tables + needs.instance + needs.call + self.memory(&needs)),
         })
     }
 
@@ -150,16 +174,8 @@ impl<P: Platform> Engine for WamrEngine<P> {
 
     fn instance_needs(&self, module: ModuleId, limits: &Limits) -> Result<InstanceNeeds, Text> {
         let module = self.module(module)?;
+        self.check_memory(module, limits)?;
         let needs = module.needs();
-        let memory = module.memory().map_or(0, |memory| {
-            u64::from(memory.page_bytes) * u64::from(memory.initial_pages)
-        });
-        let saved = memory - initial_memory(memory, limits)?;
-        // A paged memory costs what is written to, whatever it declares.
-        let memory = match wamr::page_bytes() {
-            0 => needs.linear_memory.saturating_sub(saved),
-            _ => needs.linear_memory,
-        };
         // The first run's instance makes what all share.
         let shared = match module.is_shared() {
             true => 0,
@@ -168,7 +184,7 @@ impl<P: Platform> Engine for WamrEngine<P> {
         Ok(InstanceNeeds {
             // Of what all share, an instance has a part twice while it is made; what its call will
             // keep has its room then.
-            own: bytes(needs.instance + needs.call.max(needs.copy) + memory)
+            own: bytes(needs.instance + needs.call.max(needs.copy) + self.memory(&needs))
                 .saturating_add(Workers::<P>::task_bytes(module)),
             shared: bytes(shared),
         })
@@ -195,8 +211,13 @@ impl<P: Platform> Engine for WamrEngine<P> {
         call: &Call<'_>,
         data: TaskData<Buffer, Bytes>,
     ) -> Result<(), Text> {
+        let needs = self.instance_needs(call.module, &call.limits)?;
+        let need = u32::try_from(needs.total()).unwrap_or(u32::MAX);
         let module = self.module(call.module)?;
-        let spawned = self.workers.spawn(slot, module, call, data);
+        let spawned = match self.workers.runtime.promise(need) {
+            Some(_promise) => self.workers.spawn(slot, module, call, data),
+            None => Err(Refused::NoRoom),
+        };
         spawned.map_err(|refused| match refused {
             Refused::For(reason) => reason,
             Refused::NoRoom => self.no_room(call),
@@ -248,17 +269,4 @@ impl<P: Platform> Engine for WamrEngine<P> {
 /// More than the address space is as much as all of it: neither fits.
 fn bytes(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
-}
-
-/// Bytes of linear memory that a module which says `initial` bytes begins with.
-fn initial_memory(initial: u64, limits: &Limits) -> Result<u64, Text> {
-    /// What WAMR cuts a memory to a multiple of.
-    const GRAIN: u64 = 4096;
-    match (limits.memory_cap, limits.memory_max) {
-        (Some(cap), _) if cap < initial => Ok(cap / GRAIN * GRAIN),
-        (None, Some(max)) if initial > max => Err(text(format_args!(
-            "the module needs {initial} bytes of memory, this proplet allows {max}"
-        ))),
-        _ => Ok(initial),
-    }
 }

@@ -100,6 +100,8 @@ pub(crate) struct Task<P: 'static> {
     pub(crate) work: u64,
     /// Arena bytes, the task's own blocks counted; at the end the most.
     memory: u32,
+    /// Pages of linear memory.
+    pages: u32,
     /// Of a module that imports functions.
     pub(crate) exchange: Option<Boxed<Exchange>>,
 }
@@ -224,22 +226,25 @@ impl<P> Task<P> {
 
     /// With a job that waits for its first turn.
     pub(crate) fn new(job: Job<P>, exchange: Option<Boxed<Exchange>>) -> Self {
-        let held = job.instance.as_ref().map_or(0, |i| i.usage().held);
+        let held = |instance: &Instance| (instance.usage().held, instance.pages());
+        let (held, pages) = job.instance.as_ref().map_or((0, 0), held);
         let mut task = Self {
             stage: Stage::Parked(job),
             cpu: 0,
             work: 0,
             memory: 0,
+            pages: 0,
             exchange,
         };
-        task.note(held, 0);
+        task.note((held, pages), 0);
         task
     }
 
-    /// Keeps what an instance holds and has done.
-    pub(crate) const fn note(&mut self, instance_bytes: u32, work: u64) {
+    /// Keeps what an instance holds, bytes and pages, and has done.
+    pub(crate) const fn note(&mut self, (bytes, pages): (u32, u32), work: u64) {
         let own = Self::bytes(self.exchange.is_some()) as u32;
-        self.memory = own + instance_bytes;
+        self.memory = own + bytes;
+        self.pages = pages;
         self.work = work;
     }
 
@@ -248,6 +253,7 @@ impl<P> Task<P> {
         RunUsage {
             cpu: Duration::from_nanos(self.cpu),
             memory: self.memory as usize,
+            pages: self.pages,
             work: self.work,
             dropped: self.exchange.as_ref().map_or(0, |e| e.dropped),
         }
@@ -291,9 +297,11 @@ pub(crate) enum Refused {
 
 impl From<wamr::Error> for Refused {
     fn from(error: wamr::Error) -> Self {
+        let text = words(&error);
         match error.kind() {
-            ErrorKind::OutOfMemory => Self::NoRoom,
-            _ => Self::For(words(error)),
+            // What begins so says for what there is no room, and which bound that is.
+            ErrorKind::OutOfMemory if !text.starts_with("out of memory: ") => Self::NoRoom,
+            _ => Self::For(text),
         }
     }
 }
@@ -343,6 +351,7 @@ mod tests {
             cpu: 0,
             work: 0,
             memory: 0,
+            pages: 0,
             exchange: None,
         };
         let reason = "the guest trapped, and the arena has no room for the reason";

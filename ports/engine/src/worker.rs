@@ -44,10 +44,16 @@ pub struct DeviceConfig {
     pub stack_bytes: u32,
     /// What ends a guest's turn.
     pub preemption: Preemption,
+    /// All of a linear memory is taken at its guest's start, and when it grows.
+    pub memory_commit: bool,
 }
 
 /// A step that takes more processor time is logged and counted.
 const SLOW: Duration = Duration::from_secs(1);
+
+/// The part of the arena that guests leave to the proplet, for its own messages and for reasons: one in so
+/// many bytes.
+const RESERVE: u32 = 64;
 
 /// Parts of a unit of work that turns are counted in: of each weight a turn is a whole number of them.
 const UNIT: u64 = Weight::DEFAULT.0 as u64;
@@ -109,6 +115,7 @@ impl<P: Platform> Workers<P> {
         config: DeviceConfig,
     ) -> Self {
         debug_assert_eq!(slots.len(), places.len());
+        runtime.set_reserve(runtime.memory().total / RESERVE);
         Self {
             runtime,
             platform,
@@ -200,7 +207,8 @@ impl<P: Platform> Workers<P> {
         }
         let config = InstanceConfig {
             stack_bytes: call.limits.stack,
-            memory_bytes_max: call.limits.memory_cap.or(call.limits.memory_max),
+            memory_bytes_max: call.limits.memory_max,
+            memory_commit: self.config.memory_commit,
         };
         let instance = Instance::new(module, &config)?;
         let has_imports = module.has_imports();
@@ -582,7 +590,8 @@ impl<P: Platform> Workers<P> {
     /// Counts a step that has ended, of a run that had done `before`: its units of work, and the
     /// nanoseconds since the step before.
     fn count(&self, slot: Slot, pace: &mut Pace, active: &Active<'_>, before: u64) -> (u32, i64) {
-        let (total, held) = (active.instance().work(), active.instance().usage().held);
+        let instance = active.instance();
+        let (total, held) = (instance.work(), (instance.usage().held, instance.pages()));
         let work = u32::try_from(total - before).unwrap_or(u32::MAX);
         // A simulator's time passes here, and it is this guest's.
         self.platform.worked(work);
@@ -696,9 +705,9 @@ impl<P: Platform> Workers<P> {
     #[inline(never)]
     fn release(&self, slot: Slot, job: &mut Job<P>) {
         if let Some(instance) = job.instance.take() {
-            let (peak, work) = (instance.usage().peak, instance.work());
+            let (most, work) = ((instance.usage().peak, instance.pages()), instance.work());
             drop(instance);
-            critical_section::with(|cs| self.slot(slot).with(cs, |task| task.note(peak, work)));
+            critical_section::with(|cs| self.slot(slot).with(cs, |task| task.note(most, work)));
         }
         job.guest = None;
         job.later = None;

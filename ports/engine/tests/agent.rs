@@ -121,7 +121,6 @@ impl Proplet {
     fn cost(&mut self, id: &str, wat: &str, extra: &Json) -> (usize, usize) {
         let limits = Limits {
             stack: 4096,
-            memory_cap: None,
             memory_max: None,
             work: None,
             weight: Weight::DEFAULT,

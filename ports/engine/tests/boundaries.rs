@@ -12,7 +12,9 @@ use proplet_engine::host_functions;
 use std::{ops::Range, sync::atomic::Ordering};
 
 /// The guest's memory in bytes.
-const MEMORY: u32 = 4096;
+const MEMORY: u32 = 65_536;
+/// A guest shows it in parts of so many bytes.
+const PART: u32 = 4096;
 /// Each byte of it unless a case says otherwise; one is a topic, too.
 const FILL: u8 = b'.';
 /// Bytes that the host functions copy at a time.
@@ -118,7 +120,7 @@ fn publishes(topic: &[u8], payload: &[u8]) -> String {
     format!("{} {}", topic.escape_ascii(), payload.escape_ascii())
 }
 
-/// A guest that calls function `$f`, and then publishes its memory on a topic of one byte. `$meet`: it
+/// A guest that calls function `$f`, and then publishes its memory, in parts, on a topic of one byte. `$meet`: it
 /// waits before until the test listens.
 struct Caller {
     wasm: Vec<u8>,
@@ -155,15 +157,19 @@ impl Caller {
             (data (i32.const 0) "{}")
             (func (export "main") (param $f i32) (param $a i32) (param $b i32) (param $c i32)
                 (param $d i32) (param $topic i32) (param $heap i32) (param $meet i32) (result i32)
-                (local $n i32)
+                (local $n i32) (local $at i32)
                 (global.set $heap (local.get $heap))
                 (if (local.get $meet) (then
                     (drop (call $subscribe (local.get $topic) (i32.const 1)))
                     (loop $again (br_if $again
                         (i32.eqz (call $subscribe (local.get $topic) (i32.const 1)))))))
                 {}
-                (loop $again (br_if $again (i32.eqz (call $publish
-                    (local.get $topic) (i32.const 1) (i32.const 0) (i32.const {MEMORY})))))
+                (local.set $at (i32.const 0))
+                (loop $next
+                    (br_if $next (i32.eqz (call $publish
+                        (local.get $topic) (i32.const 1) (local.get $at) (i32.const {PART}))))
+                    (local.set $at (i32.add (local.get $at) (i32.const {PART})))
+                    (br_if $next (i32.lt_u (local.get $at) (i32.const {MEMORY}))))
                 (local.get $n)))"#,
             imports(),
             NO_HEAP,
@@ -216,7 +222,6 @@ impl Caller {
         data.model = (!case.model.is_empty()).then(|| bench.copy(case.model));
         data.dataset = (!case.model.is_empty()).then(|| bench.copy(case.model));
         let limits = Limits {
-            memory_cap: Some(MEMORY.into()),
             stack: 1024,
             ..LIMITS
         };
@@ -228,8 +233,8 @@ impl Caller {
         }
         let mut outcome = Outcome::default();
         let exit = bench.exit_while(|engine| match engine.take_message(Slot(0)) {
-            Some(Message::Publish { bytes, .. }) if bytes.len() == 1 + MEMORY as usize => {
-                outcome.memory = bytes[1..].to_vec();
+            Some(Message::Publish { bytes, .. }) if bytes.len() == 1 + PART as usize => {
+                outcome.memory.extend_from_slice(&bytes[1..]);
             }
             Some(Message::Subscribe { .. }) if is_met => {}
             Some(message) => outcome.said.push(said(&message)),
@@ -396,8 +401,8 @@ fn what_lies_outside_of_memory_traps_before_any_effect() {
                         let result = outcome.result.unwrap();
                         let is_done = match &result {
                             Ok(_) => true,
-                            // Of topics' lengths there are rules.
-                            Err(text) => text.contains(": the topic "),
+                            // Of the lengths of topics and messages there are rules.
+                            Err(text) => text.contains(": the topic ") || text.contains("limit is"),
                         };
                         assert!(is_done, "{tried:?} {result:?}");
                     } else {

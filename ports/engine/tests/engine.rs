@@ -86,28 +86,37 @@ fn memories(bench: &mut Bench) {
     let limits = LIMITS;
     let store = r#"(module (memory 1 1) (func (export "main") (param i32)
         (i32.store (local.get 0) (i32.const 1))))"#;
-    let cap = Limits {
-        memory_cap: Some(4096),
-        ..limits
-    };
-    let ok = bench.run(store, &[Value::I32(4092)], cap);
-    assert_eq!(ok.result, Ok(None));
-    assert!(ok.usage.memory < 20_000, "{:?}", ok.usage);
-    let beyond = bench.run(store, &[Value::I32(4093)], cap);
-    assert!(trap(&beyond).contains("out of bounds"));
-    bench.load(1, store).unwrap();
     let small = Limits {
         memory_max: Some(4096),
         ..limits
     };
-    assert_eq!(
-        bench
-            .engine
-            .instance_needs(ModuleId(1), &small)
-            .unwrap_err(),
-        "the module needs 65536 bytes of memory, this proplet allows 4096"
-    );
-    bench.engine.unload(ModuleId(1));
+    let ok = bench.run(store, &[Value::I32(65_532)], small);
+    assert_eq!((ok.result, ok.usage.pages), (Ok(None), 1));
+    assert!(ok.usage.memory < 3000, "{:?}", ok.usage);
+    let beyond = bench.run(store, &[Value::I32(65_533)], small);
+    assert!(trap(&beyond).contains("out of bounds"));
+    let fill = r#"(module (memory 1 1) (func (export "main") (param i32)
+        (memory.fill (i32.const 0) (i32.const 1) (local.get 0))))"#;
+    let all = bench.run(fill, &[Value::I32(4096)], small);
+    assert_eq!((all.result, all.usage.pages), (Ok(None), 4));
+    let free = bench.engine.arena().free;
+    let beyond = bench.run(fill, &[Value::I32(4097)], small);
+    let text = "out of memory: page 4 of linear memory, 4 taken of at most 4, ";
+    assert!(trap(&beyond).starts_with(text), "{}", trap(&beyond));
+    assert_eq!((beyond.usage.pages, bench.engine.arena().free), (4, free));
+    let data = r#"(module (memory 1) (data (i32.const 0) "a") (data (i32.const 5000) "b")
+        (func (export "main")))"#;
+    bench.load(0, data).unwrap();
+    let less = Limits {
+        memory_max: Some(1024),
+        ..limits
+    };
+    let refused = bench
+        .call(0, "main", &[], less, TaskData::NONE)
+        .unwrap_err();
+    let text = "out of memory: page 4 of linear memory, 1 taken of at most 1, ";
+    assert!(refused.starts_with(text), "{refused}");
+    bench.engine.unload(ModuleId(0));
 }
 
 fn interrupts(bench: &mut Bench) {
@@ -323,10 +332,7 @@ fn needs(bench: &mut Bench) {
     let speaks = r#"(module (import "env" "sleep_ms" (func $sleep (param i32))) (memory 1)
         (func (export "main") (loop (call $sleep (i32.const 1)) (br 0))))"#;
     let initialised = r#"(module (func $s (loop (br 0))) (start $s) (func (export "main")))"#;
-    let limits = Limits {
-        memory_cap: Some(8192),
-        ..LIMITS
-    };
+    let limits = LIMITS;
     for wat in [quiet, speaks, initialised] {
         bench.load(0, wat).unwrap();
         let needs = bench.engine.instance_needs(ModuleId(0), &limits).unwrap();

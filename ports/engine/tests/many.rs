@@ -59,12 +59,6 @@ impl Bench {
     }
 }
 
-/// A page of memory is more than these need.
-const SMALL: Limits = Limits {
-    memory_cap: Some(4096),
-    ..LIMITS
-};
-
 #[test]
 fn thousands_end_at_one_instant() {
     let mut bench = bench();
@@ -107,7 +101,7 @@ fn thousands_that_sleep_are_stopped() {
     let slots = 2000;
     for slot in 0..slots {
         let data = bench.any_data();
-        bench.spawn_with(slot, &[Value::I32(1)], SMALL, data);
+        bench.spawn_with(slot, &[Value::I32(1)], LIMITS, data);
     }
     bench.stop_all(0..slots);
     bench.engine.unload(ModuleId(0));
@@ -144,7 +138,7 @@ fn neighbours_are_torn_down_in_every_state() {
                 let what = next(STATES);
                 let data = bench.any_data();
                 let args = [Value::I32(what as i32)];
-                bench.spawn_with(slot.0, &args, SMALL, data);
+                bench.spawn_with(slot.0, &args, LIMITS, data);
                 runs[slot.index()] = Some(what);
             }
             (2, _) => {
@@ -204,7 +198,7 @@ fn who_waits_for_a_measurement_for_ever_is_stopped() {
     let stuck = platform.stick();
     let spawn = |bench: &mut Bench, slot: u16, sensor: u32| {
         let data = bench.data("sensor", &[], &[]);
-        bench.spawn_with(slot, &[Value::I32(sensor as i32)], SMALL, data);
+        bench.spawn_with(slot, &[Value::I32(sensor as i32)], LIMITS, data);
         let slices = platform.slices.load(Ordering::SeqCst);
         while platform.slices.load(Ordering::SeqCst) == slices && bench.usage(slot).work == 0 {
             thread::yield_now();
@@ -281,7 +275,7 @@ fn ten_thousand_rounds_leave_the_arena_as_it_was() {
                 module: ModuleId(1),
                 export: "main",
                 args: &[Value::I32(6)],
-                limits: SMALL,
+                limits: LIMITS,
             };
             bench.engine.spawn(Slot(slot), &call, data).unwrap();
         } else {
@@ -397,7 +391,7 @@ fn exits_and_messages_come_in_their_order() {
     let order: Vec<u16> = (0..300_u16).map(|n| n * 77 % 300).collect();
     for slot in &order {
         let data = bench.any_data();
-        bench.spawn_with(*slot, &[Value::I32(6)], SMALL, data);
+        bench.spawn_with(*slot, &[Value::I32(6)], LIMITS, data);
     }
     while !bench.engine.has_exited(Slot(*order.last().unwrap())) {
         thread::yield_now();

@@ -47,11 +47,6 @@ const ANY: &str = r#"(module
 
 const STATES: u32 = 8;
 
-const SMALL: Limits = Limits {
-    memory_cap: Some(4096),
-    ..LIMITS
-};
-
 fn with_workers(bench: &Bench, more: usize) {
     static ONCE: Once = Once::new();
     let workers = bench.workers;
@@ -99,7 +94,7 @@ fn storm(preemption: Preemption, seconds: u64) {
                 let sensor = if next(2) == 0 { 0 } else { STUCK as i32 };
                 let limits = Limits {
                     weight: Weight(1 + next(100) as u8),
-                    ..SMALL
+                    ..LIMITS
                 };
                 let data = bench.data(
                     "time,timer,random,sensor,publish",

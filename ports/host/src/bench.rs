@@ -217,8 +217,7 @@ fn how(options: &cli::Bench) -> Options<'_> {
     Options {
         limits: Limits {
             stack: limits.stack_bytes,
-            memory_cap: options.memory_bytes,
-            memory_max: limits.memory_max_bytes,
+            memory_max: options.memory_bytes.or(limits.memory_max_bytes),
             work: limits.work_max,
             weight: Weight::DEFAULT,
         },

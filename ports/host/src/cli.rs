@@ -80,9 +80,14 @@ pub struct Limits {
     /// turn.
     #[arg(long, env = "PROPLET_STACK_MAX_BYTES", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(512..=1 << 24))]
     pub stack_max_bytes: u32,
-    /// Most bytes of a task's linear memory; only the arena bounds it if not given.
-    #[arg(long, env = "PROPLET_MEMORY_MAX_BYTES")]
+    /// Most bytes of linear memory that a task may write to, in whole pages; a quarter of the arena if not
+    /// given, all of it where there is one task (run, bench).
+    #[arg(long, env = "PROPLET_MEMORY_MAX_BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     pub memory_max_bytes: Option<u64>,
+    /// Take all of a task's linear memory at its start and when it grows, rather than page by page: then no
+    /// task is ever without a page, and fewer fit.
+    #[arg(long, env = "PROPLET_MEMORY_COMMIT")]
+    pub memory_commit: bool,
     /// Longest run in milliseconds; none if not given: a task may run for days.
     #[arg(long, env = "PROPLET_DEADLINE_MAX_MS", value_parser = clap::value_parser!(u64).range(1..))]
     pub deadline_max_ms: Option<u64>,
@@ -430,7 +435,7 @@ pub struct Bench {
     /// Milliseconds of each step, and for which loops share the processor.
     #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     pub step_ms: u64,
-    /// Bytes of linear memory of each instance, as PROPLET_MEMORY_BYTES bounds a task's.
+    /// Most bytes of linear memory that an instance may write to, as PROPLET_MEMORY_BYTES bounds a task's.
     #[arg(long, value_name = "BYTES")]
     pub memory_bytes: Option<u64>,
     /// Weights of the instances, separated by colons or commas and repeated, as 1:2:4:8.

@@ -104,6 +104,7 @@ pub fn start_engine(
             limits: guest_limits(limits),
             stack_bytes: stack_max,
             preemption: limits.preemption.into(),
+            memory_commit: limits.memory_commit,
         },
     ));
     start_workers(workers, count, runtime.memory().total)?;
@@ -198,13 +199,21 @@ fn guest_limits(limits: &Limits) -> GuestLimits {
     }
 }
 
+/// What a task may write to of the arena if nobody says: a flat memory is no matter of pages.
+fn quarter(arena_bytes: u32) -> Option<u64> {
+    (wamr::page_bytes() > 0).then(|| u64::from(arena_bytes / 4))
+}
+
 fn task_limits(limits: &Limits) -> TaskLimits {
     TaskLimits {
         deadline: limits.deadline_max_ms.map(Duration::from_millis),
         work: limits.work_max,
         stack: limits.stack_bytes,
         stack_max: limits.stack_max_bytes.max(limits.stack_bytes),
-        memory: limits.memory_max_bytes,
+        memory: limits
+            .memory_max_bytes
+            .or_else(|| quarter(limits.arena_bytes)),
+        page: wamr::page_bytes().max(1),
         caps: limits.caps,
         module_bytes: limits
             .module_max_bytes

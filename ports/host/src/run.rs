@@ -44,7 +44,12 @@ pub fn run(options: &cli::Run) -> Result<String> {
         heartbeat: Duration::from_secs(3600),
         ..Config::DEFAULT
     };
-    let Proplet { mut agent, workers } = Proplet::new(&options.limits, config, None)?;
+    // The arena is this one task's.
+    let mut limits = options.limits.clone();
+    limits
+        .memory_max_bytes
+        .get_or_insert(limits.arena_bytes.into());
+    let Proplet { mut agent, workers } = Proplet::new(&limits, config, None)?;
     let env: Map<String, Value> = options
         .env
         .iter()

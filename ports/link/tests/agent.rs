@@ -93,6 +93,8 @@ impl Engine for Fake {
             total: 100_000,
             free: 50_000,
             free_min: 50_000,
+            pages: 0,
+            page_bytes: 0,
         }
     }
 

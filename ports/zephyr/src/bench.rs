@@ -37,9 +37,8 @@ pub fn run(
         let options = Options {
             limits: Limits {
                 stack: limits.stack,
-                memory_cap: Some(k::CONFIG_PROPLET_BENCH_MEMORY_BYTES as u64)
-                    .filter(|cap| *cap > 0),
-                memory_max: None,
+                memory_max: Some(k::CONFIG_PROPLET_BENCH_MEMORY_BYTES as u64)
+                    .filter(|max| *max > 0),
                 work: None,
                 weight: Weight::DEFAULT,
             },

@@ -360,6 +360,7 @@ fn engine(settings: &'static Settings) -> Result<WamrEngine<Zephyr>, Text> {
             limits: settings.guest_limits(),
             stack_bytes: limits.stack_max,
             preemption: PREEMPTION,
+            memory_commit: cfg!(CONFIG_PROPLET_MEMORY_COMMIT),
         },
     ));
     critical_section::with(|cs| CREW.borrow(cs).set(Some(workers)));
@@ -426,8 +427,14 @@ fn trust(agent: &mut crate::device::ZephyrAgent, settings: &'static Settings) {
 #[cfg(not(CONFIG_PROPLET_SIGNATURES))]
 fn trust(_: &mut crate::device::ZephyrAgent, _: &'static Settings) {}
 
+/// What a task may write to of the arena if nobody says: a flat memory is no matter of pages.
+fn quarter(arena: usize) -> Option<u64> {
+    (wamr::page_bytes() > 0).then_some(arena as u64 / 4)
+}
+
 fn config(settings: &'static Settings, reset: &str, arena: usize) -> Config<'static> {
     let some = |text: &'static str| Some(text).filter(|text| !text.is_empty());
+    let limits = settings.limits();
     Config {
         proplet_id: &settings.proplet_id,
         tenant: &settings.tenant_id,
@@ -437,7 +444,9 @@ fn config(settings: &'static Settings, reset: &str, arena: usize) -> Config<'sta
         result_delay: time::Duration::from_millis(settings.result_delay_ms.into()),
         limits: TaskLimits {
             preemption: PREEMPTION,
-            ..settings.limits()
+            memory: limits.memory.or_else(|| quarter(arena)),
+            page: wamr::page_bytes().max(1),
+            ..limits
         },
         services: settings.services(),
         data_bytes: settings.data_max_bytes as usize,

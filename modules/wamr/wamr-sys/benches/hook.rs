@@ -74,7 +74,7 @@ impl Guest {
             );
             assert!(!module.is_null(), "{}", sys::error_text(&error));
             let tables = Box::leak(Box::new(sys::Tables::NONE));
-            let instance = sys::wamr_instantiate(module, tables, u64::MAX, text, 128);
+            let instance = sys::wamr_instantiate(module, tables, u64::MAX, false, text, 128);
             assert!(!instance.is_null(), "{}", sys::error_text(&error));
             let worker = sys::wamr_worker_new(8192);
             assert!(!worker.is_null());

@@ -36,7 +36,6 @@ pub const ARENA: usize = 192 * 1024;
 
 pub const LIMITS: Limits = Limits {
     stack: 4096,
-    memory_cap: None,
     memory_max: None,
     work: None,
     weight: Weight::DEFAULT,
@@ -44,7 +43,7 @@ pub const LIMITS: Limits = Limits {
 
 pub const GUEST_LIMITS: GuestLimits = GuestLimits {
     log_bytes: 200,
-    messages: 10,
+    messages: 30,
     message_bytes: 4200,
     result_bytes: 512,
 };
@@ -267,6 +266,7 @@ impl Bench {
             limits: GUEST_LIMITS,
             stack_bytes: LIMITS.stack,
             preemption: Preemption::Fuel,
+            memory_commit: false,
         };
         let workers = Workers::new(
             runtime,
