@@ -125,6 +125,8 @@ pub struct ArenaUsage {
     pub free: usize,
     /// The least that was ever not in use.
     pub free_min: usize,
+    /// Of what is free, bytes that guests take no pages of: they are the proplet's.
+    pub reserve: usize,
     /// Pages of linear memory in use, of [`page_bytes`](Self::page_bytes) each.
     pub pages: u32,
     /// Bytes of such a page; 0 where the engine has none, and a linear memory is one block.
@@ -147,7 +149,9 @@ pub struct InstanceNeeds {
     /// the pages that data lie in, and the first page of the guest's stack. The guest takes more as it
     /// writes.
     pub own: usize,
-    /// Beside that, what it makes for all instances of its module if it is the first.
+    /// What of that its linear memory begins with.
+    pub memory: usize,
+    /// Beside `own`, what it makes for all instances of its module if it is the first.
     pub shared: usize,
 }
 
@@ -156,6 +160,20 @@ impl InstanceNeeds {
     #[must_use]
     pub const fn total(&self) -> usize {
         self.own.saturating_add(self.shared)
+    }
+
+    /// What it is for, as the subject of a refusal.
+    pub fn subject(&self) -> Text {
+        let what = match self.shared {
+            0 => "one more instance and its call",
+            _ => "an instance, its call and what the module's instances share",
+        };
+        match self.memory {
+            0 => text(format_args!("{what}")),
+            bytes => text(format_args!(
+                "{what}, with {bytes} bytes of linear memory to begin with,"
+            )),
+        }
     }
 }
 

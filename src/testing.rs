@@ -221,6 +221,7 @@ impl Engine for FakeEngine {
             total: self.total,
             free,
             free_min: free,
+            reserve: 0,
             pages: 3,
             page_bytes: 1024,
         }
@@ -287,6 +288,7 @@ impl Engine for FakeEngine {
         self.exports(module);
         Ok(InstanceNeeds {
             own: INSTANCE,
+            memory: 0,
             shared: 0,
         })
     }

@@ -138,6 +138,42 @@ fn run_prints_the_result() {
     assert_result(&Module::new(&wasm).run(&[]), "");
 }
 
+/// Modules as toolchains make them: they declare more memory than the arena has, and write to little of it.
+#[test]
+fn run_takes_large_memories() {
+    let rust = r#"(module (memory 17) (global $sp (mut i32) (i32.const 1048576))
+        (func (export "run") (result i32)
+            (i32.store (i32.sub (global.get $sp) (i32.const 16)) (i32.const 42))
+            (i32.load (i32.const 1048560))))"#;
+    let module = Module::new(rust.as_bytes());
+    assert_result(&module.run(&["--export", "run"]), "42");
+    let output = module.run(&["--export", "run", "--memory-commit"]);
+    assert_error(
+        &output,
+        "out of memory: parsing the module and one instance need 11",
+    );
+
+    let grows = |memory: &str| {
+        let wat = format!(
+            r#"(module (memory {memory}) (func (export "run") (result i32)
+            (if (i32.eq (memory.grow (i32.const 3)) (i32.const -1)) (then unreachable))
+            (i32.const 42)))"#
+        );
+        Module::new(wat.as_bytes()).run(&["--export", "run"])
+    };
+    assert_result(&grows("1"), "42");
+    let words = "unreachable, after memory.grow from 1 by 3 pages failed: its maximum is 1";
+    assert_error(&grows("1 1"), words);
+
+    // The arena is the one task's.
+    let fills = br#"(module (memory 3) (func (export "main") (param i32)
+        (memory.fill (i32.const 0) (i32.const 1) (local.get 0))))"#;
+    let fills = Module::new(fills);
+    assert_result(&fills.run(&["--workers", "1", "150000"]), "");
+    let output = fills.run(&["196608"]);
+    assert_error(&output, "out of memory: page ");
+}
+
 #[test]
 fn run_tells_failures() {
     let module = Module::new(ADD.as_bytes());

@@ -57,6 +57,7 @@ impl Engine for OneBuffer {
             total: ARENA,
             free: ARENA,
             free_min: ARENA,
+            reserve: 0,
             pages: 0,
             page_bytes: 0,
         }

@@ -59,11 +59,7 @@ impl<E: Engine> Agent<'_, E> {
         now: Instant,
     ) -> Result<(), Text> {
         let needs = self.engine.instance_needs(module, &budget.limits)?;
-        let what = match needs.shared {
-            0 => "one more instance and its call",
-            _ => "an instance, its call and what the module's instances share",
-        };
-        self.make_room(needs.total(), what)?;
+        self.make_room(needs.total(), &needs.subject())?;
         self.spawn(slot, module, budget)?;
         log::info!("task {} runs in slot {}", self.tasks.id(slot), slot.0);
         self.tasks.begin_samples(slot, now);

@@ -130,11 +130,15 @@ fn memory_is_as_large_as_asked_for() {
     let Some(stage) = Stage::new(&["--arena-bytes", "1048576"]) else {
         return;
     };
-    // Grows by one page, or touches the address that it is given.
+    // Grows by one page of Wasm, or writes to the address that it is given, and to page 0.
     let text = r#"(module (memory 1 4)
         (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
         (func (export "touch") (param i32) (result i32)
-            (i32.store8 (local.get 0) (i32.const 7)) (i32.load8_u (local.get 0))))"#;
+            (i32.store8 (i32.const 0) (i32.const 1)) (i32.store8 (local.get 0) (i32.const 7))
+            (i32.load8_u (local.get 0)))
+        (func (export "fill") (param i32) (result i32)
+            (memory.fill (i32.const 0) (i32.const 7) (local.get 0))
+            (i32.load8_u (i32.sub (local.get 0) (i32.const 1)))))"#;
     let call = |id: &str, name: &str, input: u32, bytes: Option<u32>| {
         let env = bytes.map_or(json!({}), |b| env("PROPLET_MEMORY_BYTES", b)["env"].clone());
         let extra = json!({"inputs": [input.to_string()], "env": env});
@@ -146,16 +150,56 @@ fn memory_is_as_large_as_asked_for() {
         "1",
         "pages before"
     );
-    assert_eq!(
-        call("capped", "grow", 1, Some(65536))["results"],
-        "-1",
-        "it can't"
-    );
-    assert_eq!(call("room", "grow", 1, Some(131_072))["results"], "1");
-    assert_eq!(call("within", "touch", 4095, Some(4096))["results"], "7");
-    let body = call("beyond", "touch", 4096, Some(4096));
+    // What is bounded are the pages that are written to, not the size.
+    assert_eq!(call("bounded", "grow", 3, Some(1024))["results"], "1");
+    assert_eq!(call("within", "touch", 65_535, Some(2048))["results"], "7");
+    let body = call("beyond", "touch", 65_535, Some(1024));
+    let error = body["error"].as_str().unwrap_or_default();
+    let words = "out of memory: page 63 of linear memory, 1 taken of at most 1, ";
+    assert!(error.starts_with(words), "{body}");
+    let body = call("outside", "touch", 65_536, None);
     assert_eq!(body["error"], "out of bounds memory access", "{body}");
-    assert_eq!(call("whole", "touch", 65535, None)["results"], "7");
+    // The default: a quarter of the arena, for all but the workers' stacks.
+    assert_eq!(call("all", "fill", 65_536, None)["results"], "7");
+}
+
+#[test]
+fn a_task_holds_a_quarter_of_the_arenas_pages_unless_the_proplet_says_otherwise() {
+    let fill = r#"(module (memory 2) (func (export "fill") (param i32) (result i32)
+        (memory.fill (i32.const 0) (i32.const 7) (local.get 0)) (i32.const 1)))"#;
+    let of = |args: &[&str], bytes: u32, env: &Value| {
+        let args = [&["--workers", "1"], args].concat();
+        let stage = Stage::new(&args)?;
+        let extra = json!({"inputs": [bytes.to_string()], "env": env});
+        stage.start("fills", "fill", fill, &extra);
+        Some(stage.peer.results("fills").body)
+    };
+    let Some(body) = of(&[], 48 * 1024, &json!({})) else {
+        return;
+    };
+    assert_eq!(body["results"], "1", "{body}");
+    let words = |body: &Value, page: u32| {
+        let error = body["error"].as_str().unwrap_or_default();
+        let text = format!(
+            "out of memory: page {page} of linear memory, {page} taken of at most {page}, "
+        );
+        assert!(error.starts_with(&text), "{body}");
+    };
+    words(&of(&[], 48 * 1024 + 1, &json!({})).unwrap(), 48);
+    let more = ["--memory-max-bytes", "131072"];
+    assert_eq!(of(&more, 131_072, &json!({})).unwrap()["results"], "1");
+    let less = json!({"PROPLET_MEMORY_BYTES": "10240"});
+    words(&of(&more, 10_241, &less).unwrap(), 10);
+
+    // All at the start, or not at all.
+    let commit = ["--memory-commit"];
+    let body = of(&commit, 1, &json!({})).unwrap();
+    assert_eq!(
+        body["error"],
+        "out of memory: the module's memory of 131072 bytes is taken at the start, the task may have 49152 of it"
+    );
+    let commit = ["--memory-commit", "--memory-max-bytes", "131072"];
+    assert_eq!(of(&commit, 131_072, &json!({})).unwrap()["results"], "1");
 }
 
 #[test]
@@ -177,7 +221,16 @@ fn limits_out_of_range_are_refused_with_the_range() {
             "8193",
             "expected a number from 512 to 8192",
         ),
-        ("PROPLET_MEMORY_BYTES", "much", "expected a number from 0"),
+        (
+            "PROPLET_MEMORY_BYTES",
+            "much",
+            "expected a number from 1024 to 49152",
+        ),
+        (
+            "PROPLET_MEMORY_BYTES",
+            "100",
+            "expected a number from 1024 to 49152",
+        ),
     ]
     .into_iter()
     .enumerate()
@@ -198,12 +251,17 @@ fn the_devices_limits_hold_for_tasks_that_name_none() {
     stage.assert_error("late", "deadline of 700 ms exceeded");
     stage.start("more", "main", LOOP, &env("PROPLET_DEADLINE_MS", 701));
     stage.assert_error("more", "expected a number from 1 to 700");
-    let two_pages = r#"(module (memory 2) (func (export "main")))"#;
-    stage.start("two-pages", "main", two_pages, &json!({}));
-    stage.assert_error("two-pages", "the module needs");
-    stage.assert_error("two-pages", "bytes of memory, this proplet allows 65536");
-    let one_page = r#"(module (memory 1) (func (export "main") (result i32) (memory.size)))"#;
-    assert_eq!(stage.run("one-page", one_page, &json!({}))["results"], "1");
+    let fills = r#"(module (memory 2) (func (export "main") (param i32) (result i32)
+        (memory.fill (i32.const 0) (i32.const 1) (local.get 0)) (memory.size)))"#;
+    stage.start("more-pages", "main", fills, &json!({"inputs": ["65537"]}));
+    stage.assert_error(
+        "more-pages",
+        "page 64 of linear memory, 64 taken of at most 64",
+    );
+    let body = stage.run("as-many", fills, &json!({"inputs": ["65536"]}));
+    assert_eq!(body["results"], "2");
+    stage.start("asks", "main", fills, &env("PROPLET_MEMORY_BYTES", 65_537));
+    stage.assert_error("asks", "expected a number from 1024 to 65536");
     drop(stage);
     let Some(stage) = Stage::new(&["--work-max", "50000"]) else {
         return;

@@ -133,13 +133,13 @@ account_set(wamr_account *account)
 
 #endif
 
-/* `starts` is held while a start has a promise. A thread takes `lock` last. */
+/* `start_lock` is held while a start has a promise. A thread takes `lock` last. */
 #if defined(OS_THREAD_MUTEX_INITIALIZER)
 static korp_mutex lock = OS_THREAD_MUTEX_INITIALIZER;
-static korp_mutex starts = OS_THREAD_MUTEX_INITIALIZER;
+static korp_mutex start_lock = OS_THREAD_MUTEX_INITIALIZER;
 #elif defined(BH_PLATFORM_ZEPHYR)
 static K_MUTEX_DEFINE(lock);
-static K_MUTEX_DEFINE(starts);
+static K_MUTEX_DEFINE(start_lock);
 #else
 #error "how does this platform define a mutex?"
 #endif
@@ -642,7 +642,7 @@ wamr_arena_init(void *start, uint32_t len)
 
 /* Called with the lock held. */
 static uint32
-total(void)
+arena_size(void)
 {
     return (uint32)((uint8 *)last - (uint8 *)first);
 }
@@ -651,7 +651,7 @@ total(void)
 static uint32
 spare(void)
 {
-    uint32 unused = total() - used, kept = reserve + promised;
+    uint32 unused = arena_size() - used, kept = reserve + promised;
 
     return unused > kept ? unused - kept : 0;
 }
@@ -660,7 +660,7 @@ void
 wamr_memory(wamr_memory_info *info)
 {
     os_mutex_lock(&lock);
-    info->total = total();
+    info->total = arena_size();
     info->free = info->total - used;
     info->spare = spare();
     info->pages = pages_held;
@@ -682,13 +682,13 @@ wamr_promise(uint32_t bytes)
 {
     bool fits;
 
-    os_mutex_lock(&starts);
+    os_mutex_lock(&start_lock);
     os_mutex_lock(&lock);
-    fits = bytes <= total() - used;
+    fits = bytes <= arena_size() - used;
     promised = fits ? bytes : 0;
     os_mutex_unlock(&lock);
     if (!fits)
-        os_mutex_unlock(&starts);
+        os_mutex_unlock(&start_lock);
     return fits;
 }
 
@@ -698,7 +698,7 @@ wamr_promise_end(void)
     os_mutex_lock(&lock);
     promised = 0;
     os_mutex_unlock(&lock);
-    os_mutex_unlock(&starts);
+    os_mutex_unlock(&start_lock);
 }
 
 void
@@ -718,8 +718,8 @@ wamr_arena_await_start(void)
     awaited = promised != 0;
     os_mutex_unlock(&lock);
     if (awaited) {
-        os_mutex_lock(&starts);
-        os_mutex_unlock(&starts);
+        os_mutex_lock(&start_lock);
+        os_mutex_unlock(&start_lock);
     }
     return awaited;
 }

@@ -396,8 +396,12 @@ wamr_grow_memory(WASMExecEnv *env, uint32 pages, uint32 index)
     bool sealed, grown;
 
     wamr_charge(worker, 1, 1);
-    if (total > memory->max_page_count || size > MEMORY_MAX)
+    if (total > memory->max_page_count || size > MEMORY_MAX) {
+#if PAGED
+        wamr_pages_note_refusal(pages_of(memory), pages, LIMIT_OF_MODULE);
+#endif
         return false;
+    }
     if (!pages)
         return true;
     sealed = wamr_arena_seal(false);

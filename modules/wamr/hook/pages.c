@@ -302,13 +302,18 @@ wamr_pages_extend(WASMModuleInstance *instance, uint32 wasm_pages)
 {
     WASMMemoryInstance *memory = memory_of(instance);
     struct wamr_pages *pages = pages_of(memory);
-    uint64 size = head_bytes(wasm_pages);
+    uint64 size = head_bytes(wasm_pages), count = pages->count;
     uint32 had = pages->tables_len;
 
     if (wasm_pages <= had)
         return true;
-    if (size > UINT32_MAX || held(pages->count, wasm_pages) > pages->count_max)
+    if (pages->commit)
+        count += (uint64)(wasm_pages - had) * SMALL_IN_WASM_PAGE;
+    if (size > UINT32_MAX || held(count, wasm_pages) > pages->count_max) {
+        wamr_pages_note_refusal(pages, wasm_pages - had, LIMIT_OF_TASK);
         return false;
+    }
+    wamr_pages_note_refusal(pages, wasm_pages - had, LIMIT_OF_ARENA);
     do
         pages = move_places(memory, (uint32)size);
     while (!pages && wamr_arena_await_start());
@@ -322,7 +327,37 @@ wamr_pages_extend(WASMModuleInstance *instance, uint32 wasm_pages)
         pages->tables_len = had;
         return false;
     }
+    pages->refused = 0;
     return true;
+}
+
+void
+wamr_pages_note_refusal(struct wamr_pages *pages, uint32 wasm_pages, enum pages_limit by)
+{
+    pages->refused = wasm_pages < (1u << 28) ? wasm_pages : (1u << 28) - 1;
+    pages->refused_by = by;
+}
+
+void
+wamr_pages_explain(WASMModuleInstance *instance)
+{
+    const WASMMemoryInstance *memory = instance->memory_count ? memory_of(instance) : NULL;
+    const struct wamr_pages *pages = memory ? pages_of(memory) : NULL;
+    char limit[48], text[116];
+
+    if (!pages || !pages->refused || strcmp(instance->cur_exception, "Exception: unreachable"))
+        return;
+    if (pages->refused_by == LIMIT_OF_MODULE)
+        snprintf(limit, sizeof(limit), "its maximum is %" PRIu32, memory->max_page_count);
+    else if (pages->refused_by == LIMIT_OF_TASK)
+        snprintf(limit, sizeof(limit), "the task may hold %" PRIu64 " bytes",
+                 (uint64)pages->count_max << SMALL_SHIFT);
+    else
+        snprintf(limit, sizeof(limit), "the arena has no room");
+    snprintf(text, sizeof(text),
+             "unreachable, after memory.grow from %" PRIu32 " by %" PRIu32 " pages failed: %s",
+             memory->cur_page_count, (uint32)pages->refused, limit);
+    wasm_set_exception(instance, text);
 }
 
 static uint32

@@ -28,6 +28,12 @@
 #define WASM_PAGE (1u << WASM_PAGE_SHIFT)
 #define SMALL_IN_WASM_PAGE (WASM_PAGE / SMALL_PAGE)
 
+enum pages_limit {
+    LIMIT_OF_MODULE,
+    LIMIT_OF_TASK,
+    LIMIT_OF_ARENA,
+};
+
 /*
  * A memory's pages, a block of the arena; the memory's `heap_data` is its address. `memory_data` is
  * NULL: what WAMR computes as the native address of a guest's byte is the byte's own address.
@@ -38,10 +44,14 @@ struct wamr_pages {
     uint32 count_max;
     /* Wasm pages there is a place for: all of the memory's. */
     uint32 tables_len;
+    /* Wasm pages by which the last memory.grow was to grow it, if that failed; 0 if not. */
+    uint32 refused : 28;
+    /* By what: an enum pages_limit. */
+    uint32 refused_by : 2;
     /* All pages are taken with the memory, and with its growth. */
-    bool commit;
+    uint32 commit : 1;
     /* The instance is being made: what it takes was admitted. */
-    bool starting;
+    uint32 starting : 1;
     /* For each Wasm page, its small pages; NULL where none was written to. */
     uint8 **tables[];
 };
@@ -77,6 +87,14 @@ wamr_pages_free(WASMModuleInstance *instance);
 /* Room for so many Wasm pages; false where the arena has none, or no more may be held. */
 bool
 wamr_pages_extend(WASMModuleInstance *instance, uint32 wasm_pages);
+
+/* Notes that memory.grow failed. */
+void
+wamr_pages_note_refusal(struct wamr_pages *pages, uint32 wasm_pages, enum pages_limit by);
+
+/* Adds to the exception of a guest that ended itself what may be the cause: memory.grow has failed. */
+void
+wamr_pages_explain(WASMModuleInstance *instance);
 
 /* Where the small page of a byte is; it is taken if it is absent. NULL where there is no room, with the
    exception set. */

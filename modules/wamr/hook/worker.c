@@ -580,6 +580,9 @@ note_end(struct wamr_worker *worker)
     env->wasm_stack.top = env->wasm_stack.bottom;
     env->cur_frame = NULL;
     if (trapped(worker)) {
+#if PAGED
+        wamr_pages_explain(call->instance);
+#endif
         wamr_give_up(worker);
         return WAMR_TRAPPED;
     }

@@ -123,6 +123,8 @@ pub(crate) struct Bench<'a, E, P> {
     pub(crate) room: usize,
     /// Bytes that the instances of all modules share, while there are any.
     shared: usize,
+    /// Bytes of the arena that these instances leave free: none, unless they write to memories.
+    reserve: usize,
     /// Starts that were refused, and not tried again since; the last of them.
     refused: usize,
     refusal: Option<(usize, Text)>,
@@ -149,6 +151,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
             set,
             held: 0,
             shared: 0,
+            reserve: 0,
             refused: 0,
             refusal: None,
             errors: 0,
@@ -191,6 +194,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
         let arena = self.engine.arena();
         ArenaUsage {
             free: arena.free.saturating_sub(self.shared),
+            reserve: self.reserve,
             ..arena
         }
     }
@@ -211,6 +215,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
                 let usage = self.run_alone(slot).map_err(|e| named(workload, e))?;
                 let part = &mut self.parts[slot];
                 if usage.pages > 0 {
+                    self.reserve = self.engine.arena().reserve;
                     part.instance = part.instance.max(usage.memory);
                 }
             }
@@ -227,7 +232,8 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
         let needs = self.engine.estimate(&bytes, &self.options.limits)?;
         fits(needs.load, self.engine.arena().free, "parsing it")?;
         self.engine.load(id, bytes)?;
-        let InstanceNeeds { own, shared } = self.engine.instance_needs(id, &self.options.limits)?;
+        let InstanceNeeds { own, shared, .. } =
+            self.engine.instance_needs(id, &self.options.limits)?;
         self.shared += shared;
         Ok(Part {
             workload,
@@ -249,6 +255,8 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
             ended.is_some()
         });
         match ended {
+            // One that fails does so in the ladder, too, where that counts.
+            Some((exit, _)) if exit.result.is_err() => Ok(RunUsage::default()),
             Some((exit, _)) => Ok(exit.usage),
             None => Err(text(format_args!("it has not ended in {PATIENCE:?}"))),
         }
@@ -279,6 +287,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
     /// run were in the middle: what the arena says while runs begin and end is now more, now less.
     fn wall(&self) -> Option<Wall> {
         let (need, free) = (self.set_bytes(), self.room - self.said());
+        let free = free.saturating_sub(self.reserve);
         let held = self.held + self.set.len();
         match self.options.max {
             Some(max) if held > max => Some(Wall::Asked(max)),
@@ -363,10 +372,19 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
     pub(crate) fn judge(&mut self, exit: &Exit<E::Buffer>) -> bool {
         let expected = self.part(exit.slot.index()).workload.result;
         let is_right = exit.result == Ok(Some(Value::I32(expected)));
-        if !is_right {
+        if !is_right && !self.is_starved(exit) {
             self.note(exit);
         }
         is_right
+    }
+
+    /// Whether a run found no page of memory, of a module that does when it runs alone: at the wall the arena
+    /// may be in pieces for a moment, as for [`start`](Self::start).
+    pub(crate) fn is_starved(&self, exit: &Exit<E::Buffer>) -> bool {
+        let Err(Failure::Trap(reason)) = &exit.result else {
+            return false;
+        };
+        self.reserve > 0 && reason.starts_with("out of memory")
     }
 
     /// Counts a run that did not end as it should.

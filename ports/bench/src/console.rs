@@ -94,14 +94,18 @@ fn write_start(out: &mut impl Write, start: &Start<'_>) -> fmt::Result {
         preemption.name(),
         step.as_millis()
     )?;
-    if let Some(cap) = limits.memory_max {
-        writeln!(out, "linear memory of at most {cap} bytes")?;
+    if let Some(max) = limits.memory_max {
+        writeln!(out, "linear memory of at most {max} bytes")?;
     }
     writeln!(
         out,
-        "arena {} bytes, {} free, {} with the modules loaded\n",
+        "arena {} bytes, {} free, {} with the modules loaded",
         start.before.total, start.before.free, start.loaded.free
     )?;
+    if start.loaded.reserve > 0 {
+        writeln!(out, "of them {} are no guest's", start.loaded.reserve)?;
+    }
+    writeln!(out)?;
     writeln!(out, "module        Wasm   loaded  instance   (bytes)")?;
     for part in start.parts {
         writeln!(

@@ -80,13 +80,13 @@ impl<E: Engine, P: Port> Bench<'_, E, P> {
             && let Some((exit, latency)) = self.poll()
         {
             let slot = exit.slot.index();
-            let is_right = self.judge(&exit);
+            let (is_right, is_starved) = (self.judge(&exit), self.is_starved(&exit));
             strays += u64::from(is_right && !self.is_as_said(&exit));
             for tally in [&mut *tally, &mut self.lanes[slot].tally] {
                 if is_right {
                     tally.latency.add(latency);
                 } else {
-                    tally.errors += 1;
+                    tally.errors += u64::from(!is_starved);
                 }
             }
             self.start(slot);

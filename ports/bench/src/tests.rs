@@ -139,6 +139,7 @@ impl Engine for Fake {
             total: ARENA,
             free,
             free_min: free,
+            reserve: 0,
             pages: 0,
             page_bytes: 0,
         }
@@ -186,6 +187,7 @@ impl Engine for Fake {
         }
         Ok(InstanceNeeds {
             own: INSTANCE,
+            memory: 0,
             shared: 0,
         })
     }

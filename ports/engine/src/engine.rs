@@ -3,7 +3,7 @@
 use crate::{
     platform::Platform,
     task::{Refused, words},
-    worker::Workers,
+    worker::{Workers, reserve},
 };
 use proplet::engine::{
     ArenaUsage, Call, Engine, Exit, InstanceNeeds, Limits, Message, ModuleId, Needs, Params,
@@ -61,13 +61,14 @@ impl<P: Platform> WamrEngine<P> {
     }
 
     /// An instance that would fit finds the arena in pieces, or it does not fit.
-    fn no_room(&self, call: &Call<'_>) -> Text {
-        let needs = self.instance_needs(call.module, &call.limits);
-        let need = needs.map_or(0, |needs| needs.total());
+    fn no_room(&self, needs: &InstanceNeeds) -> Text {
         let memory = self.workers.runtime.memory();
         text(format_args!(
-            "out of memory: one more instance and its call need {need} bytes, {} are free, at most {} in one piece",
-            memory.free, memory.largest_free
+            "out of memory: {} need {} bytes, {} are free, at most {} in one piece",
+            needs.subject(),
+            needs.total(),
+            memory.free,
+            memory.largest_free
         ))
     }
 
@@ -132,6 +133,7 @@ impl<P: Platform> Engine for WamrEngine<P> {
             total: memory.total as usize,
             free: memory.free as usize,
             free_min: memory.min_free as usize,
+            reserve: reserve(memory.total) as usize,
             pages: memory.pages,
             page_bytes: wamr::page_bytes(),
         }
@@ -186,6 +188,7 @@ impl<P: Platform> Engine for WamrEngine<P> {
             // keep has its room then.
             own: bytes(needs.instance + needs.call.max(needs.copy) + self.memory(&needs))
                 .saturating_add(Workers::<P>::task_bytes(module)),
+            memory: bytes(self.memory(&needs)),
             shared: bytes(shared),
         })
     }
@@ -220,7 +223,7 @@ impl<P: Platform> Engine for WamrEngine<P> {
         };
         spawned.map_err(|refused| match refused {
             Refused::For(reason) => reason,
-            Refused::NoRoom => self.no_room(call),
+            Refused::NoRoom => self.no_room(&needs),
         })
     }
 

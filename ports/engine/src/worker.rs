@@ -51,9 +51,10 @@ pub struct DeviceConfig {
 /// A step that takes more processor time is logged and counted.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// The part of the arena that guests leave to the proplet, for its own messages and for reasons: one in so
-/// many bytes.
-const RESERVE: u32 = 64;
+/// Bytes of an arena of `total` that guests leave to the proplet, for its own messages and for reasons.
+pub(crate) const fn reserve(total: u32) -> u32 {
+    total / 64
+}
 
 /// Parts of a unit of work that turns are counted in: of each weight a turn is a whole number of them.
 const UNIT: u64 = Weight::DEFAULT.0 as u64;
@@ -115,7 +116,7 @@ impl<P: Platform> Workers<P> {
         config: DeviceConfig,
     ) -> Self {
         debug_assert_eq!(slots.len(), places.len());
-        runtime.set_reserve(runtime.memory().total / RESERVE);
+        runtime.set_reserve(reserve(runtime.memory().total));
         Self {
             runtime,
             platform,

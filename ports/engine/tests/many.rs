@@ -359,12 +359,17 @@ fn shares_of_work_are_those_of_the_weights() {
     let work = loop {
         thread::sleep(Duration::from_millis(50));
         let held = platform.hold();
-        thread::sleep(Duration::from_millis(20));
-        let work = [(); 16].map(|()| 0_u64);
-        let work: Vec<u64> = (0..)
-            .zip(work)
-            .map(|(slot, _)| bench.usage(slot).work)
-            .collect();
+        let read = || -> Vec<u64> { (0..16).map(|slot| bench.usage(slot).work).collect() };
+        // The worker is held at the end of its step.
+        let mut work = read();
+        loop {
+            thread::sleep(Duration::from_millis(20));
+            let again = read();
+            if again == work {
+                break;
+            }
+            work = again;
+        }
         drop(held);
         if work.iter().sum::<u64>() > 30_000_000 {
             break work;

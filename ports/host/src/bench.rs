@@ -274,6 +274,7 @@ fn bench_value(bench: &Bench) -> Value {
             "total_bytes": bench.before.total,
             "free_before_bytes": bench.before.free,
             "free_loaded_bytes": bench.loaded.free,
+            "reserve_bytes": bench.loaded.reserve,
             "free_after_bytes": summary.map(|summary| summary.free_after),
             "exact": summary.map(Summary::is_exact),
         },

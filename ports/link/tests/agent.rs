@@ -93,6 +93,7 @@ impl Engine for Fake {
             total: 100_000,
             free: 50_000,
             free_min: 50_000,
+            reserve: 0,
             pages: 0,
             page_bytes: 0,
         }
@@ -123,6 +124,7 @@ impl Engine for Fake {
     fn instance_needs(&self, _: ModuleId, _: &Limits) -> Result<InstanceNeeds, Text> {
         Ok(InstanceNeeds {
             own: 1000,
+            memory: 0,
             shared: 0,
         })
     }

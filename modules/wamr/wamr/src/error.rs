@@ -193,7 +193,8 @@ impl Trap {
     pub(crate) fn from_exception(text: &str, fallback: TrapKind) -> Self {
         let text = text.strip_prefix("Exception: ").unwrap_or(text);
         let kind = match text {
-            "unreachable" => TrapKind::Unreachable,
+            // It may tell of a memory.grow that failed before.
+            t if t.starts_with("unreachable") => TrapKind::Unreachable,
             "out of bounds memory access" => TrapKind::MemoryOutOfBounds,
             "out of bounds table access" => TrapKind::TableOutOfBounds,
             "indirect call type mismatch" => TrapKind::IndirectCallMismatch,

@@ -249,6 +249,63 @@ fn a_bound_limits_the_pages_and_nothing_else() {
     assert_eq!(grow(&mut many, 5000), Value::I32(-1));
 }
 
+/// A guest that gives up because memory.grow failed, as compilers have it, ends with the reason.
+#[test]
+fn a_guest_that_cannot_grow_says_why() {
+    let Some(page) = page() else { return };
+    let _one = alone();
+    let declared = |memory: &str| {
+        let wat = format!(
+            r#"(module (memory {memory}) (func (export "run") (param i32) (result i32)
+                (if (i32.eq (memory.grow (local.get 0)) (i32.const -1)) (then unreachable))
+                (i32.const 42))
+            (func (export "end") unreachable))"#
+        );
+        load(rt(), &wat).unwrap()
+    };
+    let run = |guest: &mut Guest, pages: i32| {
+        let mut out = [Value::I32(0)];
+        let called = guest.call("run", &[Value::I32(pages)], &mut out, &budget());
+        called.map(|_| out[0]).map_err(|trap| {
+            assert_eq!(trap.kind(), TrapKind::Unreachable);
+            trap.to_string()
+        })
+    };
+    let says = |from: u32, by: u32, why: &str| {
+        Err(format!(
+            "unreachable, after memory.grow from {from} by {by} pages failed: {why}"
+        ))
+    };
+    let module = declared("1");
+    let mut guest = Guest::new(&module, &CONFIG).unwrap();
+    assert_eq!(run(&mut guest, 3), Ok(Value::I32(42)));
+    assert_eq!(
+        run(&mut guest, 60_000),
+        says(4, 60_000, "the arena has no room")
+    );
+    assert_eq!(
+        run(&mut guest, -1),
+        says(4, (1 << 28) - 1, "its maximum is 65536")
+    );
+    assert_eq!(run(&mut guest, 1), Ok(Value::I32(42)));
+    let trap = guest.call("end", &[], &mut [], &budget()).unwrap_err();
+    assert_eq!(trap.to_string(), "unreachable", "the last one did not fail");
+
+    let module = declared("1 1");
+    let mut guest = Guest::new(&module, &CONFIG).unwrap();
+    assert_eq!(run(&mut guest, 3), says(1, 3, "its maximum is 1"));
+    let module = declared("1");
+    let bytes = 65_536 + page;
+    let why = format!("the task may hold {bytes} bytes");
+    let mut guest = with(&module, bytes.into(), true).unwrap();
+    assert_eq!(run(&mut guest, 1), says(1, 1, &why));
+    let mut guest = with(&module, page.into(), false).unwrap();
+    assert_eq!(
+        run(&mut guest, 5000),
+        says(1, 5000, &format!("the task may hold {page} bytes"))
+    );
+}
+
 /// Bytes of a page, where memories have them.
 fn page() -> Option<u32> {
     Some(wamr::page_bytes()).filter(|bytes| *bytes > 0)

@@ -1,4 +1,4 @@
-;; What clang makes of a small program: WAMR shrinks its memory to __heap_base, 1280 bytes.
+;; What clang makes of a small program, with what WAMR would shrink its memory by.
 (module
   (memory (export "memory") 2)
   (global $sp (mut i32) (i32.const 1024))
