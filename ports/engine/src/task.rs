@@ -97,11 +97,6 @@ pub(crate) struct Task<P: 'static> {
     pub(crate) stage: Stage<P>,
     /// Nanoseconds of processor time.
     pub(crate) cpu: u64,
-    pub(crate) work: u64,
-    /// Arena bytes, the task's own blocks counted; at the end the most.
-    memory: u32,
-    /// Pages of linear memory.
-    pages: u32,
     /// Of a module that imports functions.
     pub(crate) exchange: Option<Boxed<Exchange>>,
 }
@@ -111,10 +106,37 @@ pub(crate) struct Task<P: 'static> {
 pub(crate) enum Stage<P: 'static> {
     /// It waits for its next turn.
     Parked(Job<P>),
-    /// A worker has its job.
-    Running,
-    /// It has ended.
-    Ended(Outcome),
+    /// A worker has its job, which had this at the end of its last step.
+    Running(Held),
+    /// It has ended, and had this.
+    Ended(Outcome, Held),
+}
+
+/// What an instance has of the arena, and has done.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Held {
+    work: u64,
+    /// At the end the most that it ever had.
+    bytes: u32,
+    /// Of linear memory.
+    pages: u32,
+}
+
+impl Held {
+    pub(crate) fn by(instance: &Instance) -> Self {
+        Self {
+            work: instance.work(),
+            bytes: instance.usage().held,
+            pages: instance.pages(),
+        }
+    }
+
+    pub(crate) fn at_the_end(instance: &Instance) -> Self {
+        Self {
+            bytes: instance.usage().peak,
+            ..Self::by(instance)
+        }
+    }
 }
 
 /// The part of a task that a worker takes for a turn.
@@ -226,35 +248,42 @@ impl<P> Task<P> {
 
     /// With a job that waits for its first turn.
     pub(crate) fn new(job: Job<P>, exchange: Option<Boxed<Exchange>>) -> Self {
-        let held = |instance: &Instance| (instance.usage().held, instance.pages());
-        let (held, pages) = job.instance.as_ref().map_or((0, 0), held);
-        let mut task = Self {
+        Self {
             stage: Stage::Parked(job),
             cpu: 0,
-            work: 0,
-            memory: 0,
-            pages: 0,
             exchange,
-        };
-        task.note((held, pages), 0);
-        task
+        }
     }
 
-    /// Keeps what an instance holds, bytes and pages, and has done.
-    pub(crate) const fn note(&mut self, (bytes, pages): (u32, u32), work: u64) {
-        let own = Self::bytes(self.exchange.is_some()) as u32;
-        self.memory = own + bytes;
-        self.pages = pages;
-        self.work = work;
+    fn held(&self) -> Held {
+        match &self.stage {
+            Stage::Parked(job) => job.instance.as_ref().map(Held::by).unwrap_or_default(),
+            Stage::Running(held) | Stage::Ended(_, held) => *held,
+        }
+    }
+
+    /// Takes the job, if it is parked.
+    pub(crate) fn take_job(&mut self) -> Option<Job<P>> {
+        let running = Stage::Running(self.held());
+        match core::mem::replace(&mut self.stage, running) {
+            Stage::Parked(job) => Some(job),
+            _ => None,
+        }
+    }
+
+    /// Ends the run, whose job is taken.
+    pub(crate) fn end(&mut self, outcome: Outcome) {
+        self.stage = Stage::Ended(outcome, self.held());
     }
 
     /// Its usage so far.
     pub(crate) fn usage(&self) -> RunUsage {
+        let held = self.held();
         RunUsage {
             cpu: Duration::from_nanos(self.cpu),
-            memory: self.memory as usize,
-            pages: self.pages,
-            work: self.work,
+            memory: Self::bytes(self.exchange.is_some()) + held.bytes as usize,
+            pages: held.pages,
+            work: held.work,
             dropped: self.exchange.as_ref().map_or(0, |e| e.dropped),
         }
     }
@@ -263,9 +292,9 @@ impl<P> Task<P> {
     pub(crate) fn exit(self, slot: Slot) -> Exit<Buffer> {
         let usage = self.usage();
         let result = match self.stage {
-            Stage::Ended(Outcome::Returned(value)) => Ok(value),
-            Stage::Ended(Outcome::Trapped(reason)) => Err(Failure::Trap(reason_of(reason))),
-            Stage::Ended(Outcome::Interrupted) | Stage::Parked(_) | Stage::Running => {
+            Stage::Ended(Outcome::Returned(value), _) => Ok(value),
+            Stage::Ended(Outcome::Trapped(reason), _) => Err(Failure::Trap(reason_of(reason))),
+            Stage::Ended(Outcome::Interrupted, _) | Stage::Parked(_) | Stage::Running(_) => {
                 Err(Failure::Interrupted)
             }
         };
@@ -324,7 +353,7 @@ pub(crate) fn words(error: impl core::fmt::Display) -> Text {
 #[cfg(target_pointer_width = "32")]
 const _: () = {
     assert!(size_of::<SlotState<()>>() == 8);
-    assert!(size_of::<Task<()>>() <= 128);
+    assert!(size_of::<Task<()>>() <= 120);
     assert!(size_of::<Exchange>() <= 112);
     assert!(size_of::<Guest<()>>() <= 56);
 };
@@ -333,7 +362,7 @@ const _: () = {
 #[cfg(target_pointer_width = "64")]
 const _: () = {
     assert!(size_of::<SlotState<()>>() == 16);
-    assert!(size_of::<Task<()>>() <= 192);
+    assert!(size_of::<Task<()>>() <= 184);
     assert!(size_of::<Exchange>() <= 176);
     assert!(size_of::<Guest<()>>() <= 96);
 };
@@ -347,11 +376,8 @@ mod tests {
     #[test]
     fn a_trap_whose_reason_found_no_room_says_so() {
         let task = Task::<()> {
-            stage: Stage::Ended(Outcome::Trapped(None)),
+            stage: Stage::Ended(Outcome::Trapped(None), Held::default()),
             cpu: 0,
-            work: 0,
-            memory: 0,
-            pages: 0,
             exchange: None,
         };
         let reason = "the guest trapped, and the arena has no room for the reason";

@@ -14,7 +14,7 @@ use crate::{
     guest::Guest,
     platform::{BoardError, Channel, Platform},
     queue::{After, Place, Queue},
-    task::{Job, Outcome, Refused, SlotState, Stage, Task, words},
+    task::{Held, Job, Outcome, Refused, SlotState, Stage, Task, words},
 };
 use core::{
     cell::{Cell, RefCell},
@@ -318,7 +318,7 @@ impl<P: Platform> Workers<P> {
     fn if_it_runs<R>(&self, slot: Slot, change: impl FnOnce(&mut Exchange) -> R) -> Option<R> {
         critical_section::with(|cs| {
             let change = |task: &mut Task<P>| match task.stage {
-                Stage::Ended(_) => None,
+                Stage::Ended(..) => None,
                 _ => task.exchange.as_deref_mut().map(change),
             };
             self.slot(slot).with(cs, change)?
@@ -414,8 +414,7 @@ impl<P: Platform> Workers<P> {
             let until = queue.wake_due(now).map(Duration::from_micros);
             while let Some(slot) = queue.pop() {
                 // A slot in line has a task whose job is parked.
-                let take = |task: &mut Task<P>| core::mem::replace(&mut task.stage, Stage::Running);
-                if let Some(Stage::Parked(job)) = self.slot(slot).with(cs, take) {
+                if let Some(Some(job)) = self.slot(slot).with(cs, Task::take_job) {
                     return Ok((slot, job));
                 }
             }
@@ -467,7 +466,7 @@ impl<P: Platform> Workers<P> {
         let has_result = matches!(outcome, Outcome::Returned(_));
         let left = critical_section::with(|cs| {
             self.slot(slot).with(cs, |task| {
-                task.stage = Stage::Ended(outcome);
+                task.end(outcome);
                 task.exchange.as_deref_mut().map(|e| e.close(has_result))
             })
         });
@@ -592,8 +591,8 @@ impl<P: Platform> Workers<P> {
     /// nanoseconds since the step before.
     fn count(&self, slot: Slot, pace: &mut Pace, active: &Active<'_>, before: u64) -> (u32, i64) {
         let instance = active.instance();
-        let (total, held) = (instance.work(), (instance.usage().held, instance.pages()));
-        let work = u32::try_from(total - before).unwrap_or(u32::MAX);
+        let held = Held::by(instance);
+        let work = u32::try_from(instance.work() - before).unwrap_or(u32::MAX);
         // A simulator's time passes here, and it is this guest's.
         self.platform.worked(work);
         let thread = self.platform.thread_time();
@@ -601,7 +600,7 @@ impl<P: Platform> Workers<P> {
         let nanos = took.as_secs() * 1_000_000_000 + u64::from(took.subsec_nanos());
         critical_section::with(|cs| {
             self.slot(slot).with(cs, |task| {
-                task.note(held, total);
+                task.stage = Stage::Running(held);
                 task.cpu += nanos;
             })
         });
@@ -706,9 +705,10 @@ impl<P: Platform> Workers<P> {
     #[inline(never)]
     fn release(&self, slot: Slot, job: &mut Job<P>) {
         if let Some(instance) = job.instance.take() {
-            let (most, work) = ((instance.usage().peak, instance.pages()), instance.work());
+            let held = Held::at_the_end(&instance);
             drop(instance);
-            critical_section::with(|cs| self.slot(slot).with(cs, |task| task.note(most, work)));
+            let note = |task: &mut Task<P>| task.stage = Stage::Running(held);
+            critical_section::with(|cs| self.slot(slot).with(cs, note));
         }
         job.guest = None;
         job.later = None;
