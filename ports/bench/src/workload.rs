@@ -31,6 +31,9 @@ pub static SINGLE: [Workload; 3] = [
     workload!("msg", 1_791_376_005),
 ];
 
+/// Those that are run alone, and only when they are named.
+static NAMED: [Workload; 1] = [workload!("mem64k", 841_800_133)];
+
 /// Those that are run together, in sets.
 pub static DIVERSE: [Workload; 5] = [
     workload!("add", 1_249_975_000),
@@ -49,7 +52,7 @@ pub const SET_MAX: usize = DIVERSE.len();
 impl Workload {
     /// All that can be named.
     pub fn all() -> impl Iterator<Item = &'static Self> {
-        SINGLE.iter().chain(&DIVERSE)
+        SINGLE.iter().chain(&NAMED).chain(&DIVERSE)
     }
 
     /// The workload of that name.
@@ -60,7 +63,7 @@ impl Workload {
         let mut named = Self::all().filter(|workload| workload.name == name);
         named.next().ok_or_else(|| {
             text(format_args!(
-                "no workload '{name}': expected cpu, mem, msg, add, mul, fib, checksum or popcount"
+                "no workload '{name}': expected cpu, mem, msg, mem64k, add, mul, fib, checksum or popcount"
             ))
         })
     }
@@ -78,6 +81,6 @@ mod tests {
             assert!(error.contains(workload.name), "{error}");
             assert_eq!(Workload::named(workload.name), Ok(workload));
         }
-        assert_eq!(Workload::all().count(), 8);
+        assert_eq!(Workload::all().count(), 9);
     }
 }

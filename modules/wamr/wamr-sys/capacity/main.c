@@ -6,22 +6,22 @@
  * it; that crate's own block for each loaded module, 56 to 96 bytes, is not in the figures, nor is
  * the record of each instance's call, whose size is.
  *
- *   capacity ARENA STACK CAP MODULE            fill the arena with instances, each left in the middle
- *                                              of `main`; go on with all until they end, in turn;
- *                                              tear them down
- *   capacity ARENA STACK CAP MODULE rounds=N   N instances replaced in a full arena, then N rounds
- *                                              from loading to unloading
- *   capacity ARENA STACK CAP MODULE time=N     `run(N)`, TURNS times
- *   capacity ARENA STACK CAP MODULE switches=N N switches between 100 guests of `main`, and the
- *                                              same work without any
- *   capacity ARENA STACK CAP MODULE hook=N     `run(N)` once, in steps of HOOK_SLICE, for an
- *                                              instruction counter around it
- *   capacity ARENA STACK CAP MODULE plain=N    the same by WAMR's classic interpreter as it is
- *   capacity ARENA STACK CAP MODULE make=N     N instances made, called, left and torn down
+ *   capacity ARENA STACK MODULE count=N     the most instances of which each runs `main(N)` to its end
+ *                                           while all of them live, switched at every step
+ *   capacity ARENA STACK MODULE rounds=N    N instances replaced in a full arena, then N rounds from
+ *                                           loading to unloading
+ *   capacity ARENA STACK MODULE time=N      `run(N)`, TURNS times, each in a new instance
+ *   capacity ARENA STACK MODULE switches=N  N switches between 100 guests of `main`, and the same work
+ *                                           without any
+ *   capacity ARENA STACK MODULE hook=N      `run(N)` once, in steps of HOOK_SLICE, for an instruction
+ *                                           counter around it; `main(N)` without a `run`
+ *   capacity ARENA STACK MODULE plain=N     the same by WAMR's classic interpreter as it is
+ *   capacity ARENA STACK MODULE make=N      N instances made, called, left and torn down
  *
- * ARENA, STACK and CAP are bytes; STACK is the one operand stack of all; a CAP of 0 is none. `main`
- * is given zeros and gives at most one result; one that does not end is stopped. Prints one line of
- * key=value; exits with 1 and a reason where anything is not as it must be.
+ * ARENA and STACK are bytes; STACK is the one operand stack of all. A function takes at most two
+ * parameters, the second of which is SECOND, and gives at most one result; `main` is given 0 where no
+ * N is said to be its argument. Prints one line of key=value; exits with 1 and a reason where anything
+ * is not as it must be.
  */
 
 #include <inttypes.h>
@@ -33,13 +33,12 @@
 
 #include "shim.h"
 
-/* Fuel of a step, and the work after which a call of `main` is stopped. */
+/* Fuel of a step. */
 #define SLICE 50
-#define WORK_MAX 30000
 
 #define HOOK_SLICE 10000
 /* The second argument of a function that takes two. */
-#define SECOND 2
+#define SECOND 16
 
 #define TURNS 3
 #define GUESTS 100
@@ -51,6 +50,8 @@ struct guest {
     wamr_module_info info;
     uint32_t function;
     uint32_t params;
+    /* The first argument of a call. */
+    uint32_t argument;
     /* Bytes that are reserved for a call of it. */
     uint32_t reserve;
 };
@@ -61,7 +62,6 @@ typedef wamr_call instance;
 static struct wamr_worker *worker;
 
 static uint32_t arena_len, stack_len;
-static uint64_t memory_max = UINT64_MAX;
 
 bool
 wamr_call_plain(struct wamr_worker *worker, struct WASMModuleInstance *instance, uint32_t index,
@@ -126,8 +126,14 @@ must_be_as(const wamr_memory_info *before)
     must_equal("the largest free block", memory().largest_free, before->largest_free);
 }
 
+static uint32_t
+find(const struct guest *guest, const char *name, wamr_function_type *type)
+{
+    return wamr_find_function(guest->module, name, (uint32_t)strlen(name), type);
+}
+
 static void
-load(struct guest *guest, const char *name, uint32_t params)
+load(struct guest *guest, const char *name, uint32_t params, uint32_t argument)
 {
     wamr_function_type type;
     char error[128] = "";
@@ -140,12 +146,14 @@ load(struct guest *guest, const char *name, uint32_t params)
     guest->module = wamr_load(guest->buffer, wasm_len, &guest->info, error, sizeof(error));
     if (!guest->module)
         fail("%s", error);
-    guest->function =
-        wamr_find_function(guest->module, name, (uint32_t)strlen(name), &type);
+    guest->function = find(guest, name, &type);
+    if (guest->function == WAMR_NO_FUNCTION)
+        guest->function = find(guest, "main", &type);
     if (guest->function == WAMR_NO_FUNCTION || type.params < params || type.params > 2
         || type.results > 1)
         fail("no export `%s` of %" PRIu32 " to 2 parameters and at most one result", name, params);
     guest->params = type.params;
+    guest->argument = argument;
     guest->reserve = guest->info.stack_need + wamr_first_frame_bytes(2 * type.results);
 }
 
@@ -163,7 +171,7 @@ make(struct guest *guest, instance *one)
     char error[128] = "";
 
     memset(one, 0, sizeof(*one));
-    one->instance = wamr_instantiate(guest->module, &guest->tables, memory_max, error,
+    one->instance = wamr_instantiate(guest->module, &guest->tables, UINT64_MAX, error,
                                      sizeof(error));
     one->per_unit = guest->info.credit_per_unit;
     one->stack_max = UINT32_MAX;
@@ -178,38 +186,43 @@ destroy(struct guest *guest, instance *one)
 }
 
 static bool
-begin(struct guest *guest, instance *one, uint32_t argc, uint32_t argument)
+begin(struct guest *guest, instance *one)
 {
-    const uint32_t cells[] = { argument, SECOND };
+    const uint32_t cells[] = { guest->argument, SECOND };
 
-    one->work_left = argc ? UINT64_MAX : WORK_MAX;
+    one->work_left = UINT64_MAX;
     return wamr_begin(one, guest->function, guest->params, cells, guest->reserve);
 }
 
-/* With a call of `main`. */
+/* With a call. False where the arena is full. */
 static bool
 create(struct guest *guest, instance *one)
 {
     if (!make(guest, one))
         return false;
-    if (begin(guest, one, 0, 0))
+    if (begin(guest, one))
         return true;
     destroy(guest, one);
     return false;
 }
 
-/* One step of a call, which is left then. */
+/* A step of a call, which is left then. WAMR_TRAPPED where the arena has no room for what it touches
+   or keeps; any other trap is an error. */
 static uint32_t
 outcome_of_step(instance *one, uint32_t fuel)
 {
     uint32_t outcome = WAMR_OUT_OF_FUEL;
+    const char *exception;
 
     if (!wamr_enter(worker, one))
         fail("a stack of %" PRIu32 " bytes is too small", stack_len);
     if (wamr_fuel(worker, fuel, NULL))
         outcome = wamr_run(worker);
     if (!wamr_leave(worker))
-        fail("no room for a call that is left");
+        return WAMR_TRAPPED;
+    exception = outcome == WAMR_TRAPPED ? wamr_exception(one->instance) : NULL;
+    if (exception && !strstr(exception, "out of memory"))
+        fail("%s", exception);
     return outcome;
 }
 
@@ -219,39 +232,41 @@ step(instance *one, uint32_t fuel)
 {
     uint32_t outcome = outcome_of_step(one, fuel);
 
-    if (outcome == WAMR_TRAPPED && one->work_left)
-        fail("%s", wamr_exception(one->instance));
-    return outcome != WAMR_OUT_OF_FUEL;
+    if (outcome == WAMR_TRAPPED)
+        fail("no room for what a guest touches or keeps");
+    return outcome == WAMR_FINISHED;
 }
 
-/* The result of a call that has ended; 0 of one that was stopped, or has none. */
+/* The result of a call that has ended; 0 where it has none. */
 static uint32_t
-result_of(const struct guest *guest, const instance *one)
+result_of(const instance *one)
 {
     uint32_t cells[2] = { 0, 0 };
 
-    if (!wamr_exception(one->instance))
-        wamr_results(one, cells, guest->function == WAMR_NO_FUNCTION ? 0 : 1);
+    wamr_results(one, cells, 1);
     return cells[0];
 }
 
 static uint32_t
-call(struct guest *guest, instance *one)
+call(instance *one)
 {
     while (!step(one, SLICE * 100))
         ;
-    return result_of(guest, one);
+    return result_of(one);
 }
 
-/* Fills the arena: each guest is made, begins, and is left in the middle, unless it ends before. What
-   it writes to, it has written to by then; the first for which there is no room is not one of them. */
+/* Fills the arena with instances that have run to their end: each holds all that it ever touches, and
+   the room that its call was left in. The first that can't is none of them. */
 static uint32_t
 fill(struct guest *guest, instance *all)
 {
-    uint32_t count = 0;
+    uint32_t count = 0, outcome;
 
     while (create(guest, &all[count])) {
-        if (outcome_of_step(&all[count], SLICE) == WAMR_TRAPPED && all[count].work_left) {
+        do
+            outcome = outcome_of_step(&all[count], SLICE);
+        while (outcome == WAMR_OUT_OF_FUEL);
+        if (outcome == WAMR_TRAPPED) {
             destroy(guest, &all[count]);
             break;
         }
@@ -262,21 +277,37 @@ fill(struct guest *guest, instance *all)
     return count;
 }
 
-/* In turn, until all have ended: with one result and the same work, so that no state is shared or
-   lost. */
-static void
-run_all(struct guest *guest, instance *all, uint32_t count)
+/* Makes so many instances, and runs all in turn until all have ended; what one holds when it has ended,
+   it still holds then. True with the arena as it is then where none lacked room, and each ended as
+   `alone` did, with the same work: no state is shared or lost. All are gone afterwards. */
+static bool
+run_together(struct guest *guest, instance *all, uint32_t count, const instance *alone,
+             uint32_t result, wamr_memory_info *wall)
 {
-    uint32_t ended = 0, i;
+    uint32_t made = 0, ended = 0, free_bytes, i;
+    bool fit;
 
-    while (ended < count) {
-        for (i = ended = 0; i < count; i++)
-            ended += !all[i].phase || step(&all[i], SLICE * 10);
+    while (made < count && create(guest, &all[made]))
+        made++;
+    fit = made == count;
+    for (free_bytes = memory().free; fit && ended < count; free_bytes = wall->free) {
+        for (i = ended = 0; fit && i < count; i++) {
+            if (all[i].phase)
+                fit = outcome_of_step(&all[i], SLICE) != WAMR_TRAPPED;
+            ended += !all[i].phase;
+        }
+        *wall = memory();
+        if (fit && wall->free > free_bytes)
+            fail("a guest that runs has given something back");
     }
-    for (i = 0; i < count; i++) {
-        must_equal("a result", result_of(guest, &all[i]), result_of(guest, &all[0]));
-        must_equal("work", (uint32_t)all[i].work, (uint32_t)all[0].work);
+    for (i = 0; i < made; i++) {
+        if (fit) {
+            must_equal("a result", result_of(&all[i]), result);
+            must_equal("work", (uint32_t)all[i].work, (uint32_t)alone->work);
+        }
+        destroy(guest, &all[i]);
     }
+    return fit;
 }
 
 /* An instance takes more than 256 bytes in every build, so no more than this fit. */
@@ -291,49 +322,43 @@ most_instances(void)
 }
 
 static void
-count_instances(uint32_t worker_bytes)
+count_instances(uint32_t argument, uint32_t worker_bytes)
 {
-    instance *all = most_instances();
+    instance *all = most_instances(), alone;
     wamr_memory_info before = memory(), wall;
-    uint32_t free_bytes = before.free, load_bytes, tables, bytes, kept, linear = 0, count, i;
+    uint32_t free_bytes = before.free, load_bytes, tables, bytes, kept, linear, result, count, i;
     struct guest guest;
 
-    load(&guest, "main", 0);
+    load(&guest, "main", 0, argument);
     load_bytes = taken(&free_bytes);
-    if (!make(&guest, &all[0]))
+    if (!make(&guest, &alone))
         fail("not one instance fits");
-    tables = taken(&free_bytes);
-    if (!make(&guest, &all[1]))
-        fail("not two instances fit");
-    bytes = taken(&free_bytes);
-    tables -= bytes;
-    if (!begin(&guest, &all[1], 0, 0))
+    linear = linear_bytes(&guest, alone.instance);
+    bytes = wamr_instance_needs(guest.module);
+    tables = wamr_tables_need(guest.module);
+    must_equal("an instance, its memory and the tables", taken(&free_bytes),
+               bytes + linear + tables);
+    if (!begin(&guest, &alone))
         fail("not one call fits");
-    kept = taken(&free_bytes);
-    linear = linear_bytes(&guest, all[0].instance);
-    bytes -= linear;
-    must_equal("wamr_instance_needs", wamr_instance_needs(guest.module), bytes);
-    must_equal("wamr_tables_need", wamr_tables_need(guest.module), tables);
-    (void)step(&all[1], SLICE);
-    linear += taken(&free_bytes);
-    destroy(&guest, &all[0]);
-    destroy(&guest, &all[1]);
+    result = call(&alone);
+    kept = wamr_block_bytes(alone.kept);
+    linear += taken(&free_bytes) - kept;
+    destroy(&guest, &alone);
     must_equal("the tables of no instance", memory().free, before.free - load_bytes);
 
     count = fill(&guest, all);
-    wall = memory();
-    run_all(&guest, all, count);
-    must_equal("free bytes of a full arena", memory().free, wall.free);
     for (i = 0; i < count; i++)
         destroy(&guest, &all[i]);
+    for (count++; !run_together(&guest, all, count, &alone, result, &wall); count--)
+        ;
     unload(&guest);
     must_be_as(&before);
     printf("pointer=%zu cache_lines=%d stack=%" PRIu32 " worker=%" PRIu32 " load=%" PRIu32
            " tables=%" PRIu32 " instance=%" PRIu32 " kept=%" PRIu32 " record=%zu linear=%" PRIu32
-           " count=%" PRIu32 " free_before=%" PRIu32 " free_wall=%" PRIu32
+           " count=%" PRIu32 " result=%" PRIu32 " free_before=%" PRIu32 " free_wall=%" PRIu32
            " largest_wall=%" PRIu32 " free_after=%" PRIu32 " largest_after=%" PRIu32 "\n",
            sizeof(void *), BLOCK_ADDR_CACHE_SIZE, stack_len, worker_bytes, load_bytes, tables,
-           bytes, kept, sizeof(wamr_call), linear, count, before.free, wall.free,
+           bytes, kept, sizeof(wamr_call), linear, count, result, before.free, wall.free,
            wall.largest_free, memory().free, memory().largest_free);
     free(all);
 }
@@ -348,7 +373,7 @@ next_random(uint32_t *state)
     return *state;
 }
 
-/* Takes one away at random and makes it again: it always fits, and no byte goes astray. */
+/* Takes one away at random, makes it again and runs it: it always fits, and no byte goes astray. */
 static void
 replace(struct guest *guest, instance *all, uint32_t count, uint32_t rounds)
 {
@@ -360,7 +385,7 @@ replace(struct guest *guest, instance *all, uint32_t count, uint32_t rounds)
         destroy(guest, one);
         if (!create(guest, one))
             fail("an instance's room does not take it again");
-        (void)step(one, SLICE);
+        (void)call(one);
         must_equal("free bytes of a full arena", memory().free, full);
     }
 }
@@ -373,7 +398,7 @@ run_rounds(uint32_t rounds)
     struct guest guest;
     uint32_t random = 0x2545f491, count, left, i;
 
-    load(&guest, "main", 0);
+    load(&guest, "main", 0, 0);
     count = fill(&guest, all);
     replace(&guest, all, count, rounds);
     for (left = count; left > 0; left--) {
@@ -386,7 +411,7 @@ run_rounds(uint32_t rounds)
     must_be_as(&before);
 
     for (i = 0; i < rounds; i++) {
-        load(&guest, "main", 0);
+        load(&guest, "main", 0, 0);
         if (!create(&guest, &all[0]))
             fail("not one instance fits");
         /* Dropped in the middle. */
@@ -428,22 +453,21 @@ time_calls(uint32_t n)
     uint64_t turns[TURNS];
     uint32_t result = 0, i;
 
-    load(&guest, "run", 1);
-    if (!make(&guest, &one))
-        fail("not one instance fits");
+    load(&guest, "run", 1, n);
     for (i = 0; i < TURNS; i++) {
-        uint64_t start = nanoseconds();
+        uint64_t start;
 
-        if (!begin(&guest, &one, 1, n))
-            fail("not one call fits");
-        result = call(&guest, &one);
+        if (!create(&guest, &one))
+            fail("not one instance fits");
+        start = nanoseconds();
+        result = call(&one);
         turns[i] = nanoseconds() - start;
+        destroy(&guest, &one);
     }
     qsort(turns, TURNS, sizeof(turns[0]), ascending);
     printf("pointer=%zu cache_lines=%d result=%" PRIu32 " best_ns=%" PRIu64 " median_ns=%" PRIu64
            "\n",
            sizeof(void *), BLOCK_ADDR_CACHE_SIZE, result, turns[0], turns[TURNS / 2]);
-    destroy(&guest, &one);
     unload(&guest);
 }
 
@@ -454,7 +478,7 @@ call_once(uint32_t n, bool plain)
     instance one;
     uint32_t cells[2] = { n, SECOND };
 
-    load(&guest, "run", 1);
+    load(&guest, "run", 1, n);
     if (!make(&guest, &one))
         fail("not one instance fits");
     if (plain) {
@@ -462,12 +486,12 @@ call_once(uint32_t n, bool plain)
             fail("%s", wamr_exception(one.instance));
     }
     else {
-        if (!begin(&guest, &one, 1, n) || !wamr_enter(worker, &one))
+        if (!begin(&guest, &one) || !wamr_enter(worker, &one))
             fail("no room for a call");
         while (!wamr_fuel(worker, HOOK_SLICE, NULL) || wamr_run(worker) == WAMR_OUT_OF_FUEL)
             ;
         (void)wamr_leave(worker);
-        cells[0] = result_of(&guest, &one);
+        cells[0] = result_of(&one);
     }
     printf("result=%" PRIu32 "\n", cells[0]);
     destroy(&guest, &one);
@@ -484,7 +508,6 @@ time_steps(struct guest *guest, instance *all, uint32_t count, uint32_t steps)
     for (i = 0; i < count; i++) {
         if (!create(guest, &all[i]))
             fail("%" PRIu32 " guests do not fit", count);
-        all[i].work_left = UINT64_MAX;
     }
     start = nanoseconds();
     if (count == 1) {
@@ -514,7 +537,7 @@ time_switches(uint32_t switches)
     uint64_t apart[TURNS], alone[TURNS];
     uint32_t i;
 
-    load(&guest, "main", 0);
+    load(&guest, "main", 0, 0);
     for (i = 0; i < TURNS; i++) {
         apart[i] = time_steps(&guest, all, GUESTS, switches);
         alone[i] = time_steps(&guest, all, 1, switches);
@@ -535,7 +558,7 @@ time_making(uint32_t count)
     uint64_t start, made;
     uint32_t i;
 
-    load(&guest, "main", 0);
+    load(&guest, "main", 0, 0);
     start = nanoseconds();
     for (i = 0; i < count; i++)
         if (!all || !create(&guest, &all[i]))
@@ -581,17 +604,15 @@ read_module(const char *path)
 int
 main(int argc, char **argv)
 {
-    const char *mode = argc == 6 ? argv[5] : "";
+    const char *mode = argc == 5 ? argv[4] : "";
     uint32_t worker_bytes;
     void *arena;
 
-    if (argc != 5 && argc != 6)
-        fail("usage: capacity ARENA STACK CAP MODULE [MODE=N]");
+    if (argc != 5)
+        fail("usage: capacity ARENA STACK MODULE MODE=N");
     arena_len = number(argv[1]);
     stack_len = number(argv[2]);
-    if (number(argv[3]))
-        memory_max = number(argv[3]);
-    read_module(argv[4]);
+    read_module(argv[3]);
     arena = malloc(arena_len);
     if (!arena || wamr_init(arena, arena_len) != WAMR_INIT_OK)
         fail("the runtime does not start in %" PRIu32 " bytes", arena_len);
@@ -601,8 +622,8 @@ main(int argc, char **argv)
         fail("no room for a worker with a stack of %" PRIu32 " bytes", stack_len);
     worker_bytes -= memory().free;
     must_equal("wamr_worker_bytes", wamr_worker_bytes(stack_len), worker_bytes);
-    if (!*mode)
-        count_instances(worker_bytes);
+    if (!strncmp(mode, "count=", 6))
+        count_instances(number(mode + 6), worker_bytes);
     else if (!strncmp(mode, "rounds=", 7))
         run_rounds(number(mode + 7));
     else if (!strncmp(mode, "time=", 5))

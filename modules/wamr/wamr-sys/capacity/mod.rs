@@ -16,6 +16,8 @@ mod sources;
 
 /// What a board has for guests, by default: 192 KiB.
 pub(crate) const ARENA: u32 = 196_608;
+/// What a guest has whose instructions are counted.
+const COUNTED_ARENA: &str = "16777216";
 
 /// Upstream's workload without memory: 10,000 rounds of arithmetic.
 pub(crate) const CPU: &str = include_str!("../../../../wat/bench/cpu.wat");
@@ -23,8 +25,17 @@ pub(crate) const CPU: &str = include_str!("../../../../wat/bench/cpu.wat");
 pub(crate) const LOOP: &str = include_str!("../../../../wat/loop.wat");
 /// `(memory 1 1)`, with state within its first 4 KiB.
 pub(crate) const PAGE: &str = include_str!("page.wat");
-/// State in a memory that WAMR shrinks.
-pub(crate) const SHRUNK: &str = include_str!("shrunk.wat");
+/// Upstream's workload with memory: 1,024 bytes of `(memory 1 1)`.
+pub(crate) const MEM: &str = include_str!("../../../../wat/bench/mem.wat");
+/// The same with every byte of its 64 KiB in use.
+pub(crate) const MEM_64K: &str = include_str!("../../../../wat/bench/mem64k.wat");
+/// Upstream's messages: a ring of 2,048 bytes of `(memory 1 1)`.
+pub(crate) const MSG: &str = include_str!("../../../../wat/bench/msg.wat");
+/// 4,096 bytes of `(memory 1 1)`.
+pub(crate) const CHECKSUM: &str = include_str!("../../../../wat/bench/checksum.wat");
+
+/// Bytes of a page of linear memory, by default.
+pub(crate) const PAGE_BYTES: u32 = 1024;
 
 /// The pointers of a program, against those of this process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,12 +52,14 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Compiles it as build.rs compiles WAMR, with this many lines of block address cache.
-    pub(crate) fn build(width: Width, cache_lines: u32) -> Result<Self, String> {
+    /// Compiles it as build.rs compiles WAMR, with this many lines of block address cache, and bytes
+    /// of a page of linear memory: 0 for memories in one block.
+    pub(crate) fn build(width: Width, cache_lines: u32, page_bytes: u32) -> Result<Self, String> {
         let crate_root = Path::new(origin::CRATE);
-        let path = scratch().join(format!("capacity-{width:?}-{cache_lines}"));
+        let path = scratch().join(format!("capacity-{width:?}-{cache_lines}-{page_bytes}"));
         let mut c = with_wamr(width)?;
         c.define("BLOCK_ADDR_CACHE_SIZE", cache_lines.to_string().as_str());
+        c.define("PROPLET_PAGE_BYTES", page_bytes.to_string().as_str());
         c.file(crate_root.join("capacity/main.c"));
         let mut command = c
             .try_get_compiler()
@@ -75,13 +88,12 @@ impl Program {
         &self,
         arena: u32,
         stack: u32,
-        cap: u32,
         module: &Path,
-        mode: Option<&str>,
+        mode: &str,
     ) -> Result<HashMap<String, u64>, String> {
         let mut command = Command::new(&self.path);
-        command.args([arena, stack, cap].map(|n| n.to_string()));
-        Self::fields(command.arg(module).args(mode))
+        command.args([arena, stack].map(|n| n.to_string()));
+        Self::fields(command.arg(module).arg(mode))
     }
 
     /// Runs it with arguments as in arena/model.c. The fields of its line, by name.
@@ -103,8 +115,8 @@ impl Program {
 }
 
 impl Program {
-    /// The instructions that `run(n, 2)` of a module takes, hooked or not: what valgrind counts, less
-    /// what it counts for `run(least, 2)`. `None` without valgrind.
+    /// The instructions that `run(n, 16)` of a module takes, hooked or not: what valgrind counts,
+    /// less what it counts for `run(least, 16)`. `None` without valgrind.
     pub(crate) fn instructions(
         &self,
         hooked: bool,
@@ -116,13 +128,8 @@ impl Program {
             let mode = format!("{}={n}", if hooked { "hook" } else { "plain" });
             let mut command = Command::new("valgrind");
             command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-            command.arg(&self.path).arg((8 * ARENA).to_string());
-            let output = command
-                .args(["8192", "0"])
-                .arg(module)
-                .arg(mode)
-                .output()
-                .ok()?;
+            command.arg(&self.path).args([COUNTED_ARENA, "8192"]);
+            let output = command.arg(module).arg(mode).output().ok()?;
             let text = String::from_utf8_lossy(&output.stderr);
             let line = text.lines().find(|line| line.contains("Collected :"))?;
             line.rsplit(' ').next()?.parse::<u64>().ok()

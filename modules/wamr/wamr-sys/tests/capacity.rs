@@ -1,13 +1,16 @@
 //! How many guests 192 KiB hold where pointers have 32 bits, as on the boards, and that every byte
 //! comes back.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 #[path = "../capacity/mod.rs"]
 mod capacity;
+#[path = "../../wamr/tests/compilers/mod.rs"]
+mod compilers;
 
-use capacity::{ARENA, CPU, LOOP, PAGE, Program, SHRUNK, Width};
+use capacity::{ARENA, CHECKSUM, CPU, MEM, MEM_64K, MSG, PAGE, PAGE_BYTES, Program, Width};
 
 /// What upstream's benchmark gives each guest to use; here it is one stack for all.
 const STACK: u32 = 4096;
@@ -21,17 +24,25 @@ fn program() -> Option<&'static Program> {
         if !capacity::has_32_bits() {
             return None;
         }
-        Some(Program::build(Width::Bits32, CACHE_LINES).expect("the program compiles"))
+        let built = Program::build(Width::Bits32, CACHE_LINES, PAGE_BYTES);
+        Some(built.expect("the program compiles"))
     });
     made.as_ref()
 }
 
-/// How many guests fit that are left in the middle of `main`, and the bytes of their linear memory;
-/// after checks that hold for any module.
-fn count(program: &Program, module: &Path, cap: u32) -> (u64, u64) {
-    let fields = program
-        .run(ARENA, STACK, cap, module, None)
-        .expect("it runs");
+/// What a count of guests says.
+struct Counted {
+    fit: u64,
+    /// Bytes of each one's linear memory at its end.
+    linear: u64,
+    result: u64,
+}
+
+/// Counts guests that run `main(argument)` to its end side by side; after checks that hold for any
+/// module.
+fn count(program: &Program, module: &Path, argument: u32) -> Counted {
+    let fields = program.run(ARENA, STACK, module, &format!("count={argument}"));
+    let fields = fields.expect("it runs");
     let field = |name: &str| fields[name];
     assert_eq!(field("pointer"), 4);
     assert_eq!(field("cache_lines"), CACHE_LINES.into());
@@ -41,17 +52,56 @@ fn count(program: &Program, module: &Path, cap: u32) -> (u64, u64) {
     let one = field("instance") + field("kept") + field("linear");
     let taken = field("load") + field("tables") + field("count") * one;
     assert_eq!(field("free_before") - field("free_wall"), taken);
-    assert!(field("largest_wall") < one, "{fields:?}");
-    (field("count"), field("linear"))
+    assert!(field("free_wall") < one, "{fields:?}");
+    Counted {
+        fit: field("count"),
+        linear: field("linear"),
+        result: field("result"),
+    }
 }
 
+/// FNV-1a over what `mem` reads.
+const MEM_RESULT: u64 = 841_800_133;
+
 #[test]
-fn guests_without_memory() {
+fn workloads() {
     let Some(program) = program() else { return };
-    let cpu = capacity::assemble("cpu", CPU);
-    assert!(count(program, &cpu, 0).0 >= 400);
-    let endless = capacity::assemble("loop", LOOP);
-    assert!(count(program, &endless, 0).0 >= 400);
+    for (name, wat, least, result) in [
+        ("cpu", CPU, 400, 1_657_779_477),
+        ("mem", MEM, 90, MEM_RESULT),
+        ("msg", MSG, 55, 1_791_376_005),
+        ("checksum", CHECKSUM, 30, 3_105_295_384),
+        ("mem64k", MEM_64K, 2, MEM_RESULT),
+    ] {
+        let counted = count(program, &capacity::assemble(name, wat), 0);
+        assert!(counted.fit >= least, "{name}: {}", counted.fit);
+        assert_eq!(counted.result, result, "{name}");
+    }
+}
+
+/// The filters of `guests/`, with 100 samples: past the point where the window is full. Both have the
+/// same result, and nothing in them says how large a stack they need.
+#[test]
+fn guests_of_compilers_with_default_flags() {
+    let Some(program) = program() else { return };
+    let guests = compilers::guests();
+    let c = compilers::compile_plainly(&guests.join("c/filter.c"));
+    let rust = compilers::compile_rust_plainly(&guests.join("rust/src/lib.rs"));
+    let mut results = Vec::new();
+    for (name, wasm) in [("c", c), ("rust", rust)] {
+        let Some(wasm) = wasm else { continue };
+        let counted = count(program, &written(name, &wasm), 100);
+        assert!(counted.fit >= 10, "{name}: {}", counted.fit);
+        results.push(counted.result);
+    }
+    results.dedup();
+    assert!(results.len() <= 1, "{results:?}");
+}
+
+fn written(name: &str, wasm: &[u8]) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("default-{name}.wasm"));
+    fs::write(&path, wasm).expect("the module can be written");
+    path
 }
 
 /// Its code costs the module, not the instance.
@@ -61,47 +111,32 @@ fn an_instance_costs_the_same_whatever_its_code() {
     let functions: String = (0..1000)
         .map(|n| format!("(func (export \"f{n}\") (result i32) (i32.const {n}))"))
         .collect();
-    let large = LOOP.replacen("(module", &format!("(module {functions}"), 1);
-    let [small, large] = [("small", LOOP), ("large", &large)].map(|(name, wat)| {
+    let large = CPU.replacen("(module", &format!("(module {functions}"), 1);
+    let [small, large] = [("small", CPU), ("large", &large)].map(|(name, wat)| {
         let module = capacity::assemble(&format!("code-{name}"), wat);
-        let fields = program.run(4 * ARENA, STACK, 0, &module, None);
+        let fields = program.run(ARENA, STACK, &module, "count=0");
         let fields = fields.expect("it runs");
         (fields["instance"], fields["kept"])
     });
     assert_eq!(small, large);
 }
 
-/// A memory of one page of Wasm that has 1 KiB in use: the page, its table, and the place for that.
-const FIRST_PAGE: u64 = (1024 + 8) + (64 * 4 + 8) + 16;
-
+/// A page of Wasm that has one small page in use: that, the table it is in, and the place for that.
 #[test]
 fn a_page_of_memory() {
     let Some(program) = program() else { return };
-    let module = capacity::assemble("page", PAGE);
-    for cap in [0, 4096] {
-        let (count, linear) = count(program, &module, cap);
-        assert!(count >= 90, "{count}");
-        assert_eq!(linear, FIRST_PAGE);
-    }
-}
-
-#[test]
-fn a_shrunk_memory() {
-    let Some(program) = program() else { return };
-    let module = capacity::assemble("shrunk", SHRUNK);
-    let (count, linear) = count(program, &module, 0);
-    assert!(count >= 50, "{count}");
-    // Its data begins where its stack ends, at 1 KiB.
-    assert_eq!(linear, FIRST_PAGE + 1024 + 8);
+    let counted = count(program, &capacity::assemble("page", PAGE), 0);
+    assert!(counted.fit >= 90, "{}", counted.fit);
+    assert_eq!(counted.linear, (1024 + 8) + (64 * 4 + 8) + 16);
 }
 
 #[test]
 fn ten_thousand_rounds_lose_no_byte() {
     let Some(program) = program() else { return };
-    for (name, wat) in [("loop", LOOP), ("page", PAGE), ("shrunk", SHRUNK)] {
+    for (name, wat) in [("cpu", CPU), ("page", PAGE), ("msg", MSG)] {
         let module = capacity::assemble(&format!("rounds-{name}"), wat);
-        let rounds = Some("rounds=10000");
-        let fields = program.run(ARENA, STACK, 0, &module, rounds).expect(name);
+        let fields = program.run(ARENA, STACK, &module, "rounds=10000");
+        let fields = fields.expect(name);
         assert_eq!(fields["rounds"], 10_000);
         assert_eq!(fields["free_after"], fields["free_before"]);
         assert_eq!(fields["largest_after"], fields["free_before"]);
@@ -115,6 +150,6 @@ fn arithmetic_rounds_once() {
     let wat = "(module (func (export \"run\") (param i32) (result i32)
         (f64.gt (f64.add (f64.const 1) (f64.const 0x1.0000000000001p-53)) (f64.const 1))))";
     let module = capacity::assemble("rounding", wat);
-    let fields = program.run(ARENA, STACK, 0, &module, Some("time=0"));
+    let fields = program.run(ARENA, STACK, &module, "time=0");
     assert_eq!(fields.expect("it runs")["result"], 1);
 }

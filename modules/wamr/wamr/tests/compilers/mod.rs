@@ -56,17 +56,60 @@ fn clang() -> Option<(PathBuf, PathBuf)> {
 
 /// Compiles a C file with the guests' flags.
 pub fn compile(source: &Path) -> Option<Vec<u8>> {
+    let config = format!("--config={}", guests().join("c/wasm.cfg").display());
+    compile_with(source, "wasm", &["-Wall", "-Wextra", "-Werror", &config])
+}
+
+/// The same by clang's own choice of a stack, 64 KiB, and of its place.
+pub fn compile_plainly(source: &Path) -> Option<Vec<u8>> {
+    let flags = ["--target=wasm32", "-O2", "-nostdlib", "-Wl,--no-entry"];
+    compile_with(source, "plain.wasm", &flags)
+}
+
+fn compile_with(source: &Path, extension: &str, flags: &[&str]) -> Option<Vec<u8>> {
     let Some((clang, wasm_ld)) = clang() else {
         skip("clang and wasm-ld", "Debian: clang-19, lld-19");
         return None;
     };
-    let wasm = built().join(source.file_name()?).with_extension("wasm");
-    let flag = |name: &str, path: &Path| format!("{name}={}", path.display());
+    let wasm = built().join(source.file_name()?).with_extension(extension);
     succeed(
         Command::new(clang)
-            .args(["-Wall", "-Wextra", "-Werror"])
-            .arg(flag("--config", &guests().join("c/wasm.cfg")))
-            .arg(flag("-fuse-ld", &wasm_ld))
+            .args(flags)
+            .arg(format!("-fuse-ld={}", wasm_ld.display()))
+            .arg(source)
+            .arg("-o")
+            .arg(&wasm),
+    );
+    Some(fs::read(wasm).unwrap())
+}
+
+const TARGET: &str = "wasm32-unknown-unknown";
+
+/// Whether rustc has a core library for [`TARGET`].
+fn has_target() -> bool {
+    let libraries = Command::new("rustc")
+        .args(["--print", "target-libdir", "--target", TARGET])
+        .output()
+        .unwrap();
+    let libraries = String::from_utf8(libraries.stdout).unwrap();
+    let there = Path::new(libraries.trim()).is_dir();
+    if !there {
+        let remedy = format!("rustup target add {TARGET}");
+        skip(&format!("core for {TARGET}"), &remedy);
+    }
+    there
+}
+
+/// Compiles a crate of one file as cargo's release profile does, with a stack of 1 MiB.
+pub fn compile_rust_plainly(source: &Path) -> Option<Vec<u8>> {
+    if !has_target() {
+        return None;
+    }
+    let wasm = built().join("plain-rust.wasm");
+    succeed(
+        Command::new("rustc")
+            .args(["--edition=2024", "--crate-type=cdylib", "--target", TARGET])
+            .args(["-Copt-level=3", "-Cstrip=debuginfo"])
             .arg(source)
             .arg("-o")
             .arg(&wasm),
@@ -76,15 +119,7 @@ pub fn compile(source: &Path) -> Option<Vec<u8>> {
 
 /// Builds a crate of guests/rust.
 pub fn build_crate(package: &str) -> Option<Vec<u8>> {
-    const TARGET: &str = "wasm32-unknown-unknown";
-    let libraries = Command::new("rustc")
-        .args(["--print", "target-libdir", "--target", TARGET])
-        .output()
-        .unwrap();
-    let libraries = String::from_utf8(libraries.stdout).unwrap();
-    if !Path::new(libraries.trim()).is_dir() {
-        let remedy = format!("rustup target add {TARGET}");
-        skip(&format!("core for {TARGET}"), &remedy);
+    if !has_target() {
         return None;
     }
     let to = built().join("rust");
