@@ -6,10 +6,12 @@
 
 #[path = "../modules/wamr/wamr-sys/capacity/mod.rs"]
 mod capacity;
+#[path = "../modules/wamr/wamr/tests/compilers/mod.rs"]
+mod compilers;
 #[path = "../modules/wamr/wamr/tests/worst/guests.rs"]
 mod worst;
 
-use capacity::{ARENA, Program, Width};
+use capacity::{ARENA, PAGE_BYTES, Program, Width};
 use clap::Parser as _;
 use proplet::engine::{
     Call, Engine as _, Exit, Failure, Limits, ModuleId, Preemption, Slot, TaskData, Value, Weight,
@@ -28,6 +30,8 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 use std::{
+    fs,
+    path::{Path, PathBuf},
     ptr, thread,
     time::{Duration, Instant},
 };
@@ -58,6 +62,8 @@ const ENDLESS: &str = include_str!("../wat/loop.wat");
 struct Row {
     what: String,
     published: &'static str,
+    /// By linear memories in one block.
+    before: String,
     goal: &'static str,
     measured: String,
     met: bool,
@@ -74,10 +80,23 @@ impl Table {
         measured: String,
         met: bool,
     ) {
+        self.compare(what, published, "–".into(), goal, measured, met);
+    }
+
+    fn compare(
+        &mut self,
+        what: &str,
+        published: &'static str,
+        before: String,
+        goal: &'static str,
+        measured: String,
+        met: bool,
+    ) {
         eprintln!("{what}: {measured}");
         self.0.push(Row {
             what: what.into(),
             published,
+            before,
             goal,
             measured,
             met,
@@ -85,18 +104,19 @@ impl Table {
     }
 
     fn print(&self) {
-        println!("| | upstream or study | goal | measured | met |");
-        println!("|---|---|---|---|---|");
+        println!("| | upstream or study | flat memories | goal | measured | met |");
+        println!("|---|---|---|---|---|---|");
         for row in &self.0 {
             let Row {
                 what,
                 published,
+                before,
                 goal,
                 measured,
                 met,
             } = row;
             let met = if *met { "yes" } else { "**no**" };
-            println!("| {what} | {published} | {goal} | {measured} | {met} |");
+            println!("| {what} | {published} | {before} | {goal} | {measured} | {met} |");
         }
     }
 }
@@ -177,24 +197,18 @@ fn tasks(table: &mut Table) {
 }
 
 fn instances(table: &mut Table) {
-    let program = Program::build(Width::Bits32, DEVICE_CACHE).expect("the program compiles");
-    let modules = [
-        ("goals-cpu", capacity::CPU),
-        ("goals-page", capacity::PAGE),
-        ("goals-shrunk", capacity::SHRUNK),
-    ];
-    let [cpu, page, shrunk] = modules.map(|(name, wat)| capacity::assemble(name, wat));
-    let run = |arena, stack, cap, module: &std::path::Path, mode: Option<&str>| {
-        let fields = program.run(arena, stack, cap, module, mode);
+    let program = Program::build(Width::Bits32, DEVICE_CACHE, PAGE_BYTES);
+    let program = program.expect("the program compiles");
+    let cpu = capacity::assemble("goals-cpu", capacity::CPU);
+    let run = |stack, module: &Path, mode: &str| {
+        let fields = program.run(ARENA, stack, module, mode);
         fields.expect("it runs")
     };
-    let count =
-        |module: &std::path::Path, stack, cap| run(ARENA, stack, cap, module, None)["count"];
     for (stack, published) in [(1536, "–"), (4096, "24")] {
-        let fits = count(&cpu, stack, 0);
+        let fits = run(stack, &cpu, "count=0")["count"];
         table.add(
             &format!(
-                "cpu guests in 192 KiB, 32-bit, each left in the middle, {stack} bytes of stack"
+                "cpu guests in 192 KiB, 32-bit, all run to their end in turns, {stack} bytes of stack"
             ),
             published,
             "≥ 400",
@@ -202,7 +216,7 @@ fn instances(table: &mut Table) {
             fits >= 400,
         );
     }
-    let fields = run(ARENA, 4096, 0, &cpu, None);
+    let fields = run(4096, &cpu, "count=0");
     let one = fields["instance"] + fields["kept"] + fields["record"];
     table.add(
         "bytes of one of them: instance, kept of its call, record of the call",
@@ -218,13 +232,8 @@ fn instances(table: &mut Table) {
         .map(|n| format!("(func (export \"f{n}\") (result i32) (i32.const {n}))"))
         .collect();
     let code = capacity::CPU.replacen("(module", &format!("(module {functions}"), 1);
-    let instance = run(
-        ARENA,
-        4096,
-        0,
-        &capacity::assemble("goals-code", &code),
-        None,
-    )["instance"];
+    let code = capacity::assemble("goals-code", &code);
+    let instance = run(4096, &code, "count=0")["instance"];
     table.add(
         "an instance of a module of 51 functions, beside stack and memory, 32-bit, bytes",
         "–",
@@ -232,7 +241,7 @@ fn instances(table: &mut Table) {
         instance.to_string(),
         instance <= 600,
     );
-    let switches = run(ARENA, 4096, 0, &cpu_endless(), Some("switches=1000000"));
+    let switches = run(4096, &cpu_endless(), "switches=1000000");
     let ns = switches["apart_ns"].saturating_sub(switches["alone_ns"]) as f64 / 1e6;
     table.add(
         "a switch between 100 guests, 32-bit, the steps themselves apart",
@@ -241,9 +250,13 @@ fn instances(table: &mut Table) {
         format!("{ns:.0} ns"),
         ns <= 200.0,
     );
-    let own = Program::build(Width::Own, 64).expect("the program compiles");
-    hook(table, &own);
-    let made = own.run(16 << 20, 4096, 0, &cpu, Some("make=10000"));
+    let own = [0, PAGE_BYTES].map(|page_bytes| {
+        let program = Program::build(Width::Own, 64, page_bytes);
+        program.expect("the program compiles")
+    });
+    let [flat_own, own] = &own;
+    hook(table, flat_own);
+    let made = own.run(16 << 20, 4096, &cpu, "make=10000");
     let ms = made.expect("it runs")["made_ns"] as f64 / 1e6;
     table.add(
         "making 10,000 instances, 64-bit",
@@ -252,24 +265,14 @@ fn instances(table: &mut Table) {
         format!("{ms:.1} ms"),
         ms <= 100.0,
     );
-    let (whole, capped) = (count(&page, 4096, 0), count(&page, 4096, 4096));
-    table.add(
-        "`(memory 1 1)` instances, as is / capped to 4 KiB",
-        "2 / –",
-        "2 / ≥ 40",
-        format!("{whole} / {capped}"),
-        whole == 2 && capped >= 40,
-    );
-    let fits = count(&shrunk, 4096, 0);
-    table.add(
-        "shrunk stateful instances",
-        "–",
-        "≥ 40",
-        fits.to_string(),
-        fits >= 40,
-    );
-    let mode = format!("rounds={ROUNDS}");
-    let rounds = run(ARENA, 4096, 0, &shrunk, Some(&mode));
+    let flat = Program::build(Width::Bits32, DEVICE_CACHE, 0);
+    let flat = flat.expect("the program compiles");
+    paged_guests(table, &flat, &program);
+    paged_instructions(table, "32-bit", &flat, &program);
+    paged_instructions(table, "64-bit", flat_own, own);
+    touches(table, &program);
+    let page = capacity::assemble("goals-page", capacity::PAGE);
+    let rounds = run(4096, &page, &format!("rounds={ROUNDS}"));
     let (before, after) = (rounds["free_before"], rounds["free_after"]);
     table.add(
         "arena after 10,000 rounds and teardown, 32-bit, bytes free",
@@ -277,6 +280,187 @@ fn instances(table: &mut Table) {
         "as before",
         format!("{after} of {before}"),
         before == after,
+    );
+}
+
+/// The filters of `guests/`, by their compilers' default flags, where there are compilers.
+fn filters() -> [Option<PathBuf>; 2] {
+    let guests = compilers::guests();
+    let c = compilers::compile_plainly(&guests.join("c/filter.c"));
+    let rust = compilers::compile_rust_plainly(&guests.join("rust/src/lib.rs"));
+    [("c", c), ("rust", rust)].map(|(name, wasm)| {
+        let module = compilers::built().join(format!("goals-{name}.wasm"));
+        fs::write(&module, wasm?).expect("the module can be written");
+        Some(module)
+    })
+}
+
+/// Guests with linear memories as they declare them, against those of a build with flat memories.
+fn paged_guests(table: &mut Table, flat: &Program, paged: &Program) {
+    let [c, rust] = filters();
+    let workload = |name: &str, wat| Some(capacity::assemble(&format!("goals-{name}"), wat));
+    let mem = workload("mem", capacity::MEM);
+    let msg = workload("msg", capacity::MSG);
+    for (what, module, published, goal, least) in [
+        ("upstream's mem, `(memory 1 1)`", mem, "2", "≥ 90", 90),
+        ("upstream's msg, `(memory 1 1)`", msg, "2", "≥ 55", 55),
+        ("C, clang's default flags, 2 pages", c, "0", "≥ 10", 10),
+        (
+            "Rust, rustc's default flags, 17 pages",
+            rust,
+            "0",
+            "≥ 10",
+            10,
+        ),
+    ] {
+        let Some(module) = module else {
+            println!("skipped: {what}: no compiler\n");
+            continue;
+        };
+        let fit = |program: &Program| match program.run(ARENA, 4096, &module, "count=100") {
+            Ok(fields) => fields["count"],
+            Err(text) if text.contains("not one instance fits") => 0,
+            Err(text) => panic!("{what}: {text}"),
+        };
+        let (before, fits) = (fit(flat), fit(paged));
+        table.compare(
+            &format!("{what}: guests in 192 KiB, 32-bit, all run to their end in turns"),
+            published,
+            before.to_string(),
+            goal,
+            fits.to_string(),
+            fits >= least,
+        );
+    }
+}
+
+/// A module of the workload whose `run(n)` calls `main` as often.
+fn repeated(wat: &str) -> String {
+    let named = wat.replacen(
+        "(func (export \"main\")",
+        "(func $main (export \"main\")",
+        1,
+    );
+    let module = named.trim_end().strip_suffix(')').expect("it is a module");
+    format!(
+        "{module} (func (export \"run\") (param $n i32) (result i32) (local $sum i32)
+            (loop $next
+                (local.set $sum (i32.add (local.get $sum) (call $main)))
+                (br_if $next (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))
+            (local.get $sum)))"
+    )
+}
+
+/// Instructions with linear memories by the page, against flat ones.
+fn paged_instructions(table: &mut Table, bits: &str, flat: &Program, paged: &Program) {
+    let wat = |name: &str, wat: &str| Some(capacity::assemble(&format!("goals-paged-{name}"), wat));
+    let [c, rust] = filters();
+    let with_memory = [
+        ("dot", wat("dot", include_str!("../wat/dot.wat")), 1, 4096),
+        (
+            "matmul",
+            wat("matmul", include_str!("../wat/matmul.wat")),
+            1,
+            32,
+        ),
+        ("mem", wat("mem", &repeated(capacity::MEM)), 1, 3),
+        (
+            "checksum",
+            wat("checksum", &repeated(capacity::CHECKSUM)),
+            1,
+            3,
+        ),
+        ("C", c, 100, 600),
+        ("Rust", rust, 100, 600),
+    ];
+    let without = [
+        ("fib", wat("fib", include_str!("../wat/fib.wat")), 2, 20),
+        (
+            "branchy",
+            wat("branchy", include_str!("../wat/branchy.wat")),
+            1,
+            20_000,
+        ),
+    ];
+    let ratio = |(name, module, least, n): (&str, Option<PathBuf>, u32, u32)| {
+        let module = module?;
+        let count = |program: &Program| program.instructions(true, &module, least, n);
+        Some((name, count(paged)? as f64 / count(flat)? as f64))
+    };
+    let memory: Vec<_> = with_memory.into_iter().filter_map(ratio).collect();
+    let none: Vec<_> = without.into_iter().filter_map(ratio).collect();
+    if memory.is_empty() {
+        println!("skipped: instructions of linear memory by the page: no valgrind\n");
+        return;
+    }
+    let words = |ratios: &[(&str, f64)]| {
+        let words = ratios
+            .iter()
+            .map(|(name, ratio)| format!("{name} {ratio:.3}"));
+        words.collect::<Vec<_>>().join(", ")
+    };
+    let most = |ratios: &[(&str, f64)]| ratios.iter().map(|(_, ratio)| *ratio).fold(0.0, f64::max);
+    let product: f64 = memory.iter().map(|(_, ratio)| ratio).product();
+    let mean = product.powf(1.0 / memory.len() as f64);
+    table.compare(
+        &format!("instructions by pages of {PAGE_BYTES} bytes, {bits}, mean; none over 1.10"),
+        "–",
+        "1".into(),
+        "≤ 1.06",
+        format!("{mean:.3} ({})", words(&memory)),
+        mean <= 1.06 && most(&memory) <= 1.10,
+    );
+    table.compare(
+        &format!("the same without a memory, {bits}"),
+        "–",
+        "1".into(),
+        "≤ 1.02",
+        words(&none),
+        most(&none) <= 1.02,
+    );
+}
+
+/// `run(n)` writes to `n` small pages.
+const TOUCH: &str = "(module (memory 200)
+    (func (export \"run\") (param $n i32) (result i32)
+        (loop $next
+            (local.set $n (i32.sub (local.get $n) (i32.const 1)))
+            (i32.store8 (i32.mul (local.get $n) (i32.const 1024)) (i32.const 1))
+            (br_if $next (local.get $n)))
+        (i32.const 0)))";
+
+/// Whether a page takes as long where there are many.
+fn touches(table: &mut Table, program: &Program) {
+    let module = capacity::assemble("goals-touch", TOUCH);
+    let time = |n: u32| {
+        let fields = program.run(16 << 20, 4096, &module, &format!("time={n}"));
+        fields.expect("it runs")["best_ns"] as f64
+    };
+    let (few, many) = (time(1000), time(12_000));
+    table.add(
+        "1,000 first touches / 12,000, 32-bit / each of those against each of these, in time",
+        "–",
+        "≤ 1.5",
+        format!(
+            "{:.2} ms / {:.2} ms / {:.2}",
+            few / 1e6,
+            many / 1e6,
+            many / few / 12.0
+        ),
+        many / few / 12.0 <= 1.5,
+    );
+    let count = |n| program.instructions(true, &module, 1, n + 1);
+    let (Some(few), Some(many)) = (count(1000), count(12_000)) else {
+        println!("skipped: the instructions of a first touch: no valgrind\n");
+        return;
+    };
+    let (few, many) = (few as f64 / 1e3, many as f64 / 12e3);
+    table.add(
+        "instructions of a first touch, its page given back, of 1,000 / of 12,000",
+        "–",
+        "equal to a hundredth",
+        format!("{few:.0} / {many:.0}"),
+        (many / few - 1.0).abs() <= 0.01,
     );
 }
 

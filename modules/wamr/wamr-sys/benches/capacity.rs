@@ -1,18 +1,24 @@
-//! How many guests 192 KiB hold, and what the lines of the block address cache are worth, with
-//! pointers of 32 bits and of this machine's width. `cargo bench -p wamr-sys --bench capacity`
+//! How many guests 192 KiB hold, what a page of linear memory is best, and what the lines of the block
+//! address cache are worth, with pointers of 32 bits and of this machine's width.
+//! `cargo bench -p wamr-sys --bench capacity`
 
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::thread;
 
 #[path = "../capacity/mod.rs"]
 mod capacity;
+#[path = "../../wamr/tests/compilers/mod.rs"]
+mod compilers;
 
-use capacity::{ARENA, CPU, LOOP, PAGE, Program, SHRUNK, Width};
+use capacity::{ARENA, CHECKSUM, CPU, MEM, MEM_64K, MSG, PAGE_BYTES, Program, Width};
 
 /// The operand stack, one for all guests.
 const STACK: u32 = 4096;
+const STACKS: [u32; 5] = [512, 1536, STACK, 8192, 16_384];
 /// The last is what the others' times are relative to.
 const LINES: [u32; 5] = [16, 32, 64, 128, 256];
+const PAGES: [u32; 4] = [512, PAGE_BYTES, 2048, 4096];
 /// Turns of each; odd, so that the median is one of them.
 const TURNS: usize = 5;
 /// Which blocks contend for a line is a matter of where a compiler happens to put them: so many
@@ -38,58 +44,130 @@ fn main() {
     // All are there before the first is timed.
     let builds = builds.into_iter().map(thread::JoinHandle::join);
     let builds: Vec<_> = builds.collect::<Result<_, _>>().expect("they compile");
+    let guests = guests();
     for programs in builds {
-        let bits = 8 * measure(&programs[0], 0, &assemble("loop", LOOP))["pointer"];
-        counts(&programs, bits);
+        let bits = 8 * measure(&programs[0], STACK, &guests[0])["pointer"];
+        counts(&programs, &guests, bits);
         times(&programs, bits);
     }
 }
 
-/// One program for each number of lines.
+/// One program for each number of lines, then one for each size of page.
 fn build(width: Width) -> thread::JoinHandle<Vec<Program>> {
-    let build = move |lines| Program::build(width, lines).expect("the program compiles");
-    thread::spawn(move || LINES.map(build).into())
+    let settings = LINES.map(|lines| (lines, PAGE_BYTES)).into_iter();
+    let settings = settings.chain(PAGES.map(|page| (64, page)));
+    let build = move |(lines, page)| Program::build(width, lines, page).expect("it compiles");
+    thread::spawn(move || settings.map(build).collect())
 }
 
 fn assemble(name: &str, wat: &str) -> PathBuf {
     capacity::assemble(&format!("bench-{name}"), wat)
 }
 
-type Fields = std::collections::HashMap<String, u64>;
-
-fn measure(program: &Program, cap: u32, module: &Path) -> Fields {
-    program
-        .run(ARENA, STACK, cap, module, None)
-        .expect("it runs")
+/// What runs `main(argument)`.
+struct Guest {
+    name: &'static str,
+    module: PathBuf,
+    argument: u32,
 }
 
-fn counts(programs: &[Program], bits: u64) {
-    let guests = [
-        ("cpu", assemble("cpu", CPU), 0),
-        ("endless loop", assemble("loop", LOOP), 0),
-        ("`(memory 1 1)`", assemble("page", PAGE), 0),
-        ("capped to 4096", assemble("page", PAGE), 4096),
-        ("shrunk", assemble("shrunk", SHRUNK), 0),
+fn guests() -> Vec<Guest> {
+    let workloads = [
+        ("cpu", CPU),
+        ("mem", MEM),
+        ("msg", MSG),
+        ("checksum", CHECKSUM),
+        ("mem64k", MEM_64K),
     ];
+    let workloads = workloads.map(|(name, wat)| Guest {
+        name,
+        module: assemble(name, wat),
+        argument: 0,
+    });
+    let (c, rust) = (
+        compilers::guests().join("c/filter.c"),
+        compilers::guests().join("rust/src/lib.rs"),
+    );
+    let compiled = [
+        ("C, default flags", compilers::compile_plainly(&c)),
+        ("C, small stack", compilers::compile(&c)),
+        (
+            "Rust, default flags",
+            compilers::compile_rust_plainly(&rust),
+        ),
+        ("Rust, small stack", compilers::build_crate("filter")),
+    ];
+    let compiled = compiled.into_iter().filter_map(|(name, wasm)| {
+        let module = compilers::built().join(format!("{name}.wasm"));
+        fs::write(&module, wasm?).expect("the module can be written");
+        Some(Guest {
+            name,
+            module,
+            argument: 100,
+        })
+    });
+    workloads.into_iter().chain(compiled).collect()
+}
+
+type Fields = std::collections::HashMap<String, u64>;
+
+fn try_measure(program: &Program, stack: u32, guest: &Guest) -> Result<Fields, String> {
+    let mode = format!("count={}", guest.argument);
+    program.run(ARENA, stack, &guest.module, &mode)
+}
+
+fn measure(program: &Program, stack: u32, guest: &Guest) -> Fields {
+    try_measure(program, stack, guest).expect("it runs")
+}
+
+/// How many fit; none where the stack is too small for it.
+fn fit(program: &Program, stack: u32, guest: &Guest) -> String {
+    match try_measure(program, stack, guest) {
+        Ok(fields) => fields["count"].to_string(),
+        Err(text) if text.contains("stack") => "–".to_owned(),
+        Err(text) => panic!("{}: {text}", guest.name),
+    }
+}
+
+fn counts(programs: &[Program], guests: &[Guest], bits: u64) {
+    let (by_lines, by_page) = programs.split_at(LINES.len());
     println!("\n{bits} bits, bytes of the arena, and how many fit {ARENA} beside a worker of");
     println!("{STACK} bytes of stack and 64 lines of cache\n");
-    println!("| | load | tables | instance | kept of its call | linear memory | fit |");
-    println!("|---|---|---|---|---|---|---|");
-    for (name, module, cap) in &guests {
-        let fields = measure(&programs[2], *cap, module);
+    println!(
+        "| | bytes of Wasm | load | tables | instance | kept of its call | linear memory | fit |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for guest in guests {
+        let fields = measure(&by_lines[2], STACK, guest);
         let keys = ["load", "tables", "instance", "kept", "linear", "count"];
+        let wasm = fs::metadata(&guest.module).expect("it is there").len();
         println!(
-            "| {name} | {} |",
+            "| {} | {wasm} | {} |",
+            guest.name,
             join(keys.iter().map(|key| fields[*key].to_string()))
         );
+    }
+    let names = join(guests.iter().map(|guest| guest.name.to_owned()));
+    let rule = "---|".repeat(guests.len() + 1);
+    println!("\n{bits} bits, how many fit, by the operand stack\n");
+    println!("| | {names} |\n|{rule}");
+    for stack in STACKS {
+        let fits = guests.iter().map(|guest| fit(&by_lines[2], stack, guest));
+        println!("| {stack} | {} |", join(fits));
+    }
+    println!("\n{bits} bits, how many fit beside {STACK} bytes of stack, by the page\n");
+    println!("| | {names} |\n|{rule}");
+    for (page, program) in PAGES.iter().zip(by_page) {
+        let fits = guests.iter().map(|guest| fit(program, STACK, guest));
+        println!("| {page} | {} |", join(fits));
     }
     let lines = join(LINES.iter().map(|l| format!("{l} lines")));
     println!("\n{bits} bits, a worker beside its stack\n");
     println!("| {lines} |\n|{}", "---|".repeat(LINES.len()));
-    let worker = |p| measure(p, 0, &guests[0].1)["worker"] - u64::from(STACK);
+    let worker = |p| measure(p, STACK, &guests[0])["worker"] - u64::from(STACK);
     println!(
         "| {} |",
-        join(programs.iter().map(|p| worker(p).to_string()))
+        join(by_lines.iter().map(|p| worker(p).to_string()))
     );
 }
 
@@ -109,12 +187,12 @@ fn times(programs: &[Program], bits: u64) {
         let mode = format!("time={n}");
         let time = |program: &Program| {
             let time = |module: &PathBuf| {
-                let fields = program.run(ARENA, 8192, 0, module, Some(&mode));
+                let fields = program.run(ARENA, 8192, module, &mode);
                 fields.expect("it runs")["best_ns"]
             };
             modules.iter().map(time).sum::<u64>() as f64
         };
-        let turn = |_| programs.iter().map(time).collect::<Vec<_>>();
+        let turn = |_| programs[..LINES.len()].iter().map(time).collect::<Vec<_>>();
         let turns: Vec<Vec<f64>> = (0..TURNS).map(turn).collect();
         let base = median(turns.iter().map(|t| t[rest.len()]));
         let ratio = |i| median(turns.iter().map(|t| t[i] / t[rest.len()]));
