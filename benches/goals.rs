@@ -304,11 +304,11 @@ fn paged_guests(table: &mut Table, flat: &Program, paged: &Program) {
     for (what, module, published, goal, least) in [
         ("upstream's mem, `(memory 1 1)`", mem, "2", "≥ 90", 90),
         ("upstream's msg, `(memory 1 1)`", msg, "2", "≥ 55", 55),
-        ("C, clang's default flags, 2 pages", c, "0", "≥ 10", 10),
+        ("C, clang's default flags, 2 pages", c, "–", "≥ 10", 10),
         (
             "Rust, rustc's default flags, 17 pages",
             rust,
-            "0",
+            "–",
             "≥ 10",
             10,
         ),
@@ -382,7 +382,7 @@ fn paged_instructions(table: &mut Table, bits: &str, flat: &Program, paged: &Pro
             20_000,
         ),
     ];
-    let ratio = |(name, module, least, n): (&str, Option<PathBuf>, u32, u32)| {
+    let ratio = |(name, module, least, n): (&'static str, Option<PathBuf>, u32, u32)| {
         let module = module?;
         let count = |program: &Program| program.instructions(true, &module, least, n);
         Some((name, count(paged)? as f64 / count(flat)? as f64))
@@ -403,7 +403,9 @@ fn paged_instructions(table: &mut Table, bits: &str, flat: &Program, paged: &Pro
     let product: f64 = memory.iter().map(|(_, ratio)| ratio).product();
     let mean = product.powf(1.0 / memory.len() as f64);
     table.compare(
-        &format!("instructions by pages of {PAGE_BYTES} bytes, {bits}, mean; none over 1.10"),
+        &format!(
+            "instructions, pages against flat memories, {bits}: mean, of which none over 1.10"
+        ),
         "–",
         "1".into(),
         "≤ 1.06",
@@ -438,7 +440,7 @@ fn touches(table: &mut Table, program: &Program) {
     };
     let (few, many) = (time(1000), time(12_000));
     table.add(
-        "1,000 first touches / 12,000, 32-bit / each of those against each of these, in time",
+        "1,000 first touches / 12,000, 32-bit / one of these against one of those, in time",
         "–",
         "≤ 1.5",
         format!(
@@ -449,14 +451,14 @@ fn touches(table: &mut Table, program: &Program) {
         ),
         many / few / 12.0 <= 1.5,
     );
-    let count = |n| program.instructions(true, &module, 1, n + 1);
+    let count = |n: u32| program.instructions(true, &module, 1, n + 1);
     let (Some(few), Some(many)) = (count(1000), count(12_000)) else {
         println!("skipped: the instructions of a first touch: no valgrind\n");
         return;
     };
     let (few, many) = (few as f64 / 1e3, many as f64 / 12e3);
     table.add(
-        "instructions of a first touch, its page given back, of 1,000 / of 12,000",
+        "instructions of a first touch, zeroing and giving back included, of 1,000 / of 12,000",
         "–",
         "equal to a hundredth",
         format!("{few:.0} / {many:.0}"),
