@@ -312,7 +312,10 @@ fn what_can_t_be_measured_is_refused() {
         (
             &["--workload", "gpu"][..],
             2,
-            &["'gpu'", "cpu, mem, msg, mem64k, add, mul, fib, checksum, popcount"][..],
+            &[
+                "'gpu'",
+                "cpu, mem, msg, mem64k, add, mul, fib, checksum, popcount",
+            ][..],
         ),
         (&["sideways"], 2, &["shared, diverse, all, fairness"]),
         (&["--weight", "1:0"], 2, &["'0'", "1 to 100"]),

@@ -1,8 +1,9 @@
 /*
  * SPDX-License-Identifier: Apache-2.0
  *
- * Linear memories by the page. A memory costs a pointer for each Wasm page, a table for each Wasm page
- * that was written to, and the small pages that were: whatever it declares.
+ * Linear memories by the page. A memory costs a pointer for each Wasm page, a branch for each Wasm page
+ * that was written to, a leaf for each eight small pages of which one was, and the small pages that were:
+ * whatever it declares. What is near each other is in few tables, and a guest's stack and data are so.
  *
  * A small page is a block of the arena, of 8 bytes more: taking and freeing one takes the arena's
  * time, which doesn't depend on how many there are. They are carved from the top of the smallest free
@@ -27,7 +28,7 @@ _Static_assert((SMALL_PAGE & (SMALL_PAGE - 1)) == 0 && SMALL_PAGE >= 512 && SMAL
                "PROPLET_PAGE_BYTES: not a power of two from 512 to 4096");
 
 static uint32
-tables_for(uint64 bytes)
+wasm_pages_of(uint64 bytes)
 {
     return (uint32)(bytes >> WASM_PAGE_SHIFT);
 }
@@ -35,7 +36,8 @@ tables_for(uint64 bytes)
 static uint64
 head_bytes(uint32 wasm_pages)
 {
-    return offsetof(struct wamr_pages, tables) + (uint64)wasm_pages * sizeof(uint8 **);
+    return offsetof(struct wamr_pages, branches)
+           + (uint64)wasm_pages * sizeof(struct wamr_branch *);
 }
 
 /* Bytes of a small page from `at` on, of `len` at the most. */
@@ -72,7 +74,7 @@ declared_bytes(const WASMMemory *memory)
 static uint64
 held(uint64 count, uint64 wasm_pages)
 {
-    return count + wasm_pages * sizeof(uint8 **) / SMALL_PAGE;
+    return count + wasm_pages * sizeof(struct wamr_branch *) / SMALL_PAGE;
 }
 
 static void
@@ -92,37 +94,47 @@ throw_out_of_pages(WASMModuleInstance *instance, uint32 at, const struct wamr_pa
     wasm_set_exception(instance, text);
 }
 
-static uint8 **
-take_table(bool of_spare)
+/* For tables, which begin with nothing in them. */
+static void *
+take_zeroed(uint32 size, bool of_spare)
 {
-    uint32 size = SMALL_IN_WASM_PAGE * (uint32)sizeof(uint8 *);
-    uint8 **table = wamr_arena_linear(size, of_spare);
+    void *block = wamr_arena_linear(size, of_spare);
 
-    if (table)
-        memset(table, 0, size);
-    return table;
+    if (block)
+        memset(block, 0, size);
+    return block;
 }
 
-/* A table without a page stays for the next try. */
+/* Where the pointer to the page of a byte is; its branch and its leaf are taken if they are absent. */
+static uint8 **
+take_place(struct wamr_pages *pages, uint32 at)
+{
+    struct wamr_branch **branch = &pages->branches[at >> WASM_PAGE_SHIFT];
+    bool of_spare = !pages->starting;
+    struct wamr_leaf **leaf;
+
+    if (!*branch && !(*branch = take_zeroed(sizeof(**branch), of_spare)))
+        return NULL;
+    leaf = &(*branch)->leaves[at >> LEAF_SHIFT & (BRANCH_LEAVES - 1)];
+    if (!*leaf && !(*leaf = take_zeroed(sizeof(**leaf), of_spare)))
+        return NULL;
+    return &(*leaf)->pages[at >> SMALL_SHIFT & (LEAF_PAGES - 1)];
+}
+
+/* Tables without a page stay for the next try. */
 static uint8 *
 take(struct wamr_pages *pages, uint32 at)
 {
-    uint8 ***table = &pages->tables[at >> WASM_PAGE_SHIFT];
-    bool of_spare = !pages->starting;
-    uint8 *page;
+    uint8 **place;
 
-    if (held((uint64)pages->count + 1, pages->tables_len) > pages->count_max)
+    if (held((uint64)pages->count + 1, pages->branches_len) > pages->count_max)
         return NULL;
-    if (!*table && !(*table = take_table(of_spare)))
+    place = take_place(pages, at);
+    if (!place || !(*place = take_zeroed(SMALL_PAGE, !pages->starting)))
         return NULL;
-    page = wamr_arena_linear(SMALL_PAGE, of_spare);
-    if (!page)
-        return NULL;
-    memset(page, 0, SMALL_PAGE);
-    (*table)[at >> SMALL_SHIFT & (SMALL_IN_WASM_PAGE - 1)] = page;
     pages->count++;
     wamr_count_pages(1);
-    return page;
+    return *place;
 }
 
 static bool
@@ -246,21 +258,32 @@ wamr_pages_move(WASMModuleInstance *instance, uint32 to, uint32 from, uint32 len
     return true;
 }
 
-/* Gives back the pages from one on, and the tables that then have none. */
+static uint32
+drop_leaf(struct wamr_leaf *leaf)
+{
+    uint32 i, count = 0;
+
+    for (i = 0; leaf && i < LEAF_PAGES; i++) {
+        count += leaf->pages[i] != NULL;
+        wamr_free(leaf->pages[i]);
+    }
+    wamr_free(leaf);
+    return count;
+}
+
+/* Gives back all from a Wasm page on. */
 static void
 drop_from(struct wamr_pages *pages, uint32 wasm_page)
 {
     uint32 i, j, count = 0;
 
-    for (i = wasm_page; i < pages->tables_len; i++) {
-        uint8 **table = pages->tables[i];
+    for (i = wasm_page; i < pages->branches_len; i++) {
+        struct wamr_branch *branch = pages->branches[i];
 
-        for (j = 0; table && j < SMALL_IN_WASM_PAGE; j++) {
-            count += table[j] != NULL;
-            wamr_arena_free(Alloc_For_LinearMemory, table[j]);
-        }
-        wamr_free(table);
-        pages->tables[i] = NULL;
+        for (j = 0; branch && j < BRANCH_LEAVES; j++)
+            count += drop_leaf(branch->leaves[j]);
+        wamr_free(branch);
+        pages->branches[i] = NULL;
     }
     pages->count -= count;
     wamr_count_pages(-(int32)count);
@@ -270,7 +293,7 @@ drop_from(struct wamr_pages *pages, uint32 wasm_page)
 static bool
 commit_from(struct wamr_pages *pages, uint32 wasm_page)
 {
-    uint64 at, end = (uint64)pages->tables_len << WASM_PAGE_SHIFT;
+    uint64 at, end = (uint64)pages->branches_len << WASM_PAGE_SHIFT;
 
     for (at = (uint64)wasm_page << WASM_PAGE_SHIFT; at < end; at += SMALL_PAGE) {
         while (!take(pages, (uint32)at)) {
@@ -292,7 +315,7 @@ move_places(WASMMemoryInstance *memory, uint32 size)
     moved = wamr_arena_linear(size, true);
     if (!moved)
         return NULL;
-    memcpy(moved, pages, head_bytes(pages->tables_len));
+    memcpy(moved, pages, head_bytes(pages->branches_len));
     wamr_free(pages);
     return moved;
 }
@@ -303,7 +326,7 @@ wamr_pages_extend(WASMModuleInstance *instance, uint32 wasm_pages)
     WASMMemoryInstance *memory = memory_of(instance);
     struct wamr_pages *pages = pages_of(memory);
     uint64 size = head_bytes(wasm_pages), count = pages->count;
-    uint32 had = pages->tables_len;
+    uint32 had = pages->branches_len;
 
     if (wasm_pages <= had)
         return true;
@@ -319,12 +342,12 @@ wamr_pages_extend(WASMModuleInstance *instance, uint32 wasm_pages)
     while (!pages && wamr_arena_await_start());
     if (!pages)
         return false;
-    memset(pages->tables + had, 0, (wasm_pages - had) * sizeof(pages->tables[0]));
-    pages->tables_len = wasm_pages;
+    memset(pages->branches + had, 0, (wasm_pages - had) * sizeof(pages->branches[0]));
+    pages->branches_len = wasm_pages;
     memory->heap_data = memory->heap_data_end = (uint8 *)pages;
     if (pages->commit && !commit_from(pages, had)) {
         drop_from(pages, had);
-        pages->tables_len = had;
+        pages->branches_len = had;
         return false;
     }
     pages->refused = 0;
@@ -426,7 +449,7 @@ static bool
 make(WASMModuleInstance *instance, struct wamr_pages *pages, char *error, uint32 error_len)
 {
     const WASMModule *module = instance->module;
-    uint32 wasm_pages = pages->tables_len;
+    uint32 wasm_pages = pages->branches_len;
 
     if (held(0, wasm_pages) > pages->count_max) {
         snprintf(error, error_len,
@@ -451,7 +474,7 @@ wamr_pages_make(WASMModuleInstance *instance, uint64 bytes_max, bool commit, cha
     const WASMMemory *declared = module->memories;
     WASMMemoryInstance *memory = memory_of(instance);
     uint64 bytes = declared_bytes(declared);
-    uint32 wasm_pages = tables_for(bytes);
+    uint32 wasm_pages = wasm_pages_of(bytes);
     struct wamr_pages *pages;
     bool made;
 
@@ -465,7 +488,7 @@ wamr_pages_make(WASMModuleInstance *instance, uint64 bytes_max, bool commit, cha
         return false;
     }
     memset(pages, 0, head_bytes(wasm_pages));
-    pages->tables_len = wasm_pages;
+    pages->branches_len = wasm_pages;
     pages->count_max = pages_in(bytes_max);
     pages->commit = commit;
     pages->starting = true;
@@ -513,12 +536,34 @@ note_written(struct touched *pages, uint64 from, uint64 len)
     pages->last = end;
 }
 
-static uint64
-bytes_of(const struct touched *pages, uint64 all, uint32 block)
-{
-    uint64 most = (all + (1u << pages->shift) - 1) >> pages->shift;
+/* Of pages, leaves and branches that are written to. */
+struct written {
+    struct touched branches, leaves, pages;
+};
 
-    return (pages->count < most ? pages->count : most) * wamr_bytes_for(block);
+static void
+note_segment(struct written *written, uint64 from, uint64 len)
+{
+    note_written(&written->branches, from, len);
+    note_written(&written->leaves, from, len);
+    note_written(&written->pages, from, len);
+}
+
+/* Of a memory of `all` bytes. */
+static uint64
+bytes_of(const struct touched *touched, uint64 all, uint32 block)
+{
+    uint64 most = all >> touched->shift;
+
+    return (touched->count < most ? touched->count : most) * wamr_bytes_for(block);
+}
+
+static uint64
+bytes_written(const struct written *written, uint64 all)
+{
+    return bytes_of(&written->branches, all, sizeof(struct wamr_branch))
+           + bytes_of(&written->leaves, all, sizeof(struct wamr_leaf))
+           + bytes_of(&written->pages, all, SMALL_PAGE);
 }
 
 /*
@@ -547,37 +592,33 @@ at_most_32_bits(uint64 bytes)
 void
 wamr_pages_need(const WASMModule *module, wamr_memory_need *need)
 {
-    struct touched wasm = { .shift = WASM_PAGE_SHIFT, .last = UINT64_MAX };
-    struct touched small = { .shift = SMALL_SHIFT, .last = UINT64_MAX };
-    const uint32 table = SMALL_IN_WASM_PAGE * (uint32)sizeof(uint8 *);
-    uint64 bytes, places, made;
+    struct written written = {
+        .branches = { .shift = WASM_PAGE_SHIFT, .last = UINT64_MAX },
+        .leaves = { .shift = LEAF_SHIFT, .last = UINT64_MAX },
+        .pages = { .shift = SMALL_SHIFT, .last = UINT64_MAX },
+    };
+    uint64 bytes, head;
     uint32 stack, i;
 
     *need = (wamr_memory_need){ 0 };
     if (!module->memory_count)
         return;
     bytes = declared_bytes(module->memories);
-    places = wamr_bytes_for(at_most_32_bits(head_bytes(tables_for(bytes))));
+    head = wamr_bytes_for(at_most_32_bits(head_bytes(wasm_pages_of(bytes))));
     for (i = 0; i < module->data_seg_count; i++) {
         const WASMDataSeg *segment = module->data_segments[i];
 
-        if (segment->is_passive)
-            continue;
-        note_written(&wasm, (uint32)segment->base_offset.u.unary.v.i32, segment->data_length);
-        note_written(&small, (uint32)segment->base_offset.u.unary.v.i32, segment->data_length);
+        if (!segment->is_passive)
+            note_segment(&written, (uint32)segment->base_offset.u.unary.v.i32,
+                         segment->data_length);
     }
-    made = places + bytes_of(&wasm, bytes, table) + bytes_of(&small, bytes, SMALL_PAGE);
-    need->made = at_most_32_bits(made);
+    need->made = at_most_32_bits(head + bytes_written(&written, bytes));
     stack = stack_pointer(module, bytes);
-    if (stack) {
-        note_written(&wasm, stack - 1, 1);
-        note_written(&small, stack - 1, 1);
-    }
-    need->begun = at_most_32_bits(places + bytes_of(&wasm, bytes, table)
-                                  + bytes_of(&small, bytes, SMALL_PAGE));
-    need->committed =
-        at_most_32_bits(places + (bytes >> WASM_PAGE_SHIFT) * wamr_bytes_for(table)
-                        + (bytes >> SMALL_SHIFT) * wamr_bytes_for(SMALL_PAGE));
+    if (stack)
+        note_segment(&written, stack - 1, 1);
+    need->begun = at_most_32_bits(head + bytes_written(&written, bytes));
+    note_segment(&written, 0, bytes);
+    need->committed = at_most_32_bits(head + bytes_written(&written, bytes));
 }
 
 #endif

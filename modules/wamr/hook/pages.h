@@ -23,10 +23,22 @@
 #define SMALL_PAGE ((uint32)PROPLET_PAGE_BYTES)
 #define SMALL_SHIFT ((uint32)__builtin_ctz(PROPLET_PAGE_BYTES))
 
-/* A page of Wasm, and the small pages in it. */
+/* A page of Wasm, the small pages in it, and the leaves in which those are. */
 #define WASM_PAGE_SHIFT 16
 #define WASM_PAGE (1u << WASM_PAGE_SHIFT)
 #define SMALL_IN_WASM_PAGE (WASM_PAGE / SMALL_PAGE)
+#define LEAF_PAGES 8u
+#define LEAF_SHIFT (SMALL_SHIFT + 3)
+#define BRANCH_LEAVES (SMALL_IN_WASM_PAGE / LEAF_PAGES)
+
+/* NULL where nothing was written to. */
+struct wamr_leaf {
+    uint8 *pages[LEAF_PAGES];
+};
+
+struct wamr_branch {
+    struct wamr_leaf *leaves[BRANCH_LEAVES];
+};
 
 enum pages_limit {
     LIMIT_OF_MODULE,
@@ -39,11 +51,12 @@ enum pages_limit {
  * NULL: what WAMR computes as the native address of a guest's byte is the byte's own address.
  */
 struct wamr_pages {
-    /* Small pages held, and how many may be; the places count as pages, as many as they would fill. */
+    /* Small pages held, and how many may be; the branches' places count as pages, as many as they would
+       fill. */
     uint32 count;
     uint32 count_max;
-    /* Wasm pages there is a place for: all of the memory's. */
-    uint32 tables_len;
+    /* All Wasm pages of the memory. */
+    uint32 branches_len;
     /* Wasm pages by which the last memory.grow was to grow it, if that failed; 0 if not. */
     uint32 refused : 28;
     /* By what: an enum pages_limit. */
@@ -52,8 +65,8 @@ struct wamr_pages {
     uint32 commit : 1;
     /* The instance is being made: what it takes was admitted. */
     uint32 starting : 1;
-    /* For each Wasm page, its small pages; NULL where none was written to. */
-    uint8 **tables[];
+    /* For each Wasm page; NULL where nothing was written to. */
+    struct wamr_branch *branches[];
 };
 
 static inline struct wamr_pages *
@@ -65,9 +78,11 @@ pages_of(const WASMMemoryInstance *memory)
 static inline uint8 *
 page_at(const struct wamr_pages *pages, uint32 at)
 {
-    uint8 **table = pages->tables[at >> WASM_PAGE_SHIFT];
+    const struct wamr_branch *branch = pages->branches[at >> WASM_PAGE_SHIFT];
+    const struct wamr_leaf *leaf =
+        branch ? branch->leaves[at >> LEAF_SHIFT & (BRANCH_LEAVES - 1)] : NULL;
 
-    return table ? table[at >> SMALL_SHIFT & (SMALL_IN_WASM_PAGE - 1)] : NULL;
+    return leaf ? leaf->pages[at >> SMALL_SHIFT & (LEAF_PAGES - 1)] : NULL;
 }
 
 /* wamr_memory_needs, for the kind of memory that there is. */

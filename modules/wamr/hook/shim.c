@@ -305,7 +305,8 @@ wamr_get_sizes(wamr_sizes *sizes)
         .export_function = sizeof(WASMExportFuncInstance),
         .small_page = PROPLET_PAGE_BYTES,
 #if PAGED
-        .pages_head = (uint32_t)offsetof(struct wamr_pages, tables),
+        .leaf_pages = LEAF_PAGES,
+        .pages_head = (uint32_t)offsetof(struct wamr_pages, branches),
 #endif
     };
 }

@@ -105,9 +105,10 @@ typedef struct wamr_sizes {
     uint32_t global_instance;
     uint32_t function_instance;
     uint32_t export_function;
-    /* Bytes of the pages that they are made of, 0 where they are one block; of what a memory has beside
-       them and its places for tables. */
+    /* Bytes of the pages that linear memories are made of, 0 where they are one block; pages in a leaf;
+       bytes that a memory has beside its pages, leaves and branches. */
     uint32_t small_page;
+    uint32_t leaf_pages;
     uint32_t pages_head;
 } wamr_sizes;
 

@@ -18,6 +18,8 @@ type TestAgent = Agent<'static, WamrEngine<Threads>>;
 
 const SLOTS: usize = 512;
 const CPU: &str = include_str!("../../../wat/bench/cpu.wat");
+const MEM: &str = include_str!("../../../wat/bench/mem.wat");
+const MSG: &str = include_str!("../../../wat/bench/msg.wat");
 const LOOP: &str = r#"(module (func (export "main") (loop $next (br $next))))"#;
 
 /// Modules, and the slots that share their table, as Kconfig has them by default.
@@ -111,6 +113,27 @@ impl Proplet {
             thread::sleep(Duration::from_millis(1));
         }
         panic!("tasks do not end");
+    }
+
+    /// The most tasks found that end with `result`, of all that are started before the first one runs. With
+    /// too many, those that end for want of a page say how many fewer it may be.
+    fn most(&mut self, wat: &str, result: &str) -> usize {
+        let mut count = 160;
+        loop {
+            let held = self.workers.platform().hold();
+            for n in 0..count {
+                self.start(&format!("3fe95a65-74f1-4ede-bf20-{n:012}"), wat, &json!({}));
+            }
+            drop(held);
+            let results = self.all_results();
+            assert_eq!(results.len(), count);
+            let is_right = |body: &&Json| body["results"] == result;
+            let failed = count - results.iter().filter(is_right).count();
+            if failed == 0 {
+                return count;
+            }
+            count -= failed.div_ceil(2);
+        }
     }
 
     fn free(&self) -> usize {
@@ -218,6 +241,18 @@ fn what_tasks_cost_is_what_they_hold() {
         "all but one with one result"
     );
     assert_eq!(proplet.free(), empty);
+
+    // The same with memories, of a page each: of those that write to one KiB, and to two.
+    for (name, wat, result, least) in [
+        ("mem", MEM, "841800133", [90, 66]),
+        ("msg", MSG, "1791376005", [55, 44]),
+    ] {
+        let most = proplet.most(wat, result);
+        println!("{most} tasks of the {name} workload");
+        let least = least[usize::from(size_of::<usize>() == 8)];
+        assert!(most >= least, "{name}: {most} of at least {least}");
+        assert_eq!(proplet.free(), empty);
+    }
 
     // Rounds of starts and stops leave nothing.
     for round in 0..500 {

@@ -85,12 +85,12 @@ fail(const char *format, ...)
 
 /* Arena bytes of a new instance's linear memory. */
 static uint32_t
-linear_bytes(const struct guest *guest, struct WASMModuleInstance *instance)
+linear_bytes(const struct guest *guest)
 {
-    uint32_t len = (uint32_t)wamr_guest_memory_len(instance);
+    wamr_memory_need need;
 
-    return PROPLET_PAGE_BYTES || !len ? wamr_memory_needs(guest->module)
-                                      : (len + 4 + 7) & ~UINT32_C(7);
+    wamr_memory_needs(guest->module, &need);
+    return need.made;
 }
 
 static wamr_memory_info
@@ -171,7 +171,7 @@ make(struct guest *guest, instance *one)
     char error[128] = "";
 
     memset(one, 0, sizeof(*one));
-    one->instance = wamr_instantiate(guest->module, &guest->tables, UINT64_MAX, error,
+    one->instance = wamr_instantiate(guest->module, &guest->tables, UINT64_MAX, false, error,
                                      sizeof(error));
     one->per_unit = guest->info.credit_per_unit;
     one->stack_max = UINT32_MAX;
@@ -333,7 +333,7 @@ count_instances(uint32_t argument, uint32_t worker_bytes)
     load_bytes = taken(&free_bytes);
     if (!make(&guest, &alone))
         fail("not one instance fits");
-    linear = linear_bytes(&guest, alone.instance);
+    linear = linear_bytes(&guest);
     bytes = wamr_instance_needs(guest.module);
     tables = wamr_tables_need(guest.module);
     must_equal("an instance, its memory and the tables", taken(&free_bytes),

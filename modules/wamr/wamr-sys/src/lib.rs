@@ -264,7 +264,9 @@ pub struct Sizes {
     pub export_function: u32,
     /// Bytes of the pages that linear memories are made of; 0 where they are one block.
     pub small_page: u32,
-    /// What a paged memory has beside its pages and its places for tables.
+    /// Such pages in a leaf of their table.
+    pub leaf_pages: u32,
+    /// Bytes that a paged memory has beside its pages, leaves and branches.
     pub pages_head: u32,
 }
 

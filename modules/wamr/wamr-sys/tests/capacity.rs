@@ -48,11 +48,12 @@ fn count(program: &Program, module: &Path, argument: u32) -> Counted {
     assert_eq!(field("cache_lines"), CACHE_LINES.into());
     assert_eq!(field("free_after"), field("free_before"));
     assert_eq!(field("largest_after"), field("free_before"));
-    // All cost the same, and that the next one did not fit is not for lack of trying.
+    // All cost the same, and that the next one did not fit is not for lack of trying, but for some bytes
+    // between blocks.
     let one = field("instance") + field("kept") + field("linear");
     let taken = field("load") + field("tables") + field("count") * one;
     assert_eq!(field("free_before") - field("free_wall"), taken);
-    assert!(field("free_wall") < one, "{fields:?}");
+    assert!(field("free_wall") < one + 64, "{fields:?}");
     Counted {
         fit: field("count"),
         linear: field("linear"),
@@ -121,13 +122,13 @@ fn an_instance_costs_the_same_whatever_its_code() {
     assert_eq!(small, large);
 }
 
-/// A page of Wasm that has one small page in use: that, the table it is in, and the place for that.
+/// A page of Wasm that has one small page in use: that, its leaf, its branch, and the head.
 #[test]
 fn a_page_of_memory() {
     let Some(program) = program() else { return };
     let counted = count(program, &capacity::assemble("page", PAGE), 0);
     assert!(counted.fit >= 90, "{}", counted.fit);
-    assert_eq!(counted.linear, (1024 + 8) + (64 * 4 + 8) + 16);
+    assert_eq!(counted.linear, (1024 + 8) + 2 * (8 * 4 + 8) + 24);
 }
 
 #[test]

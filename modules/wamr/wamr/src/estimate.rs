@@ -150,17 +150,24 @@ struct Tally {
     stack_pointer: Option<u64>,
 }
 
-/// The pages of linear memory that are written to.
+/// Bytes of memory whose pages are in one leaf.
+fn leaf_bytes(sizes: &sys::Sizes) -> u64 {
+    u64::from(sizes.leaf_pages) * u64::from(sizes.small_page)
+}
+
+/// The pages of linear memory that are written to, with what they are found by.
 #[derive(Clone, Copy, Default)]
 struct Written {
-    wasm_pages: Touched,
-    small_pages: Touched,
+    branches: Touched,
+    leaves: Touched,
+    pages: Touched,
 }
 
 impl Written {
     fn write(&mut self, at: u64, len: u64, sizes: &sys::Sizes) {
-        self.wasm_pages.write(at, len, WASM_PAGE);
-        self.small_pages.write(at, len, sizes.small_page.into());
+        self.branches.write(at, len, WASM_PAGE);
+        self.leaves.write(at, len, leaf_bytes(sizes));
+        self.pages.write(at, len, sizes.small_page.into());
     }
 }
 
@@ -182,6 +189,11 @@ impl Touched {
         self.count += last - first + u64::from(first + 1 != self.last);
         self.last = last + 1;
     }
+
+    /// No more than all, in a memory of `len` bytes.
+    fn of(&self, len: u64, page: u64) -> u64 {
+        self.count.min(len / page)
+    }
 }
 
 impl Tally {
@@ -200,22 +212,24 @@ impl Tally {
         if self.memories == 0 {
             return MemoryNeeds::default();
         }
-        let pointer = u64::from(sizes.pointer);
-        let table = block(WASM_PAGE / small * pointer);
-        let places = block(u64::from(sizes.pages_head) + self.memory_pages * pointer);
+        let (pointer, leaf) = (u64::from(sizes.pointer), leaf_bytes(sizes));
+        let head = block(u64::from(sizes.pages_head) + self.memory_pages * pointer);
         let with = |written: &Written| {
-            places
-                + written.wasm_pages.count.min(self.memory_pages) * table
-                + written.small_pages.count.min(len / small) * block(small)
+            head + written.branches.of(len, WASM_PAGE) * block(WASM_PAGE / leaf * pointer)
+                + written.leaves.of(len, leaf) * array(sizes.leaf_pages.into(), sizes.pointer)
+                + written.pages.of(len, small) * block(small)
         };
-        let mut begun = self.written;
+        let mut written = self.written;
+        let made = with(&written);
         if let Some(stack) = self.stack_pointer.filter(|at| *at <= len) {
-            begun.write(stack - 1, 1, sizes);
+            written.write(stack - 1, 1, sizes);
         }
+        let begun = with(&written);
+        written.write(0, len, sizes);
         MemoryNeeds {
-            made: with(&self.written),
-            begun: with(&begun),
-            committed: places + self.memory_pages * (table + WASM_PAGE / small * block(small)),
+            made,
+            begun,
+            committed: with(&written),
         }
     }
 

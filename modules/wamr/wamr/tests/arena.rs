@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Barrier;
 
-use common::{Budget, Guest, alone, budget, load, load_bytes, runtime};
+use common::{Budget, Guest, alone, budget, load, load_bytes, memory_bytes, runtime};
 use wamr::{
     Error, ErrorKind, InstanceConfig, Memory, Module, Runtime, Trap, TrapKind, Value, Worker,
 };
@@ -321,7 +321,7 @@ fn what_is_committed_is_there_or_refused() {
     let in_wasm_page = 65_536 / page;
     assert_eq!(
         needs.committed,
-        needs.made + u64::from(in_wasm_page * (page + 8) + in_wasm_page * usize::BITS / 8 + 8)
+        needs.made + u64::from(memory_bytes(1, in_wasm_page / 8, in_wasm_page))
     );
     let loaded = free();
     let mut guest = with(&module, 65_536, true).unwrap();

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::task::Poll;
 use std::time::Instant;
 
-use common::{alone, load, runtime_in};
+use common::{alone, load, memory_bytes, runtime_in};
 use samples::Random;
 use wamr::{
     Buffer, Caller, Error, ErrorKind, HostError, HostFunction, Instance, InstanceConfig, Module,
@@ -435,13 +435,12 @@ fn what_was_never_written_takes_nothing() {
     pair.same();
     assert_eq!(pair.guest.usage().held, held);
     pair.access(("i32.store8", "i32", 1), 70_000, 0, 0);
-    let tables = 65_536 / page_bytes() * (usize::BITS / 8);
-    assert_eq!(
-        pair.guest.usage().held - held,
-        page_bytes() + 8 + tables + 8
-    );
-    pair.access(("i64.store", "i64", 8), 65_536 + 4095, 0, 7);
-    assert!(pair.guest.usage().held - held <= 3 * (page_bytes() + 8) + tables + 8);
+    let taken = |pair: &Pair<'_, '_>| pair.guest.usage().held - held;
+    assert_eq!(taken(&pair), memory_bytes(1, 1, 1));
+    pair.access(("i32.store8", "i32", 1), 131_071, 0, 7);
+    assert_eq!(taken(&pair), memory_bytes(1, 2, 2));
+    pair.access(("i64.store", "i64", 8), 131_068, 0, 7);
+    assert_eq!(taken(&pair), memory_bytes(2, 3, 3));
     pair.same();
 }
 

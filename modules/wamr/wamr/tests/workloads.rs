@@ -77,7 +77,7 @@ fn checksum() -> u32 {
 
 /// Wherever in memory it is done.
 fn mem() -> u32 {
-    let byte = |round| move |i| (7 * i + 13 * round) % 256;
+    let byte = |round: u32| move |i: u32| (7 * i + 13 * round) % 256;
     (0..100).fold(FNV, |hash, round| fnv1a(hash, (0..1024).map(byte(round))))
 }
 

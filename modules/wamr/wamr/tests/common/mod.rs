@@ -49,6 +49,16 @@ pub fn load(runtime: Runtime, wat: &str) -> Result<Module, Error> {
     )
 }
 
+/// Arena bytes of so many branches, leaves and pages of a paged memory.
+pub fn memory_bytes(branches: u32, leaves: u32, pages: u32) -> u32 {
+    const LEAF_PAGES: u32 = 8;
+    let (page, pointer) = (wamr::page_bytes(), usize::BITS / 8);
+    let block = |len: u32| (len + 4).next_multiple_of(8);
+    branches * block(65_536 / page / LEAF_PAGES * pointer)
+        + leaves * block(LEAF_PAGES * pointer)
+        + pages * block(page)
+}
+
 /// How a call is cut into steps, and the work that it may do: the context of host functions.
 pub struct Budget {
     pub slice: u32,
