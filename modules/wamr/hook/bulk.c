@@ -296,12 +296,14 @@ grow(struct wamr_worker *worker, WASMMemoryInstance *memory, uint32 pages, uint6
 {
     WASMModuleInstance *instance = (WASMModuleInstance *)worker->env.module_inst;
     uint32 more = pages - memory->cur_page_count;
-    uint32 before = pages_of(memory)->count;
+    const struct wamr_pages *held = pages_of(memory);
+    uint32 before = held->count;
 
     if (!wamr_pages_extend(instance, pages))
         return false;
     wamr_charge_touches(worker, before);
-    wamr_charge_growth(worker, (uint64)pages * sizeof(void *) / BULK_UNIT);
+    wamr_charge_growth(worker, (uint64)(pages_of(memory) == held ? more : pages)
+                                   * sizeof(void *) / BULK_UNIT);
     if (charge(worker, (uint64)more * PAGE_WORK, (uint64)more * PAGE_WORK, 0) == PAY_NEVER)
         return true;
     memory->cur_page_count = pages;

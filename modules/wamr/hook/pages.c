@@ -383,14 +383,11 @@ wamr_pages_explain(WASMModuleInstance *instance)
     wasm_set_exception(instance, text);
 }
 
+/* A constant: WAMR takes imported globals alone besides, and modules that import any are refused. */
 static uint32
-offset_of(const WASMModuleInstance *instance, const WASMDataSeg *segment)
+offset_of(const WASMDataSeg *segment)
 {
-    const InitializerExpression *at = &segment->base_offset;
-
-    return at->init_expr_type == INIT_EXPR_TYPE_GET_GLOBAL
-               ? (uint32)instance->e->globals[at->u.unary.v.global_index].initial_value.i32
-               : (uint32)at->u.unary.v.i32;
+    return (uint32)segment->base_offset.u.unary.v.i32;
 }
 
 /* Writes the active ones, in their order. Only reads the module, which others run. */
@@ -407,7 +404,7 @@ write_segments(WASMModuleInstance *instance, const WASMModule *module, char *err
 
         if (segment->is_passive)
             continue;
-        at = offset_of(instance, segment);
+        at = offset_of(segment);
         if ((uint64)at + segment->data_length > size) {
             snprintf(error, error_len, "out of bounds memory access");
             return false;
@@ -609,8 +606,7 @@ wamr_pages_need(const WASMModule *module, wamr_memory_need *need)
         const WASMDataSeg *segment = module->data_segments[i];
 
         if (!segment->is_passive)
-            note_segment(&written, (uint32)segment->base_offset.u.unary.v.i32,
-                         segment->data_length);
+            note_segment(&written, offset_of(segment), segment->data_length);
     }
     need->made = at_most_32_bits(head + bytes_written(&written, bytes));
     stack = stack_pointer(module, bytes);

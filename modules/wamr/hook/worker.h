@@ -34,19 +34,19 @@
 
 /*
  * Lines in which a worker finds pages of its guest's memory, before it asks the tables. A page can be in
- * one line alone: those next to each other are in different ones, and so are those that are 16 pages
- * apart, as arrays of some KiB often are. It is (page + page / 16) % 16, in as few instructions as may
- * be.
+ * one line alone: those next to each other are in different ones, and so are those that are 32 pages
+ * apart, as arrays of some KiB often are. It is (page + page / 32) % 32, in as few instructions as may
+ * be. So many lines hold the columns of a matrix of 64 rows of 256 bytes; each switch clears them.
  */
-#define PAGE_LINES 16u
+#define PAGE_LINES 32u
 
 static inline uint32
 page_line(uint32 at)
 {
 #if defined(__x86_64__) || defined(__i386__)
-    return (at >> SMALL_SHIFT) * 0x11000000u >> 28;
+    return (at >> SMALL_SHIFT) * 0x08400000u >> 27;
 #else
-    return ((at >> SMALL_SHIFT) + (at >> SMALL_SHIFT >> 4)) % PAGE_LINES;
+    return ((at >> SMALL_SHIFT) + (at >> SMALL_SHIFT >> 5)) % PAGE_LINES;
 #endif
 }
 
