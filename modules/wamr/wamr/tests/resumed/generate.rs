@@ -112,17 +112,22 @@ pub(crate) fn mutant(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
 
 /// A valid module of what this WAMR takes.
 pub(crate) fn generated(random: &mut Random) -> Vec<u8> {
+    let config = config(random);
+    of(random, &config)
+}
+
+pub(crate) fn of(random: &mut Random, config: &Config) -> Vec<u8> {
     loop {
         let len = 500 + random.below(12_000);
         let bytes: Vec<u8> = (0..len).map(|_| (random.next() >> 32) as u8).collect();
         // Not all bytes suffice.
-        if let Ok(module) = Module::new(config(random), &mut Unstructured::new(&bytes)) {
+        if let Ok(module) = Module::new(config.clone(), &mut Unstructured::new(&bytes)) {
             return module.to_bytes();
         }
     }
 }
 
-fn config(random: &mut Random) -> Config {
+pub(crate) fn config(random: &mut Random) -> Config {
     let imports = random.below(2) > 0;
     let mut config = Config {
         available_imports: imports.then(|| wat::parse_str(IMPORTS).unwrap()),

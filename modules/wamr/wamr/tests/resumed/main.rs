@@ -10,6 +10,7 @@
 mod common;
 mod generate;
 mod host;
+mod memory;
 mod observed;
 mod oracle;
 #[path = "../samples/mod.rs"]
@@ -20,7 +21,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
 
-use common::{load_bytes, runtime_in};
+use common::{alone, load_bytes, runtime_in};
 use host::{HOST, Seen};
 use oracle::{End, Oracle, Other};
 use samples::{Random, setting};
@@ -669,10 +670,14 @@ fn batch(
     all_ways(worker, &cases, &expected, random, figures);
 }
 
-#[test]
-fn steps_change_nothing() {
-    let (count, seed) = (setting("RESUMED", 200), setting("RESUMED_SEED", 1));
-    let corpus = generate::corpus();
+/// Batches of what `next` makes, so many samples at least. Each leaves the arena as it was.
+fn all_of(
+    first: &[Vec<u8>],
+    count: u64,
+    mut next: impl FnMut(&mut Random, &Figures) -> Vec<u8>,
+) -> Figures {
+    let _one = alone();
+    let seed = setting("RESUMED_SEED", 1);
     let oracle = Oracle::new();
     // One for all samples: what it remembers of one's code must not be taken for another's.
     let env = thread();
@@ -680,25 +685,36 @@ fn steps_change_nothing() {
     let free = rt().memory().free;
     let mut figures = Figures::default();
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    for originals in corpus.chunks(TOGETHER) {
-        batch(
-            &mut worker,
-            originals.to_vec(),
-            &mut random,
-            &oracle,
-            &mut figures,
-        );
-    }
-    while figures.samples < count + corpus.len() as u64 {
-        let samples = (0..TOGETHER).map(|_| match random.below(4) {
-            0 => generate::mutant(&mut random, &corpus),
-            1 if figures.samples % 5 == 0 => corpus[random.below(corpus.len())].clone(),
-            _ => generate::generated(&mut random),
-        });
-        let samples = samples.collect();
+    let mut first = first.chunks(TOGETHER);
+    while figures.samples < count {
+        let samples = match first.next() {
+            Some(samples) => samples.to_vec(),
+            None => (0..TOGETHER).map(|_| next(&mut random, &figures)).collect(),
+        };
         batch(&mut worker, samples, &mut random, &oracle, &mut figures);
         assert_eq!(rt().memory().free, free);
     }
     println!("{figures:#?}");
+    figures
+}
+
+#[test]
+fn steps_change_nothing() {
+    let corpus = generate::corpus();
+    let count = setting("RESUMED", 200) + corpus.len() as u64;
+    let figures = all_of(&corpus, count, |random, figures| match random.below(4) {
+        0 => generate::mutant(random, &corpus),
+        1 if figures.samples.is_multiple_of(5) => corpus[random.below(corpus.len())].clone(),
+        _ => generate::generated(random),
+    });
     assert!(figures.loaded > figures.samples / 2);
+}
+
+/// Modules that access memory and do little else. `RESUMED_MEMORY` says how many.
+#[test]
+fn memories_are_as_elsewhere() {
+    let count = setting("RESUMED_MEMORY", 200);
+    let figures = all_of(&[], count, |random, _| memory::generated(random));
+    assert!(figures.loaded > figures.samples * 9 / 10);
+    assert!(figures.compared > figures.samples * 3);
 }
