@@ -492,9 +492,153 @@ fn memories_grow_to_their_maximum_and_no_further() {
         for size in [2, u32::MAX] {
             assert!(pair.ints("fill", [u32::MAX, 9, size]).is_err());
         }
+        pair.model = RefCell::new(b"ends".to_vec());
+        for (at, ok) in [(-4, true), (-3, false), (-1, false)] {
+            let at = [Value::I32(at)];
+            assert_eq!(pair.call("write", &at).is_ok(), ok);
+            let same = pair.call("compare", &at).ok();
+            assert_eq!(same, ok.then_some(Some(Value::I32(1))));
+        }
+        // All but a byte, one place down, up, and away. Pages are taken only beside those there are.
+        let held = pair.guest.usage().held;
+        for (to, from, text) in [(0, 1, b"endss"), (1, 0, b"\0ends")] {
+            assert_eq!(pair.ints("copy", [to, from, u32::MAX]), Ok(None));
+            pair.model = RefCell::new(text.to_vec());
+            let moved = pair.call("compare", &[Value::I32(-5)]);
+            assert_eq!(moved, Ok(Some(Value::I32(1))));
+        }
+        assert!(pair.ints("copy", [1, 1, u32::MAX]).is_ok());
+        assert!(pair.ints("copy", [2, 1, u32::MAX]).is_err());
+        assert_eq!(pair.ints("fill", [1, 0, u32::MAX]), Ok(None));
+        assert!(pair.guest.usage().held <= held + 4 * (page_bytes() + 8));
+        pair.model = RefCell::new(vec![0; 1000]);
+        for at in [1, -1000] {
+            let zero = pair.call("compare", &[Value::I32(at)]);
+            assert_eq!(zero, Ok(Some(Value::I32(1))));
+        }
     }
     drop(pair);
     assert_eq!(rt().memory().free, before);
+}
+
+const GROWS: &str = r#"(module (memory 0)
+    (func (export "all") (result i32)
+        (loop (br_if 0 (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) (memory.size))
+    (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
+    (func (export "store") (param i32) (i32.store8 (local.get 0) (i32.const 1)))
+    (func (export "size") (result i32) (memory.size)))"#;
+
+/// With and without room behind the places of its tables.
+#[test]
+fn a_memory_grows_to_its_last_page_one_by_one() {
+    let _one = alone();
+    if page_bytes() == 0 {
+        return;
+    }
+    let module = load(rt(), GROWS).unwrap();
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let mut worker = Worker::new(&env, 4096).unwrap();
+    let before = rt().memory();
+    for fuel in [100, 100_000] {
+        let mut guest = instantiate(&module).unwrap();
+        let fence = rt().buffer(8).unwrap();
+        let context = Context::default();
+        let start = Instant::now();
+        let steps = call_in(&mut guest, &mut worker, ("all", &[]), fuel, &context);
+        println!("fuel {fuel}: {steps:?}, {:?}", start.elapsed());
+        let mut size = [Value::I32(0)];
+        guest.results(&mut size);
+        assert_eq!(size, [Value::I32(65_536)]);
+        call(
+            &mut guest,
+            &mut worker,
+            "store",
+            &[Value::I32(-1)],
+            &context,
+        )
+        .unwrap();
+        drop((guest, fence));
+        let after = rt().memory();
+        assert_eq!(
+            (after.free, after.largest_free),
+            (before.free, before.largest_free)
+        );
+    }
+}
+
+#[test]
+fn places_that_do_not_fit_are_no_growth_and_no_instance() {
+    let _one = alone();
+    if page_bytes() == 0 {
+        return;
+    }
+    let before = rt().memory().free;
+    let grows = load(rt(), GROWS).unwrap();
+    let declares = load(rt(), "(module (memory 65536))").unwrap();
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let mut worker = Worker::new(&env, 4096).unwrap();
+    let context = Context::default();
+    let hoard = all_but(100_000);
+    let left = rt().memory().free;
+    let mut guest = instantiate(&grows).unwrap();
+    let mut ask = |name: &str, args: &[i32]| {
+        let args: Vec<_> = args.iter().map(|n| Value::I32(*n)).collect();
+        call(&mut guest, &mut worker, name, &args, &context)
+    };
+    for (pages, had) in [
+        (1, 0),
+        (65_535, -1),
+        (65_536, -1),
+        (50_000, -1),
+        (-1, -1),
+        (1, 1),
+    ] {
+        assert_eq!(ask("grow", &[pages]), Ok(Some(Value::I32(had))), "{pages}");
+    }
+    assert_eq!(ask("size", &[]), Ok(Some(Value::I32(2))));
+    assert_eq!(ask("store", &[131_071]), Ok(None));
+    let trap = ask("store", &[131_072]).unwrap_err();
+    assert_eq!(trap.kind(), TrapKind::MemoryOutOfBounds);
+    // To where the arena ends, one by one.
+    let Ok(Some(Value::I32(most))) = ask("all", &[]) else {
+        panic!("no size")
+    };
+    assert!(
+        most > 100 && (most as usize) < left as usize / size_of::<usize>(),
+        "{most}"
+    );
+    assert_eq!(ask("size", &[]), Ok(Some(Value::I32(most))));
+    drop(guest);
+    assert_eq!(rt().memory().free, left);
+    let error = instantiate(&declares).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+    assert!(error.to_string().contains("memory"), "{error}");
+    assert_eq!(rt().memory().free, left);
+    drop((hoard, grows, declares, worker));
+    drop(env);
+    assert_eq!(rt().memory().free, before);
+}
+
+#[test]
+fn no_access_is_in_a_memory_of_no_pages() {
+    let _one = alone();
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let mut worker = Worker::new(&env, 4096).unwrap();
+    let mut pair = pair(&mut worker, "0 5", 0);
+    for access in ACCESSES {
+        for at in [0, 1, 511, 65_535, 65_536, u32::MAX] {
+            pair.access(access, at, 0, 1);
+            pair.access(access, at, 3, 1);
+            pair.access(access, at, u32::MAX, 1);
+        }
+    }
+    for name in ["fill", "copy", "init"] {
+        pair.bulk(name, [0, 0, 0], true, |_| {});
+        pair.bulk(name, [1, 0, 0], false, |_| {});
+        pair.bulk(name, [0, 0, 1], false, |_| {});
+        pair.bulk(name, [0, 0, u32::MAX], false, |_| {});
+    }
+    pair.same();
 }
 
 #[test]
@@ -547,6 +691,7 @@ fn segments_are_written_and_dropped() {
         let module = load(rt(), &wat).unwrap();
         let error = instantiate(&module).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BadInstance, "{error}");
+        assert!(error.to_string().contains("out of bounds"), "{error}");
     }
     assert_eq!(rt().memory().free, before);
 }
@@ -627,6 +772,129 @@ fn out_of_pages_is_a_trap_and_a_neighbour_runs_on() {
     assert_eq!(rt().memory().free, before);
 }
 
+#[test]
+fn every_page_can_be_touched_and_is_given_back() {
+    let _one = alone();
+    if page_bytes() == 0 {
+        return;
+    }
+    let module = load(rt(), TOUCHES).unwrap();
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let mut worker = Worker::new(&env, 4096).unwrap();
+    let context = Context::default();
+    let before = rt().memory();
+    let mut guest = instantiate(&module).unwrap();
+    // What it keeps of a call that has ended is there before.
+    let one = [0, 1].map(Value::I32);
+    call(&mut guest, &mut worker, "sum", &one, &context).unwrap();
+    let held = guest.usage().held;
+    let pages = 400 * 65_536 / page_bytes();
+    let args = [page_bytes(), pages].map(|n| Value::I32(n.cast_signed()));
+    for _ in 0..2 {
+        call(&mut guest, &mut worker, "touch", &args, &context).unwrap();
+        let tables = 400 * (65_536 / page_bytes() * size_of::<usize>() as u32 + 8);
+        assert_eq!(
+            guest.usage().held - held,
+            tables + pages * (page_bytes() + 8)
+        );
+        let sum = call(&mut guest, &mut worker, "sum", &args, &context);
+        assert_eq!(sum, Ok(Some(Value::I32(7 * pages.cast_signed()))));
+    }
+    let beyond = [page_bytes(), pages + 1].map(|n| Value::I32(n.cast_signed()));
+    let trap = call(&mut guest, &mut worker, "touch", &beyond, &context).unwrap_err();
+    assert_eq!(trap.kind(), TrapKind::MemoryOutOfBounds);
+    drop(guest);
+    let after = rt().memory();
+    assert_eq!(
+        (after.free, after.largest_free),
+        (before.free, before.largest_free)
+    );
+}
+
+/// Two of one module in turn on one worker: one writes all over its memory and beyond, the other's
+/// stays as it is. Who comes after them finds zeroes.
+#[test]
+fn a_flood_leaves_the_neighbour_dry() {
+    let _one = alone();
+    let before = rt().memory().free;
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let mut worker = Worker::new(&env, 4096).unwrap();
+    let module = load(rt(), &every_way("3 4")).unwrap();
+    let mut random = Random(5);
+    let mut dry = instantiate(&module).unwrap();
+    let mut model = vec![0; 3 * 65_536];
+    for _ in 0..200 {
+        let (at, byte) = (random.below(model.len()), random.below(256));
+        model[at] = byte as u8;
+        let args = [at, byte].map(|n| Value::I32(n as i32));
+        let context = Context::default();
+        call(&mut dry, &mut worker, "i32.store8+0", &args, &context).unwrap();
+    }
+    let model = Context::new(model);
+    let none = Context::default();
+    let is_dry = |dry: &mut Instance, worker: &mut Worker<'_>| {
+        let same = call(dry, worker, "compare", &[Value::I32(0)], &model);
+        assert_eq!(same, Ok(Some(Value::I32(1))));
+    };
+    let mut flood = instantiate(&module).unwrap();
+    let len = 3 * 65_536;
+    let calls = [
+        ("fill", [0, 0xff, len]),
+        ("fill", [0, 0xee, len + 1]),
+        ("fill", [len - 1, 0xee, -1]),
+        ("copy", [1, 0, len - 1]),
+        ("copy", [0, 1, -1]),
+        ("init", [len - 36, 0, 36]),
+        ("init", [len - 35, 0, 36]),
+    ];
+    for (name, args) in calls {
+        flood.set_work_left(u64::MAX);
+        flood.call(name, &args.map(Value::I32)).unwrap();
+        while let Ok(ResumableCall::OutOfFuel) = flood.resume(&mut worker, 40, &none) {
+            is_dry(&mut dry, &mut worker);
+        }
+    }
+    for (name, _, width) in ACCESSES.iter().filter(|access| access.0.contains("store")) {
+        for at in -9..9 {
+            for end in [0, page_bytes() as i32, len] {
+                let value = match *name {
+                    name if name.starts_with("i64") || name.starts_with("f64") => Value::I64(-1),
+                    _ => Value::I32(-1),
+                };
+                let args = [Value::I32(end + at), value];
+                let stored = call(&mut flood, &mut worker, &format!("{name}+0"), &args, &none);
+                let (from, to) = (i64::from(end + at), i64::from(end + at) + i64::from(*width));
+                assert_eq!(stored.is_ok(), from >= 0 && to <= i64::from(len));
+            }
+        }
+    }
+    is_dry(&mut dry, &mut worker);
+    let wet = Context::new(vec![0xff; 65_536 - 64]);
+    let same = call(&mut flood, &mut worker, "compare", &[Value::I32(0)], &wet);
+    assert_eq!(same, Ok(Some(Value::I32(1))));
+    drop(flood);
+    is_dry(&mut dry, &mut worker);
+    let mut later = instantiate(&module).unwrap();
+    let mut zeroes = vec![0; 3 * 65_536];
+    for at in (5..zeroes.len()).step_by(512) {
+        zeroes[at] = 1;
+        let args = [at, 1].map(|n| Value::I32(n as i32));
+        call(&mut later, &mut worker, "i32.store8+0", &args, &none).unwrap();
+    }
+    let zeroes = Context::new(zeroes);
+    let same = call(
+        &mut later,
+        &mut worker,
+        "compare",
+        &[Value::I32(0)],
+        &zeroes,
+    );
+    assert_eq!(same, Ok(Some(Value::I32(1))));
+    drop((dry, later, module, worker));
+    drop(env);
+    assert_eq!(rt().memory().free, before);
+}
+
 /// First touches cost credit, and no work.
 #[test]
 fn touching_ends_the_slice_sooner_and_is_no_work() {
@@ -683,13 +951,31 @@ fn ten_thousand_rounds_lose_nothing() {
     let mut worker = Worker::new(&env, 4096).unwrap();
     let context = Context::default();
     let mut random = Random(3);
+    let mut ends = [0; 2];
     for _ in 0..10_000 {
         let mut guest = instantiate(&module).unwrap();
-        let pages = 1 + random.below(4) as i32;
-        let step = 65_000 * random.below(9) as i32;
-        let args = [Value::I32(step), Value::I32(pages)];
-        call(&mut guest, &mut worker, "touch", &args, &context).unwrap();
+        let (name, args) = match random.below(3) {
+            0 => ("fill", vec![Value::I32(random.below(200_000) as i32)]),
+            _ => {
+                let step = 1000 * random.below(900) as i32;
+                let pages = 1 + random.below(30) as i32;
+                ("touch", vec![Value::I32(step), Value::I32(pages)])
+            }
+        };
+        guest.set_work_left(u64::MAX);
+        guest.call(name, &args).unwrap();
+        let fuel = random.below(200) as u32;
+        let mut end = Ok(ResumableCall::OutOfFuel);
+        for _ in 0..random.below(9) {
+            if end == Ok(ResumableCall::OutOfFuel) {
+                end = guest.resume(&mut worker, fuel, &context);
+            }
+        }
+        ends[usize::from(end == Ok(ResumableCall::Finished))] += 1;
+        assert!(end.is_ok(), "{end:?}");
     }
+    // Left in the middle, and finished.
+    assert!(ends.iter().all(|count| *count > 1000), "{ends:?}");
     drop((worker, module));
     drop(env);
     let after = rt().memory();
