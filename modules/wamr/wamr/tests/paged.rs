@@ -117,6 +117,10 @@ const ACCESSES: [(&str, &str, u32); 23] = [
 
 const SEGMENT: &str = "0123456789abcdefghijklmnopqrstuvwxyz";
 
+/// What makes the access behind it find its page where the last one was, if it is there.
+const LOOKED_UP: &str = "(drop (i32.load8_u
+    (i32.and (i32.add (local.get 0) (i32.const 3)) (i32.const -512))))";
+
 /// A memory with a function for every way to it.
 fn every_way(memory: &str) -> String {
     let mut text = format!(
@@ -149,8 +153,9 @@ fn every_way(memory: &str) -> String {
         };
         for offset in [0, 3, u32::MAX] {
             let head = format!(r#"(func (export "{name}+{offset}") (param i32"#);
+            let first = if offset == 3 { LOOKED_UP } else { "" };
             let line = if name.contains("store") {
-                format!("{head} {outer}) ({name} offset={offset} (local.get 0) {value}))")
+                format!("{head} {outer}) {first} ({name} offset={offset} (local.get 0) {value}))")
             } else {
                 let load = format!("({name} offset={offset} (local.get 0))");
                 let load = if from.is_empty() {
@@ -158,7 +163,7 @@ fn every_way(memory: &str) -> String {
                 } else {
                     format!("({from} {load})")
                 };
-                format!("{head}) (result {outer}) {load})")
+                format!("{head}) (result {outer}) {first} {load})")
             };
             writeln!(text, "{line}").unwrap();
         }
@@ -768,6 +773,90 @@ fn out_of_pages_is_a_trap_and_a_neighbour_runs_on() {
     let more = [step, Value::I32(20)];
     call(&mut neighbour, &mut worker, "touch", &more, &context).unwrap();
     drop((hoard, neighbour, module, worker));
+    drop(env);
+    assert_eq!(rt().memory().free, before);
+}
+
+/// Whatever asks for a page that is not there: the guest's or the host's.
+#[test]
+fn every_way_out_of_pages_is_a_trap() {
+    let _one = alone();
+    if page_bytes() == 0 {
+        return;
+    }
+    let before = rt().memory().free;
+    let module = load(rt(), &every_way("40")).unwrap();
+    let env = ThreadEnv::enter(rt()).unwrap();
+    let mut worker = Worker::new(&env, 4096).unwrap();
+    let with_worker = rt().memory().free;
+    let mut pair = Pair {
+        guest: instantiate(&module).unwrap(),
+        worker: &mut worker,
+        model: Context::new(vec![9; 300_000]),
+        dropped: false,
+        most: 40,
+    };
+    let hoard = all_but(100_000);
+    let mut out_of_pages = |name: &str, args: &[Value]| {
+        let trap = pair.call(name, args).unwrap_err();
+        assert_eq!(trap.kind(), TrapKind::OutOfMemory, "{name}: {trap}");
+        assert!(trap.to_string().contains("page"), "{name}: {trap}");
+    };
+    out_of_pages("write", &[Value::I32(0)]);
+    out_of_pages("fill", &[2_000_000, 1, 300_000].map(Value::I32));
+    // Pages there are now, and room for none.
+    out_of_pages("copy", &[1_000_000, 0, 300_000].map(Value::I32));
+    out_of_pages("copy", &[30_000, 0, 90_000].map(Value::I32));
+    out_of_pages("init", &[1_500_000, 0, 36].map(Value::I32));
+    for (name, ty, _) in ACCESSES.iter().filter(|access| access.0.contains("store")) {
+        let value = match *ty {
+            "i32" | "f32" => Value::I32(-1),
+            _ => Value::I64(-1),
+        };
+        out_of_pages(&format!("{name}+0"), &[Value::I32(1_600_000), value]);
+    }
+    // The host writes all or nothing.
+    pair.model = Context::new(vec![0; 20_000]);
+    pair.same();
+    // What is there can be read and written, and loads of what is not are zeroes.
+    pair.bulk("fill", [0, 9, 20_000], true, |model| model.fill(9));
+    pair.same();
+    let mut is = |at: i32, value: i64| {
+        let found = pair.call("i64.load+0", &[Value::I32(at)]);
+        assert_eq!(found, Ok(Some(Value::I64(value))));
+    };
+    is(1_500_000, 0);
+    is(1_600_000, 0);
+    assert_eq!(pair.ints("fill", [0, 0, 2_000_000]), Ok(None));
+    pair.model = Context::new(vec![0; 2_000_000]);
+    pair.same();
+    // A store across two pages, of which one is there: none of it is written.
+    let edge = page_bytes().cast_signed();
+    let first = (0..).map(|i| i * edge).find(|at| {
+        let args = [at + edge, 0].map(Value::I32);
+        pair.call("i32.store8+0", &args).is_err()
+    });
+    let across = first.unwrap() + edge - 3;
+    let args = [Value::I32(across), Value::I64(-1)];
+    let trap = pair.call("i64.store+0", &args).unwrap_err();
+    assert_eq!(trap.kind(), TrapKind::OutOfMemory);
+    let found = pair.call("i64.load+0", &[Value::I32(across)]);
+    assert_eq!(found, Ok(Some(Value::I64(0))));
+    drop((pair, hoard));
+    assert_eq!(rt().memory().free, with_worker);
+    // The active segments, at an instance's start.
+    let text = "x".repeat(60_000);
+    let wat = format!(
+        r#"(module (memory 4) (data (i32.const 9) "{text}") (data (i32.const 90000) "{text}"))"#
+    );
+    let large = load(rt(), &wat).unwrap();
+    let hoard = all_but(60_000);
+    let left = rt().memory().free;
+    let error = instantiate(&large).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+    assert!(error.to_string().contains("page"), "{error}");
+    assert_eq!(rt().memory().free, left);
+    drop((hoard, large, worker, module));
     drop(env);
     assert_eq!(rt().memory().free, before);
 }
