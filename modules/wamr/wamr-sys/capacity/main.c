@@ -6,8 +6,9 @@
  * it; that crate's own block for each loaded module, 56 to 96 bytes, is not in the figures, nor is
  * the record of each instance's call, whose size is.
  *
- *   capacity ARENA STACK MODULE count=N     the most instances of which each runs `main(N)` to its end
- *                                           while all of them live, switched at every step
+ *   capacity ARENA STACK MODULE count=N     the most instances of which each runs `main(N)` to its end,
+ *                                           which it must have, while all of them live, switched at
+ *                                           every step
  *   capacity ARENA STACK MODULE rounds=N    N instances replaced in a full arena, then N rounds from
  *                                           loading to unloading
  *   capacity ARENA STACK MODULE time=N      `run(N)`, TURNS times, each in a new instance
@@ -50,6 +51,7 @@ struct guest {
     wamr_module_info info;
     uint32_t function;
     uint32_t params;
+    uint32_t results;
     /* The first argument of a call. */
     uint32_t argument;
     /* Bytes that are reserved for a call of it. */
@@ -153,6 +155,7 @@ load(struct guest *guest, const char *name, uint32_t params, uint32_t argument)
         || type.results > 1)
         fail("no export `%s` of %" PRIu32 " to 2 parameters and at most one result", name, params);
     guest->params = type.params;
+    guest->results = type.results;
     guest->argument = argument;
     guest->reserve = guest->info.stack_need + wamr_first_frame_bytes(2 * type.results);
 }
@@ -239,20 +242,20 @@ step(instance *one, uint32_t fuel)
 
 /* The result of a call that has ended; 0 where it has none. */
 static uint32_t
-result_of(const instance *one)
+result_of(const struct guest *guest, const instance *one)
 {
     uint32_t cells[2] = { 0, 0 };
 
-    wamr_results(one, cells, 1);
+    wamr_results(one, cells, guest->results);
     return cells[0];
 }
 
 static uint32_t
-call(instance *one)
+call(const struct guest *guest, instance *one)
 {
     while (!step(one, SLICE * 100))
         ;
-    return result_of(one);
+    return result_of(guest, one);
 }
 
 /* Fills the arena with instances that have run to their end: each holds all that it ever touches, and
@@ -278,11 +281,11 @@ fill(struct guest *guest, instance *all)
 }
 
 /* Makes so many instances, and runs all in turn until all have ended; what one holds when it has ended,
-   it still holds then. True with the arena as it is then where none lacked room, and each ended as
-   `alone` did, with the same work: no state is shared or lost. All are gone afterwards. */
+   it still holds then. True with the arena as it is then where none lacked room; all have the
+   result and the work of a run alone then: no state is shared or lost. All are gone afterwards. */
 static bool
-run_together(struct guest *guest, instance *all, uint32_t count, const instance *alone,
-             uint32_t result, wamr_memory_info *wall)
+run_together(struct guest *guest, instance *all, uint32_t count, uint32_t result, uint64_t work,
+             wamr_memory_info *wall)
 {
     uint32_t made = 0, ended = 0, free_bytes, i;
     bool fit;
@@ -302,8 +305,8 @@ run_together(struct guest *guest, instance *all, uint32_t count, const instance 
     }
     for (i = 0; i < made; i++) {
         if (fit) {
-            must_equal("a result", result_of(&all[i]), result);
-            must_equal("work", (uint32_t)all[i].work, (uint32_t)alone->work);
+            must_equal("a result", result_of(guest, &all[i]), result);
+            must_equal("work", (uint32_t)all[i].work, (uint32_t)work);
         }
         destroy(guest, &all[i]);
     }
@@ -340,7 +343,7 @@ count_instances(uint32_t argument, uint32_t worker_bytes)
                bytes + linear + tables);
     if (!begin(&guest, &alone))
         fail("not one call fits");
-    result = call(&alone);
+    result = call(&guest, &alone);
     kept = wamr_block_bytes(alone.kept);
     linear += taken(&free_bytes) - kept;
     destroy(&guest, &alone);
@@ -349,7 +352,7 @@ count_instances(uint32_t argument, uint32_t worker_bytes)
     count = fill(&guest, all);
     for (i = 0; i < count; i++)
         destroy(&guest, &all[i]);
-    for (count++; !run_together(&guest, all, count, &alone, result, &wall); count--)
+    for (count++; !run_together(&guest, all, count, result, alone.work, &wall); count--)
         ;
     unload(&guest);
     must_be_as(&before);
@@ -385,7 +388,7 @@ replace(struct guest *guest, instance *all, uint32_t count, uint32_t rounds)
         destroy(guest, one);
         if (!create(guest, one))
             fail("an instance's room does not take it again");
-        (void)call(one);
+        (void)call(guest, one);
         must_equal("free bytes of a full arena", memory().free, full);
     }
 }
@@ -460,7 +463,7 @@ time_calls(uint32_t n)
         if (!create(&guest, &one))
             fail("not one instance fits");
         start = nanoseconds();
-        result = call(&one);
+        result = call(&guest, &one);
         turns[i] = nanoseconds() - start;
         destroy(&guest, &one);
     }
@@ -491,7 +494,7 @@ call_once(uint32_t n, bool plain)
         while (!wamr_fuel(worker, HOOK_SLICE, NULL) || wamr_run(worker) == WAMR_OUT_OF_FUEL)
             ;
         (void)wamr_leave(worker);
-        cells[0] = result_of(&one);
+        cells[0] = result_of(&guest, &one);
     }
     printf("result=%" PRIu32 "\n", cells[0]);
     destroy(&guest, &one);
