@@ -881,11 +881,8 @@ fn every_page_can_be_touched_and_is_given_back() {
     let args = [page_bytes(), pages].map(|n| Value::I32(n.cast_signed()));
     for _ in 0..2 {
         call(&mut guest, &mut worker, "touch", &args, &context).unwrap();
-        let tables = 400 * (65_536 / page_bytes() * size_of::<usize>() as u32 + 8);
-        assert_eq!(
-            guest.usage().held - held,
-            tables + pages * (page_bytes() + 8)
-        );
+        let all = memory_bytes(400, pages / 8, pages);
+        assert_eq!((guest.usage().held - held, guest.pages()), (all, pages));
         let sum = call(&mut guest, &mut worker, "sum", &args, &context);
         assert_eq!(sum, Ok(Some(Value::I32(7 * pages.cast_signed()))));
     }

@@ -98,7 +98,11 @@ impl<'c> Run<'c> {
         let config = InstanceConfig {
             stack_bytes: case.stack_bytes,
             memory_bytes_max: Some(MEMORY),
-            memory_commit: false,
+            // What could grow to more is bounded here as there; the others take a page when it is written to.
+            memory_commit: case
+                .module
+                .memory()
+                .is_some_and(|memory| u64::from(memory.maximum_pages) * 65_536 > MEMORY),
         };
         let instance = Instance::new(&case.module, &config).ok()?;
         Some(Self {
