@@ -29,6 +29,7 @@ fn guests_run_end_and_leave_nothing_behind() {
     shares(bench);
     hot_turns(bench);
     greed(bench);
+    floods(bench);
     buffers(bench);
     holes(bench);
     needs(bench);
@@ -268,6 +269,77 @@ fn greed(bench: &mut Bench) {
     let large = r#"(module (memory 65536) (func (export "main")))"#;
     assert!(bench.refusal(large).contains("memory"));
     assert_eq!(bench.engine.arena().free, before);
+}
+
+/// Guests that write until the arena is full, again and again, beside others that have the pages that they
+/// need and must not notice; starts between them are made or refused, and nothing is lost.
+fn floods(bench: &mut Bench) {
+    const NEIGHBOURS: u16 = 4;
+    let wat = r#"(module (memory 4)
+        (func $flood (local $at i32)
+            (loop $next (i32.store8 (local.get $at) (i32.const 1))
+                (local.set $at (i32.add (local.get $at) (i32.const 512))) (br $next)))
+        (func $sum (result i32) (local $at i32) (local $sum i32)
+            (loop $next
+                (local.set $sum (i32.add (i32.mul (local.get $sum) (i32.const 31))
+                    (i32.load (local.get $at))))
+                (i32.store (local.get $at) (local.get $sum))
+                (br_if $next (i32.lt_u
+                    (local.tee $at (i32.add (local.get $at) (i32.const 4))) (i32.const 8192))))
+            (local.get $sum))
+        (func (export "main") (param $rounds i32) (result i32) (local $sum i32)
+            (if (i32.eqz (local.get $rounds)) (then (call $flood)))
+            (memory.fill (i32.const 0) (i32.const 1) (i32.const 8192))
+            (loop $next (local.set $sum (call $sum))
+                (br_if $next (local.tee $rounds (i32.sub (local.get $rounds) (i32.const 1)))))
+            (local.get $sum)))"#;
+    let before = bench.engine.arena();
+    bench.load(0, wat).unwrap();
+    let rounds = [Value::I32(300)];
+    bench.spawn(0, &rounds, LIMITS);
+    let alone = bench.exit();
+    assert_eq!(alone.usage.pages, 8);
+
+    for slot in 0..NEIGHBOURS {
+        bench.spawn(slot, &rounds, LIMITS);
+    }
+    // They have their pages.
+    while (0..NEIGHBOURS).any(|slot| bench.usage(slot).pages < 8) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let (mut ended, mut full, mut flooding) = (0, 0, SLOTS as u16 - NEIGHBOURS);
+    for slot in NEIGHBOURS..SLOTS as u16 {
+        bench.spawn(slot, &[Value::I32(0)], LIMITS);
+    }
+    while ended < NEIGHBOURS {
+        let exit = bench.exit();
+        if exit.slot.0 < NEIGHBOURS {
+            assert_eq!(exit.result, alone.result);
+            let (usage, expected) = (exit.usage, alone.usage);
+            assert_eq!((usage.work, usage.pages), (expected.work, expected.pages));
+            ended += 1;
+            continue;
+        }
+        let text = trap(&exit);
+        assert!(text.starts_with("out of memory: page "), "{text}");
+        full += 1;
+        // It has no room, or it floods anew.
+        let args = [Value::I32(0)];
+        if let Err(refused) = bench.call(exit.slot.0, "main", &args, LIMITS, TaskData::NONE) {
+            assert!(refused.starts_with("out of memory: "), "{refused}");
+            flooding -= 1;
+        }
+    }
+    assert!(full > 20, "{full} floods");
+    for slot in NEIGHBOURS..SLOTS as u16 {
+        bench.engine.interrupt(Slot(slot));
+    }
+    for _ in 0..flooding {
+        drop(bench.exit());
+    }
+    bench.engine.unload(ModuleId(0));
+    let after = bench.engine.arena();
+    assert_eq!((after.free, after.pages), (before.free, before.pages));
 }
 
 /// Blocks of the agent's own, beside those of modules and runs.
