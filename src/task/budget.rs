@@ -75,7 +75,6 @@ impl Budget {
                 memory_max: memory.or(usual.limits.memory_max),
                 work: read(WORK, 1, device.work.unwrap_or(u64::MAX))?.or(usual.limits.work),
                 weight: weight.map_or(usual.limits.weight, |weight| Weight(weight as u8)),
-                ..usual.limits
             },
             deadline: read(DEADLINE_MS, 1, deadline_max)?
                 .map(Duration::from_millis)

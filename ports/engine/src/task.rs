@@ -326,7 +326,7 @@ pub(crate) enum Refused {
 
 impl From<wamr::Error> for Refused {
     fn from(error: wamr::Error) -> Self {
-        let text = words(&error);
+        let text = words(error);
         match error.kind() {
             // What begins so says for what there is no room, and which bound that is.
             ErrorKind::OutOfMemory if !text.starts_with("out of memory: ") => Self::NoRoom,

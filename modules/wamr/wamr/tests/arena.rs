@@ -40,6 +40,10 @@ fn compiled(heap_base: u32) -> String {
 
 #[test]
 fn a_memory_has_the_size_that_its_module_declares() {
+    // A flat one does not fit beside what follows.
+    if page().is_none() {
+        return;
+    }
     let _one = alone();
     for heap_base in [1032, 1280, 2000, 4096, 5000, 12_288] {
         let module = load(rt(), &compiled(heap_base)).unwrap();

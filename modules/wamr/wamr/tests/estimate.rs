@@ -177,7 +177,7 @@ fn the_first_page_of_a_guests_stack_is_known() {
     }
     for (global, data, more) in [
         ("(mut i32) (i32.const 65536)", 65_536, memory_bytes(1, 1, 1)),
-        ("(mut i32) (i32.const 66048)", 66_048, 0),
+        ("(mut i32) (i32.const 66048)", 65_536, 0),
         (
             "(mut i32) (i32.const 131072)",
             65_536,

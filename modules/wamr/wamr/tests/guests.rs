@@ -11,11 +11,11 @@ use std::sync::OnceLock;
 
 use compilers::{build_crate, built, compile, guests};
 
-use common::{Budget, Guest, alone, load_bytes, runtime};
+use common::{Budget, Guest, alone, load_bytes, runtime_in};
 use wamr::{InstanceConfig, Memory, Runtime, Trap, TrapKind, Value};
 
 fn rt() -> Runtime {
-    runtime(&[])
+    runtime_in(4 << 20, &[])
 }
 
 const CONFIG: InstanceConfig = InstanceConfig {

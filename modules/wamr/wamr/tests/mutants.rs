@@ -6,14 +6,14 @@
 mod common;
 mod samples;
 
-use common::{Budget, Guest, alone, load_bytes, runtime};
+use common::{Budget, Guest, alone, load_bytes, runtime_in};
 use samples::{BASES, Random, arguments, mutate, setting};
 use wamr::{HostFunction, InstanceConfig, Runtime, Value, estimate};
 
 static HOST: [HostFunction; 2] = [samples::READ, samples::GIVE];
 
 fn rt() -> Runtime {
-    runtime(&HOST)
+    runtime_in(1 << 20, &HOST)
 }
 
 /// Whether it got as far as running.
@@ -23,8 +23,12 @@ fn live(random: &mut Random, wasm: &[u8]) -> bool {
         return false;
     };
     let stack_bytes = [256, 1024, 4096][random.below(3)];
-    let least = if wamr::page_bytes() > 0 { 4096 } else { 65_536 };
-    let memory_bytes_max = [None, Some(least), Some(70_000)][random.below(3)];
+    let least = if wamr::page_bytes() > 0 {
+        4096
+    } else {
+        1 << 20
+    };
+    let memory_bytes_max = [None, Some(least), Some(17 * least)][random.below(3)];
     let config = InstanceConfig {
         stack_bytes,
         memory_bytes_max,

@@ -7,12 +7,12 @@ use std::fmt::Write as _;
 use std::sync::Barrier;
 use std::thread;
 
-use common::{alone, load, runtime};
+use common::{alone, load, runtime_in};
 use stepping::{Between, HOST, make, results, run, step, worker};
 use wamr::{Instance, Module, ResumableCall, Runtime, ThreadEnv, Value, Worker};
 
 fn rt() -> Runtime {
-    runtime(&HOST)
+    runtime_in(1 << 20, &HOST)
 }
 
 fn free() -> u32 {
