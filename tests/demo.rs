@@ -165,6 +165,18 @@ fn run_takes_large_memories() {
     let words = "unreachable, after memory.grow from 1 by 3 pages failed: its maximum is 1";
     assert_error(&grows("1 1"), words);
 
+    // All at the start, or not at all.
+    let two = Module::new(
+        br#"(module (memory 2) (func (export "main") (result i32) (memory.grow (i32.const 1))))"#,
+    );
+    let commit = ["--workers", "1", "--memory-commit"];
+    assert_result(&two.run(&commit), "-1");
+    let output = two.run(&[&commit[..], &["--memory-max-bytes", "131071"]].concat());
+    let words =
+        "the module's memory of 131072 bytes is taken at the start, the task may have 131071 of it";
+    assert_error(&output, words);
+    assert_result(&two.run(&[]), "2");
+
     // The arena is the one task's.
     let fills = br#"(module (memory 3) (func (export "main") (param i32)
         (memory.fill (i32.const 0) (i32.const 1) (local.get 0))))"#;
