@@ -33,20 +33,27 @@
 #if PAGED
 
 /*
- * Lines in which a worker finds pages of its guest's memory, before it asks the tables. A page can be in
- * one line alone: those next to each other are in different ones, and so are those that are 32 pages
- * apart, as arrays of some KiB often are. It is (page + page / 32) % 32, in as few instructions as may
- * be. So many lines hold the columns of a matrix of 64 rows of 256 bytes; each switch clears them.
+ * Lines in which a worker finds pages of its guest's memory, before it asks the tables: as many as a task
+ * may hold by default in an arena of 256 KiB, and more where memory is no matter. A page can be in one line
+ * alone: those next to each other are in different ones, and so are those that are as many apart as there
+ * are lines, as arrays often are. It is (page + page / lines) % lines, in as few instructions as may be. A
+ * switch clears them.
  */
-#define PAGE_LINES 32u
+#if UINTPTR_MAX > UINT32_MAX
+#define PAGE_LINES_BITS 8
+#else
+#define PAGE_LINES_BITS 6
+#endif
+#define PAGE_LINES (1u << PAGE_LINES_BITS)
 
 static inline uint32
 page_line(uint32 at)
 {
 #if defined(__x86_64__) || defined(__i386__)
-    return (at >> SMALL_SHIFT) * 0x08400000u >> 27;
+    return (at >> SMALL_SHIFT) * ((PAGE_LINES + 1) << (32 - 2 * PAGE_LINES_BITS))
+           >> (32 - PAGE_LINES_BITS);
 #else
-    return ((at >> SMALL_SHIFT) + (at >> SMALL_SHIFT >> 5)) % PAGE_LINES;
+    return ((at >> SMALL_SHIFT) + (at >> SMALL_SHIFT >> PAGE_LINES_BITS)) % PAGE_LINES;
 #endif
 }
 

@@ -71,7 +71,7 @@ pub struct Limits {
     #[arg(long, env = "PROPLET_DEPLOYMENTS", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub deployments: u16,
     /// Bytes of the arena in which modules, instances and their memories lie.
-    #[arg(long, env = "PROPLET_ARENA_BYTES", default_value_t = 192 * 1024, value_parser = clap::value_parser!(u32).range(16 * 1024..=1 << 30))]
+    #[arg(long, env = "PROPLET_ARENA_BYTES", default_value_t = 192 * 1024, value_parser = clap::value_parser!(u32).range(32 * 1024..=1 << 30))]
     pub arena_bytes: u32,
     /// Operand stack in bytes of a task that asks for none.
     #[arg(long, env = "PROPLET_STACK_DEFAULT_BYTES", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(512..=1 << 24))]
