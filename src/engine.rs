@@ -125,12 +125,20 @@ pub struct ArenaUsage {
     pub free: usize,
     /// The least that was ever not in use.
     pub free_min: usize,
-    /// Of what is free, bytes that guests take no pages of: they are the proplet's.
+    /// Of what is free, bytes that are the proplet's own: modules, instances and pages take none of them.
     pub reserve: usize,
     /// Pages of linear memory in use, of [`page_bytes`](Self::page_bytes) each.
     pub pages: u32,
     /// Bytes of such a page; 0 where the engine has none, and a linear memory is one block.
     pub page_bytes: u32,
+}
+
+impl ArenaUsage {
+    /// What tasks may be given: of what is free, all but the reserve.
+    #[must_use]
+    pub const fn available(&self) -> usize {
+        self.free.saturating_sub(self.reserve)
+    }
 }
 
 /// Arena bytes that a module is going to take, beyond the buffer of its bytes.
@@ -140,6 +148,30 @@ pub struct Needs {
     pub load: usize,
     /// One instance, what all share, and what its linear memory begins with.
     pub instance: usize,
+    /// The linear memory's part of that.
+    pub memory: usize,
+}
+
+impl Needs {
+    /// All of it.
+    #[must_use]
+    pub const fn total(&self) -> usize {
+        self.load.saturating_add(self.instance)
+    }
+
+    /// What it is for, as the subject of a refusal.
+    pub fn subject(&self) -> Text {
+        with_memory("parsing the module and one instance", self.memory)
+    }
+}
+
+fn with_memory(what: &str, memory: usize) -> Text {
+    match memory {
+        0 => text(format_args!("{what}")),
+        bytes => text(format_args!(
+            "{what}, with {bytes} bytes of linear memory to begin with,"
+        )),
+    }
 }
 
 /// Arena bytes that one more instance is going to take.
@@ -168,12 +200,7 @@ impl InstanceNeeds {
             0 => "one more instance and its call",
             _ => "an instance, its call and what the module's instances share",
         };
-        match self.memory {
-            0 => text(format_args!("{what}")),
-            bytes => text(format_args!(
-                "{what}, with {bytes} bytes of linear memory to begin with,"
-            )),
-        }
+        with_memory(what, self.memory)
     }
 }
 

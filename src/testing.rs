@@ -263,6 +263,7 @@ impl Engine for FakeEngine {
         Ok(Needs {
             load: LOAD,
             instance: INSTANCE,
+            memory: 0,
         })
     }
 

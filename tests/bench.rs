@@ -281,13 +281,18 @@ fn the_system_preempts_too() {
 
 #[test]
 fn runs_that_fail_are_errors_and_the_exit_code_says_so() {
-    for (limit, bytes, words) in [
-        ("--stack-bytes", "512", "mem: wasm operand stack overflow"),
-        ("--memory-max-bytes", "512", "1 taken of at most 1"),
+    for (workload, limit, bytes, words) in [
+        ("mem", "--stack-bytes", "512", "wasm operand stack overflow"),
+        (
+            "mem64k",
+            "--memory-max-bytes",
+            "4096",
+            "4 taken, the task may hold 4",
+        ),
     ] {
         let args = [
             "--workload",
-            "mem",
+            workload,
             limit,
             bytes,
             "--max",

@@ -121,8 +121,7 @@ impl<E: Engine> Agent<'_, E> {
         };
         let needs = self.engine.estimate(&bytes, &limits)?;
         if budget.is_some() {
-            let bytes = needs.load.saturating_add(needs.instance);
-            self.make_room(bytes, "parsing the module and one instance")?;
+            self.make_room(needs.total(), &needs.subject())?;
         } else {
             self.make_room(needs.load, "parsing the module")?;
         }
@@ -140,12 +139,12 @@ impl<E: Engine> Agent<'_, E> {
     /// Refuses what does not fit the arena, even without the modules that nobody waits for.
     pub(super) fn make_room(&mut self, need: usize, what: &str) -> Result<(), Text> {
         self.evict_for(need);
-        fits(need, self.engine.arena().free, what)
+        fits(need, self.engine.arena().available(), what)
     }
 
     /// Frees modules on their way that nobody waits for, while `need` bytes do not fit but could.
     pub(super) fn evict_for(&mut self, need: usize) {
-        let lacks = |arena: ArenaUsage| need > arena.free && need <= arena.total;
+        let lacks = |arena: ArenaUsage| need > arena.available() && need <= arena.total;
         while lacks(self.engine.arena()) && self.evict_idle_fetch() {}
     }
 

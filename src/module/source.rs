@@ -281,7 +281,7 @@ pub(crate) fn extend<E: Engine>(
     engine: &mut E,
 ) -> Result<(), Text> {
     let have = buffer.as_deref().map_or(0, <[u8]>::len);
-    crate::agent::fits(len - have, engine.arena().free, what)?;
+    crate::agent::fits(len - have, engine.arena().available(), what)?;
     match buffer {
         Some(buffer) => engine.resize(buffer, len),
         None => {

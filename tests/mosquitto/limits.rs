@@ -155,7 +155,7 @@ fn memory_is_as_large_as_asked_for() {
     assert_eq!(call("within", "touch", 65_535, Some(2048))["results"], "7");
     let body = call("beyond", "touch", 65_535, Some(1024));
     let error = body["error"].as_str().unwrap_or_default();
-    let words = "out of memory: page 63 of linear memory, 1 taken of at most 1, ";
+    let words = "out of memory: page 63 of linear memory, 1 taken, the task may hold 1";
     assert!(error.starts_with(words), "{body}");
     let body = call("outside", "touch", 65_536, None);
     assert_eq!(body["error"], "out of bounds memory access", "{body}");
@@ -194,7 +194,7 @@ impl Stage {
         let body = fill(&format!("{pages}-pages-and-a-byte"), pages * page + 1);
         let error = body["error"].as_str().unwrap_or_default();
         let text = format!(
-            "out of memory: page {pages} of linear memory, {pages} taken of at most {pages}, "
+            "out of memory: page {pages} of linear memory, {pages} taken, the task may hold {pages}"
         );
         assert!(error.starts_with(&text), "{body}");
     }
@@ -273,7 +273,7 @@ fn the_devices_limits_hold_for_tasks_that_name_none() {
     stage.start("more-pages", "main", fills, &json!({"inputs": ["65537"]}));
     stage.assert_error(
         "more-pages",
-        "page 64 of linear memory, 64 taken of at most 64",
+        "page 64 of linear memory, 64 taken, the task may hold 64",
     );
     let body = stage.run("as-many", fills, &json!({"inputs": ["65536"]}));
     assert_eq!(body["results"], "2");

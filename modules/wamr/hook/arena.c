@@ -647,13 +647,20 @@ arena_size(void)
     return (uint32)((uint8 *)last - (uint8 *)first);
 }
 
+/* What is free beyond so many bytes. Called with the lock held. */
+static uint32
+free_beyond(uint32 kept)
+{
+    uint32 unused = arena_size() - used;
+
+    return unused > kept ? unused - kept : 0;
+}
+
 /* Called with the lock held. */
 static uint32
 spare(void)
 {
-    uint32 unused = arena_size() - used, kept = reserve + promised;
-
-    return unused > kept ? unused - kept : 0;
+    return free_beyond(reserve + promised);
 }
 
 void
@@ -684,7 +691,7 @@ wamr_promise(uint32_t bytes)
 
     os_mutex_lock(&start_lock);
     os_mutex_lock(&lock);
-    fits = bytes <= arena_size() - used;
+    fits = bytes <= free_beyond(reserve);
     promised = fits ? bytes : 0;
     os_mutex_unlock(&lock);
     if (!fits)

@@ -297,11 +297,13 @@ grow(struct wamr_worker *worker, WASMMemoryInstance *memory, uint32 pages, uint6
     WASMModuleInstance *instance = (WASMModuleInstance *)worker->env.module_inst;
     uint32 more = pages - memory->cur_page_count;
     const struct wamr_pages *held = pages_of(memory);
-    uint32 before = held->count;
+    uint32 touched;
+    bool extended = wamr_pages_extend(instance, pages, &touched);
 
-    if (!wamr_pages_extend(instance, pages))
+    if (touched)
+        wamr_charge_growth(worker, (uint64)touched * TOUCH_COST);
+    if (!extended)
         return false;
-    wamr_charge_touches(worker, before);
     wamr_charge_growth(worker, (uint64)(pages_of(memory) == held ? more : pages)
                                    * sizeof(void *) / BULK_UNIT);
     if (charge(worker, (uint64)more * PAGE_WORK, (uint64)more * PAGE_WORK, 0) == PAY_NEVER)

@@ -70,27 +70,39 @@ declared_bytes(const WASMMemory *memory)
     return (uint64)memory->num_bytes_per_page * memory->init_page_count;
 }
 
-/* What counts as pages held, of a memory with so many pages and places. */
+/* What the places of branches count as, in pages. Those of a memory that is committed are of no use without
+   pages, which are counted. */
 static uint64
-held(uint64 count, uint64 wasm_pages)
+held_by_places(const struct wamr_pages *pages, uint64 wasm_pages)
 {
-    return count + wasm_pages * sizeof(struct wamr_branch *) / SMALL_PAGE;
+    return pages->commit ? 0 : wasm_pages * sizeof(struct wamr_branch *) / SMALL_PAGE;
+}
+
+/* Whether it may hold so many pages, with so many places. */
+static bool
+may_hold(const struct wamr_pages *pages, uint64 count, uint64 wasm_pages)
+{
+    return count + held_by_places(pages, wasm_pages) <= pages->count_max;
 }
 
 static void
 throw_out_of_pages(WASMModuleInstance *instance, uint32 at, const struct wamr_pages *pages)
 {
+    uint32 places = (uint32)held_by_places(pages, pages->branches_len);
     wamr_memory_info info;
-    char text[116];
-    int len;
+    char limit[56], text[116];
 
     wamr_memory(&info);
-    len = snprintf(text, sizeof(text), "out of memory: page %" PRIu32 " of linear memory, %" PRIu32 " taken",
-                   at >> SMALL_SHIFT, pages->count);
-    if (pages->count_max != UINT32_MAX)
-        len += snprintf(text + len, sizeof(text) - (size_t)len, " of at most %" PRIu32,
-                        pages->count_max);
-    snprintf(text + len, sizeof(text) - (size_t)len, ", %" PRIu32 " bytes free", info.spare);
+    if (may_hold(pages, (uint64)pages->count + 1, pages->branches_len))
+        snprintf(limit, sizeof(limit), "the arena has %" PRIu32 " bytes left", info.spare);
+    else if (places)
+        snprintf(limit, sizeof(limit), "the task may hold %" PRIu32 ", %" PRIu32 " for tables",
+                 pages->count_max, places);
+    else
+        snprintf(limit, sizeof(limit), "the task may hold %" PRIu32, pages->count_max);
+    snprintf(text, sizeof(text),
+             "out of memory: page %" PRIu32 " of linear memory, %" PRIu32 " taken, %s",
+             at >> SMALL_SHIFT, pages->count, limit);
     wasm_set_exception(instance, text);
 }
 
@@ -127,7 +139,7 @@ take(struct wamr_pages *pages, uint32 at)
 {
     uint8 **place;
 
-    if (held((uint64)pages->count + 1, pages->branches_len) > pages->count_max)
+    if (!may_hold(pages, (uint64)pages->count + 1, pages->branches_len))
         return NULL;
     place = take_place(pages, at);
     if (!place || !(*place = take_zeroed(SMALL_PAGE, !pages->starting)))
@@ -289,11 +301,35 @@ drop_from(struct wamr_pages *pages, uint32 wasm_page)
     wamr_count_pages(-(int32)count);
 }
 
-/* Takes all pages of the places from one on. False where there is no room for all. */
+/* Arena bytes of so many Wasm pages in which all is written to. */
+static uint64
+committed_bytes(uint64 wasm_pages)
+{
+    return wasm_pages
+           * (wamr_bytes_for(sizeof(struct wamr_branch))
+              + (uint64)BRANCH_LEAVES * wamr_bytes_for(sizeof(struct wamr_leaf))
+              + (uint64)SMALL_IN_WASM_PAGE * wamr_bytes_for(SMALL_PAGE));
+}
+
+static bool
+has_spare(uint64 bytes)
+{
+    wamr_memory_info info;
+
+    wamr_memory(&info);
+    return bytes <= info.spare;
+}
+
+/* Takes all pages of the places from one on. False where there is no room for all: of a memory that grows
+   that is seen before any is taken, but where the arena is in pieces or others take of it meanwhile. */
 static bool
 commit_from(struct wamr_pages *pages, uint32 wasm_page)
 {
     uint64 at, end = (uint64)pages->branches_len << WASM_PAGE_SHIFT;
+
+    while (!pages->starting && !has_spare(committed_bytes(pages->branches_len - wasm_page)))
+        if (!await_start(pages))
+            return false;
 
     for (at = (uint64)wasm_page << WASM_PAGE_SHIFT; at < end; at += SMALL_PAGE) {
         while (!take(pages, (uint32)at)) {
@@ -321,18 +357,20 @@ move_places(WASMMemoryInstance *memory, uint32 size)
 }
 
 bool
-wamr_pages_extend(WASMModuleInstance *instance, uint32 wasm_pages)
+wamr_pages_extend(WASMModuleInstance *instance, uint32 wasm_pages, uint32 *touched)
 {
     WASMMemoryInstance *memory = memory_of(instance);
     struct wamr_pages *pages = pages_of(memory);
     uint64 size = head_bytes(wasm_pages), count = pages->count;
-    uint32 had = pages->branches_len;
+    uint32 had = pages->branches_len, held;
+    bool committed;
 
+    *touched = 0;
     if (wasm_pages <= had)
         return true;
     if (pages->commit)
         count += (uint64)(wasm_pages - had) * SMALL_IN_WASM_PAGE;
-    if (size > UINT32_MAX || held(count, wasm_pages) > pages->count_max) {
+    if (size > UINT32_MAX || !may_hold(pages, count, wasm_pages)) {
         wamr_pages_note_refusal(pages, wasm_pages - had, LIMIT_OF_TASK);
         return false;
     }
@@ -345,7 +383,10 @@ wamr_pages_extend(WASMModuleInstance *instance, uint32 wasm_pages)
     memset(pages->branches + had, 0, (wasm_pages - had) * sizeof(pages->branches[0]));
     pages->branches_len = wasm_pages;
     memory->heap_data = memory->heap_data_end = (uint8 *)pages;
-    if (pages->commit && !commit_from(pages, had)) {
+    held = pages->count;
+    committed = !pages->commit || commit_from(pages, had);
+    *touched = pages->count - held;
+    if (!committed) {
         drop_from(pages, had);
         pages->branches_len = had;
         return false;
@@ -357,7 +398,7 @@ wamr_pages_extend(WASMModuleInstance *instance, uint32 wasm_pages)
 void
 wamr_pages_note_refusal(struct wamr_pages *pages, uint32 wasm_pages, enum pages_limit by)
 {
-    pages->refused = wasm_pages < (1u << 28) ? wasm_pages : (1u << 28) - 1;
+    pages->refused = wasm_pages <= WASM_PAGES_MAX ? wasm_pages : WASM_PAGES_MAX + 1;
     pages->refused_by = by;
 }
 
@@ -366,6 +407,7 @@ wamr_pages_explain(WASMModuleInstance *instance)
 {
     const WASMMemoryInstance *memory = instance->memory_count ? memory_of(instance) : NULL;
     const struct wamr_pages *pages = memory ? pages_of(memory) : NULL;
+    const char *more;
     char limit[48], text[116];
 
     if (!pages || !pages->refused || strcmp(instance->cur_exception, "Exception: unreachable"))
@@ -377,9 +419,10 @@ wamr_pages_explain(WASMModuleInstance *instance)
                  (uint64)pages->count_max << SMALL_SHIFT);
     else
         snprintf(limit, sizeof(limit), "the arena has no room");
+    more = pages->refused > WASM_PAGES_MAX ? "more than " : "";
     snprintf(text, sizeof(text),
-             "unreachable, after memory.grow from %" PRIu32 " by %" PRIu32 " pages failed: %s",
-             memory->cur_page_count, (uint32)pages->refused, limit);
+             "unreachable, after memory.grow from %" PRIu32 " by %s%" PRIu32 " pages failed: %s",
+             memory->cur_page_count, more, pages->refused - (*more != 0), limit);
     wasm_set_exception(instance, text);
 }
 
@@ -406,7 +449,10 @@ write_segments(WASMModuleInstance *instance, const WASMModule *module, char *err
             continue;
         at = offset_of(segment);
         if ((uint64)at + segment->data_length > size) {
-            snprintf(error, error_len, "out of bounds memory access");
+            snprintf(error, error_len,
+                     "out of bounds memory access: data segment %" PRIu32 " ends at %" PRIu64
+                     ", the memory at %" PRIu64,
+                     i, (uint64)at + segment->data_length, size);
             return false;
         }
         if (!wamr_pages_write(instance, at, segment->data, segment->data_length)) {
@@ -442,25 +488,47 @@ pages_in(uint64 bytes)
     return count == 0 ? 1 : count < UINT32_MAX ? (uint32)count : UINT32_MAX;
 }
 
+/*
+ * The global that compilers keep the guest's own stack pointer in: the first one, mutable, with an address
+ * that is a multiple of 16 at first. 0 where there is none.
+ */
+static uint32
+stack_pointer(const WASMModule *module, uint64 bytes)
+{
+    const WASMGlobal *global = module->globals;
+    uint32 at;
+
+    if (!module->global_count || global->type.val_type != VALUE_TYPE_I32 || !global->type.is_mutable
+        || global->init_expr.init_expr_type != INIT_EXPR_TYPE_I32_CONST)
+        return 0;
+    at = (uint32)global->init_expr.u.unary.v.i32;
+    return at % 16 == 0 && at <= bytes ? at : 0;
+}
+
+/* The tables, all pages if they are to be committed, what segments write to, and the first page of the guest's
+   own stack. */
 static bool
 make(WASMModuleInstance *instance, struct wamr_pages *pages, char *error, uint32 error_len)
 {
     const WASMModule *module = instance->module;
     uint32 wasm_pages = pages->branches_len;
+    uint32 stack = stack_pointer(module, memory_of(instance)->memory_data_size);
 
-    if (held(0, wasm_pages) > pages->count_max) {
+    if (!may_hold(pages, 0, wasm_pages)) {
         snprintf(error, error_len,
                  "out of memory: the tables of %" PRIu32 " Wasm pages fill %" PRIu32
-                 " pages, of at most %" PRIu32,
-                 wasm_pages, (uint32)held(0, wasm_pages), pages->count_max);
+                 " pages, the task may hold %" PRIu32,
+                 wasm_pages, (uint32)held_by_places(pages, wasm_pages), pages->count_max);
         return false;
     }
-    if (pages->commit && !commit_from(pages, 0)) {
+    if (pages->commit && !commit_from(pages, 0))
         throw_out_of_pages(instance, pages->count << SMALL_SHIFT, pages);
-        snprintf(error, error_len, "%s", instance->cur_exception);
+    else if (!write_segments(instance, module, error, error_len))
         return false;
-    }
-    return write_segments(instance, module, error, error_len);
+    else if (!stack || wamr_pages_touch(instance, stack - 1))
+        return true;
+    snprintf(error, error_len, "%s", instance->cur_exception);
+    return false;
 }
 
 bool
@@ -563,23 +631,6 @@ bytes_written(const struct written *written, uint64 all)
            + bytes_of(&written->pages, all, SMALL_PAGE);
 }
 
-/*
- * The global that compilers keep the guest's own stack pointer in: the first one, mutable, with an address
- * that is a multiple of 16 at first. 0 where there is none.
- */
-static uint32
-stack_pointer(const WASMModule *module, uint64 bytes)
-{
-    const WASMGlobal *global = module->globals;
-    uint32 at;
-
-    if (!module->global_count || global->type.val_type != VALUE_TYPE_I32 || !global->type.is_mutable
-        || global->init_expr.init_expr_type != INIT_EXPR_TYPE_I32_CONST)
-        return 0;
-    at = (uint32)global->init_expr.u.unary.v.i32;
-    return at % 16 == 0 && at <= bytes ? at : 0;
-}
-
 static uint32
 at_most_32_bits(uint64 bytes)
 {
@@ -608,13 +659,11 @@ wamr_pages_need(const WASMModule *module, wamr_memory_need *need)
         if (!segment->is_passive)
             note_segment(&written, offset_of(segment), segment->data_length);
     }
-    need->made = at_most_32_bits(head + bytes_written(&written, bytes));
     stack = stack_pointer(module, bytes);
     if (stack)
         note_segment(&written, stack - 1, 1);
-    need->begun = at_most_32_bits(head + bytes_written(&written, bytes));
-    note_segment(&written, 0, bytes);
-    need->committed = at_most_32_bits(head + bytes_written(&written, bytes));
+    need->made = at_most_32_bits(head + bytes_written(&written, bytes));
+    need->committed = at_most_32_bits(head + committed_bytes(wasm_pages_of(bytes)));
 }
 
 #endif

@@ -31,6 +31,8 @@
 #define LEAF_SHIFT (SMALL_SHIFT + 3)
 #define BRANCH_LEAVES (SMALL_IN_WASM_PAGE / LEAF_PAGES)
 
+#define WASM_PAGES_MAX (1u << 16)
+
 /* NULL where nothing was written to. */
 struct wamr_leaf {
     uint8 *pages[LEAF_PAGES];
@@ -57,7 +59,8 @@ struct wamr_pages {
     uint32 count_max;
     /* All Wasm pages of the memory. */
     uint32 branches_len;
-    /* Wasm pages by which the last memory.grow was to grow it, if that failed; 0 if not. */
+    /* Wasm pages by which the last memory.grow was to grow it, if that failed, or WASM_PAGES_MAX + 1 for more
+       than there can be; 0 if it did not fail. */
     uint32 refused : 28;
     /* By what: an enum pages_limit. */
     uint32 refused_by : 2;
@@ -99,9 +102,10 @@ wamr_pages_make(WASMModuleInstance *instance, uint64 bytes_max, bool commit, cha
 void
 wamr_pages_free(WASMModuleInstance *instance);
 
-/* Room for so many Wasm pages; false where the arena has none, or no more may be held. */
+/* Room for so many Wasm pages; false where the arena has none, or no more may be held. `touched` gets the
+   pages that were taken for it, be they given back. */
 bool
-wamr_pages_extend(WASMModuleInstance *instance, uint32 wasm_pages);
+wamr_pages_extend(WASMModuleInstance *instance, uint32 wasm_pages, uint32 *touched);
 
 /* Notes that memory.grow failed. */
 void

@@ -359,7 +359,7 @@ wamr_memory_needs(const struct WASMModule *module, wamr_memory_need *need)
         bytes = (uint64)module->memories[0].num_bytes_per_page
                 * module->memories[0].init_page_count;
     need->made = bytes <= UINT32_MAX ? wamr_bytes_for((uint32)bytes) : UINT32_MAX;
-    need->begun = need->committed = need->made;
+    need->committed = need->made;
 #endif
 }
 
@@ -600,6 +600,8 @@ wamr_guest_write(struct WASMExecEnv *env, uint32_t offset, const uint8_t *from, 
 
     if (!wamr_guest_check(instance, offset, len))
         return false;
+    if (!len)
+        return true;
     before = pages_of(instance->memories[0])->count;
     room = touch(instance, offset, len);
     wamr_charge_touches(worker_of(env), before);

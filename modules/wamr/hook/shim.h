@@ -34,10 +34,9 @@ typedef struct wamr_memory_info {
 /* Arena bytes that a linear memory takes. Upper bounds where data segments are not in the order of their
    addresses. */
 typedef struct wamr_memory_need {
-    /* When its instance is made: its tables, and the pages that data segments write to. */
+    /* When its instance is made: its tables, the pages that data segments write to, and the first page of the
+       guest's own stack, where the module has one. */
     uint32_t made;
-    /* With the first page of the guest's own stack, where the module has one. */
-    uint32_t begun;
     /* With all that it has at first. */
     uint32_t committed;
 } wamr_memory_need;
@@ -171,12 +170,13 @@ wamr_init(void *arena, uint32_t arena_len);
 void
 wamr_memory(wamr_memory_info *info);
 
-/* Bytes of the arena that guests leave free when they take pages: for the host. */
+/* Bytes of the arena that guests and promises leave free: for the host's own. */
 void
 wamr_set_reserve(uint32_t bytes);
 
 /* Has guests leave so many bytes free beside the reserve, until wamr_promise_end, for what this thread is
-   going to take. False where so many are not free. One thread at a time has a promise; others wait. */
+   going to take. False where so many are not free. One thread at a time has a promise; others wait, and so
+   would this one: it runs no guest meanwhile. */
 bool
 wamr_promise(uint32_t bytes);
 

@@ -123,8 +123,8 @@ pub(crate) struct Bench<'a, E, P> {
     pub(crate) room: usize,
     /// Bytes that the instances of all modules share, while there are any.
     shared: usize,
-    /// Bytes of the arena that these instances leave free: none, unless they write to memories.
-    reserve: usize,
+    /// A run writes to its memory, and did not find that it could not when it ran alone.
+    starves: bool,
     /// Starts that were refused, and not tried again since; the last of them.
     refused: usize,
     refusal: Option<(usize, Text)>,
@@ -151,7 +151,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
             set,
             held: 0,
             shared: 0,
-            reserve: 0,
+            starves: false,
             refused: 0,
             refusal: None,
             errors: 0,
@@ -194,7 +194,6 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
         let arena = self.engine.arena();
         ArenaUsage {
             free: arena.free.saturating_sub(self.shared),
-            reserve: self.reserve,
             ..arena
         }
     }
@@ -215,7 +214,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
                 let usage = self.run_alone(slot).map_err(|e| named(workload, e))?;
                 let part = &mut self.parts[slot];
                 if usage.pages > 0 {
-                    self.reserve = self.engine.arena().reserve;
+                    self.starves = true;
                     part.instance = part.instance.max(usage.memory);
                 }
             }
@@ -287,7 +286,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
     /// run were in the middle: what the arena says while runs begin and end is now more, now less.
     fn wall(&self) -> Option<Wall> {
         let (need, free) = (self.set_bytes(), self.room - self.said());
-        let free = free.saturating_sub(self.reserve);
+        let free = free.saturating_sub(self.engine.arena().reserve);
         let held = self.held + self.set.len();
         match self.options.max {
             Some(max) if held > max => Some(Wall::Asked(max)),
@@ -384,7 +383,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
         let Err(Failure::Trap(reason)) = &exit.result else {
             return false;
         };
-        self.reserve > 0 && reason.starts_with("out of memory")
+        self.starves && reason.starts_with("out of memory")
     }
 
     /// Counts a run that did not end as it should.

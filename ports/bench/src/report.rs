@@ -63,8 +63,7 @@ pub struct Start<'a> {
     pub slots: usize,
     /// The arena before the modules were loaded.
     pub before: ArenaUsage,
-    /// The arena with the modules in it. Its reserve is what these instances leave free: none, unless they
-    /// write to memories.
+    /// The arena with the modules in it.
     pub loaded: ArenaUsage,
     /// The modules.
     pub parts: &'a [Part],

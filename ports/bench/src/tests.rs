@@ -166,6 +166,7 @@ impl Engine for Fake {
         Ok(Needs {
             load: LOAD,
             instance: INSTANCE,
+            memory: 0,
         })
     }
 

@@ -67,7 +67,7 @@ impl<P: Platform> WamrEngine<P> {
             "out of memory: {} need {} bytes, {} are free, at most {} in one piece",
             needs.subject(),
             needs.total(),
-            memory.free,
+            self.arena().available(),
             memory.largest_free
         ))
     }
@@ -76,7 +76,7 @@ impl<P: Platform> WamrEngine<P> {
     fn memory(&self, needs: &wamr::Needs) -> u64 {
         match self.workers.config.memory_commit {
             true => needs.memory.committed,
-            false => needs.memory.begun,
+            false => needs.memory.made,
         }
     }
 
@@ -162,6 +162,7 @@ impl<P: Platform> Engine for WamrEngine<P> {
             // The buffer is there already.
             load: bytes(needs.load.saturating_sub(wasm.len() as u64)),
             instance: bytes(needs.tables + needs.instance + needs.call + self.memory(&needs)),
+            memory: bytes(self.memory(&needs)),
         })
     }
 

@@ -51,9 +51,11 @@ pub struct DeviceConfig {
 /// A step that takes more processor time is logged and counted.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// Bytes of an arena of `total` that guests leave to the proplet, for its own messages and for reasons.
+/// Bytes of an arena of `total` that tasks leave to the proplet, for its own messages and for reasons.
 pub(crate) const fn reserve(total: u32) -> u32 {
-    total / 64
+    const LEAST: u32 = 1024;
+    let share = total / 128;
+    if share > LEAST { share } else { LEAST }
 }
 
 /// Parts of a unit of work that turns are counted in: of each weight a turn is a whole number of them.

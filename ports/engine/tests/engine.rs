@@ -29,6 +29,7 @@ fn guests_run_end_and_leave_nothing_behind() {
     shares(bench);
     hot_turns(bench);
     greed(bench);
+    starts(bench);
     floods(bench);
     buffers(bench);
     holes(bench);
@@ -102,7 +103,7 @@ fn memories(bench: &mut Bench) {
     assert_eq!((all.result, all.usage.pages), (Ok(None), 4));
     let free = bench.engine.arena().free;
     let beyond = bench.run(fill, &[Value::I32(4097)], small);
-    let text = "out of memory: page 4 of linear memory, 4 taken of at most 4, ";
+    let text = "out of memory: page 4 of linear memory, 4 taken, the task may hold 4";
     assert!(trap(&beyond).starts_with(text), "{}", trap(&beyond));
     assert_eq!((beyond.usage.pages, bench.engine.arena().free), (4, free));
     let data = r#"(module (memory 1) (data (i32.const 0) "a") (data (i32.const 5000) "b")
@@ -115,7 +116,7 @@ fn memories(bench: &mut Bench) {
     let refused = bench
         .call(0, "main", &[], less, TaskData::NONE)
         .unwrap_err();
-    let text = "out of memory: page 4 of linear memory, 1 taken of at most 1, ";
+    let text = "out of memory: page 4 of linear memory, 1 taken, the task may hold 1";
     assert!(refused.starts_with(text), "{refused}");
     bench.engine.unload(ModuleId(0));
 }
@@ -271,6 +272,43 @@ fn greed(bench: &mut Bench) {
     assert_eq!(bench.engine.arena().free, before);
 }
 
+/// However full the arena is: what starts finds the first page of its stack, and the reserve is left.
+fn starts(bench: &mut Bench) {
+    let data = "x".repeat(20_000);
+    let wat = format!(
+        r#"(module (memory 17) (global $sp (mut i32) (i32.const 1048576))
+        (data (i32.const 1048576) "{data}")
+        (func (export "main") (result i32)
+            (i32.store (i32.sub (global.get $sp) (i32.const 16)) (i32.const 7))
+            (i32.load (i32.const 1048560))))"#
+    );
+    let before = bench.engine.arena().free;
+    bench.load(0, &wat).unwrap();
+    let (mut made, mut refused) = (0, 0);
+    for left in (20_000..30_000).step_by(100) {
+        let hoard = bench.engine.allocate(bench.free() - left).unwrap();
+        match bench.call(0, "main", &[], LIMITS, TaskData::NONE) {
+            Ok(()) => {
+                let reserve = bench.engine.arena().reserve;
+                assert!(bench.free() >= reserve, "{left}");
+                assert_eq!(bench.exit().result, Ok(Some(Value::I32(7))), "{left}");
+                made += 1;
+            }
+            Err(reason) => {
+                assert!(
+                    reason.contains(" bytes of linear memory to begin with, need "),
+                    "{reason}"
+                );
+                refused += 1;
+            }
+        }
+        drop(hoard);
+    }
+    assert!(made > 10 && refused > 10, "{made} made, {refused} refused");
+    bench.engine.unload(ModuleId(0));
+    assert_eq!(bench.engine.arena().free, before);
+}
+
 /// Guests that write until the arena is full, again and again, beside others that have the pages that they
 /// need and must not notice; starts between them are made or refused, and nothing is lost.
 fn floods(bench: &mut Bench) {
@@ -367,7 +405,7 @@ fn holes(bench: &mut Bench) {
     let before = bench.free();
     bench.load(0, quick).unwrap();
     let mut refusals = 0;
-    for left in (0..2000).step_by(8) {
+    for left in (0..4000).step_by(8) {
         let mut taken = Vec::new();
         let mut hole = bench.engine.allocate(left.max(1)).unwrap();
         for len in [1000, 100, 4] {
@@ -392,7 +430,7 @@ fn holes(bench: &mut Bench) {
             }
         }
     }
-    assert!((10..200).contains(&refusals), "{refusals}");
+    assert!((10..400).contains(&refusals), "{refusals}");
     bench.engine.unload(ModuleId(0));
     assert_eq!(bench.free(), before);
 }

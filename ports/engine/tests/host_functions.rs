@@ -1014,9 +1014,10 @@ fn a_run_that_cannot_begin_gives_its_data_back() {
     let mut data = bench.data("time", &["in"], &[]);
     data.model = Some(bench.copy(&[0; 1000]));
     let reason = bench.call(0, "main", &[], LIMITS, data).unwrap_err();
-    assert_eq!(reason, "out of bounds memory access");
+    let text = "out of bounds memory access: data segment 0 ends at 65541, the memory at 65536";
+    assert_eq!(reason, text);
     let missing = bench.call(0, "other", &[], LIMITS, Data::NONE).unwrap_err();
-    assert_eq!(missing, "out of bounds memory access");
+    assert_eq!(missing, text);
     assert_eq!(bench.engine.exited(), None);
     bench.engine.unload(ModuleId(0));
     assert_eq!(bench.free(), before);

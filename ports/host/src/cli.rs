@@ -86,7 +86,7 @@ pub struct Limits {
     pub memory_max_bytes: Option<u64>,
     /// Take all of a task's linear memory at its start and when it grows, rather than page by page: then no
     /// task is ever without a page, and fewer fit.
-    #[arg(long, env = "PROPLET_MEMORY_COMMIT")]
+    #[arg(long, env = "PROPLET_MEMORY_COMMIT", value_parser = clap::builder::BoolishValueParser::new())]
     pub memory_commit: bool,
     /// Longest run in milliseconds; none if not given: a task may run for days.
     #[arg(long, env = "PROPLET_DEADLINE_MAX_MS", value_parser = clap::value_parser!(u64).range(1..))]

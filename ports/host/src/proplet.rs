@@ -199,9 +199,13 @@ fn guest_limits(limits: &Limits) -> GuestLimits {
     }
 }
 
-/// What a task may write to of the arena if nobody says: a flat memory is no matter of pages.
-fn quarter(arena_bytes: u32) -> Option<u64> {
-    (wamr::page_bytes() > 0).then(|| u64::from(arena_bytes / 4))
+/// What a task may write to of the arena, at least a page; a quarter of it if nobody says, but for flat
+/// memories.
+fn memory_max(limits: &Limits) -> Option<u64> {
+    let page = u64::from(wamr::page_bytes());
+    let quarter = (page > 0).then(|| u64::from(limits.arena_bytes / 4));
+    let most = limits.memory_max_bytes.or(quarter)?;
+    Some(most.max(page))
 }
 
 fn task_limits(limits: &Limits) -> TaskLimits {
@@ -210,9 +214,7 @@ fn task_limits(limits: &Limits) -> TaskLimits {
         work: limits.work_max,
         stack: limits.stack_bytes,
         stack_max: limits.stack_max_bytes.max(limits.stack_bytes),
-        memory: limits
-            .memory_max_bytes
-            .or_else(|| quarter(limits.arena_bytes)),
+        memory: memory_max(limits),
         page: wamr::page_bytes().max(1),
         caps: limits.caps,
         module_bytes: limits
@@ -376,10 +378,10 @@ mod tests {
         for (cores, arena, expected) in [
             (1, 196_608, 1),
             (2, 196_608, 2),
-            (4, 196_608, 4),
-            (64, 196_608, 4),
+            (4, 196_608, 3),
+            (64, 196_608, 3),
             (64, 1 << 30, 64),
-            (64, 16_384, 1),
+            (64, 32_768, 1),
         ] {
             let workers = default_workers(cores, arena, 8192);
             assert_eq!(workers, expected, "{cores} cores, {arena} bytes");

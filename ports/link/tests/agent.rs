@@ -112,6 +112,7 @@ impl Engine for Fake {
         Ok(Needs {
             load: 10,
             instance: 10,
+            memory: 0,
         })
     }
 

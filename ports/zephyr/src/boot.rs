@@ -427,9 +427,12 @@ fn trust(agent: &mut crate::device::ZephyrAgent, settings: &'static Settings) {
 #[cfg(not(CONFIG_PROPLET_SIGNATURES))]
 fn trust(_: &mut crate::device::ZephyrAgent, _: &'static Settings) {}
 
-/// What a task may write to of the arena if nobody says: a flat memory is no matter of pages.
-fn quarter(arena: usize) -> Option<u64> {
-    (wamr::page_bytes() > 0).then_some(arena as u64 / 4)
+/// What a task may write to of the arena, at least a page; a quarter of it if nobody says, but for flat
+/// memories.
+fn memory_max(set: Option<u64>, arena: usize) -> Option<u64> {
+    let page = u64::from(wamr::page_bytes());
+    let most = set.or((page > 0).then_some(arena as u64 / 4))?;
+    Some(most.max(page))
 }
 
 fn config(settings: &'static Settings, reset: &str, arena: usize) -> Config<'static> {
@@ -444,7 +447,7 @@ fn config(settings: &'static Settings, reset: &str, arena: usize) -> Config<'sta
         result_delay: time::Duration::from_millis(settings.result_delay_ms.into()),
         limits: TaskLimits {
             preemption: PREEMPTION,
-            memory: limits.memory.or_else(|| quarter(arena)),
+            memory: memory_max(limits.memory, arena),
             page: wamr::page_bytes().max(1),
             ..limits
         },

@@ -66,8 +66,6 @@ pub struct MemoryInfo {
 pub struct MemoryNeed {
     /// When its instance is made.
     pub made: u32,
-    /// With the first page of the guest's own stack.
-    pub begun: u32,
     /// With all that it has at first.
     pub committed: u32,
 }

@@ -26,11 +26,9 @@ pub struct Needs {
 /// piece of the arena.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryNeeds {
-    /// When the instance is made: its tables, and the pages that data segments write to. The guest takes more
-    /// as it writes.
+    /// When the instance is made: its tables, the pages that data segments write to, and the first page of the
+    /// guest's own stack, where the module has one. The guest takes more as it writes.
     pub made: u64,
-    /// With the first page of the guest's own stack, where the module has one in its memory.
-    pub begun: u64,
     /// With all pages that it declares, which an instance takes that is committed.
     pub committed: u64,
 }
@@ -39,7 +37,6 @@ impl From<sys::MemoryNeed> for MemoryNeeds {
     fn from(need: sys::MemoryNeed) -> Self {
         Self {
             made: need.made.into(),
-            begun: need.begun.into(),
             committed: need.committed.into(),
         }
     }
@@ -205,7 +202,6 @@ impl Tally {
             let all = block(len);
             return MemoryNeeds {
                 made: all,
-                begun: all,
                 committed: all,
             };
         }
@@ -220,15 +216,13 @@ impl Tally {
                 + written.pages.of(len, small) * block(small)
         };
         let mut written = self.written;
-        let made = with(&written);
         if let Some(stack) = self.stack_pointer.filter(|at| *at <= len) {
             written.write(stack - 1, 1, sizes);
         }
-        let begun = with(&written);
+        let made = with(&written);
         written.write(0, len, sizes);
         MemoryNeeds {
             made,
-            begun,
             committed: with(&written),
         }
     }

@@ -90,8 +90,7 @@ impl Runtime {
         }
     }
 
-    /// Bytes of the arena that guests leave free when they take pages of linear memory: the host's own. 0 at
-    /// first.
+    /// Bytes of the arena that guests and [promises](Self::promise) leave free: the host's own. 0 at first.
     pub fn set_reserve(&self, bytes: u32) {
         // SAFETY: it takes any number, and the runtime is started.
         unsafe { sys::wamr_set_reserve(bytes) };
@@ -99,7 +98,8 @@ impl Runtime {
 
     /// Has guests that run leave `bytes` free beside the reserve, for what the calling thread is going to
     /// take, until the promise is dropped. A guest for whose pages that leaves no room waits so long. One
-    /// thread at a time has a promise. `None` where so many are not free.
+    /// thread at a time has a promise, and runs no guest while it has it: it would wait for itself. `None`
+    /// where so many are not free.
     #[must_use]
     pub fn promise(&self, bytes: u32) -> Option<Promise> {
         // SAFETY: it takes any number, and the runtime is started. `Promise` ends it, on this thread.

@@ -194,15 +194,23 @@ fn the_first_page_of_a_guests_stack_is_known() {
         ("i32 (i32.const 65536)", 65_536, 0),
         ("(mut i64) (i64.const 65536)", 65_536, 0),
     ] {
-        let wat = format!(
-            r#"(module (memory 17) (global {global}) (global (mut i32) (i32.const 32))
-            (data (i32.const {data}) "x"))"#
-        );
-        let wasm = wat::parse_str(wat).unwrap();
-        let guess = estimate(&wasm).unwrap().memory;
-        let known = load_bytes(rt(), &wasm).unwrap().needs().memory;
-        assert_eq!(guess, known, "{global}");
-        assert_eq!(known.begun - known.made, u64::from(more), "{global}");
+        let with = |global: &str| {
+            let wat = format!(
+                r#"(module (memory 17) (global {global}) (global (mut i32) (i32.const 32))
+                (data (i32.const {data}) "x"))"#
+            );
+            let wasm = wat::parse_str(wat).unwrap();
+            let guess = estimate(&wasm).unwrap().memory;
+            let module = load_bytes(rt(), &wasm).unwrap();
+            assert_eq!(guess, module.needs().memory, "{global}");
+            (guess.made, module)
+        };
+        let (without, _) = with("i32 (i32.const 0)");
+        let (made, module) = with(global);
+        assert_eq!(made - without, u64::from(more), "{global}");
+        // It is there before the guest begins.
+        let guest = Guest::new(&module, &InstanceConfig::default()).unwrap();
+        assert_eq!(guest.pages(), 1 + u32::from(more > 0), "{global}");
     }
 }
 
