@@ -146,32 +146,8 @@ impl ArenaUsage {
 pub struct Needs {
     /// Parsing it.
     pub load: usize,
-    /// One instance, what all share, and what its linear memory begins with.
+    /// One instance, and what all share, but not its linear memory.
     pub instance: usize,
-    /// The linear memory's part of that.
-    pub memory: usize,
-}
-
-impl Needs {
-    /// All of it.
-    #[must_use]
-    pub const fn total(&self) -> usize {
-        self.load.saturating_add(self.instance)
-    }
-
-    /// What it is for, as the subject of a refusal.
-    pub fn subject(&self) -> Text {
-        with_memory("parsing the module and one instance", self.memory)
-    }
-}
-
-fn with_memory(what: &str, memory: usize) -> Text {
-    match memory {
-        0 => text(format_args!("{what}")),
-        bytes => text(format_args!(
-            "{what}, with {bytes} bytes of linear memory to begin with,"
-        )),
-    }
 }
 
 /// Arena bytes that one more instance is going to take.
@@ -200,7 +176,12 @@ impl InstanceNeeds {
             0 => "one more instance and its call",
             _ => "an instance, its call and what the module's instances share",
         };
-        with_memory(what, self.memory)
+        match self.memory {
+            0 => text(format_args!("{what}")),
+            bytes => text(format_args!(
+                "{what}, with {bytes} bytes of linear memory to begin with,"
+            )),
+        }
     }
 }
 

@@ -263,7 +263,6 @@ impl Engine for FakeEngine {
         Ok(Needs {
             load: LOAD,
             instance: INSTANCE,
-            memory: 0,
         })
     }
 

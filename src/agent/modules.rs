@@ -121,7 +121,8 @@ impl<E: Engine> Agent<'_, E> {
         };
         let needs = self.engine.estimate(&bytes, &limits)?;
         if budget.is_some() {
-            self.make_room(needs.total(), &needs.subject())?;
+            let bytes = needs.load.saturating_add(needs.instance);
+            self.make_room(bytes, "parsing the module and one instance")?;
         } else {
             self.make_room(needs.load, "parsing the module")?;
         }

@@ -304,10 +304,6 @@ wamr_get_sizes(wamr_sizes *sizes)
         .function_instance = sizeof(WASMFunctionInstance),
         .export_function = sizeof(WASMExportFuncInstance),
         .small_page = PROPLET_PAGE_BYTES,
-#if PAGED
-        .leaf_pages = LEAF_PAGES,
-        .pages_head = (uint32_t)offsetof(struct wamr_pages, branches),
-#endif
     };
 }
 

@@ -104,11 +104,8 @@ typedef struct wamr_sizes {
     uint32_t global_instance;
     uint32_t function_instance;
     uint32_t export_function;
-    /* Bytes of the pages that linear memories are made of, 0 where they are one block; pages in a leaf;
-       bytes that a memory has beside its pages, leaves and branches. */
+    /* Bytes of the pages that linear memories are made of; 0 where they are one block. */
     uint32_t small_page;
-    uint32_t leaf_pages;
-    uint32_t pages_head;
 } wamr_sizes;
 
 typedef enum wamr_init_result {

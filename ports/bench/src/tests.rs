@@ -166,7 +166,6 @@ impl Engine for Fake {
         Ok(Needs {
             load: LOAD,
             instance: INSTANCE,
-            memory: 0,
         })
     }
 

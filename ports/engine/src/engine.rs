@@ -156,13 +156,13 @@ impl<P: Platform> Engine for WamrEngine<P> {
         buffer.resize(len).map_err(words)
     }
 
+    /// Without the linear memory: what that takes is known only when the module is loaded.
     fn estimate(&self, wasm: &[u8], _: &Limits) -> Result<Needs, Text> {
         let needs = wamr::estimate(wasm).map_err(words)?;
         Ok(Needs {
             // The buffer is there already.
             load: bytes(needs.load.saturating_sub(wasm.len() as u64)),
-            instance: bytes(needs.tables + needs.instance + needs.call + self.memory(&needs)),
-            memory: bytes(self.memory(&needs)),
+            instance: bytes(needs.tables + needs.instance + needs.call),
         })
     }
 

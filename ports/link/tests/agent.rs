@@ -112,7 +112,6 @@ impl Engine for Fake {
         Ok(Needs {
             load: 10,
             instance: 10,
-            memory: 0,
         })
     }
 

@@ -262,10 +262,6 @@ pub struct Sizes {
     pub export_function: u32,
     /// Bytes of the pages that linear memories are made of; 0 where they are one block.
     pub small_page: u32,
-    /// Such pages in a leaf of their table.
-    pub leaf_pages: u32,
-    /// Bytes that a paged memory has beside its pages, leaves and branches.
-    pub pages_head: u32,
 }
 
 /// A host function as WAMR registers it. WAMR sorts the array that it is in.

