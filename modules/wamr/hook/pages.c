@@ -320,16 +320,11 @@ has_spare(uint64 bytes)
     return bytes <= info.spare;
 }
 
-/* Takes all pages of the places from one on. False where there is no room for all: of a memory that grows
-   that is seen before any is taken, but where the arena is in pieces or others take of it meanwhile. */
+/* Takes all pages of the places from one on. False where there is no room for all. */
 static bool
 commit_from(struct wamr_pages *pages, uint32 wasm_page)
 {
     uint64 at, end = (uint64)pages->branches_len << WASM_PAGE_SHIFT;
-
-    while (!pages->starting && !has_spare(committed_bytes(pages->branches_len - wasm_page)))
-        if (!await_start(pages))
-            return false;
 
     for (at = (uint64)wasm_page << WASM_PAGE_SHIFT; at < end; at += SMALL_PAGE) {
         while (!take(pages, (uint32)at)) {
@@ -375,6 +370,10 @@ wamr_pages_extend(WASMModuleInstance *instance, uint32 wasm_pages, uint32 *touch
         return false;
     }
     wamr_pages_note_refusal(pages, wasm_pages - had, LIMIT_OF_ARENA);
+    /* Seen before anything is moved or taken, but where the arena is in pieces or others take of it. */
+    while (pages->commit && !has_spare(committed_bytes(wasm_pages - had)))
+        if (!wamr_arena_await_start())
+            return false;
     do
         pages = move_places(memory, (uint32)size);
     while (!pages && wamr_arena_await_start());
