@@ -50,6 +50,18 @@ pub struct Options<'a> {
     pub step: Duration,
 }
 
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// With its workload's result.
+    Right,
+    /// It found no page of memory, of a module that does when it runs alone: at the wall the arena may be in
+    /// pieces for a moment, as for a start. No error.
+    Starved,
+    /// Otherwise.
+    Wrong,
+}
+
 /// Memory of one slot's bench.
 #[derive(Debug, Clone, Copy)]
 pub struct Lane {
@@ -123,7 +135,7 @@ pub(crate) struct Bench<'a, E, P> {
     pub(crate) room: usize,
     /// Bytes that the instances of all modules share, while there are any.
     shared: usize,
-    /// A run writes to its memory, and did not find that it could not when it ran alone.
+    /// A module writes to its memory, and ended well when it ran alone.
     starves: bool,
     /// Starts that were refused, and not tried again since; the last of them.
     refused: usize,
@@ -367,19 +379,20 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
         Some((exit, now.saturating_sub(since.unwrap_or(now))))
     }
 
-    /// Whether a run gave its workload's result; an error if not.
-    pub(crate) fn judge(&mut self, exit: &Exit<E::Buffer>) -> bool {
+    /// How a run ended; an error is counted.
+    pub(crate) fn judge(&mut self, exit: &Exit<E::Buffer>) -> Verdict {
         let expected = self.part(exit.slot.index()).workload.result;
-        let is_right = exit.result == Ok(Some(Value::I32(expected)));
-        if !is_right && !self.is_starved(exit) {
-            self.note(exit);
+        if exit.result == Ok(Some(Value::I32(expected))) {
+            return Verdict::Right;
         }
-        is_right
+        if self.is_starved(exit) {
+            return Verdict::Starved;
+        }
+        self.note(exit);
+        Verdict::Wrong
     }
 
-    /// Whether a run found no page of memory, of a module that does when it runs alone: at the wall the arena
-    /// may be in pieces for a moment, as for [`start`](Self::start).
-    pub(crate) fn is_starved(&self, exit: &Exit<E::Buffer>) -> bool {
+    fn is_starved(&self, exit: &Exit<E::Buffer>) -> bool {
         let Err(Failure::Trap(reason)) = &exit.result else {
             return false;
         };

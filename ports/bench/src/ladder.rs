@@ -1,6 +1,10 @@
 //! More and more instances, until there can't be more.
 
-use crate::{Port, Report, Row, Step, Table, Tally, Wall, bench::Bench, report::Event};
+use crate::{
+    Port, Report, Row, Step, Table, Tally, Wall,
+    bench::{Bench, Verdict},
+    report::Event,
+};
 use proplet::{engine::Engine, time::Duration};
 
 /// Least samples of free bytes after a step.
@@ -80,13 +84,13 @@ impl<E: Engine, P: Port> Bench<'_, E, P> {
             && let Some((exit, latency)) = self.poll()
         {
             let slot = exit.slot.index();
-            let (is_right, is_starved) = (self.judge(&exit), self.is_starved(&exit));
-            strays += u64::from(is_right && !self.is_as_said(&exit));
+            let verdict = self.judge(&exit);
+            strays += u64::from(verdict == Verdict::Right && !self.is_as_said(&exit));
             for tally in [&mut *tally, &mut self.lanes[slot].tally] {
-                if is_right {
-                    tally.latency.add(latency);
-                } else {
-                    tally.errors += u64::from(!is_starved);
+                match verdict {
+                    Verdict::Right => tally.latency.add(latency),
+                    Verdict::Starved => {}
+                    Verdict::Wrong => tally.errors += 1,
                 }
             }
             self.start(slot);
