@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Bench, GUEST_LIMITS, ID, LIMITS, Threads, bench, imports, lines};
+use common::{Bench, GUEST_LIMITS, ID, LIMITS, PART, Threads, bench, imports, lines, show_memory};
 use proplet::{
     engine::{Engine as _, Failure, Limits, Message, ModuleId, Slot, Value},
     time::Duration,
@@ -13,8 +13,6 @@ use std::{ops::Range, sync::atomic::Ordering};
 
 /// The guest's memory in bytes.
 const MEMORY: u32 = 65_536;
-/// A guest shows it in parts of so many bytes.
-const PART: u32 = 4096;
 /// Each byte of it unless a case says otherwise; one is a topic, too.
 const FILL: u8 = b'.';
 /// Bytes that the host functions copy at a time.
@@ -164,17 +162,13 @@ impl Caller {
                     (loop $again (br_if $again
                         (i32.eqz (call $subscribe (local.get $topic) (i32.const 1)))))))
                 {}
-                (local.set $at (i32.const 0))
-                (loop $next
-                    (br_if $next (i32.eqz (call $publish
-                        (local.get $topic) (i32.const 1) (local.get $at) (i32.const {PART}))))
-                    (local.set $at (i32.add (local.get $at) (i32.const {PART})))
-                    (br_if $next (i32.lt_u (local.get $at) (i32.const {MEMORY}))))
+                {}
                 (local.get $n)))"#,
             imports(),
             NO_HEAP,
             str::from_utf8(&marked).unwrap(),
-            arms.collect::<String>()
+            arms.collect::<String>(),
+            show_memory(MEMORY as usize)
         );
         let wasm = wat::parse_str(&wat).unwrap();
         let at = wasm.windows(marked.len()).position(|part| part == marked);
@@ -233,7 +227,7 @@ impl Caller {
         }
         let mut outcome = Outcome::default();
         let exit = bench.exit_while(|engine| match engine.take_message(Slot(0)) {
-            Some(Message::Publish { bytes, .. }) if bytes.len() == 1 + PART as usize => {
+            Some(Message::Publish { bytes, .. }) if bytes.len() == 1 + PART => {
                 outcome.memory.extend_from_slice(&bytes[1..]);
             }
             Some(Message::Subscribe { .. }) if is_met => {}

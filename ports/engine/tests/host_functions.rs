@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Bench, Data, GUEST_LIMITS, ID, LIMITS, Threads, bench_of, imports, lines, trap};
+use common::{
+    Bench, Data, GUEST_LIMITS, ID, LIMITS, Threads, bench_of, imports, lines, show_memory, trap,
+};
 use proplet::{
     engine::{Engine as _, Exit, Failure, Limits, Message, ModuleId, Slot, TaskData, Value},
     task::caps::Cap,
@@ -1028,8 +1030,6 @@ fn a_run_that_cannot_begin_gives_its_data_back() {
 
 /// The guest's memory in these tests, in bytes.
 const MEMORY: usize = 65_536;
-/// A guest shows it in parts of so many bytes.
-const PART: usize = 4096;
 /// Where its malloc begins.
 const HEAP: u32 = 3000;
 /// What lies where in it: things that a call may need.
@@ -1206,14 +1206,10 @@ fn caller() -> String {
             (loop $again
                 (br_if $again (i32.eqz (call $subscribe (i32.const 64) (i32.const 11)))))
             {arms}
-            (local.set $at (i32.const 0))
-            (loop $next
-                (br_if $next (i32.eqz (call $publish
-                    (local.get $topic) (i32.const 1) (local.get $at) (i32.const {PART}))))
-                (local.set $at (i32.add (local.get $at) (i32.const {PART})))
-                (br_if $next (i32.lt_u (local.get $at) (i32.const {MEMORY}))))
+            {}
             (local.get $n)))"#,
-        imports()
+        imports(),
+        show_memory(MEMORY)
     )
 }
 

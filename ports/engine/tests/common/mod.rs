@@ -48,6 +48,22 @@ pub const GUEST_LIMITS: GuestLimits = GuestLimits {
     result_bytes: 512,
 };
 
+/// A guest shows its memory in parts of so many bytes.
+pub const PART: usize = 4096;
+
+/// Code that publishes the first `bytes` of a guest's memory in parts, on the topic of one byte at
+/// `$topic`; `$at` is a local of it.
+pub fn show_memory(bytes: usize) -> String {
+    format!(
+        r#"(local.set $at (i32.const 0))
+            (loop $next
+                (br_if $next (i32.eqz (call $publish
+                    (local.get $topic) (i32.const 1) (local.get $at) (i32.const {PART}))))
+                (local.set $at (i32.add (local.get $at) (i32.const {PART})))
+                (br_if $next (i32.lt_u (local.get $at) (i32.const {bytes}))))"#
+    )
+}
+
 /// One worker, slices that are only counted, and a clock that the test may set.
 pub struct Threads {
     woken: Mutex<bool>,
