@@ -292,7 +292,7 @@ mod tests {
                 "the module has 12800 bytes, this proplet takes 8192"
             );
             assert_eq!(
-                engine.arena().available(),
+                engine.arena().free,
                 if index == 0 { 100_000 } else { 100_000 - 64 }
             );
         }

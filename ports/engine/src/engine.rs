@@ -5,6 +5,7 @@ use crate::{
     task::{Refused, words},
     worker::{Workers, reserve},
 };
+use proplet::config::TaskLimits;
 use proplet::engine::{
     ArenaUsage, Call, Engine, Exit, InstanceNeeds, Limits, Message, ModuleId, Needs, Params,
     ProcessUsage, RunUsage, Slot, TaskData, Text, ValType, Value, text,
@@ -267,6 +268,20 @@ impl<P: Platform> Engine for WamrEngine<P> {
 
     fn deliver(&mut self, slot: Slot, topic: &str, payload: &[u8]) {
         self.workers.deliver(slot, topic, payload);
+    }
+}
+
+/// Limits of a device whose arena has so many bytes: what a task may write to of its linear memory is a
+/// quarter of the arena where they don't say, but for flat memories, and a page at least.
+#[must_use]
+pub fn with_memory(limits: TaskLimits, arena_bytes: u64) -> TaskLimits {
+    let page = wamr::page_bytes();
+    let quarter = (page > 0).then_some(arena_bytes / 4);
+    let most = limits.memory.or(quarter);
+    TaskLimits {
+        memory: most.map(|bytes| bytes.max(page.into())),
+        page: page.max(1),
+        ..limits
     }
 }
 

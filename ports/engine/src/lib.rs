@@ -17,7 +17,7 @@ mod queue;
 mod task;
 mod worker;
 
-pub use engine::{ModuleState, Record, WamrEngine};
+pub use engine::{ModuleState, Record, WamrEngine, with_memory};
 pub use guest::{HOST_FUNCTIONS, host_functions};
 pub use platform::{BoardError, Channel, PinMode, Platform};
 pub use queue::Place;

@@ -19,7 +19,7 @@ use proplet::{
     task::learning::Services,
 };
 use proplet_engine::{
-    DeviceConfig, ModuleState, Place, SlotState, WamrEngine, Workers, host_functions,
+    DeviceConfig, ModuleState, Place, SlotState, WamrEngine, Workers, host_functions, with_memory,
 };
 use proplet_link::{Application, Buffers, Settings, Signal, Status};
 use std::{
@@ -199,29 +199,21 @@ fn guest_limits(limits: &Limits) -> GuestLimits {
     }
 }
 
-/// What a task may write to of the arena, at least a page; a quarter of it if nobody says, but for flat
-/// memories.
-fn memory_max(limits: &Limits) -> Option<u64> {
-    let page = u64::from(wamr::page_bytes());
-    let quarter = (page > 0).then(|| u64::from(limits.arena_bytes / 4));
-    let most = limits.memory_max_bytes.or(quarter)?;
-    Some(most.max(page))
-}
-
 fn task_limits(limits: &Limits) -> TaskLimits {
-    TaskLimits {
+    let own = TaskLimits {
         deadline: limits.deadline_max_ms.map(Duration::from_millis),
         work: limits.work_max,
         stack: limits.stack_bytes,
         stack_max: limits.stack_max_bytes.max(limits.stack_bytes),
-        memory: memory_max(limits),
-        page: wamr::page_bytes().max(1),
+        memory: limits.memory_max_bytes,
         caps: limits.caps,
         module_bytes: limits
             .module_max_bytes
             .map_or(usize::MAX, |bytes| bytes as usize),
         preemption: limits.preemption.into(),
-    }
+        ..Config::DEFAULT.limits
+    };
+    with_memory(own, limits.arena_bytes.into())
 }
 
 /// The agent's settings from the command line's.

@@ -28,7 +28,7 @@ use proplet::{
 };
 use proplet_engine::{
     DeviceConfig, HOST_FUNCTIONS, ModuleState, Place, Platform as _, SlotState, WamrEngine,
-    Workers, host_functions,
+    Workers, host_functions, with_memory,
 };
 use proplet_link::{Buffers, Signal, Status};
 use static_cell::{ConstStaticCell, StaticCell};
@@ -427,17 +427,12 @@ fn trust(agent: &mut crate::device::ZephyrAgent, settings: &'static Settings) {
 #[cfg(not(CONFIG_PROPLET_SIGNATURES))]
 fn trust(_: &mut crate::device::ZephyrAgent, _: &'static Settings) {}
 
-/// What a task may write to of the arena, at least a page; a quarter of it if nobody says, but for flat
-/// memories.
-fn memory_max(set: Option<u64>, arena: usize) -> Option<u64> {
-    let page = u64::from(wamr::page_bytes());
-    let most = set.or((page > 0).then_some(arena as u64 / 4))?;
-    Some(most.max(page))
-}
-
 fn config(settings: &'static Settings, reset: &str, arena: usize) -> Config<'static> {
     let some = |text: &'static str| Some(text).filter(|text| !text.is_empty());
-    let limits = settings.limits();
+    let limits = TaskLimits {
+        preemption: PREEMPTION,
+        ..settings.limits()
+    };
     Config {
         proplet_id: &settings.proplet_id,
         tenant: &settings.tenant_id,
@@ -445,12 +440,7 @@ fn config(settings: &'static Settings, reset: &str, arena: usize) -> Config<'sta
         heartbeat: time::Duration::from_secs(settings.heartbeat.into()),
         metrics_interval: time::Duration::from_secs(settings.metrics_interval.into()),
         result_delay: time::Duration::from_millis(settings.result_delay_ms.into()),
-        limits: TaskLimits {
-            preemption: PREEMPTION,
-            memory: memory_max(limits.memory, arena),
-            page: wamr::page_bytes().max(1),
-            ..limits
-        },
+        limits: with_memory(limits, arena as u64),
         services: settings.services(),
         data_bytes: settings.data_max_bytes as usize,
         metadata: Metadata {
