@@ -1,7 +1,7 @@
 //! What a guest's call of a host function costs.
 //! `cargo bench -p proplet-engine --bench host_calls`
 
-#[path = "../ports/engine/tests/common/mod.rs"]
+#[path = "../crates/engine/tests/common/mod.rs"]
 mod common;
 
 use common::{Bench, LIMITS, bench};

@@ -1,4 +1,4 @@
-//! Calls everything that a proplet offers once: the tests of `ports/engine` run it.
+//! Calls everything that a proplet offers once: the tests of `crates/engine` run it.
 #![no_std]
 
 use core::{
