@@ -21,6 +21,7 @@ pub(crate) mod chain;
 pub mod config;
 pub mod engine;
 pub mod heap;
+pub mod http;
 pub mod module;
 pub mod retry;
 pub mod settings;

@@ -6,54 +6,16 @@ use super::{
 };
 use crate::{
     engine::{Engine, ModuleId, Slot, Text, text},
+    http::{Accept, Method, Part, Request, RequestId, Url},
     module::{source::Piece, stream::Stream},
-    task::learning::{Round, Url},
+    task::learning::Round,
     time::Instant,
 };
-
-/// Names one exchange, from [`Agent::poll_exchange`] to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticket(u32);
-
-/// What is asked of a server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    /// The URL.
-    pub url: Url,
-    /// Which request it is.
-    pub kind: RequestKind,
-    /// Most bytes of the response's body.
-    pub limit: usize,
-    /// Bytes of the request's body.
-    pub body_len: usize,
-}
-
-/// Kinds of requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequestKind {
-    /// GET of a module: its content type, if there is one, must be one of a module.
-    Module,
-    /// GET of anything.
-    Data,
-    /// POST of JSON, whose answer is not read.
-    Update,
-}
-
-/// What happened in an exchange.
-#[derive(Debug)]
-pub enum Progress<'p> {
-    /// The response is good, and its body of so many bytes, if the server says, begins.
-    Begin(Option<usize>),
-    /// More of the body.
-    Bytes(&'p [u8]),
-    /// The body is complete, or why there is none.
-    End(Result<(), Text>),
-}
 
 /// An exchange under way.
 #[derive(Debug)]
 pub(super) struct Exchange<B> {
-    ticket: Ticket,
+    id: RequestId,
     errand: Errand<B>,
 }
 
@@ -68,18 +30,18 @@ enum Errand<B> {
 }
 
 impl<E: Engine> Agent<'_, E> {
-    /// The next exchange to begin, if any, given out once. It is over with [`Progress::End`], or
-    /// when it is no longer [wanted](Self::wants).
-    pub fn poll_exchange(&mut self) -> Option<Ticket> {
+    /// The next HTTP request to send, if any, given out once. Its exchange ends with [`Part::End`] or
+    /// [`Part::Failed`], or when it is no longer [wanted](Self::is_wanted).
+    pub fn poll_request(&mut self) -> Option<(RequestId, Request)> {
         if self.exchanges.is_full() {
             return None;
         }
         let errand = self.next_errand()?;
         self.ticket = self.ticket.wrapping_add(1);
-        let ticket = Ticket(self.ticket);
-        let exchange = Exchange { ticket, errand };
+        let id = RequestId(self.ticket);
+        let exchange = Exchange { id, errand };
         self.exchanges.push(exchange).ok()?;
-        Some(ticket)
+        Some((id, self.request(id)?))
     }
 
     fn next_errand(&mut self) -> Option<Errand<E::Buffer>> {
@@ -97,26 +59,25 @@ impl<E: Engine> Agent<'_, E> {
         })
     }
 
-    fn errand(&self, ticket: Ticket) -> Option<&Errand<E::Buffer>> {
+    fn errand(&self, id: RequestId) -> Option<&Errand<E::Buffer>> {
         let mut exchanges = self.exchanges.iter();
-        exchanges.find(|e| e.ticket == ticket).map(|e| &e.errand)
+        exchanges.find(|e| e.id == id).map(|e| &e.errand)
     }
 
-    /// Whether somebody still waits for this exchange.
-    pub fn wants(&self, ticket: Ticket) -> bool {
-        self.errand(ticket).is_some()
+    /// Whether the response of this request is still of use.
+    pub fn is_wanted(&self, id: RequestId) -> bool {
+        self.errand(id).is_some()
     }
 
-    /// What to ask; `None` if nobody waits for it any more.
-    pub fn request(&self, ticket: Ticket) -> Option<Request> {
-        let (slot, service) = match self.errand(ticket)? {
+    fn request(&self, id: RequestId) -> Option<Request> {
+        let (slot, service) = match self.errand(id)? {
             Errand::Module(index) => {
                 let location = self.fetches[usize::from(*index)].location();
                 return Some(Request {
                     url: Url::try_from(location).ok()?,
-                    kind: RequestKind::Module,
+                    method: Method::Get,
+                    accept: Accept::Module,
                     limit: self.config.limits.module_bytes,
-                    body_len: 0,
                 });
             }
             Errand::Data(slot, service, _) => (*slot, *service),
@@ -129,16 +90,16 @@ impl<E: Engine> Agent<'_, E> {
             Service::Dataset => round.dataset_url(self.config.proplet_id).ok()??,
             Service::Update => round.update_url().ok()?,
         };
-        let posts = service == Service::Update;
         Some(Request {
             url,
-            kind: if posts {
-                RequestKind::Update
-            } else {
-                RequestKind::Data
+            method: match service {
+                Service::Update => Method::Post {
+                    len: self.update(slot).len(),
+                },
+                Service::Model | Service::Dataset => Method::Get,
             },
+            accept: Accept::Any,
             limit: self.config.data_bytes,
-            body_len: if posts { self.update(slot).len() } else { 0 },
         })
     }
 
@@ -150,8 +111,8 @@ impl<E: Engine> Agent<'_, E> {
     }
 
     /// Copies the request's body from `offset` on into `to`, as much as there is; how much.
-    pub fn request_body(&self, ticket: Ticket, offset: usize, to: &mut [u8]) -> usize {
-        let Some(Errand::Update(slot)) = self.errand(ticket) else {
+    pub fn request_body(&self, id: RequestId, offset: usize, to: &mut [u8]) -> usize {
+        let Some(Errand::Update(slot)) = self.errand(id) else {
             return 0;
         };
         let rest = self.update(*slot).get(offset..).unwrap_or_default();
@@ -160,39 +121,44 @@ impl<E: Engine> Agent<'_, E> {
         len
     }
 
-    /// Takes what happened in an exchange.
+    /// Takes a part of a response.
     ///
     /// # Errors
-    /// Why it is to be given up; that is all there is to do about it.
-    pub fn exchange(
-        &mut self,
-        ticket: Ticket,
-        progress: Progress<'_>,
-        now: Instant,
-    ) -> Result<(), Text> {
-        let piece = match progress {
-            Progress::Begin(length) => Piece::Length(length),
-            Progress::Bytes(bytes) => Piece::Bytes(bytes),
-            Progress::End(result) => {
-                let index = self.position(ticket)?;
-                let Exchange { errand, .. } = self.exchanges.swap_remove(index);
-                self.end_errand(errand, result, now);
-                self.collect(now);
+    /// The reason for which the exchange must be given up: its end is [`Part::Failed`] then.
+    pub fn respond(&mut self, id: RequestId, part: Part<'_>, now: Instant) -> Result<(), Text> {
+        let piece = match part {
+            Part::Begin(length) => Piece::Length(length),
+            Part::Bytes(bytes) => Piece::Bytes(bytes),
+            Part::End => {
+                self.end_exchange(id, Ok(()), now);
+                return Ok(());
+            }
+            Part::Failed(reason) => {
+                self.end_exchange(id, Err(text(format_args!("{reason}"))), now);
                 return Ok(());
             }
         };
         // This may end other exchanges.
-        self.evict_for(match self.errand(ticket) {
+        self.evict_for(match self.errand(id) {
             Some(Errand::Module(fetch)) => self.fetches[usize::from(*fetch)].growth(&piece),
             Some(Errand::Data(_, _, stream)) => stream.growth(&piece),
             Some(Errand::Update(_)) | None => 0,
         });
-        let index = self.position(ticket)?;
+        let index = self.position(id)?;
         self.piece(index, piece)
     }
 
-    fn position(&self, ticket: Ticket) -> Result<usize, Text> {
-        let index = self.exchanges.iter().position(|e| e.ticket == ticket);
+    fn end_exchange(&mut self, id: RequestId, result: Result<(), Text>, now: Instant) {
+        // Whoever waited may be gone.
+        if let Ok(index) = self.position(id) {
+            let Exchange { errand, .. } = self.exchanges.swap_remove(index);
+            self.end_errand(errand, result, now);
+            self.collect(now);
+        }
+    }
+
+    fn position(&self, id: RequestId) -> Result<usize, Text> {
+        let index = self.exchanges.iter().position(|e| e.id == id);
         index.ok_or_else(|| text(format_args!("nobody waits for it any more")))
     }
 

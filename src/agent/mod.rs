@@ -18,7 +18,6 @@ mod runs;
 mod tasks;
 mod view;
 
-pub use exchange::{Progress, Request, RequestKind, Ticket};
 pub use guests::Subscription;
 pub use outbox::Letter;
 pub use tasks::{DeploymentSlot, FETCHES_MAX, TaskSlot};
@@ -231,7 +230,7 @@ pub struct Agent<'a, E: Engine> {
     tasks: Tasks<'a, E>,
     fetches: &'a mut [Fetch<E::Buffer>],
     exchanges: Vec<Exchange<E::Buffer>, EXCHANGES_MAX>,
-    /// Names the next exchange.
+    /// Id of the last exchange.
     ticket: u32,
     interests: Vec<Interest<E::Buffer>, INTERESTS_MAX>,
     outbox: Outbox<'a, E::Buffer>,

@@ -5,6 +5,7 @@ extern crate std;
 use super::*;
 use crate::{
     engine::{Failure, Limits, Value, Weight},
+    http::{Accept, Method, Part, Request, RequestId},
     testing::*,
 };
 use ::base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -29,6 +30,8 @@ const ADD: &str = "add(i32 i32)\nmain()";
 struct Bench {
     agent: Agent<'static, FakeEngine>,
     now: Instant,
+    /// The last HTTP request.
+    request: Option<Request>,
 }
 
 fn leak<T>(value: impl Fn() -> T, len: usize) -> &'static mut [T] {
@@ -87,6 +90,7 @@ impl Bench {
         Self {
             agent: Agent::new(config, storage, FakeEngine::new(room.arena)).unwrap(),
             now: Instant::BOOT,
+            request: None,
         }
     }
 
@@ -182,30 +186,28 @@ impl Bench {
         results.map(|(_, _, body)| body).collect()
     }
 
-    /// The next HTTP exchange, which must be of this URL.
-    fn exchange(&mut self, url: &str) -> Ticket {
-        let ticket = self.agent.poll_exchange().expect("an exchange is due");
-        assert_eq!(self.agent.request(ticket).unwrap().url, url);
-        ticket
+    /// The next HTTP request, which must be of this URL.
+    fn exchange(&mut self, url: &str) -> RequestId {
+        let (id, request) = self.agent.poll_request().expect("a request is due");
+        assert_eq!(request.url, url);
+        self.request = Some(request);
+        id
     }
 
-    /// Answers an exchange with a body of a length that the server says.
-    fn respond(&mut self, ticket: Ticket, body: &[u8]) {
+    /// Answers a request with a body whose length is announced.
+    fn respond(&mut self, id: RequestId, body: &[u8]) {
         let now = self.now;
-        let mut tell = |progress| self.agent.exchange(ticket, progress, now);
-        tell(Progress::Begin(Some(body.len()))).unwrap();
+        let mut respond = |part| self.agent.respond(id, part, now);
+        respond(Part::Begin(Some(body.len()))).unwrap();
         for piece in body.chunks(7) {
-            tell(Progress::Bytes(piece)).unwrap();
+            respond(Part::Bytes(piece)).unwrap();
         }
-        tell(Progress::End(Ok(()))).unwrap();
+        respond(Part::End).unwrap();
     }
 
-    fn break_off(&mut self, ticket: Ticket, reason: &str) {
-        let reason = text(format_args!("{reason}"));
+    fn break_off(&mut self, id: RequestId, reason: &str) {
         let now = self.now;
-        self.agent
-            .exchange(ticket, Progress::End(Err(reason)), now)
-            .unwrap();
+        self.agent.respond(id, Part::Failed(&reason), now).unwrap();
     }
 
     fn arena_is_free(&self) -> bool {

@@ -6,10 +6,10 @@
 use crate::{
     agent::Id,
     engine::{Text, clip, text},
+    http::Url,
     wire::{Pairs, URL_MAX, check_level},
 };
 use core::fmt::Write as _;
-use heapless::String;
 
 /// The round's id; makes a task one of a federated round.
 pub const ROUND_ID: &str = "ROUND_ID";
@@ -28,9 +28,6 @@ pub const FORMAT: &str = "FL_FORMAT";
 
 /// Most bytes of an update's format.
 pub const FORMAT_MAX: usize = 24;
-
-/// A URL.
-pub type Url = String<URL_MAX>;
 
 /// Base URLs of the services of federated learning; empty where there is none.
 #[derive(Debug, Clone, Copy, Default)]

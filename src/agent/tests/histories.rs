@@ -155,7 +155,7 @@ struct Chaos {
     /// Answers that are due, by task and invocation.
     due: BTreeMap<(String, String), i64>,
     given: Vec<Token>,
-    tickets: Vec<Ticket>,
+    requests: Vec<RequestId>,
     serial: u32,
     is_connected: bool,
     seen: BTreeMap<String, usize>,
@@ -190,7 +190,7 @@ impl Chaos {
             numbers,
             due: BTreeMap::new(),
             given: Vec::new(),
-            tickets: Vec::new(),
+            requests: Vec::new(),
             serial: 0,
             is_connected: true,
             seen: BTreeMap::new(),
@@ -382,44 +382,40 @@ impl Chaos {
     }
 
     fn exchange(&mut self) {
-        if let Some(ticket) = self.bench.agent.poll_exchange() {
-            self.tickets.push(ticket);
-            let _ = self.bench.agent.request(ticket);
+        if let Some((id, _)) = self.bench.agent.poll_request() {
+            self.requests.push(id);
         }
-        if self.tickets.is_empty() {
+        if self.requests.is_empty() {
             return;
         }
-        let index = self.pick(self.tickets.len());
-        let ticket = self.tickets[index];
+        let index = self.pick(self.requests.len());
+        let id = self.requests[index];
         let now = self.bench.now;
-        if !self.bench.agent.wants(ticket) {
-            self.tickets.swap_remove(index);
+        if !self.bench.agent.is_wanted(id) {
+            self.requests.swap_remove(index);
             return;
         }
-        let _ = self.bench.agent.request(ticket);
         let body = b"main()\nadd(i32 i32)";
         let agent = &mut self.bench.agent;
-        let end = |chaos: &mut Self, result| {
-            chaos.tickets.retain(|t| *t != ticket);
-            let _ = chaos
-                .bench
-                .agent
-                .exchange(ticket, Progress::End(result), now);
+        let end = |chaos: &mut Self, part: Part<'_>| {
+            chaos.requests.retain(|t| *t != id);
+            chaos.bench.agent.respond(id, part, now).unwrap();
         };
-        let failed = Err(text(format_args!("HTTP 503")));
         match self.numbers.below(4) {
             0 => {
-                if let Err(reason) = agent.exchange(ticket, Progress::Begin(Some(body.len())), now)
-                {
-                    end(self, Err(reason));
+                if let Err(reason) = agent.respond(id, Part::Begin(Some(body.len())), now) {
+                    end(self, Part::Failed(&reason));
                 }
             }
-            1 => end(self, failed),
+            1 => end(self, Part::Failed(&"HTTP 503")),
             _ => {
                 let told = agent
-                    .exchange(ticket, Progress::Begin(Some(body.len())), now)
-                    .and_then(|()| agent.exchange(ticket, Progress::Bytes(body), now));
-                end(self, told);
+                    .respond(id, Part::Begin(Some(body.len())), now)
+                    .and_then(|()| agent.respond(id, Part::Bytes(body), now));
+                match told {
+                    Ok(()) => end(self, Part::End),
+                    Err(reason) => end(self, Part::Failed(&reason)),
+                }
             }
         }
     }

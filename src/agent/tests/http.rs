@@ -19,12 +19,15 @@ fn a_module_is_fetched_once_for_all_who_wait() {
     bench.start(fetched("a", URL));
     bench.start(fetched("b", URL));
     assert_eq!(bench.agent.status().fetching, 2);
-    let ticket = bench.exchange(URL);
-    assert_eq!(bench.agent.poll_exchange(), None);
-    let request = bench.agent.request(ticket).unwrap();
-    assert_eq!((request.kind, request.body_len), (RequestKind::Module, 0));
-    bench.respond(ticket, ADD.as_bytes());
-    assert!(!bench.agent.wants(ticket));
+    let id = bench.exchange(URL);
+    assert_eq!(bench.agent.poll_request(), None);
+    let request = bench.request.clone().unwrap();
+    assert_eq!(
+        (request.method, request.accept),
+        (Method::Get, Accept::Module)
+    );
+    bench.respond(id, ADD.as_bytes());
+    assert!(!bench.agent.is_wanted(id));
     assert_eq!(bench.agent.engine.running.len(), 2);
     assert_eq!(bench.agent.engine.loads, 1);
     bench.exit(0, Ok(None));
@@ -36,24 +39,22 @@ fn a_module_is_fetched_once_for_all_who_wait() {
 fn a_fetch_that_fails_fails_the_tasks_with_the_reason() {
     let mut bench = Bench::online();
     bench.start(fetched("a", URL));
-    let ticket = bench.exchange(URL);
-    bench.break_off(ticket, "HTTP 404 from host");
+    let id = bench.exchange(URL);
+    bench.break_off(id, "HTTP 404 from host");
     let reason = format!("module {URL}: HTTP 404 from host");
     assert_eq!(bench.results_until(1250), [failure("a", &reason)]);
     assert!(bench.arena_is_free());
 
     bench.start(fetched("b", URL));
-    let ticket = bench.exchange(URL);
+    let id = bench.exchange(URL);
     let now = bench.now;
-    let huge = bench
-        .agent
-        .exchange(ticket, Progress::Begin(Some(10_001)), now);
+    let huge = bench.agent.respond(id, Part::Begin(Some(10_001)), now);
     let reason = huge.unwrap_err();
     assert_eq!(
         reason,
         "out of memory: its bytes need 10001 bytes, 9988 are free"
     );
-    bench.break_off(ticket, &reason);
+    bench.break_off(id, &reason);
     let results = bench.results_until(1500);
     assert!(
         results[0]["error"].as_str().unwrap().ends_with(&*reason),
@@ -65,12 +66,12 @@ fn a_fetch_that_fails_fails_the_tasks_with_the_reason() {
 fn a_fetch_that_never_ends_is_given_up_after_60_s() {
     let mut bench = Bench::online();
     bench.start(fetched("a", URL));
-    let ticket = bench.exchange(URL);
+    let id = bench.exchange(URL);
     let results = bench.results_until(61_000);
     let reason = format!("timeout: module {URL} is not here after 60 s");
     assert_eq!(results, [failure("a", &reason)]);
     assert!(
-        !bench.agent.wants(ticket),
+        !bench.agent.is_wanted(id),
         "nor is the server heard any more"
     );
 }
@@ -79,24 +80,24 @@ fn a_fetch_that_never_ends_is_given_up_after_60_s() {
 fn a_stop_ends_the_exchange_and_a_new_start_begins_another() {
     let mut bench = Bench::online();
     bench.start(fetched("a", URL));
-    let ticket = bench.exchange(URL);
+    let id = bench.exchange(URL);
     bench
         .agent
-        .exchange(ticket, Progress::Begin(Some(100)), bench.now)
+        .respond(id, Part::Begin(Some(100)), bench.now)
         .unwrap();
     bench.send("control/manager/stop", json!({"id": "a"}));
-    assert!(!bench.agent.wants(ticket));
+    assert!(!bench.agent.is_wanted(id));
     assert!(
         bench
             .agent
-            .exchange(ticket, Progress::Bytes(b"x"), bench.now)
+            .respond(id, Part::Bytes(b"x"), bench.now)
             .is_err()
     );
     assert!(bench.arena_is_free());
     assert_eq!(bench.results_until(1250), [failure("a", "task stopped")]);
     bench.start(fetched("a", URL));
-    let ticket = bench.exchange(URL);
-    bench.respond(ticket, ADD.as_bytes());
+    let id = bench.exchange(URL);
+    bench.respond(id, ADD.as_bytes());
     assert_eq!(bench.agent.engine.running.len(), 1);
 }
 
@@ -107,7 +108,7 @@ fn a_lost_link_does_not_fetch_again() {
     bench.exchange(URL);
     bench.handle(Event::Disconnected);
     bench.handle(Event::Connected);
-    assert_eq!(bench.agent.poll_exchange(), None);
+    assert_eq!(bench.agent.poll_request(), None);
     assert!(
         bench
             .drain()
@@ -121,8 +122,8 @@ fn a_digest_is_verified_before_anything_is_parsed() {
     let other = "other()\nmain()";
     let mut bench = Bench::online();
     bench.start(fetched("a", &pinned(URL, ADD)));
-    let ticket = bench.exchange(URL);
-    bench.respond(ticket, other.as_bytes());
+    let id = bench.exchange(URL);
+    bench.respond(id, other.as_bytes());
     bench.start(fetched("b", &pinned("registry/app", ADD)));
     let out = bench.drain();
     let (_, request) = out.iter().find(|(t, _)| t == "registry/proplet").unwrap();
@@ -154,7 +155,7 @@ fn what_is_in_the_table_is_not_fetched_again() {
     }
     assert_eq!(bench.agent.engine.running.len(), 3);
     assert_eq!(bench.agent.engine.loads, 1);
-    assert_eq!(bench.agent.poll_exchange(), None);
+    assert_eq!(bench.agent.poll_request(), None);
 }
 
 #[test]
@@ -198,8 +199,8 @@ fn with_trusted_keys_nothing_unsigned_is_parsed_whatever_its_source() {
     let wasm = "\0asm\u{1}\0\0\0";
     bench.start(with(task("inline"), json!({"file": file(wasm)})));
     bench.start(fetched("http", URL));
-    let ticket = bench.exchange(URL);
-    bench.respond(ticket, wasm.as_bytes());
+    let id = bench.exchange(URL);
+    bench.respond(id, wasm.as_bytes());
     bench.start(fetched("chunks", "app"));
     bench.chunk("app", 0, 1, wasm.as_bytes());
     let results = bench.results_until(1250);
@@ -231,9 +232,9 @@ fn a_module_that_nobody_waits_for_makes_room_for_what_somebody_does() {
     for length in [Some(2000), None] {
         needs_room(&|bench| {
             bench.start(fetched("b", URL));
-            let ticket = bench.exchange(URL);
-            for progress in [Progress::Begin(length), Progress::Bytes(&[b'x'; 2000])] {
-                bench.agent.exchange(ticket, progress, bench.now).unwrap();
+            let id = bench.exchange(URL);
+            for part in [Part::Begin(length), Part::Bytes(&[b'x'; 2000])] {
+                bench.agent.respond(id, part, bench.now).unwrap();
             }
         });
     }
@@ -243,8 +244,8 @@ fn a_module_that_nobody_waits_for_makes_room_for_what_somebody_does() {
     bench.chunk("app/a", 0, 3, &[b'x'; 3000]);
     bench.results_until(70_000);
     bench.start(fetched("b", URL));
-    let ticket = bench.exchange(URL);
-    let begin = Progress::Begin(Some(1 << 40));
-    assert!(bench.agent.exchange(ticket, begin, bench.now).is_err());
+    let id = bench.exchange(URL);
+    let begin = Part::Begin(Some(1 << 40));
+    assert!(bench.agent.respond(id, begin, bench.now).is_err());
     assert_eq!(bench.agent.engine.arena().free, 1000 - 12, "b's record");
 }

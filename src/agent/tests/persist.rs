@@ -126,19 +126,19 @@ fn a_pinned_module_is_fetched_once_for_all_boots() {
     let start = |id| with(task(id), json!({"file": null, "image_url": url}));
     let mut bench = boot(&store);
     bench.start(start("a"));
-    let ticket = bench.exchange("http://host/add");
-    bench.respond(ticket, ADD.as_bytes());
+    let id = bench.exchange("http://host/add");
+    bench.respond(id, ADD.as_bytes());
     let mut bench = boot(&store);
     bench.start(start("b"));
-    assert_eq!(bench.agent.poll_exchange(), None);
+    assert_eq!(bench.agent.poll_request(), None);
     assert_eq!(bench.agent.engine.running.len(), 1);
 
     // Damaged, it is fetched again, and stored again.
     store.kept().modules[0].1[0] ^= 1;
     let mut bench = boot(&store);
     bench.start(start("c"));
-    let ticket = bench.exchange("http://host/add");
-    bench.respond(ticket, ADD.as_bytes());
+    let id = bench.exchange("http://host/add");
+    bench.respond(id, ADD.as_bytes());
     assert_eq!(bench.agent.engine.running.len(), 1);
     assert_eq!(
         store.kept().modules,
@@ -155,8 +155,8 @@ fn only_what_can_be_used_again_is_written() {
         task("b"),
         json!({"file": null, "image_url": "http://host/b"}),
     ));
-    let ticket = bench.exchange("http://host/b");
-    bench.respond(ticket, "add(i32 i32)".as_bytes());
+    let id = bench.exchange("http://host/b");
+    bench.respond(id, "add(i32 i32)".as_bytes());
     assert!(store.kept().modules.is_empty());
     // Its module is loaded already, and rewritten: what is stored is what came.
     bench.start(latent("c"));

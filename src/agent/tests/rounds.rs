@@ -43,11 +43,12 @@ fn envelope(id: &str, update: &str) -> Json {
 
 /// The guest has the model and the data set, and `output` is its result.
 fn train(bench: &mut Bench, output: &str) {
-    let ticket = bench.exchange(MODEL);
-    assert_eq!(bench.agent.request(ticket).unwrap().kind, RequestKind::Data);
-    bench.respond(ticket, br#"{"w":[1]}"#);
-    let ticket = bench.exchange(DATA);
-    bench.respond(ticket, br#"{"data":[]}"#);
+    let id = bench.exchange(MODEL);
+    let request = bench.request.as_ref().unwrap();
+    assert_eq!((request.method, request.accept), (Method::Get, Accept::Any));
+    bench.respond(id, br#"{"w":[1]}"#);
+    let id = bench.exchange(DATA);
+    bench.respond(id, br#"{"data":[]}"#);
     let run = bench.agent.engine.run(Slot(0));
     assert_eq!(run.data.model.as_deref(), Some(&br#"{"w":[1]}"#[..]));
     assert_eq!(run.data.dataset.as_deref(), Some(&br#"{"data":[]}"#[..]));
@@ -62,11 +63,14 @@ fn end(bench: &mut Bench, output: &str) {
 }
 
 /// The body of the exchange.
-fn body(bench: &Bench, ticket: Ticket) -> String {
-    let len = bench.agent.request(ticket).unwrap().body_len;
+fn body(bench: &Bench, id: RequestId) -> String {
+    let request = bench.request.as_ref().unwrap();
+    let Method::Post { len } = request.method else {
+        panic!("{request:?}");
+    };
     let (mut body, mut piece) = (Vec::new(), [0; 5]);
     loop {
-        match bench.agent.request_body(ticket, body.len(), &mut piece) {
+        match bench.agent.request_body(id, body.len(), &mut piece) {
             0 => break,
             n => body.extend(&piece[..n]),
         }
@@ -81,13 +85,13 @@ fn model_and_data_set_are_fetched_and_the_update_is_posted() {
     bench.start(round("a"));
     let output = r#"{"update":{"w":[2]}}"#;
     train(&mut bench, output);
-    let ticket = bench.exchange(UPDATE);
-    assert_eq!(body(&bench, ticket), output);
+    let id = bench.exchange(UPDATE);
+    assert_eq!(body(&bench, id), output);
     assert!(
         bench.results_until(1400).is_empty(),
         "not before it is delivered"
     );
-    bench.respond(ticket, b"{}");
+    bench.respond(id, b"{}");
     assert_eq!(bench.results_until(1400), [envelope("a", output)]);
     assert!(bench.arena_is_free());
 }
@@ -98,8 +102,8 @@ fn what_the_coordinator_does_not_take_goes_to_the_rounds_topic() {
     bench.start(round("a"));
     let output = r#"{"update":{"w":[2]}}"#;
     train(&mut bench, output);
-    let ticket = bench.exchange(UPDATE);
-    bench.break_off(ticket, "HTTP 503 from coordinator");
+    let id = bench.exchange(UPDATE);
+    bench.break_off(id, "HTTP 503 from coordinator");
     let out: Vec<_> = bench.run_until(1500);
     let out: Vec<_> = out
         .iter()
@@ -150,11 +154,11 @@ fn without_a_data_store_the_guest_runs_without_data() {
         };
         let mut bench = bench(services);
         bench.start(round("a"));
-        let ticket = bench.exchange(MODEL);
-        bench.respond(ticket, b"{}");
+        let id = bench.exchange(MODEL);
+        bench.respond(id, b"{}");
         if fails {
-            let ticket = bench.exchange(DATA);
-            bench.break_off(ticket, "HTTP 404 from data");
+            let id = bench.exchange(DATA);
+            bench.break_off(id, "HTTP 404 from data");
         }
         let run = bench.agent.engine.run(Slot(0));
         assert!(run.data.model.is_some() && run.data.dataset.is_none());
@@ -168,8 +172,8 @@ fn the_models_topic_takes_the_place_of_a_registry_that_fails() {
         ..SERVICES
     });
     bench.start(round("a"));
-    let ticket = bench.exchange(MODEL);
-    bench.break_off(ticket, "models refused the connection");
+    let id = bench.exchange(MODEL);
+    bench.break_off(id, "models refused the connection");
     let topic = "fl/models/global_model_v3";
     let added = bench.agent.poll_subscribe();
     assert_eq!(
@@ -195,8 +199,8 @@ fn the_models_topic_takes_the_place_of_a_registry_that_fails() {
         Some(Subscription::Remove(TopicName::try_from(topic).unwrap()))
     );
     end(&mut bench, "{}");
-    let ticket = bench.exchange(UPDATE);
-    bench.respond(ticket, b"");
+    let id = bench.exchange(UPDATE);
+    bench.respond(id, b"");
     assert_eq!(bench.results_until(1400), [envelope("a", "{}")]);
     assert!(bench.arena_is_free());
 }
@@ -205,8 +209,8 @@ fn the_models_topic_takes_the_place_of_a_registry_that_fails() {
 fn a_model_that_never_comes_is_an_error_result() {
     let mut bench = bench(SERVICES);
     bench.start(round("a"));
-    let ticket = bench.exchange(MODEL);
-    bench.break_off(ticket, "no answer within 30 s");
+    let id = bench.exchange(MODEL);
+    bench.break_off(id, "no answer within 30 s");
     let results = bench.results_until(70_000);
     assert_eq!(results.len(), 1);
     assert_eq!(
@@ -221,24 +225,24 @@ fn a_model_that_never_comes_is_an_error_result() {
 fn a_data_set_that_is_late_costs_only_the_data_set() {
     let mut bench = bench(SERVICES);
     bench.start(round("a"));
-    let ticket = bench.exchange(MODEL);
+    let id = bench.exchange(MODEL);
     bench.run_until(11_000);
-    bench.break_off(ticket, "models refused the connection");
+    bench.break_off(id, "models refused the connection");
     bench.agent.poll_subscribe().unwrap();
     bench.run_until(56_000);
     bench.handle(Event::Message {
         topic: "fl/models/global_model_v3",
         payload: b"{}",
     });
-    let ticket = bench.exchange(DATA);
+    let id = bench.exchange(DATA);
     bench.run_until(115_999);
-    assert!(bench.agent.wants(ticket) && bench.agent.engine.running.is_empty());
+    assert!(bench.agent.is_wanted(id) && bench.agent.engine.running.is_empty());
     bench.run_until(116_000);
-    assert!(!bench.agent.wants(ticket));
+    assert!(!bench.agent.is_wanted(id));
     assert!(bench.agent.engine.run(Slot(0)).data.dataset.is_none());
     end(&mut bench, "{}");
-    let ticket = bench.exchange(UPDATE);
-    bench.respond(ticket, b"");
+    let id = bench.exchange(UPDATE);
+    bench.respond(id, b"");
     assert_eq!(bench.results_until(116_300), [envelope("a", "{}")]);
 }
 
@@ -251,13 +255,13 @@ fn a_round_has_the_name_that_the_manager_gives_it() {
     start["env"]["ROUND_ID"] = json!(id);
     bench.start(start);
     for (url, body) in [(MODEL, "{}"), (DATA, "{}")] {
-        let ticket = bench.exchange(url);
-        bench.respond(ticket, body.as_bytes());
+        let id = bench.exchange(url);
+        bench.respond(id, body.as_bytes());
     }
     assert_eq!(bench.agent.engine.run(Slot(0)).export, "main");
     end(&mut bench, "{}");
-    let ticket = bench.exchange(UPDATE);
-    bench.respond(ticket, b"");
+    let update = bench.exchange(UPDATE);
+    bench.respond(update, b"");
     assert_eq!(bench.results_until(1300)[0]["results"]["round_id"], id);
 }
 
@@ -293,8 +297,8 @@ fn a_model_has_a_topic_of_its_own() {
         let mut start = round("a");
         start["env"]["MODEL_URI"] = json!(uri);
         bench.start(start);
-        let ticket = bench.agent.poll_exchange().unwrap();
-        bench.break_off(ticket, "no answer within 30 s");
+        let (id, _) = bench.agent.poll_request().unwrap();
+        bench.break_off(id, "no answer within 30 s");
         assert_eq!(bench.agent.poll_subscribe(), None);
         assert_eq!(
             bench.results_until(1300)[0]["error"],
@@ -309,8 +313,8 @@ fn a_refused_fallback_leaves_the_envelope_whole() {
     let mut bench = bench(SERVICES);
     bench.start(round("a"));
     train(&mut bench, "{\"w\":1}");
-    let ticket = bench.exchange(UPDATE);
-    bench.break_off(ticket, "HTTP 503 from coordinator");
+    let id = bench.exchange(UPDATE);
+    bench.break_off(id, "HTTP 503 from coordinator");
     bench.at(1300);
     loop {
         let (publication, topic, _) = bench.poll().unwrap();
@@ -353,13 +357,13 @@ fn an_update_that_is_none_or_a_trap_is_an_error_in_the_envelope() {
             ..SERVICES
         });
         bench.start(round("a"));
-        let ticket = bench.exchange(MODEL);
-        bench.respond(ticket, b"{}");
+        let id = bench.exchange(MODEL);
+        bench.respond(id, b"{}");
         bench.agent.engine_mut().exit_with(Slot(0), result, output);
         let results = bench.results_until(1300);
         assert_eq!(results[0]["error"], reason);
         assert_eq!(results[0]["results"], envelope("a", "")["results"]);
-        assert!(bench.agent.poll_exchange().is_none());
+        assert!(bench.agent.poll_request().is_none());
         assert!(bench.arena_is_free());
     }
 }
@@ -369,18 +373,18 @@ fn a_round_can_be_stopped_at_every_step() {
     for steps in 0..3 {
         let mut bench = bench(SERVICES);
         bench.start(round("a"));
-        let mut ticket = bench.exchange(MODEL);
+        let mut id = bench.exchange(MODEL);
         if steps > 0 {
-            bench.respond(ticket, b"{}");
-            ticket = bench.exchange(DATA);
+            bench.respond(id, b"{}");
+            id = bench.exchange(DATA);
         }
         if steps > 1 {
-            bench.respond(ticket, b"{}");
+            bench.respond(id, b"{}");
             end(&mut bench, "{}");
-            ticket = bench.exchange(UPDATE);
+            id = bench.exchange(UPDATE);
         }
         bench.send("control/manager/stop", json!({"id": "a"}));
-        assert!(!bench.agent.wants(ticket));
+        assert!(!bench.agent.is_wanted(id));
         let out = bench.run_until(1500);
         let results: Vec<_> = out
             .iter()
@@ -414,15 +418,15 @@ fn a_full_outbox_holds_the_report_back() {
         ..SERVICES
     });
     bench.start(round("a"));
-    let ticket = bench.exchange(MODEL);
-    bench.respond(ticket, b"{}");
+    let id = bench.exchange(MODEL);
+    bench.respond(id, b"{}");
     end(&mut bench, "{}");
-    let ticket = bench.exchange(UPDATE);
+    let id = bench.exchange(UPDATE);
     bench.handle(Event::Disconnected);
     for n in 0..8 {
         bench.start(json!({"id": format!("bad{n}"), "name": "x", "proplet_id": ID}));
     }
-    bench.respond(ticket, b"");
+    bench.respond(id, b"");
     assert_eq!(bench.agent.tasks().count(), 1, "its slot is kept");
     bench.handle(Event::Connected);
     let results = bench.results_until(2000);
