@@ -4,24 +4,8 @@ use crate::{
     engine::Preemption,
     task::{caps::Caps, learning::Services},
     time::Duration,
+    wire::report::Metadata,
 };
-
-/// What a proplet says of itself in its discovery message; `None` is left out.
-#[derive(Debug, Clone, Copy, Default)]
-#[expect(missing_docs, reason = "the protocol's field names")]
-pub struct Metadata<'a> {
-    pub description: Option<&'a str>,
-    pub tags: &'a [&'a str],
-    pub location: Option<&'a str>,
-    pub ip: Option<&'a str>,
-    pub environment: Option<&'a str>,
-    pub os: Option<&'a str>,
-    pub hostname: Option<&'a str>,
-    pub cpu_arch: Option<&'a str>,
-    pub total_memory_bytes: Option<u64>,
-    pub proplet_version: Option<&'a str>,
-    pub wasm_runtime: Option<&'a str>,
-}
 
 /// Bounds of the device on any task. A task's own, from its environment, must lie within.
 #[derive(Debug, Clone, Copy)]

@@ -5,9 +5,11 @@
 //! guest code or wait for a worker.
 
 use crate::{
+    memory::{Purpose, Shortage},
     task::caps::Caps,
+    text::text,
     time::Duration,
-    wire::{List, Pairs},
+    wire::pack::{List, Pairs},
 };
 use core::{
     fmt,
@@ -16,41 +18,6 @@ use core::{
 
 /// Most parameters a function may have to be called by a task.
 pub const PARAMS_MAX: usize = 16;
-
-/// Most bytes of a result or an error that are kept and sent.
-pub const TEXT_MAX: usize = 192;
-
-/// Text of a result or an error, cut at [`TEXT_MAX`] bytes.
-pub type Text = heapless::String<TEXT_MAX>;
-
-/// `args` as [`Text`]; what does not fit is cut at a character's boundary.
-///
-/// Not inlined: callers on small stacks would hold a second text each.
-#[inline(never)]
-pub fn text(args: fmt::Arguments<'_>) -> Text {
-    struct Cut<'a>(&'a mut Text);
-    impl fmt::Write for Cut<'_> {
-        fn write_str(&mut self, s: &str) -> fmt::Result {
-            for c in s.chars() {
-                self.0.push(c).map_err(|_| fmt::Error)?;
-            }
-            Ok(())
-        }
-    }
-    let mut text = Text::new();
-    // An error here only says that the text was cut.
-    let _ = fmt::write(&mut Cut(&mut text), args);
-    text
-}
-
-/// The start of `s`, at most `max` bytes, cut at a character's boundary.
-pub(crate) fn clip(s: &str, max: usize) -> &str {
-    let mut end = max.min(s.len());
-    while !s.is_char_boundary(end) {
-        end -= 1;
-    }
-    &s[..end]
-}
 
 /// An entry of the module table, below the capacity that the agent was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,17 +137,12 @@ impl InstanceNeeds {
         self.own.saturating_add(self.shared)
     }
 
-    /// What it is for, as the subject of a refusal.
-    pub fn subject(&self) -> Text {
-        let what = match self.shared {
-            0 => "one more instance and its call",
-            _ => "an instance, its call and what the module's instances share",
-        };
-        match self.memory {
-            0 => text(format_args!("{what}")),
-            bytes => text(format_args!(
-                "{what}, with {bytes} bytes of linear memory to begin with,"
-            )),
+    /// Its purpose, for a refusal.
+    #[must_use]
+    pub const fn purpose(&self) -> Purpose {
+        Purpose::Instance {
+            memory: self.memory,
+            makes_shared: self.shared > 0,
         }
     }
 }
@@ -378,13 +340,44 @@ pub struct ProcessUsage {
     pub longest_step: Duration,
 }
 
-/// Why a run ended without a result.
+/// Reason for which a run ended without a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
+pub enum Failure<B> {
     /// [`Engine::interrupt`] ended it.
     Interrupted,
-    /// It trapped, or could not be instantiated.
-    Trap(Text),
+    /// It trapped. The words, UTF-8, unless the arena had no room for them.
+    Trap(Option<B>),
+}
+
+/// Refusal of an engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineError<B> {
+    /// The arena lacks room.
+    Memory(Shortage),
+    /// Anything else, in words, UTF-8.
+    Words(B),
+    /// Words that the arena had no room for. They are in the log.
+    Unsaid,
+}
+
+impl<B> From<Shortage> for EngineError<B> {
+    fn from(shortage: Shortage) -> Self {
+        Self::Memory(shortage)
+    }
+}
+
+/// Stands for words that the arena had no room for.
+pub(crate) const UNSAID: &str =
+    "it failed before it began, while the arena was full: the log says why";
+
+impl<B: Deref<Target = [u8]>> fmt::Display for EngineError<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory(shortage) => shortage.fmt(f),
+            Self::Words(words) => f.write_str(core::str::from_utf8(words).unwrap_or(UNSAID)),
+            Self::Unsaid => f.write_str(UNSAID),
+        }
+    }
 }
 
 /// The end of a run.
@@ -393,7 +386,7 @@ pub struct Exit<B> {
     /// The slot that the run had.
     pub slot: Slot,
     /// Its first result, if the function has any.
-    pub result: Result<Option<Value>, Failure>,
+    pub result: Result<Option<Value>, Failure<B>>,
     /// What the guest last called its result, UTF-8; it takes the place of `result`'s value.
     pub output: Option<B>,
     /// What it used; `memory` is the most it held.
@@ -434,63 +427,91 @@ pub trait Engine {
     /// A block of `len` bytes of the arena, zeroed.
     ///
     /// # Errors
-    /// The reason as text, if the arena has no such block.
-    fn allocate(&mut self, len: usize) -> Result<Self::Buffer, Text>;
+    /// The arena has no such block.
+    fn allocate(&self, len: usize) -> Result<Self::Buffer, Shortage>;
 
     /// `value` in a block of the arena, with `len` bytes of 0 behind it.
     ///
     /// # Errors
-    /// The reason as text, if the arena has no such block.
-    fn record<T>(&mut self, value: T, len: usize) -> Result<Self::Record<T>, Text>;
+    /// The arena has no such block.
+    fn record<T>(&self, value: T, len: usize) -> Result<Self::Record<T>, Shortage>;
 
     /// Arena bytes that such a [record](Self::record) takes.
     fn record_bytes<T>(len: usize) -> usize;
 
-    /// Makes `buffer` `len` bytes long, where it is if the arena has room behind it. What is new is
-    /// zeroed.
+    /// Makes `buffer` `len` bytes long, in place if the arena has room behind it. New bytes are 0.
     ///
     /// # Errors
-    /// The reason as text; `buffer` is as before.
-    fn resize(&mut self, buffer: &mut Self::Buffer, len: usize) -> Result<(), Text>;
+    /// The arena has no such block; `buffer` is as before.
+    fn resize(&self, buffer: &mut Self::Buffer, len: usize) -> Result<(), Shortage>;
 
-    /// What the module `bytes` would take; found without allocating.
+    /// Words in the arena, cut at [`TEXT_MAX`](crate::text::TEXT_MAX) bytes; logged instead if it has no
+    /// room for them.
+    #[inline(never)]
+    fn words(&self, args: fmt::Arguments<'_>) -> EngineError<Self::Buffer> {
+        let words = text(args);
+        match self.allocate(words.len()) {
+            Ok(mut copy) => {
+                copy.copy_from_slice(words.as_bytes());
+                EngineError::Words(copy)
+            }
+            Err(_) => {
+                log::warn!("{words}");
+                EngineError::Unsaid
+            }
+        }
+    }
+
+    /// Arena bytes that the module `bytes` would take; found without allocating.
     ///
     /// # Errors
-    /// The reason as text, if they are no Wasm module.
-    fn estimate(&self, bytes: &[u8], limits: &Limits) -> Result<Needs, Text>;
+    /// `bytes` are no Wasm module.
+    fn estimate(&self, bytes: &[u8], limits: &Limits) -> Result<Needs, EngineError<Self::Buffer>>;
 
     /// Parses a module, all of `bytes`, and keeps them.
     ///
     /// # Errors
-    /// The reason as text; nothing is kept then.
-    fn load(&mut self, module: ModuleId, bytes: Self::Buffer) -> Result<(), Text>;
+    /// The bytes are no module for this engine, or the arena lacks room; nothing is kept then.
+    fn load(
+        &mut self,
+        module: ModuleId,
+        bytes: Self::Buffer,
+    ) -> Result<(), EngineError<Self::Buffer>>;
 
     /// Frees a module; nothing if it is not loaded. No run uses it any more.
     fn unload(&mut self, module: ModuleId);
 
-    /// What one more instance of a loaded module takes under `limits`.
+    /// Arena bytes that one more instance of a loaded module takes under `limits`.
     ///
     /// # Errors
-    /// The reason as text, if the module can't run within `limits`.
-    fn instance_needs(&self, module: ModuleId, limits: &Limits) -> Result<InstanceNeeds, Text>;
+    /// The module can't run within `limits`.
+    fn instance_needs(
+        &self,
+        module: ModuleId,
+        limits: &Limits,
+    ) -> Result<InstanceNeeds, EngineError<Self::Buffer>>;
 
     /// Parameters of an exported function; `None` if there is no such function.
     ///
     /// # Errors
-    /// The reason as text, if it has parameters that a task can't pass.
-    fn params(&self, module: ModuleId, export: &str) -> Result<Option<Params>, Text>;
+    /// The function has parameters that a task can't pass.
+    fn params(
+        &self,
+        module: ModuleId,
+        export: &str,
+    ) -> Result<Option<Params>, EngineError<Self::Buffer>>;
 
     /// Makes an instance in a free slot and begins a run. Its end comes from
     /// [`exited`](Self::exited).
     ///
     /// # Errors
-    /// The reason as text, if the instance or its call can't be made; the slot is free still.
+    /// The instance or its call can't be made; the slot is still free.
     fn spawn(
         &mut self,
         slot: Slot,
         call: &Call<'_>,
         data: TaskData<Self::Buffer, Self::Bytes>,
-    ) -> Result<(), Text>;
+    ) -> Result<(), EngineError<Self::Buffer>>;
 
     /// Asks a run to end; it does so within a slice, and its exit says [`Failure::Interrupted`]
     /// unless it had already ended. Idempotent.

@@ -22,6 +22,7 @@ pub mod config;
 pub mod engine;
 pub mod heap;
 pub mod http;
+pub mod memory;
 pub mod module;
 pub mod retry;
 pub mod settings;
@@ -29,6 +30,7 @@ pub mod store;
 pub mod task;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod text;
 pub mod time;
 pub mod wifi;
 pub mod wire;

@@ -6,9 +6,10 @@
 
 use crate::{
     config::{Config, TaskLimits},
-    engine::{GuestLimits, Text, text},
+    engine::GuestLimits,
     module::signature::{self, PublicKey},
     task::{caps::Caps, learning::Services},
+    text::{Text, clip, text},
     time::Duration,
     wire::{ID_MAX, check_level},
 };
@@ -240,7 +241,7 @@ impl Settings {
             number(&mut s.data_max_bytes, v, COUNT)
         }),
         spec("caps", |s, v| {
-            s.caps = Caps::parse(v)?;
+            s.caps = Caps::parse(v).map_err(|e| text(format_args!("{e}")))?;
             Ok(())
         }),
         spec("log_bytes", |s, v| number(&mut s.log_bytes, v, COUNT)),
@@ -280,7 +281,7 @@ impl Settings {
         let mut taken = (spec.set)(self, value);
         // In place: a move would be a second text on the stack.
         if let Err(reason) = &mut taken {
-            let shown = crate::engine::clip(value, 40);
+            let shown = clip(value, 40);
             *reason = match spec.secret || value.len() > WORDS_MAX {
                 true => text(format_args!("{name}: {reason}")),
                 false => text(format_args!("{name} '{shown}': {reason}")),

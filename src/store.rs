@@ -1,6 +1,6 @@
 //! What survives a reboot: modules by their digest, and a record for each latent deployment.
 
-use crate::{engine::Text, module::table::Digest};
+use crate::{module::table::Digest, text::Text};
 use core::fmt;
 
 /// Most bytes of a record.

@@ -3,7 +3,14 @@
 
 extern crate std;
 
-use crate::{engine::*, module::table::Digest, store::Store, time::Duration};
+use crate::{
+    engine::*,
+    memory::Shortage,
+    module::table::Digest,
+    store::Store,
+    text::{Text, text},
+    time::Duration,
+};
 use std::{
     cell::Cell,
     collections::VecDeque,
@@ -21,7 +28,7 @@ pub(crate) const INSTANCE: usize = 100;
 pub(crate) const LOAD: usize = 10;
 
 /// Bytes that count while they live.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct FakeBuffer {
     bytes: Vec<u8>,
     used: Rc<Cell<usize>>,
@@ -139,7 +146,7 @@ impl FakeEngine {
     }
 
     /// Ends the run in `slot`.
-    pub(crate) fn exit(&mut self, slot: Slot, result: Result<Option<Value>, Failure>) {
+    pub(crate) fn exit(&mut self, slot: Slot, result: Result<Option<Value>, Failure<FakeBuffer>>) {
         self.exit_with(slot, result, None);
     }
 
@@ -147,7 +154,7 @@ impl FakeEngine {
     pub(crate) fn exit_with(
         &mut self,
         slot: Slot,
-        result: Result<Option<Value>, Failure>,
+        result: Result<Option<Value>, Failure<FakeBuffer>>,
         output: Option<&str>,
     ) {
         let index = self
@@ -193,7 +200,16 @@ impl FakeEngine {
             .push_back((slot, Message::Subscribe { filter }));
     }
 
-    fn copy(&mut self, bytes: &[u8]) -> FakeBuffer {
+    /// A trap with these words, as far as there is room for them.
+    pub(crate) fn trap(&self, words: &str) -> Failure<FakeBuffer> {
+        let copy = self.allocate(words.len()).ok();
+        Failure::Trap(copy.map(|mut copy| {
+            copy.copy_from_slice(words.as_bytes());
+            copy
+        }))
+    }
+
+    fn copy(&self, bytes: &[u8]) -> FakeBuffer {
         let mut copy = self.allocate(bytes.len()).expect("there is room");
         copy.copy_from_slice(bytes);
         copy
@@ -227,19 +243,20 @@ impl Engine for FakeEngine {
         }
     }
 
-    fn allocate(&mut self, len: usize) -> Result<FakeBuffer, Text> {
+    fn allocate(&self, len: usize) -> Result<FakeBuffer, Shortage> {
         let mut buffer = FakeBuffer {
             bytes: Vec::new(),
             used: Rc::clone(&self.used),
         };
-        if len > self.arena().free {
-            return Err(text(format_args!("the fake's arena has no {len} bytes")));
+        let free = self.arena().free;
+        if len > free {
+            return Err(Shortage::Block { len, free });
         }
         self.resize(&mut buffer, len)?;
         Ok(buffer)
     }
 
-    fn record<T>(&mut self, value: T, len: usize) -> Result<FakeRecord<T>, Text> {
+    fn record<T>(&self, value: T, len: usize) -> Result<FakeRecord<T>, Shortage> {
         let bytes = Rc::new(self.allocate(len)?);
         Ok(FakeRecord { value, bytes })
     }
@@ -248,7 +265,7 @@ impl Engine for FakeEngine {
         len
     }
 
-    fn resize(&mut self, buffer: &mut FakeBuffer, len: usize) -> Result<(), Text> {
+    fn resize(&self, buffer: &mut FakeBuffer, len: usize) -> Result<(), Shortage> {
         let old = buffer.bytes.len();
         assert!(len <= old + self.arena().free, "not admitted");
         self.used.set(self.used.get() + len - old);
@@ -256,9 +273,9 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
-    fn estimate(&self, bytes: &[u8], _: &Limits) -> Result<Needs, Text> {
+    fn estimate(&self, bytes: &[u8], _: &Limits) -> Result<Needs, EngineError<FakeBuffer>> {
         if bytes.starts_with(b"trap") {
-            return Err(text(format_args!("magic header not detected")));
+            return Err(self.words(format_args!("magic header not detected")));
         }
         Ok(Needs {
             load: LOAD,
@@ -266,7 +283,7 @@ impl Engine for FakeEngine {
         })
     }
 
-    fn load(&mut self, module: ModuleId, bytes: FakeBuffer) -> Result<(), Text> {
+    fn load(&mut self, module: ModuleId, bytes: FakeBuffer) -> Result<(), EngineError<FakeBuffer>> {
         assert!(
             self.modules.iter().all(|(id, _)| *id != module),
             "it is taken"
@@ -284,7 +301,11 @@ impl Engine for FakeEngine {
         self.modules.retain(|(id, _)| *id != module);
     }
 
-    fn instance_needs(&self, module: ModuleId, _: &Limits) -> Result<InstanceNeeds, Text> {
+    fn instance_needs(
+        &self,
+        module: ModuleId,
+        _: &Limits,
+    ) -> Result<InstanceNeeds, EngineError<FakeBuffer>> {
         self.exports(module);
         Ok(InstanceNeeds {
             own: INSTANCE,
@@ -293,7 +314,11 @@ impl Engine for FakeEngine {
         })
     }
 
-    fn params(&self, module: ModuleId, export: &str) -> Result<Option<Params>, Text> {
+    fn params(
+        &self,
+        module: ModuleId,
+        export: &str,
+    ) -> Result<Option<Params>, EngineError<FakeBuffer>> {
         let exports = self.exports(module);
         Ok(exports.lines().find_map(|line| {
             let (name, rest) = line.split_once('(')?;
@@ -316,7 +341,7 @@ impl Engine for FakeEngine {
         slot: Slot,
         call: &Call<'_>,
         data: TaskData<FakeBuffer, FakeBytes>,
-    ) -> Result<(), Text> {
+    ) -> Result<(), EngineError<FakeBuffer>> {
         assert!(self.running.iter().all(|run| run.slot != slot));
         self.running.push(Spawned {
             slot,

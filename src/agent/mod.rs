@@ -1,175 +1,58 @@
 //! The proplet: events in, publications out.
 //!
-//! The link feeds an [`Agent`] with [`Event`]s and the present time, publishes what
-//! [`Agent::poll_publish`] gives out and tells each publication's fate. The agent keeps no
-//! clock, does no IO and waits for nothing; guests run behind its [`Engine`].
+//! A link feeds an [`Agent`] with [`Event`]s and the present time, publishes the messages that
+//! [`Agent::poll_publish`] gives out and reports each one's fate. The agent keeps no clock, does no IO
+//! and waits for nothing; guests run behind its [`Engine`].
 //!
 //! Every start that is addressed to this proplet ends in exactly one results message. Results
 //! stay in the outbox until the broker has acknowledged them.
 
-mod commands;
-mod exchange;
-mod guests;
+mod event;
+mod fetch;
 mod modules;
 mod outbox;
 mod persist;
+mod presence;
 mod publish;
-mod runs;
+mod reason;
+mod rounds;
+mod subscriptions;
+mod supervisor;
 mod tasks;
 mod view;
 
-pub use guests::Subscription;
-pub use outbox::Letter;
-pub use tasks::{DeploymentSlot, FETCHES_MAX, TaskSlot};
-pub use view::{ModuleView, Stage, TaskView};
+pub use event::{Delivery, Event, Publication, Qos, Subscription, Token, Unwritten};
+pub use fetch::{FETCHES_MAX, Fetch};
+pub use outbox::OutboxEntry;
+pub use reason::{Reason, Refusal};
+pub use rounds::EXCHANGES_MAX;
+pub use subscriptions::SUBSCRIPTIONS_MAX;
+pub use tasks::{DeploymentSlot, TaskSlot};
+pub use view::{ModuleView, Stage, Status, TaskView};
 
 use crate::{
     config::Config,
-    engine::{Engine, Slot, Text, text},
-    module::{
-        signature::Trust,
-        source::Fetch,
-        table::{Entry, Table},
-    },
+    engine::Engine,
+    http::{Part, Request, RequestId},
+    module::{signature::Trust, table::Entry},
     store::Store,
-    time::{Duration, Instant},
+    task::budget::Budget,
+    time::Instant,
     wire::{
-        ID_MAX, NAME_MAX, Outbound, TopicError, TopicName, Topics, check_level,
+        Chunk, Inbound, Invoke, Outbound, Rejected, Scratch, Start, Stop, TopicError, TopicName,
+        Topics, check_level,
         report::{self, BufferTooSmall},
     },
 };
-use exchange::Exchange;
-use guests::Interest;
-use heapless::Vec;
+use event::Subject;
+use modules::{ModuleLimits, Modules};
 use outbox::Outbox;
-use tasks::{Ending, Tasks};
-
-/// A task's, an invocation's or a proplet's id.
-pub type Id = heapless::String<ID_MAX>;
-
-/// Name of the export that a task calls.
-pub type Name = heapless::String<NAME_MAX>;
-
-/// Exports that are called if there is none of the task's name, in this order.
-const FALLBACKS: [&str; 3] = ["main", "run", "_start"];
-
-/// From the first heartbeat after discovery to the second: the first one may only have
-/// introduced the proplet to the manager.
-const SECOND_HEARTBEAT: Duration = Duration::from_secs(1);
-
-/// From the moment at which a guest is to end to the first complaint that it runs on, and from there
-/// to the next: it sees that it is to end within a slice.
-const LATE: Duration = Duration::from_secs(2);
-const LATE_AGAIN: Duration = Duration::from_secs(10);
-
-/// HTTP exchanges that may be under way at once; a link may do fewer.
-pub const EXCHANGES_MAX: usize = 4;
-
-/// Topics that guests may be subscribed to at once, all together.
-pub const INTERESTS_MAX: usize = 8;
-
-/// Something that happened.
-#[derive(Debug)]
-pub enum Event<'m> {
-    /// The broker knows nothing of an earlier session: what [`Agent::poll_subscribe`] has given out
-    /// is to be asked for again.
-    NewSession,
-    /// The broker accepted the connection, and each [`Agent::subscription`] is in force.
-    Connected,
-    /// The connection is gone.
-    Disconnected,
-    /// A message arrived.
-    Message {
-        /// Its topic.
-        topic: &'m str,
-        /// Its payload.
-        payload: &'m [u8],
-    },
-    /// A message arrived that was larger than the receive buffer; its payload was skipped.
-    Oversized {
-        /// Its topic.
-        topic: &'m str,
-        /// Bytes of the whole packet.
-        size: usize,
-    },
-    /// What became of a publication that [`Agent::poll_publish`] gave out.
-    Published(Token, Delivery),
-    /// Time passed, or a worker has something to say.
-    Tick,
-    /// Stop every task, report, and take no more.
-    Shutdown,
-}
-
-/// Names one publication until its [`Event::Published`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Token(Subject);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Subject {
-    Create,
-    Alive,
-    Metrics,
-    Sample(Slot),
-    Request(u8),
-    Letter(u16),
-}
-
-/// Fate of a publication.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivery {
-    /// The broker has acknowledged it (QoS 1), or it was written out (QoS 0).
-    Done,
-    /// The session went before that; it may or may not have arrived.
-    Lost,
-    /// The broker refused it.
-    Refused,
-    /// It exceeds the link's send buffer, or what the broker takes.
-    TooLarge,
-}
-
-/// Why a publication can't be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unwritten {
-    /// The buffer is too small.
-    TooLarge(BufferTooSmall),
-    /// It is a sample of a task that has ended since.
-    Gone,
-}
-
-impl core::fmt::Display for Unwritten {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Self::TooLarge(error) => error.fmt(f),
-            Self::Gone => f.write_str("the task of this sample has ended"),
-        }
-    }
-}
-
-impl core::error::Error for Unwritten {}
-
-impl From<BufferTooSmall> for Unwritten {
-    fn from(error: BufferTooSmall) -> Self {
-        Self::TooLarge(error)
-    }
-}
-
-/// Quality of service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Qos {
-    /// At most once: superseded by the next one.
-    AtMostOnce,
-    /// At least once.
-    AtLeastOnce,
-}
-
-/// A message to publish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Publication {
-    /// To be handed back in [`Event::Published`].
-    pub token: Token,
-    /// How to publish it.
-    pub qos: Qos,
-}
+use presence::{Intervals, Presence};
+use publish::Writer;
+use rounds::Rounds;
+use subscriptions::Subscriptions;
+use supervisor::Supervisor;
+use tasks::Tasks;
 
 /// Memory of an [`Agent`], owned by the port: its sizes are the proplet's capacities.
 #[derive(Debug)]
@@ -184,83 +67,24 @@ pub struct Storage<'a, E: Engine> {
     pub fetches: &'a mut [Fetch<E::Buffer>],
     /// Messages about tasks that await their acknowledgement, at most 65,536. A task whose results
     /// find no room keeps its slot until there is some; a refusal is lost then.
-    pub outbox: &'a mut [Letter<E::Buffer>],
+    pub outbox: &'a mut [OutboxEntry<E::Buffer>],
     /// Inputs and environment of the message at hand.
     pub packed: &'a mut [u8],
     /// Strings with escapes of the message at hand.
     pub unescaped: &'a mut [u8],
-    /// What survives a reboot, if anything does.
+    /// Storage that survives a reboot, if there is any.
     pub store: Option<&'a mut dyn Store>,
-}
-
-/// What a proplet does at the moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Status {
-    /// Whether the broker is connected.
-    pub connected: bool,
-    /// Slots that run a guest.
-    pub running: usize,
-    /// Slots in all.
-    pub slots: usize,
-    /// Starts that wait for their module or their round's data.
-    pub fetching: usize,
-    /// Latent deployments that can be invoked.
-    pub deployed: usize,
-    /// Modules that are loaded.
-    pub modules: usize,
-    /// Modules parsed since boot.
-    pub parses: u32,
-}
-
-/// The discovery message is sent once a boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Discovery {
-    Due,
-    Sent,
-    Done,
 }
 
 /// The proplet.
 #[derive(Debug)]
 pub struct Agent<'a, E: Engine> {
-    config: Config<'a>,
-    topics: Topics,
-    engine: E,
-    table: Table<'a>,
-    tasks: Tasks<'a, E>,
-    fetches: &'a mut [Fetch<E::Buffer>],
-    exchanges: Vec<Exchange<E::Buffer>, EXCHANGES_MAX>,
-    /// Id of the last exchange.
-    ticket: u32,
-    interests: Vec<Interest<E::Buffer>, INTERESTS_MAX>,
-    outbox: Outbox<'a, E::Buffer>,
-    /// From how many bytes of guests' messages in the outbox on no more are taken.
-    messages_max: usize,
-    store: Option<&'a mut dyn Store>,
-    trust: Option<Trust<'a>>,
+    supervisor: Supervisor<'a, E>,
+    presence: Presence,
     packed: &'a mut [u8],
     unescaped: &'a mut [u8],
-    /// Unix time in milliseconds at boot, if known.
-    boot: Option<u64>,
-    connected: bool,
-    shutting_down: bool,
-    discovery: Discovery,
-    /// When the next heartbeat is due, and whether a second one follows it after a second.
-    heartbeat: (Instant, bool),
-    metrics: Instant,
-    /// Processor time and moment of the metrics before.
-    cpu_before: (Duration, Instant),
-    cpu_percent: f64,
-}
-
-/// Refuses what needs more than is free.
-pub(crate) fn fits(need: usize, free: usize, what: &str) -> Result<(), Text> {
-    if need <= free {
-        return Ok(());
-    }
-    Err(text(format_args!(
-        "out of memory: {what} need {need} bytes, {free} are free"
-    )))
+    /// Number of the last HTTP request.
+    requests: u32,
 }
 
 impl<'a, E: Engine> Agent<'a, E> {
@@ -280,74 +104,90 @@ impl<'a, E: Engine> Agent<'a, E> {
             store,
         } = storage;
         check_level("proplet_id", config.proplet_id)?;
-        let fetches_max = fetches.len().min(FETCHES_MAX);
-        let fetches = &mut fetches[..fetches_max];
-        fetches.fill_with(|| Fetch::VACANT);
-        let messages_max = engine.arena().total / 4;
+        let limits = ModuleLimits {
+            bytes: config.limits.module_bytes,
+            assembly_ttl: config.assembly_ttl,
+            run: Budget::of_device(&config.limits).limits,
+        };
+        let intervals = Intervals {
+            heartbeat: config.heartbeat,
+            metrics: config.metrics_interval,
+        };
         Ok(Self {
-            topics: Topics::new(config.tenant, config.channel)?,
-            config,
-            engine,
-            table: Table::new(modules),
-            tasks: Tasks::new(slots, deployments),
-            fetches,
-            exchanges: Vec::new(),
-            ticket: 0,
-            interests: Vec::new(),
-            outbox: Outbox::new(outbox),
-            messages_max,
-            store,
-            trust: None,
+            supervisor: Supervisor {
+                topics: Topics::new(config.tenant, config.channel)?,
+                config,
+                tasks: Tasks::new(slots, deployments),
+                modules: Modules::new(modules, fetches, store, limits),
+                rounds: Rounds::new(),
+                subscriptions: Subscriptions::new(),
+                outbox: Outbox::new(outbox, engine.arena().total / 4),
+                engine,
+                is_shutting_down: false,
+            },
+            presence: Presence::new(intervals),
             packed,
             unescaped,
-            boot: None,
-            connected: false,
-            shutting_down: false,
-            discovery: Discovery::Due,
-            heartbeat: (Instant::BOOT, false),
-            metrics: Instant::BOOT,
-            cpu_before: (Duration::ZERO, Instant::BOOT),
-            cpu_percent: 0.0,
+            requests: 0,
         })
     }
 
-    /// Tells the wall clock, in milliseconds since 1970. Until then messages have no timestamp.
+    /// Sets the wall clock, in milliseconds since 1970. Until then messages have no timestamp.
     pub fn set_wall_clock(&mut self, unix_ms: u64, now: Instant) {
-        self.boot = unix_ms.checked_sub(now.as_millis());
+        self.presence.set_wall_clock(unix_ms, now);
     }
 
-    /// Takes only modules that these have signed.
+    /// Takes only modules that one of these keys has signed.
     pub fn set_trust(&mut self, trust: Trust<'a>) {
-        self.trust = Some(trust);
+        self.supervisor.modules.set_trust(trust);
+    }
+
+    /// Brings back the latent deployments of the store; once, before the first event. What is damaged
+    /// is logged and removed. A deployment whose module can't be loaded is kept, for a restart after
+    /// which it can.
+    pub fn restore(&mut self, now: Instant) {
+        self.supervisor.restore(now);
     }
 
     /// The engine.
     pub fn engine(&self) -> &E {
-        &self.engine
+        &self.supervisor.engine
     }
 
-    /// The engine, to be told what only the port knows.
+    /// The engine, for facts that only the port knows.
     pub fn engine_mut(&mut self) -> &mut E {
-        &mut self.engine
+        &mut self.supervisor.engine
     }
 
-    /// What the proplet does at the moment.
+    /// Figures of the proplet.
     pub fn status(&self) -> Status {
+        let (tasks, modules) = (&self.supervisor.tasks, &self.supervisor.modules);
         Status {
-            connected: self.connected,
-            running: self.tasks.running(),
-            slots: self.tasks.capacity(),
-            fetching: self.tasks.waiting(),
-            deployed: self.tasks.ready(),
-            modules: self.table.loaded(),
-            parses: self.table.parses(),
+            connected: self.presence.is_connected(),
+            running: tasks.running(),
+            slots: tasks.capacity(),
+            fetching: tasks.waiting(),
+            deployed: tasks.ready(),
+            modules: modules.loaded(),
+            parses: modules.parses(),
         }
+    }
+
+    /// The tasks that run or wait for their module, by slot, and then the deployments.
+    pub fn tasks(&self) -> impl Iterator<Item = TaskView<'_>> {
+        self.supervisor.views()
+    }
+
+    /// The modules that are loaded.
+    pub fn modules(&self) -> impl Iterator<Item = ModuleView> {
+        let users = self.supervisor.modules.users();
+        users.map(|(id, digest, users)| ModuleView { id, digest, users })
     }
 
     /// Topic filters to subscribe to, at QoS 1, on each new session: one after the other from 0 on,
     /// `None` after the last.
     pub fn subscription(&self, index: usize) -> Option<TopicName> {
-        self.topics.subscription(index)
+        self.supervisor.topics.subscription(index)
     }
 
     /// Topic and payload of the last will: the alive topic, with status "offline". Returns the
@@ -356,107 +196,282 @@ impl<'a, E: Engine> Agent<'a, E> {
     /// # Errors
     /// `buf` is too small.
     pub fn will(&self, buf: &mut [u8]) -> Result<(TopicName, usize), BufferTooSmall> {
-        let len = report::write(&self.alive(report::Status::Offline), buf)?;
-        Ok((self.topics.name(Outbound::Alive), len))
+        let len = self.writer().alive(report::Status::Offline, buf)?;
+        Ok((self.supervisor.topics.name(Outbound::Alive), len))
     }
 
     /// Whether nothing is left to do after [`Event::Shutdown`]: all runs have ended, and their
     /// results are delivered.
     pub fn is_drained(&self) -> bool {
-        self.tasks.taken() == 0 && self.outbox.is_empty()
+        self.supervisor.tasks.taken() == 0 && self.supervisor.outbox.is_empty()
     }
 
     /// Takes an event. [`poll_publish`](Self::poll_publish) and
-    /// [`next_deadline`](Self::next_deadline) are to be asked again afterwards.
+    /// [`next_deadline`](Self::next_deadline) must be asked again afterwards.
     pub fn handle(&mut self, event: Event<'_>, now: Instant) {
         match event {
-            Event::NewSession => self.forget_subscriptions(),
-            Event::Connected => self.connect(now),
+            Event::NewSession => self.supervisor.subscriptions.renew(),
+            Event::Connected => {
+                self.presence
+                    .connect(&self.supervisor.engine.process(), now);
+                self.supervisor.outbox.connect();
+                self.supervisor.modules.connect();
+            }
             Event::Disconnected => {
-                self.connected = false;
-                self.outbox.forget_samples();
+                self.presence.disconnect();
+                self.supervisor.outbox.disconnect();
             }
             Event::Message { topic, payload } => self.message(topic, payload, now),
-            // The link has said so, with its limit; nothing of it can be answered.
+            // The link has logged it, with its limit; it can't be answered.
             Event::Oversized { .. } | Event::Tick => {}
-            Event::Published(token, delivery) => self.published(token, delivery, now),
-            Event::Shutdown => self.shut_down(now),
+            Event::Published(Token(subject), delivery) => self.published(subject, delivery, now),
+            Event::Shutdown => self.supervisor.shut_down(now),
         }
-        self.listen(now);
-        self.collect(now);
-        self.expire(now);
+        self.supervisor.listen(now);
+        self.supervisor.collect(now);
+        self.supervisor.expire(now);
     }
 
     /// When [`Event::Tick`] or [`poll_publish`](Self::poll_publish) is due next; after `now`.
     /// Without a connection only tasks have deadlines.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        // What is late already is acted on at the next event, or waits for room in the outbox.
-        let tasks = self.tasks.next_deadline().map(|(_, at)| at);
-        let deployments = self.tasks.next_late_deployment().map(|(_, at)| at);
-        let fetches = self
-            .fetches
-            .iter()
-            .map(|f| (!f.is_vacant()).then(|| f.began() + self.config.assembly_ttl));
-        let sample = self.tasks.next_sample().map(|(_, at)| at);
-        let presence = [
-            Some(self.heartbeat.0),
-            Some(self.metrics).filter(|_| !self.config.metrics_interval.is_zero()),
-            self.outbox.next(now),
+        let Supervisor {
+            tasks,
+            modules,
+            outbox,
+            ..
+        } = &self.supervisor;
+        // A deadline that has passed was acted on, or waits for room in the outbox.
+        let of_tasks = [
+            tasks.next_deadline().map(|(_, at)| at),
+            tasks.next_late_deployment().map(|(_, at)| at),
         ];
-        let publications = presence.into_iter().chain([sample]);
-        let publications = publications.filter(|_| self.connected);
-        [tasks, deployments]
-            .into_iter()
-            .chain(fetches)
-            .chain(publications)
+        let of_publications = [
+            outbox.next_deadline(now),
+            tasks.next_sample().map(|(_, at)| at),
+        ];
+        let is_connected = self.presence.is_connected();
+        let of_publications = of_publications.into_iter().filter(|_| is_connected);
+        let of_presence = self.presence.next_deadline().into_iter();
+        let all = of_tasks.into_iter().chain(of_publications);
+        all.chain(of_presence)
             .flatten()
+            .chain(modules.next_deadlines())
             .filter(|at| *at > now)
             .min()
     }
 
-    fn connect(&mut self, now: Instant) {
-        self.connected = true;
-        self.heartbeat = (now, self.discovery != Discovery::Done);
-        self.metrics = now + self.config.metrics_interval;
-        self.measure(now);
-        // Chunks that came while the link was down are gone with the session.
-        for index in 0..self.fetches.len() {
-            let waited_for = self.tasks.has_waiters(index);
-            let fetch = &mut self.fetches[index];
-            fetch.request_due |= fetch.is_registry() && waited_for;
+    fn published(&mut self, subject: Subject, delivery: Delivery, now: Instant) {
+        match subject {
+            Subject::Discovery => self.presence.discovered(delivery),
+            Subject::ModuleRequest(fetch) if delivery == Delivery::Lost => {
+                self.supervisor.modules.registry_request_lost(fetch);
+            }
+            Subject::Entry(index) => self.supervisor.outbox.delivered(index, delivery, now),
+            Subject::Heartbeat
+            | Subject::Metrics
+            | Subject::Sample(_)
+            | Subject::ModuleRequest(_) => {}
         }
     }
 
-    fn published(&mut self, token: Token, delivery: Delivery, now: Instant) {
-        match token.0 {
-            Subject::Create => {
-                self.discovery = match delivery {
-                    Delivery::Lost => Discovery::Due,
-                    Delivery::Done => Discovery::Done,
-                    Delivery::Refused | Delivery::TooLarge => {
-                        log::error!(
-                            "the broker refused the discovery message: the manager learns of this proplet by its heartbeats only"
-                        );
-                        Discovery::Done
-                    }
-                };
-            }
-            Subject::Request(index) => {
-                let index = usize::from(index);
-                let waited_for = self.tasks.has_waiters(index);
-                let fetch = &mut self.fetches[index];
-                fetch.request_due |= delivery == Delivery::Lost && waited_for;
-            }
-            Subject::Letter(index) => self.outbox.delivered(index, delivery, now),
-            Subject::Alive | Subject::Metrics | Subject::Sample(_) => {}
+    fn message(&mut self, topic: &str, payload: &[u8], now: Instant) {
+        let Some(kind) = self.supervisor.topics.classify(topic) else {
+            return self.supervisor.other_message(topic, payload, now);
+        };
+        let proplet = self.supervisor.config.proplet_id;
+        let scratch = Scratch {
+            packed: self.packed,
+            unescaped: self.unescaped,
+        };
+        let supervisor = &mut self.supervisor;
+        match kind {
+            Inbound::Start => match Start::parse(payload, scratch) {
+                Ok(start) if start.is_for(proplet) => supervisor.start(&start, now),
+                Ok(start) => log::debug!("start of {} is for another proplet", start.id),
+                Err(rejected) => reject_start(supervisor, &rejected, now),
+            },
+            Inbound::Stop => match Stop::parse(payload, scratch) {
+                Ok(stop) if stop.is_for(proplet) => supervisor.stop(stop.id, now),
+                Ok(_) => {}
+                Err(rejected) => log::warn!("stop refused: {}", rejected.error),
+            },
+            Inbound::Invoke => match Invoke::parse(payload, scratch) {
+                Ok(invoke) if invoke.is_for(proplet) => supervisor.invoke(&invoke, now),
+                Ok(_) => {}
+                Err(rejected) => reject_invoke(supervisor, &rejected, now),
+            },
+            Inbound::Chunk => chunk(supervisor, payload, scratch, now),
         }
     }
 
-    fn shut_down(&mut self, now: Instant) {
-        self.shutting_down = true;
-        for index in 0..self.tasks.capacity() {
-            self.end(Slot::at(index), Ending::Shutdown, now);
+    /// The next message to publish, of quality `most` or less; `None` without a connection.
+    ///
+    /// It is given out once, and its fate must be reported by [`Event::Published`].
+    pub fn poll_publish(&mut self, most: Qos, now: Instant) -> Option<Publication> {
+        if !self.presence.is_connected() {
+            return None;
         }
+        let (subject, qos) = self.next_subject(most, now)?;
+        Some(Publication {
+            token: Token(subject),
+            qos,
+        })
+    }
+
+    fn next_subject(&mut self, most: Qos, now: Instant) -> Option<(Subject, Qos)> {
+        let Supervisor {
+            outbox,
+            modules,
+            engine,
+            ..
+        } = &mut self.supervisor;
+        if let Some(due) = self.presence.poll(most, now) {
+            return Some(due);
+        }
+        if let Some((index, qos)) = outbox.poll(most, now) {
+            return Some((Subject::Entry(index), qos));
+        }
+        if most >= Qos::AtLeastOnce
+            && let Some(fetch) = modules.poll_registry_request()
+        {
+            return Some((Subject::ModuleRequest(fetch), Qos::AtLeastOnce));
+        }
+        if self.presence.poll_metrics(now) {
+            self.presence.measure(&engine.process(), now);
+            return Some((Subject::Metrics, Qos::AtMostOnce));
+        }
+        let slot = self.supervisor.poll_sample(now)?;
+        Some((Subject::Sample(slot), Qos::AtMostOnce))
+    }
+
+    fn writer(&self) -> Writer<'_> {
+        let arena = self.supervisor.engine.arena();
+        Writer::new(&self.supervisor.config, &self.presence, arena)
+    }
+
+    /// Topic of a publication.
+    pub fn topic(&self, token: Token) -> TopicName {
+        publish::topic(token.0, &self.supervisor)
+    }
+
+    /// Serialises a publication's payload, JSON, into `buf` and returns its length.
+    ///
+    /// # Errors
+    /// `buf` is too small, or it is a sample of a task that has gone since it was given out.
+    pub fn write(&self, token: Token, buf: &mut [u8], now: Instant) -> Result<usize, Unwritten> {
+        self.writer().write(token.0, &self.supervisor, buf, now)
+    }
+
+    /// The next change of subscriptions, beside those of the manager's topics, given out once a
+    /// session.
+    pub fn poll_subscribe(&mut self) -> Option<Subscription> {
+        let is_connected = self.presence.is_connected();
+        is_connected
+            .then(|| self.supervisor.subscriptions.poll())
+            .flatten()
+    }
+
+    /// The next HTTP request to send, if any, given out once. Its exchange ends with [`Part::End`] or
+    /// [`Part::Failed`], or when it is no longer [wanted](Self::is_wanted).
+    pub fn poll_request(&mut self) -> Option<(RequestId, Request)> {
+        let under_way = self.supervisor.modules.requests() + self.supervisor.rounds.len();
+        if under_way >= EXCHANGES_MAX {
+            return None;
+        }
+        let id = RequestId(self.requests.wrapping_add(1));
+        let request = self.supervisor.modules.poll_request(id);
+        let request = request.or_else(|| self.supervisor.poll_round_request(id))?;
+        self.requests = id.0;
+        Some((id, request))
+    }
+
+    /// Whether the response of this request is still of use.
+    pub fn is_wanted(&self, id: RequestId) -> bool {
+        self.supervisor.modules.request(id).is_some() || self.supervisor.rounds.has(id)
+    }
+
+    /// Copies the request's body from `offset` on into `to`, as much as there is; how much.
+    pub fn request_body(&self, id: RequestId, offset: usize, to: &mut [u8]) -> usize {
+        let Some(slot) = self.supervisor.rounds.sender(id) else {
+            return 0;
+        };
+        let update = self.supervisor.update(slot);
+        let rest = update.get(offset..).unwrap_or_default();
+        let len = rest.len().min(to.len());
+        to[..len].copy_from_slice(&rest[..len]);
+        len
+    }
+
+    /// Takes a part of a response.
+    ///
+    /// # Errors
+    /// The reason for which the exchange must be given up: its end is [`Part::Failed`] then.
+    pub fn respond(
+        &mut self,
+        id: RequestId,
+        part: Part<'_>,
+        now: Instant,
+    ) -> Result<(), Reason<E::Buffer>> {
+        let is_end = matches!(part, Part::End | Part::Failed(_));
+        let taken = self.supervisor.respond(id, part, now);
+        match is_end {
+            // The task may have been stopped meanwhile.
+            true => Ok(()),
+            false => taken,
+        }
+    }
+}
+
+fn reject_start<E: Engine>(
+    supervisor: &mut Supervisor<'_, E>,
+    rejected: &Rejected<'_>,
+    now: Instant,
+) {
+    match rejected.id {
+        Some(id) if rejected.is_for(supervisor.config.proplet_id) => {
+            if !supervisor.is_known(id) {
+                supervisor.refuse(id, rejected.error.into(), now);
+            }
+        }
+        _ => log::warn!("start refused: {}", rejected.error),
+    }
+}
+
+fn reject_invoke<E: Engine>(
+    supervisor: &mut Supervisor<'_, E>,
+    rejected: &Rejected<'_>,
+    now: Instant,
+) {
+    match (rejected.id, rejected.invocation_id) {
+        (Some(id), Some(invocation)) if rejected.is_for(supervisor.config.proplet_id) => {
+            supervisor.refuse_invocation(id, invocation, rejected.error.into(), now);
+        }
+        _ => log::warn!("invoke refused: {}", rejected.error),
+    }
+}
+
+fn chunk<E: Engine>(
+    supervisor: &mut Supervisor<'_, E>,
+    payload: &[u8],
+    scratch: Scratch<'_>,
+    now: Instant,
+) {
+    // Most chunks of a channel are for others: their data is not read.
+    if let Some(app) = Chunk::app_name_of(payload)
+        && !supervisor.modules.takes_chunks_of(app)
+    {
+        log::trace!("skipped a chunk of {app}");
+        return;
+    }
+    let parsed = Chunk::parse(payload, scratch);
+    let (app, chunk) = match &parsed {
+        Ok(chunk) => (Some(chunk.app_name), Ok(chunk)),
+        Err(rejected) => (rejected.id, Err(rejected.error)),
+    };
+    let is_taken = app.is_some_and(|app| supervisor.chunk(app, chunk, now));
+    if let (false, Err(error)) = (is_taken, chunk) {
+        log::warn!("chunk refused: {error}");
     }
 }
 

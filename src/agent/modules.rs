@@ -1,294 +1,670 @@
-//! How a task gets its module: known, stored, inline, in chunks or over HTTP.
+//! How tasks and deployments get their modules: loaded, stored, inline, in chunks or over HTTP.
 
-use super::{Agent, fits, tasks::Deployed};
+use super::{
+    fetch::{FETCHES_MAX, Fetch, Pending},
+    reason::{Reason, Refusal},
+};
 use crate::{
-    engine::{ArenaUsage, Engine, ModuleId, Text, clip, text},
+    engine::{ArenaUsage, Engine, Limits, ModuleId},
+    http::{Accept, Method, Part, Request, RequestId, Url},
+    memory::{Purpose, Shortage},
     module::{
-        source::{self, Fetch, Piece, Reference},
-        table::{Digest, digest, digest_base64},
+        chunks::TooLarge,
+        hex::to_hex,
+        reference::{Reference, check},
+        signature::Trust,
+        table::{Digest, Entry, Table, digest, digest_base64},
     },
-    task::budget::Budget,
-    time::Instant,
-    wire::{Chunk, Scratch, Start, decoded_len},
+    store::Store,
+    text::{Text, clip, text},
+    time::{Duration, Instant},
+    wire::{Chunk, Error, decode_into, decoded_len},
 };
 
-impl<E: Engine> Agent<'_, E> {
-    /// Finds a start's module, or begins to fetch it.
-    #[inline(never)]
-    pub(super) fn source(
-        &mut self,
-        start: &Start<'_>,
-        budget: &Budget,
-        now: Instant,
-    ) -> Result<Deployed, Text> {
-        let image = start.image_url.unwrap_or_default();
-        let expected = Reference::parse(image)?.digest;
-        let budget = (!start.latent).then_some(budget);
-        if let Some(file) = start.file {
-            let module = self.inline_module(file, expected.as_ref(), budget)?;
-            return Ok(Deployed::Ready { module });
+/// Bytes of a location that an error shows.
+const SHOWN: usize = 64;
+
+/// Bounds on modules.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ModuleLimits {
+    /// Maximum number of bytes of a module.
+    pub(super) bytes: usize,
+    /// Time for which an incomplete module is kept that no task waits for.
+    pub(super) assembly_ttl: Duration,
+    /// Limits of a run that asks for none: a module that a deployment wants is held to them.
+    pub(super) run: Limits,
+}
+
+/// A module that a start wants.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'s> {
+    /// The image reference; empty without one.
+    pub(super) image: &'s str,
+    /// The module itself, in base64.
+    pub(super) file: Option<&'s str>,
+    pub(super) usage: Usage,
+}
+
+/// Use of a module.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Usage {
+    /// A run within these limits follows at once.
+    Run(Limits),
+    /// For a deployment: it must be stored, where there is a store.
+    Deployment,
+}
+
+/// A module, or a wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Obtained {
+    /// Loaded. One use of it is the caller's, who must [`release`](Modules::release) it.
+    Ready(ModuleId),
+    /// On its way. The caller waits, until it [`leaves`](Modules::leave) or the module has
+    /// [`arrived`](Modules::arrived).
+    Waiting(u8),
+}
+
+/// A fetch that has ended.
+#[derive(Debug)]
+pub(super) struct Arrival<B> {
+    /// The beginning of the module's location, for errors.
+    pub(super) location: heapless::String<SHOWN>,
+    /// The loaded module, of which one use is the caller's.
+    pub(super) result: Result<ModuleId, Reason<B>>,
+}
+
+/// Owner of the module table, the fetches, the store and the trusted keys.
+#[derive(Debug)]
+pub(super) struct Modules<'a, E: Engine> {
+    table: Table<'a>,
+    fetches: &'a mut [Fetch<E::Buffer>],
+    store: Option<&'a mut dyn Store>,
+    trust: Option<Trust<'a>>,
+    limits: ModuleLimits,
+}
+
+impl<'a, E: Engine> Modules<'a, E> {
+    /// Without a module. The first [`FETCHES_MAX`] of `fetches` are used.
+    pub(super) fn new(
+        entries: &'a mut [Entry],
+        fetches: &'a mut [Fetch<E::Buffer>],
+        store: Option<&'a mut dyn Store>,
+        limits: ModuleLimits,
+    ) -> Self {
+        let fetches_max = fetches.len().min(FETCHES_MAX);
+        let fetches = &mut fetches[..fetches_max];
+        fetches.fill_with(|| Fetch::VACANT);
+        Self {
+            table: Table::new(entries),
+            fetches,
+            store,
+            trust: None,
+            limits,
         }
-        // What a deployment needs must be in the store, not only in the table.
-        if let Some(digest) = &expected
-            && (!start.latent || self.is_stored(digest))
-            && let Some(module) = self.recall(digest, budget)?
-        {
-            return Ok(Deployed::Ready { module });
-        }
-        Ok(Deployed::Fetching {
-            fetch: self.fetch(image, now)?,
-            until: now + self.config.fetch_timeout,
-        })
     }
 
-    /// The module whose bytes are `file` in base64: a known one, or this one, newly parsed. A
-    /// deployment has no budget yet.
+    pub(super) fn set_trust(&mut self, trust: Trust<'a>) {
+        self.trust = Some(trust);
+    }
+
+    /// Modules that are loaded.
+    pub(super) fn loaded(&self) -> usize {
+        self.table.loaded()
+    }
+
+    /// Modules parsed since boot.
+    pub(super) fn parses(&self) -> u32 {
+        self.table.parses()
+    }
+
+    /// The loaded modules, and the number of users of each.
+    pub(super) fn users(&self) -> impl Iterator<Item = (ModuleId, Digest, u32)> {
+        self.table.users()
+    }
+
+    /// Counts one more user of a loaded module.
+    pub(super) fn acquire(&mut self, module: ModuleId) {
+        self.table.acquire(module);
+    }
+
+    /// Counts one user less; the last one's module is unloaded.
+    pub(super) fn release(&mut self, module: ModuleId, engine: &mut E) {
+        if self.table.release(module) {
+            engine.unload(module);
+        }
+    }
+
+    /// Finds a start's module, or waits for it.
+    ///
+    /// # Errors
+    /// It can't be had.
     #[inline(never)]
-    fn inline_module(
+    pub(super) fn obtain(
+        &mut self,
+        wanted: &Wanted<'_>,
+        engine: &mut E,
+        now: Instant,
+    ) -> Result<Obtained, Reason<E::Buffer>> {
+        let reference = Reference::parse(wanted.image);
+        let reference = reference.map_err(|e| engine.words(format_args!("{e}")))?;
+        let expected = reference.digest.as_ref();
+        if let Some(file) = wanted.file {
+            let module = self.inline(file, expected, wanted.usage, engine)?;
+            return Ok(Obtained::Ready(module));
+        }
+        if let Some(digest) = expected
+            && (matches!(wanted.usage, Usage::Run(_)) || self.is_stored(digest))
+            && let Some(module) = self.recall(digest, wanted.usage, engine)?
+        {
+            return Ok(Obtained::Ready(module));
+        }
+        let index = self.fetch(wanted.image, &reference, now)?;
+        if let Some(fetch) = self.pending_mut(index) {
+            fetch.waiters = fetch.waiters.saturating_add(1);
+        }
+        Ok(Obtained::Waiting(index))
+    }
+
+    /// The module whose bytes are `file` in base64: a loaded one, or this one, newly parsed.
+    #[inline(never)]
+    fn inline(
         &mut self,
         file: &str,
         expected: Option<&Digest>,
-        budget: Option<&Budget>,
-    ) -> Result<ModuleId, Text> {
-        let bad = |e| text(format_args!("field \"file\": {e}"));
-        let digest = digest_base64(file).map_err(bad)?;
-        source::check(expected, &digest)?;
-        let keep = budget.is_none() && !self.is_stored(&digest);
-        if !keep && let Some(known) = self.table.find(&digest) {
+        usage: Usage,
+        engine: &mut E,
+    ) -> Result<ModuleId, Reason<E::Buffer>> {
+        let digest = digest_base64(file).map_err(Refusal::File)?;
+        check(expected, &digest)?;
+        let keep = matches!(usage, Usage::Deployment) && !self.is_stored(&digest);
+        if !keep && let Some(known) = self.find(&digest) {
             return Ok(known);
         }
-        self.evict_for(decoded_len(file).map_err(bad)?);
-        let bytes = source::inline(file, self.config.limits.module_bytes, &mut self.engine)?;
-        self.take_module(bytes, digest, budget, keep)
+        let len = decoded_len(file).map_err(Refusal::File)?;
+        self.evict_for(len, engine);
+        let bytes = decode(file, len, self.limits.bytes, engine)?;
+        self.take_bytes(bytes, digest, usage, keep, engine)
+    }
+
+    /// The loaded module with this digest; one use of it is the caller's.
+    fn find(&mut self, digest: &Digest) -> Option<ModuleId> {
+        let module = self.table.find(digest)?;
+        self.table.acquire(module);
+        Some(module)
     }
 
     /// Makes a module of its bytes, or finds that it is loaded already. With `keep` it goes to the
     /// store.
-    fn take_module(
+    fn take_bytes(
         &mut self,
         bytes: E::Buffer,
         digest: Digest,
-        budget: Option<&Budget>,
+        usage: Usage,
         keep: bool,
-    ) -> Result<ModuleId, Text> {
-        let known = self.table.find(&digest);
+        engine: &mut E,
+    ) -> Result<ModuleId, Reason<E::Buffer>> {
+        let known = self.find(&digest);
         if known.is_none() {
-            // Before anything is made of bytes that nobody trusts.
+            // Before anything is made of bytes that may not be trusted.
             self.check_signature(&bytes)?;
         }
         if keep {
             // Parsing rewrites the bytes.
-            self.keep_module(&digest, &bytes);
+            self.keep(&digest, &bytes);
         }
         if let Some(known) = known {
             return Ok(known);
         }
-        let parsed = self.admit(bytes, digest, budget);
-        if parsed.is_err() && keep {
-            self.forget_module(&digest);
+        let loaded = self.load(bytes, digest, usage, engine);
+        if loaded.is_err() && keep {
+            self.forget(&digest);
         }
-        parsed
+        loaded
     }
 
-    fn check_signature(&self, bytes: &[u8]) -> Result<(), Text> {
-        self.trust
-            .as_ref()
-            .map_or(Ok(()), |trust| trust.check(bytes))
+    fn check_signature(&self, bytes: &[u8]) -> Result<(), Reason<E::Buffer>> {
+        match &self.trust {
+            Some(trust) => Ok(trust.check(bytes)?),
+            None => Ok(()),
+        }
     }
 
-    /// Parses a module that no loaded one is and that comes from the store.
-    pub(super) fn parse(
-        &mut self,
-        bytes: E::Buffer,
-        digest: Digest,
-        budget: Option<&Budget>,
-    ) -> Result<ModuleId, Text> {
-        self.check_signature(&bytes)?;
-        self.admit(bytes, digest, budget)
-    }
-
-    /// Parses a module. `budget` is that of a run that follows at once.
+    /// Parses a module that is not loaded; one use of it is the caller's.
     #[inline(never)]
-    fn admit(
+    fn load(
         &mut self,
         bytes: E::Buffer,
         digest: Digest,
-        budget: Option<&Budget>,
-    ) -> Result<ModuleId, Text> {
-        let limits = match budget {
-            Some(budget) => budget.limits,
-            None => Budget::of_device(&self.config.limits).limits,
-        };
-        let needs = self.engine.estimate(&bytes, &limits)?;
-        if budget.is_some() {
-            let bytes = needs.load.saturating_add(needs.instance);
-            self.make_room(bytes, "parsing the module and one instance")?;
-        } else {
-            self.make_room(needs.load, "parsing the module")?;
+        usage: Usage,
+        engine: &mut E,
+    ) -> Result<ModuleId, Reason<E::Buffer>> {
+        match usage {
+            Usage::Run(limits) => {
+                let needs = engine.estimate(&bytes, &limits)?;
+                let need = needs.load.saturating_add(needs.instance);
+                self.make_room(need, Purpose::ModuleAndInstance, engine)?;
+            }
+            Usage::Deployment => {
+                let needs = engine.estimate(&bytes, &self.limits.run)?;
+                self.make_room(needs.load, Purpose::Module, engine)?;
+            }
         }
-        let module = self.table.vacant().ok_or_else(|| {
-            text(format_args!(
-                "the module table is full: all {} entries are in use",
-                self.table.capacity()
-            ))
-        })?;
-        self.engine.load(module, bytes)?;
+        // The table has 65,534 entries at most.
+        let full = Refusal::NoEntry(self.table.capacity() as u16);
+        let module = self.table.vacant().ok_or(full)?;
+        engine.load(module, bytes)?;
         self.table.loaded_as(module, digest);
+        self.table.acquire(module);
         Ok(module)
     }
 
-    /// Refuses what does not fit the arena, even without the modules that nobody waits for.
-    pub(super) fn make_room(&mut self, need: usize, what: &str) -> Result<(), Text> {
-        self.evict_for(need);
-        fits(need, self.engine.arena().available(), what)
+    /// Refuses what does not fit the arena, even without the modules that no task waits for.
+    ///
+    /// # Errors
+    /// What is free then.
+    pub(super) fn make_room(
+        &mut self,
+        need: usize,
+        purpose: Purpose,
+        engine: &E,
+    ) -> Result<(), Shortage> {
+        self.evict_for(need, engine);
+        Shortage::check(purpose, need, engine.arena().available())
     }
 
-    /// Frees modules on their way that nobody waits for, while `need` bytes do not fit but could.
-    pub(super) fn evict_for(&mut self, need: usize) {
+    /// Frees modules on their way that no task waits for, while `need` bytes do not fit but could.
+    pub(super) fn evict_for(&mut self, need: usize, engine: &E) {
         let lacks = |arena: ArenaUsage| need > arena.available() && need <= arena.total;
-        while lacks(self.engine.arena()) && self.evict_idle_fetch() {}
+        while lacks(engine.arena()) && self.evict_idle() {}
     }
 
-    pub(super) fn release(&mut self, module: ModuleId) {
-        if self.table.release(module) {
-            self.engine.unload(module);
+    /// Frees the idle fetch that began first; false if there is none.
+    fn evict_idle(&mut self) -> bool {
+        let began = |fetch: &Fetch<E::Buffer>| {
+            let idle = fetch.pending().filter(|f| f.waiters == 0);
+            idle.map(|f| f.began)
+        };
+        let idle = self.fetches.iter_mut().filter(|f| began(f).is_some());
+        match idle.min_by_key(|f| began(f)) {
+            Some(fetch) => {
+                fetch.take();
+                true
+            }
+            None => false,
         }
     }
 
-    /// Waits for `image` together with whoever does already, or asks for it.
-    fn fetch(&mut self, image: &str, now: Instant) -> Result<u8, Text> {
-        let under_way = self
-            .fetches
-            .iter()
-            .position(|f| !f.is_vacant() && f.reference() == image);
-        if let Some(index) = under_way {
-            // Idle ones are asked for again: what is missing may never have been sent.
-            self.fetches[index].request_due |= !self.tasks.has_waiters(index);
-            return Ok(index as u8);
+    fn pending(&self, index: u8) -> Option<&Pending<E::Buffer>> {
+        self.fetches.get(usize::from(index))?.pending()
+    }
+
+    fn pending_mut(&mut self, index: u8) -> Option<&mut Pending<E::Buffer>> {
+        self.fetches.get_mut(usize::from(index))?.pending_mut()
+    }
+
+    /// The modules on their way.
+    fn all(&self) -> impl Iterator<Item = (u8, &Pending<E::Buffer>)> {
+        let fetches = (0..=u8::MAX).zip(self.fetches.iter());
+        fetches.filter_map(|(index, fetch)| Some((index, fetch.pending()?)))
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = (u8, &mut Pending<E::Buffer>)> {
+        let fetches = (0..=u8::MAX).zip(self.fetches.iter_mut());
+        fetches.filter_map(|(index, fetch)| Some((index, fetch.pending_mut()?)))
+    }
+
+    /// Fetches `image`, together with all who wait for it already.
+    fn fetch(
+        &mut self,
+        image: &str,
+        reference: &Reference<'_>,
+        now: Instant,
+    ) -> Result<u8, Reason<E::Buffer>> {
+        let mut all = self.all_mut();
+        if let Some((index, fetch)) = all.find(|(_, f)| f.reference() == image) {
+            if fetch.waiters == 0 {
+                fetch.renew();
+            }
+            return Ok(index);
         }
-        let vacant = |fetches: &[Fetch<E::Buffer>]| fetches.iter().position(Fetch::is_vacant);
+        drop(all);
+        let vacant =
+            |fetches: &[Fetch<E::Buffer>]| fetches.iter().position(|f| f.pending().is_none());
         if vacant(self.fetches).is_none() {
-            self.evict_idle_fetch();
+            self.evict_idle();
         }
-        let index = vacant(self.fetches).ok_or_else(|| {
-            text(format_args!(
-                "too many modules on their way: all {} places are taken",
-                self.fetches.len()
-            ))
-        })?;
-        self.fetches[index] = Fetch::begin(image, self.config.limits.module_bytes, now)?;
+        // There are FETCHES_MAX at most.
+        let full = Refusal::NoFetch(self.fetches.len() as u8);
+        let index = vacant(self.fetches).ok_or(full)?;
+        let pending = Pending::new(image, reference, self.limits.bytes, now)?;
+        self.fetches[index].begin(pending);
         Ok(index as u8)
     }
 
-    /// Frees the assembly that nobody waits for and that began first; false if there is none.
-    fn evict_idle_fetch(&mut self) -> bool {
-        let idle = (0..self.fetches.len())
-            .filter(|&i| !self.fetches[i].is_vacant() && !self.tasks.has_waiters(i))
-            .min_by_key(|&i| self.fetches[i].began());
-        if let Some(index) = idle {
-            self.drop_fetch(index);
+    /// Ends the wait of one who waits for a module.
+    pub(super) fn leave(&mut self, fetch: u8) {
+        if let Some(fetch) = self.pending_mut(fetch) {
+            fetch.waiters = fetch.waiters.saturating_sub(1);
         }
-        idle.is_some()
     }
 
-    pub(super) fn drop_fetch(&mut self, index: usize) {
-        self.fetches[index] = Fetch::VACANT;
-        self.cancel_fetch_exchange(index);
+    /// The connection is up again. Chunks that came while it was down are gone with the session.
+    pub(super) fn connect(&mut self) {
+        for (_, fetch) in self.all_mut().filter(|(_, f)| f.waiters > 0) {
+            fetch.renew();
+        }
     }
 
-    pub(super) fn chunk_message(&mut self, payload: &[u8], scratch: Scratch<'_>, now: Instant) {
-        // Most chunks of a channel are for others: don't read their data.
-        if let Some(app) = Chunk::app_name_of(payload)
-            && !self.fetches.iter().any(|f| f.takes_chunks_of(app))
-        {
-            log::trace!("skipped a chunk of {app}");
-            return;
+    /// The fetch whose module the registry is to be asked for, given out once.
+    pub(super) fn poll_registry_request(&mut self) -> Option<u8> {
+        let mut all = self.all_mut();
+        all.find_map(|(index, fetch)| fetch.take_registry_request().then_some(index))
+    }
+
+    /// A request to the registry was lost.
+    pub(super) fn registry_request_lost(&mut self, fetch: u8) {
+        if let Some(fetch) = self.pending_mut(fetch).filter(|f| f.waiters > 0) {
+            fetch.renew();
         }
-        let (app, chunk) = match Chunk::parse(payload, scratch) {
-            Ok(chunk) => (Some(chunk.app_name), Ok(chunk)),
-            Err(rejected) => (rejected.id, Err(rejected.error)),
-        };
-        let mut found = false;
+    }
+
+    /// Name under which the registry has the module; empty if it is not on its way any more.
+    pub(super) fn location(&self, fetch: u8) -> &str {
+        self.pending(fetch).map_or("", Pending::location)
+    }
+
+    /// The next request to a server, as `id`, given out once.
+    pub(super) fn poll_request(&mut self, id: RequestId) -> Option<Request> {
+        let limit = self.limits.bytes;
+        let (_, fetch) = self.all_mut().find(|(_, f)| f.has_http_request())?;
+        fetch.set_request(id);
+        Some(Request {
+            // A reference is no longer.
+            url: Url::try_from(fetch.location()).ok()?,
+            method: Method::Get,
+            accept: Accept::Module,
+            limit,
+        })
+    }
+
+    /// Requests to servers that are under way.
+    pub(super) fn requests(&self) -> usize {
+        self.all().filter(|(_, f)| f.is_requested()).count()
+    }
+
+    /// The fetch whose request this is.
+    pub(super) fn request(&self, id: RequestId) -> Option<u8> {
+        let mut all = self.all();
+        all.find_map(|(index, f)| f.has_request(id).then_some(index))
+    }
+
+    /// Takes a part of a response.
+    ///
+    /// # Errors
+    /// The exchange must be given up.
+    pub(super) fn part(
+        &mut self,
+        fetch: u8,
+        part: Part<'_>,
+        engine: &E,
+    ) -> Result<(), Reason<E::Buffer>> {
+        let growth = self.pending(fetch).map_or(0, |f| f.part_growth(&part));
+        self.evict_for(growth, engine);
+        let pending = self.pending_mut(fetch).ok_or(Refusal::Unwanted)?;
+        pending.part(part, engine)
+    }
+
+    /// Whether chunks of `app` are of use.
+    pub(super) fn takes_chunks_of(&self, app: &str) -> bool {
+        self.all().any(|(_, f)| f.takes_chunks_of(app))
+    }
+
+    /// Takes a chunk of `app`, or the reason for which it can't be read. False if it is of no use.
+    pub(super) fn chunk(
+        &mut self,
+        app: &str,
+        chunk: Result<&Chunk<'_>, Error>,
+        engine: &E,
+    ) -> bool {
+        let mut is_taken = false;
         // Two may differ in their digest alone.
-        for index in 0..self.fetches.len() {
-            if !app.is_some_and(|app| self.fetches[index].takes_chunks_of(app)) {
+        for index in (0..=u8::MAX).take(self.fetches.len()) {
+            let takes = |f: &&Pending<E::Buffer>| f.takes_chunks_of(app);
+            let Some(fetch) = self.pending(index).filter(takes) else {
                 continue;
-            }
-            found = true;
-            match &chunk {
-                Ok(chunk) => self.chunk(index, chunk, now),
-                Err(error) => self.fetch_failed(index, text(format_args!("{error}")), now),
+            };
+            is_taken = true;
+            let growth = chunk.map_or(0, |chunk| fetch.chunk_growth(chunk));
+            self.evict_for(growth, engine);
+            match (self.pending_mut(index), chunk) {
+                (Some(fetch), Ok(chunk)) => fetch.chunk(chunk, engine),
+                (Some(fetch), Err(error)) => fetch.arrive(Err(error.into())),
+                (None, _) => {}
             }
         }
-        if let (false, Err(error)) = (found, chunk) {
-            log::warn!("chunk refused: {error}");
-        }
+        is_taken
     }
 
-    fn chunk(&mut self, index: usize, chunk: &Chunk<'_>, now: Instant) {
-        let piece = Piece::Chunk(chunk);
-        self.evict_for(self.fetches[index].growth(&piece));
-        match self.fetches[index].accept(piece, &mut self.engine) {
-            Ok(None) => {}
-            Ok(Some(bytes)) => self.fetched(index, bytes, now),
-            Err(reason) => self.fetch_failed(index, reason, now),
-        }
+    /// A fetch that has ended, and whose waiters can be served.
+    pub(super) fn arrived(&self) -> Option<u8> {
+        let mut all = self.all();
+        all.find_map(|(index, f)| f.has_arrived().then_some(index))
     }
 
-    /// Serves everybody who waits for a module that has come.
+    /// Takes a fetch that has [`arrived`](Self::arrived) and makes a module of its bytes. With `keep`, or
+    /// if it was asked for by its digest, the module goes to the store.
     #[inline(never)]
-    pub(super) fn fetched(&mut self, index: usize, bytes: E::Buffer, now: Instant) {
-        let fetch = core::mem::replace(&mut self.fetches[index], Fetch::VACANT);
-        let budget = self
-            .tasks
-            .next_fetching(index)
-            .map(|slot| self.budget(slot));
-        let is_deployed = self.tasks.next_deploying(index).is_some();
-        let digest = digest(&bytes);
-        // Only what is asked for by its digest is looked for in the store.
-        let keep = is_deployed || fetch.digest().is_some();
-        let module = source::check(fetch.digest(), &digest)
-            .and_then(|()| self.take_module(bytes, digest, budget.as_ref(), keep));
-        match module {
-            Ok(module) => {
-                // Holds the module while some of those who wait for it may fail.
-                self.table.acquire(module);
-                self.serve(index, module, now);
-                self.release(module);
+    pub(super) fn take(
+        &mut self,
+        fetch: u8,
+        usage: Usage,
+        keep: bool,
+        engine: &mut E,
+    ) -> Arrival<E::Buffer> {
+        let taken = self.fetches.get_mut(usize::from(fetch));
+        let Some(pending) = taken.and_then(Fetch::take) else {
+            return Arrival {
+                location: heapless::String::new(),
+                result: Err(Refusal::Unwanted.into()),
+            };
+        };
+        let location = clip(pending.location(), SHOWN);
+        let location = heapless::String::try_from(location).unwrap_or_default();
+        let expected = pending.digest().copied();
+        let result = pending.into_result().and_then(|bytes| {
+            let digest = digest(&bytes);
+            check(expected.as_ref(), &digest)?;
+            // The store is searched by a digest that a start names.
+            let keep = keep || expected.is_some();
+            self.take_bytes(bytes, digest, usage, keep, engine)
+        });
+        Arrival { location, result }
+    }
+
+    /// The reason for which one who waits gives up, after `seconds`.
+    pub(super) fn late(&self, fetch: u8, seconds: u64, engine: &E) -> Reason<E::Buffer> {
+        let Some(fetch) = self.pending(fetch) else {
+            return Refusal::Unwanted.into();
+        };
+        let (count, total) = fetch.progress();
+        let app = clip(fetch.location(), SHOWN);
+        let words = if fetch.is_http() {
+            engine.words(format_args!(
+                "timeout: module {app} is not here after {seconds} s"
+            ))
+        } else {
+            engine.words(format_args!(
+                "timeout waiting for binary chunks: module {app} has {count} of {total} after {seconds} s"
+            ))
+        };
+        words.into()
+    }
+
+    /// Drops idle fetches. The registry goes on sending for others; a server only for as long as
+    /// somebody listens.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let ttl = self.limits.assembly_ttl;
+        for fetch in self.fetches.iter_mut() {
+            let is_over = |f: &Pending<E::Buffer>| f.is_http() || f.began + ttl <= now;
+            let idle = fetch.pending().filter(|f| f.waiters == 0 && is_over(f));
+            if let Some(idle) = idle {
+                log::warn!("incomplete module {} dropped", idle.location());
+                fetch.take();
             }
-            Err(reason) => self.fail_waiters(index, fetch.location(), &reason, now),
         }
     }
 
-    fn serve(&mut self, index: usize, module: ModuleId, now: Instant) {
-        while let Some(slot) = self.tasks.next_fetching(index) {
-            let budget = self.budget(slot);
-            if let Err(reason) = self.launch(slot, module, &budget, now) {
-                self.fail(slot, reason, now);
-            }
+    /// Times at which fetches that are idle then are dropped.
+    pub(super) fn next_deadlines(&self) -> impl Iterator<Item = Instant> {
+        let ttl = self.limits.assembly_ttl;
+        self.all().map(move |(_, f)| f.began + ttl)
+    }
+
+    /// The module with this digest, from the table or the store; one use of it is the caller's.
+    ///
+    /// # Errors
+    /// It is stored, and can't be loaded.
+    pub(super) fn recall(
+        &mut self,
+        digest: &Digest,
+        usage: Usage,
+        engine: &mut E,
+    ) -> Result<Option<ModuleId>, Reason<E::Buffer>> {
+        if let Some(known) = self.find(digest) {
+            return Ok(Some(known));
         }
-        while let Some(deployment) = self.tasks.next_deploying(index) {
-            if let Err(reason) = self.deployed(deployment, module) {
-                self.fail_deployment(deployment, reason, now);
-            }
+        let stored = self.store.as_deref_mut().and_then(|s| s.module_len(digest));
+        let Some(len) = stored else {
+            return Ok(None);
+        };
+        self.make_room(len, Purpose::ModuleBytes, engine)?;
+        let mut bytes = engine.allocate(len)?;
+        if !self.read(digest, &mut bytes) {
+            return Ok(None);
+        }
+        self.check_signature(&bytes)?;
+        self.load(bytes, *digest, usage, engine).map(Some)
+    }
+
+    /// Reads a module from the store and verifies it. One that is damaged is removed.
+    fn read(&mut self, expected: &Digest, into: &mut [u8]) -> bool {
+        let Some(store) = self.store.as_deref_mut() else {
+            return false;
+        };
+        let reason = match store.read_module(expected, into) {
+            Ok(()) if digest(into) == *expected => return true,
+            Ok(()) => text(format_args!("its bytes have changed")),
+            Err(reason) => reason,
+        };
+        let hex = to_hex(expected);
+        log::error!("module sha256:{hex} in the store is damaged: {reason}; it is removed");
+        if let Err(reason) = store.remove_module(expected) {
+            log::error!("module sha256:{hex} can't be removed: {reason}");
+        }
+        false
+    }
+
+    /// Whether the store has this module, or there is no store.
+    fn is_stored(&mut self, digest: &Digest) -> bool {
+        let store = self.store.as_deref_mut();
+        store.is_none_or(|store| store.module_len(digest).is_some())
+    }
+
+    /// Stores a module, as far as that is possible.
+    fn keep(&mut self, digest: &Digest, bytes: &[u8]) {
+        if let Some(store) = self.store.as_deref_mut()
+            && let Err(reason) = store.write_module(digest, bytes)
+        {
+            log::warn!("module sha256:{} is not stored: {reason}", to_hex(digest));
         }
     }
 
-    pub(super) fn fetch_failed(&mut self, index: usize, reason: Text, now: Instant) {
-        let app: heapless::String<64> =
-            heapless::String::try_from(clip(self.fetches[index].location(), 64))
-                .unwrap_or_default();
-        self.drop_fetch(index);
-        self.fail_waiters(index, &app, &reason, now);
+    /// Removes a module that can't be loaded from the store.
+    fn forget(&mut self, digest: &Digest) {
+        if let Some(store) = self.store.as_deref_mut()
+            && let Err(reason) = store.remove_module(digest)
+        {
+            log::warn!(
+                "module sha256:{} stays in the store: {reason}",
+                to_hex(digest)
+            );
+        }
     }
 
-    fn fail_waiters(&mut self, index: usize, app: &str, reason: &Text, now: Instant) {
-        let reason = text(format_args!("module {}: {reason}", clip(app, 64)));
-        while let Some(slot) = self.tasks.next_fetching(index) {
-            self.fail(slot, reason.clone(), now);
+    /// Reads the stored record at `index`; `None` if there is none, or no store.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub(super) fn read_record(
+        &mut self,
+        index: u8,
+        into: &mut [u8],
+    ) -> Result<Option<usize>, Text> {
+        match self.store.as_deref_mut() {
+            Some(store) => store.read_record(index, into),
+            None => Ok(None),
         }
-        while let Some(deployment) = self.tasks.next_deploying(index) {
-            self.fail_deployment(deployment, reason.clone(), now);
+    }
+
+    /// Stores a record of a deployment of `module` at `index`: `write` puts it into a buffer, behind the
+    /// module's digest. Nothing without a store.
+    ///
+    /// # Errors
+    /// It can't be stored.
+    pub(super) fn write_record<const N: usize>(
+        &mut self,
+        index: u8,
+        module: ModuleId,
+        write: impl FnOnce(&Digest, &mut [u8]) -> Option<usize>,
+    ) -> Result<(), Text> {
+        let Some(digest) = self.table.digest(module) else {
+            return Ok(());
+        };
+        let Some(store) = self.store.as_deref_mut() else {
+            return Ok(());
+        };
+        let mut bytes = [0; N];
+        match write(&digest, &mut bytes) {
+            None => Err(text(format_args!(
+                "inputs and env make a record of more than {N} bytes"
+            ))),
+            Some(_) if store.module_len(&digest).is_none() => {
+                Err(text(format_args!("its module is not stored")))
+            }
+            Some(len) => store.write_record(index, &bytes[..len]),
         }
+    }
+
+    /// Removes the stored record at `index`.
+    pub(super) fn remove_record(&mut self, index: u8) {
+        if let Some(store) = self.store.as_deref_mut()
+            && let Err(reason) = store.remove_record(index)
+        {
+            log::error!("latent deployment {index} stays in the store: {reason}");
+        }
+    }
+}
+
+/// The `len` bytes that `file` is in base64.
+fn decode<E: Engine>(
+    file: &str,
+    len: usize,
+    limit: usize,
+    engine: &E,
+) -> Result<E::Buffer, Reason<E::Buffer>> {
+    if len > limit {
+        return Err(Refusal::ModuleTooLarge(TooLarge { len, limit }).into());
+    }
+    Shortage::check(Purpose::ModuleBytes, len, engine.arena().available())?;
+    let mut bytes = engine.allocate(len)?;
+    decode_into(file, &mut bytes).map_err(Refusal::File)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+impl<E: Engine> Modules<'_, E> {
+    /// Those who wait for the fetch at `index`, if there is one.
+    pub(super) fn waiters(&self, index: u8) -> Option<usize> {
+        self.pending(index).map(|f| f.waiters.into())
     }
 }

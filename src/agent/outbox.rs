@@ -1,39 +1,48 @@
-//! What must reach the manager, kept until the broker has acknowledged it.
+//! Messages that must reach the manager or the channel, kept until the broker has acknowledged them.
 
-use super::{Delivery, Id, Qos};
+use super::{
+    event::{Delivery, Qos},
+    reason::{Reason, Refusal},
+};
 use crate::{
-    engine::{Text, clip, text},
+    engine::Value,
     task::{
+        args,
         learning::{FORMAT_MAX, Round},
         monitor::Monitor,
     },
+    text::{Text, clip},
     time::{Duration, Instant},
-    wire::ID_MAX,
+    wire::{ID_MAX, Id},
 };
 use core::ops::Deref;
 
-/// A letter that the broker refuses this often is given up.
+/// Refusals by the broker after which an entry is given up.
 const REFUSALS_MAX: u8 = 3;
 
 /// Time from a refusal to the next attempt.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 
-/// A result, or an error's text.
-pub(super) type Outcome<B> = Result<Output<B>, Text>;
+/// The end of a task: a result, or the reason for which there is none.
+pub(super) type Outcome<B> = Result<Output<B>, Reason<B>>;
 
 /// A result.
 #[derive(Debug)]
 pub(super) enum Output<B> {
-    /// A value in decimal; empty if there is none.
-    Value(Text),
-    /// What the guest said, UTF-8.
+    /// The function's value, shown in decimal; nothing for a function without one.
+    Value(Option<Value>),
+    /// Text that the guest published, UTF-8.
     Bytes(B),
 }
 
 impl<B: Deref<Target = [u8]>> Output<B> {
-    pub(super) fn as_str(&self) -> &str {
+    /// The result as text; that of a value is made in `text`.
+    pub(super) fn as_str<'o>(&'o self, text: &'o mut Text) -> &'o str {
         match self {
-            Self::Value(text) => text,
+            Self::Value(value) => {
+                *text = args::format(*value);
+                text
+            }
             Self::Bytes(bytes) => core::str::from_utf8(bytes).unwrap_or_default(),
         }
     }
@@ -50,21 +59,34 @@ pub(super) struct Update<B> {
     pub(super) fallback: bool,
 }
 
-/// Storage of one letter: a message about a task.
+impl<B> Update<B> {
+    pub(super) fn new(round: &Round<'_>, outcome: Outcome<B>, fallback: bool) -> Self {
+        Self {
+            round: Id::try_from(clip(round.id, ID_MAX)).unwrap_or_default(),
+            // The round has it bounded.
+            format: heapless::String::try_from(round.format).unwrap_or_default(),
+            samples: round.samples,
+            outcome,
+            fallback,
+        }
+    }
+}
+
+/// Storage of one entry: a message about a task.
 #[derive(Debug)]
-pub struct Letter<B> {
+pub struct OutboxEntry<B> {
     state: State,
-    /// Order of posting; wraps after 4 billion letters.
+    /// Order of posting; wraps after 4 billion entries.
     seq: u32,
-    /// Not to be sent before.
+    /// Earliest moment of sending.
     due: Instant,
     refusals: u8,
     pub(super) task: Id,
     pub(super) body: Body<B>,
 }
 
-impl<B> Letter<B> {
-    /// A vacant letter.
+impl<B> OutboxEntry<B> {
+    /// A vacant entry.
     pub const VACANT: Self = Self {
         state: State::Vacant,
         seq: 0,
@@ -72,7 +94,7 @@ impl<B> Letter<B> {
         refusals: 0,
         task: Id::new(),
         body: Body::Results {
-            outcome: Ok(Output::Value(Text::new())),
+            outcome: Ok(Output::Value(None)),
             stopped: false,
         },
     };
@@ -82,14 +104,14 @@ impl<B> Letter<B> {
 enum State {
     Vacant,
     Posted,
-    /// Given to the link, which has not told its fate yet.
+    /// Given to the link, which has not reported its fate yet.
     Sent,
 }
 
-/// What a letter says of its task.
+/// Content of an entry.
 #[derive(Debug)]
 pub(super) enum Body<B> {
-    /// The last sample of a run: worth sending once, not worth repeating.
+    /// The last sample of a run: sent once, not repeated.
     Sample(Monitor),
     Results {
         outcome: Outcome<B>,
@@ -105,28 +127,23 @@ pub(super) enum Body<B> {
         /// As in results.
         stopped: bool,
     },
-    /// What a guest publishes: its topic below the channel, and then the payload.
+    /// A message of a guest: its topic below the channel, and then the payload.
     Message {
         bytes: B,
         topic_len: usize,
     },
 }
 
-impl<B> Update<B> {
-    pub(super) fn new(round: &Round<'_>, outcome: Outcome<B>, fallback: bool) -> Self {
-        Self {
-            round: Id::try_from(clip(round.id, ID_MAX)).unwrap_or_default(),
-            // The round has it bounded.
-            format: heapless::String::try_from(round.format).unwrap_or_default(),
-            samples: round.samples,
+impl<B: Deref<Target = [u8]>> Body<B> {
+    /// Results that no stop command brought about.
+    pub(super) const fn results(outcome: Outcome<B>) -> Self {
+        Self::Results {
             outcome,
-            fallback,
+            stopped: false,
         }
     }
-}
 
-impl<B: Deref<Target = [u8]>> Body<B> {
-    /// Whether there is more to be said, now that the first is delivered.
+    /// Whether a second message follows, now that the first is delivered.
     fn next(&mut self) -> bool {
         match self {
             Self::Update { update, .. } => core::mem::take(&mut update.fallback),
@@ -134,16 +151,16 @@ impl<B: Deref<Target = [u8]>> Body<B> {
         }
     }
 
-    /// Says less, where the whole does not get through: a task must not end in silence.
-    fn shrink(&mut self, why: &str) {
+    /// Puts a short reason in the place of a result that does not get through: a task must not end in
+    /// silence.
+    fn shorten(&mut self, reason: impl FnOnce(usize) -> Refusal) {
         let outcome = match self {
             Self::Results { outcome, .. } | Self::InvokeResults { outcome, .. } => outcome,
             Self::Update { update, .. } => &mut update.outcome,
             Self::Sample(_) | Self::Message { .. } => return,
         };
         if let Ok(Output::Bytes(bytes)) = outcome {
-            let len = bytes.len();
-            *outcome = Err(text(format_args!("the result of {len} bytes {why}")));
+            *outcome = Err(reason(bytes.len()).into());
         }
     }
 
@@ -154,7 +171,7 @@ impl<B: Deref<Target = [u8]>> Body<B> {
         }
     }
 
-    fn qos(&self) -> Qos {
+    const fn qos(&self) -> Qos {
         match self {
             Self::Sample(_) => Qos::AtMostOnce,
             _ => Qos::AtLeastOnce,
@@ -162,107 +179,123 @@ impl<B: Deref<Target = [u8]>> Body<B> {
     }
 }
 
-/// Letters, sent in the order of posting as they fall due.
+/// Owner of the entries, which are sent in the order of posting as they fall due.
 #[derive(Debug)]
 pub(super) struct Outbox<'a, B> {
-    letters: &'a mut [Letter<B>],
-    /// All letters from here on are vacant: a large outbox costs no time while it is not full.
+    entries: &'a mut [OutboxEntry<B>],
+    /// All entries from here on are vacant: a large outbox costs no time while it is not full.
     top: usize,
-    /// Letters that are not vacant.
+    /// Entries that are not vacant.
     count: usize,
     /// Bytes of guests' messages in them.
     message_bytes: usize,
+    /// Bytes of guests' messages from which on no more are taken.
+    message_bytes_max: usize,
     seq: u32,
+    /// Whether samples are taken: with a connection only, for they would be late after it.
+    takes_samples: bool,
 }
 
 impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
-    pub(super) fn new(letters: &'a mut [Letter<B>]) -> Self {
-        letters.fill_with(|| Letter::VACANT);
+    pub(super) fn new(entries: &'a mut [OutboxEntry<B>], message_bytes_max: usize) -> Self {
+        entries.fill_with(|| OutboxEntry::VACANT);
         Self {
-            letters,
+            entries,
             top: 0,
             count: 0,
             message_bytes: 0,
+            message_bytes_max,
             seq: 0,
+            takes_samples: false,
         }
     }
 
-    fn posted(&self) -> impl Iterator<Item = &Letter<B>> {
-        let letters = self.letters[..self.top].iter();
-        letters.filter(|l| l.state != State::Vacant)
+    fn posted(&self) -> impl Iterator<Item = &OutboxEntry<B>> {
+        let entries = self.entries[..self.top].iter();
+        entries.filter(|e| e.state != State::Vacant)
     }
 
     fn free(&mut self, index: usize) {
-        self.message_bytes -= self.letters[index].body.message_bytes();
+        self.message_bytes -= self.entries[index].body.message_bytes();
         self.count -= 1;
-        self.letters[index] = Letter::VACANT;
-        while self.top > 0 && self.letters[self.top - 1].state == State::Vacant {
+        self.entries[index] = OutboxEntry::VACANT;
+        while self.top > 0 && self.entries[self.top - 1].state == State::Vacant {
             self.top -= 1;
         }
     }
 
-    pub(super) fn get(&self, index: u16) -> &Letter<B> {
-        &self.letters[usize::from(index)]
+    pub(super) fn get(&self, index: u16) -> &OutboxEntry<B> {
+        &self.entries[usize::from(index)]
     }
 
-    /// Letters that it holds at most.
-    pub(super) fn capacity(&self) -> usize {
-        self.letters.len()
-    }
-
-    /// Letters that can still be posted.
+    /// Vacant entries.
     pub(super) fn room(&self) -> usize {
-        self.letters.len() - self.count
+        self.entries.len() - self.count
     }
 
-    /// Bytes of guests' messages that it holds.
-    pub(super) fn message_bytes(&self) -> usize {
-        self.message_bytes
+    /// Whether a guest's message is taken: guests may fill half of the entries and, in them, a bounded
+    /// number of bytes. The rest is for results, and for the messages of others.
+    pub(super) fn takes_messages(&self) -> bool {
+        self.room() > self.entries.len() / 2 && self.message_bytes < self.message_bytes_max
     }
 
-    /// Drops the samples that were not sent: they'd be served late.
-    pub(super) fn forget_samples(&mut self) {
+    /// Whether a last sample is taken; it must not take an entry that results need.
+    pub(super) fn takes_sample(&self) -> bool {
+        self.takes_samples && self.room() > 1
+    }
+
+    pub(super) const fn connect(&mut self) {
+        self.takes_samples = true;
+    }
+
+    /// Drops the samples that were not sent.
+    pub(super) fn disconnect(&mut self) {
+        self.takes_samples = false;
         for index in 0..self.top {
-            let letter = &self.letters[index];
-            if letter.state == State::Posted && letter.body.qos() == Qos::AtMostOnce {
+            let entry = &self.entries[index];
+            if entry.state == State::Posted && entry.body.qos() == Qos::AtMostOnce {
                 self.free(index);
             }
         }
     }
 
     /// Whether everything posted was delivered.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(super) const fn is_empty(&self) -> bool {
         self.top == 0
     }
 
-    /// Keeps a letter until it is delivered; returns false if there is no room.
-    #[must_use]
-    pub(super) fn post(&mut self, task: &Id, body: Body<B>, due: Instant) -> bool {
-        let vacant = |l: &Letter<B>| l.state == State::Vacant;
-        let Some(index) = self.letters.iter().position(vacant) else {
-            return false;
+    /// Keeps a message about a task until it is delivered; if there is no room it is lost, and that is
+    /// logged.
+    pub(super) fn post(&mut self, task: &str, body: Body<B>, due: Instant) {
+        let Ok(task) = Id::try_from(task) else {
+            debug_assert!(false, "ids are bounded when they are read");
+            return;
+        };
+        let mut entries = self.entries.iter();
+        let Some(index) = entries.position(|e| e.state == State::Vacant) else {
+            log::error!("the outbox is full: a message about task {task} is lost");
+            return;
         };
         self.top = self.top.max(index + 1);
         self.count += 1;
         self.message_bytes += body.message_bytes();
-        self.letters[index] = Letter {
+        self.entries[index] = OutboxEntry {
             state: State::Posted,
             seq: self.seq,
             due,
             refusals: 0,
-            task: task.clone(),
+            task,
             body,
         };
         self.seq = self.seq.wrapping_add(1);
-        true
     }
 
     /// Whether results of this task are posted and not yet delivered, and no stop has come since.
     pub(super) fn holds_results(&self, task: &str) -> bool {
-        self.posted().any(|l| {
-            l.task == task
+        self.posted().any(|e| {
+            e.task == task
                 && matches!(
-                    l.body,
+                    e.body,
                     Body::Results { stopped: false, .. } | Body::Update { stopped: false, .. }
                 )
         })
@@ -272,11 +305,11 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
     /// false if there are none.
     pub(super) fn stop(&mut self, task: &str) -> bool {
         let mut found = false;
-        for letter in &mut self.letters[..self.top] {
-            if letter.state != State::Vacant
-                && letter.task == task
+        for entry in &mut self.entries[..self.top] {
+            if entry.state != State::Vacant
+                && entry.task == task
                 && let Body::Results { stopped, .. } | Body::Update { stopped, .. } =
-                    &mut letter.body
+                    &mut entry.body
             {
                 *stopped = true;
                 found = true;
@@ -288,65 +321,66 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
     /// Whether results of this invocation are posted and not yet delivered.
     pub(super) fn holds_invocation(&self, id: &str) -> bool {
         self.posted()
-            .any(|l| matches!(&l.body, Body::InvokeResults { invocation, .. } if invocation == id))
+            .any(|e| matches!(&e.body, Body::InvokeResults { invocation, .. } if invocation == id))
     }
 
-    /// Gives out the oldest letter that is due and needs no more than `most`.
-    pub(super) fn take(&mut self, most: Qos, now: Instant) -> Option<(u16, Qos)> {
+    /// Gives out the oldest entry that is due and needs no more than `most`.
+    pub(super) fn poll(&mut self, most: Qos, now: Instant) -> Option<(u16, Qos)> {
         let newest = self.seq;
-        let (index, letter) = (0..=u16::MAX)
-            .zip(self.letters[..self.top].iter_mut())
-            .filter(|(_, l)| l.state == State::Posted && l.due <= now && l.body.qos() <= most)
-            .max_by_key(|(_, l)| newest.wrapping_sub(l.seq))?;
-        letter.state = State::Sent;
-        Some((index, letter.body.qos()))
+        let (index, entry) = (0..=u16::MAX)
+            .zip(self.entries[..self.top].iter_mut())
+            .filter(|(_, e)| e.state == State::Posted && e.due <= now && e.body.qos() <= most)
+            .max_by_key(|(_, e)| newest.wrapping_sub(e.seq))?;
+        entry.state = State::Sent;
+        Some((index, entry.body.qos()))
     }
 
-    /// The earliest moment after `now` at which a letter falls due.
-    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
+    /// The earliest moment after `now` at which an entry falls due.
+    pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         self.posted()
-            .filter(|l| l.state == State::Posted && l.due > now)
-            .map(|l| l.due)
+            .filter(|e| e.state == State::Posted && e.due > now)
+            .map(|e| e.due)
             .min()
     }
 
-    /// Told of a letter's fate.
+    /// Takes an entry's fate.
     pub(super) fn delivered(&mut self, index: u16, delivery: Delivery, now: Instant) {
         let index = usize::from(index);
-        let letter = &mut self.letters[index];
+        let entry = &mut self.entries[index];
         match delivery {
-            Delivery::Done if letter.body.next() => letter.state = State::Posted,
+            Delivery::Done if entry.body.next() => entry.state = State::Posted,
             Delivery::Done => self.free(index),
-            Delivery::Lost if letter.body.qos() == Qos::AtMostOnce => self.free(index),
-            Delivery::Lost => letter.state = State::Posted,
+            Delivery::Lost if entry.body.qos() == Qos::AtMostOnce => self.free(index),
+            Delivery::Lost => entry.state = State::Posted,
             // The round's topic is not ours; the manager's envelope is what counts.
-            Delivery::Refused | Delivery::TooLarge if letter.body.next() => {
+            Delivery::Refused | Delivery::TooLarge if entry.body.next() => {
                 log::warn!(
                     "task {}: the broker refuses its update on the round's topic",
-                    letter.task
+                    entry.task
                 );
-                letter.state = State::Posted;
+                entry.state = State::Posted;
             }
-            Delivery::Refused | Delivery::TooLarge => {
-                letter.refusals += 1;
-                if delivery == Delivery::TooLarge {
-                    letter
-                        .body
-                        .shrink("is too large for the link or the broker");
-                } else if letter.refusals + 1 == REFUSALS_MAX {
-                    letter.body.shrink("was refused by the broker");
-                }
-                if letter.refusals < REFUSALS_MAX {
-                    letter.state = State::Posted;
-                    letter.due = now + REFUSED_PAUSE;
-                } else {
-                    log::error!(
-                        "a message about task {} given up: it was refused {REFUSALS_MAX} times",
-                        letter.task
-                    );
-                    self.free(index);
-                }
-            }
+            Delivery::Refused | Delivery::TooLarge => self.refused(index, delivery, now),
+        }
+    }
+
+    fn refused(&mut self, index: usize, delivery: Delivery, now: Instant) {
+        let entry = &mut self.entries[index];
+        entry.refusals += 1;
+        if delivery == Delivery::TooLarge {
+            entry.body.shorten(Refusal::ResultTooLarge);
+        } else if entry.refusals + 1 == REFUSALS_MAX {
+            entry.body.shorten(Refusal::ResultRefused);
+        }
+        if entry.refusals < REFUSALS_MAX {
+            entry.state = State::Posted;
+            entry.due = now + REFUSED_PAUSE;
+        } else {
+            log::error!(
+                "a message about task {} given up: it was refused {REFUSALS_MAX} times",
+                entry.task
+            );
+            self.free(index);
         }
     }
 }
@@ -367,57 +401,58 @@ mod tests {
 
     fn results() -> Body<std::vec::Vec<u8>> {
         Body::Results {
-            outcome: Ok(Output::Value(Text::new())),
+            outcome: Ok(Output::Value(None)),
             stopped: false,
         }
     }
 
     #[test]
-    fn letters_go_in_order_as_they_fall_due() {
-        let mut letters = [const { Letter::VACANT }; 3];
-        let mut outbox = Outbox::new(&mut letters);
-        assert!(outbox.post(&id("a"), results(), at(250)));
-        assert!(outbox.post(&id("b"), results(), at(0)));
-        assert!(outbox.post(&id("c"), results(), at(0)));
-        assert!(!outbox.post(&id("d"), results(), at(0)), "no room");
+    fn entries_go_in_order_as_they_fall_due() {
+        let mut entries = [const { OutboxEntry::VACANT }; 3];
+        let mut outbox = Outbox::new(&mut entries, 1000);
+        outbox.post("a", results(), at(250));
+        outbox.post("b", results(), at(0));
+        outbox.post("c", results(), at(0));
+        outbox.post("d", results(), at(0));
+        assert!(!outbox.holds_results("d"), "there is no room for it");
 
         let take = |outbox: &mut Outbox<'_, _>, ms| {
             outbox
-                .take(Qos::AtLeastOnce, at(ms))
+                .poll(Qos::AtLeastOnce, at(ms))
                 .map(|(index, _)| outbox.get(index).task.clone())
         };
         assert_eq!(take(&mut outbox, 0), Some(id("b")));
         assert_eq!(take(&mut outbox, 0), Some(id("c")));
         assert_eq!(take(&mut outbox, 249), None);
-        assert_eq!(outbox.next(at(0)), Some(at(250)));
+        assert_eq!(outbox.next_deadline(at(0)), Some(at(250)));
         assert_eq!(take(&mut outbox, 250), Some(id("a")));
-        assert_eq!(outbox.next(at(250)), None);
+        assert_eq!(outbox.next_deadline(at(250)), None);
     }
 
     #[test]
-    fn a_lost_letter_is_sent_again_until_it_is_acknowledged() {
-        let mut letters = [const { Letter::VACANT }; 1];
-        let mut outbox = Outbox::new(&mut letters);
-        assert!(outbox.post(&id("a"), results(), at(0)));
+    fn a_lost_entry_is_sent_again_until_it_is_acknowledged() {
+        let mut entries = [const { OutboxEntry::VACANT }; 1];
+        let mut outbox = Outbox::new(&mut entries, 1000);
+        outbox.post("a", results(), at(0));
         for _ in 0..10 {
-            let (index, _) = outbox.take(Qos::AtLeastOnce, at(0)).unwrap();
-            assert!(outbox.take(Qos::AtLeastOnce, at(0)).is_none());
+            let (index, _) = outbox.poll(Qos::AtLeastOnce, at(0)).unwrap();
+            assert!(outbox.poll(Qos::AtLeastOnce, at(0)).is_none());
             assert!(outbox.holds_results("a"));
             outbox.delivered(index, Delivery::Lost, at(0));
         }
-        let (index, _) = outbox.take(Qos::AtLeastOnce, at(0)).unwrap();
+        let (index, _) = outbox.poll(Qos::AtLeastOnce, at(0)).unwrap();
         outbox.delivered(index, Delivery::Done, at(0));
         assert!(outbox.is_empty() && !outbox.holds_results("a"));
     }
 
     #[test]
-    fn a_refused_letter_is_given_up_after_three_attempts() {
-        let mut letters = [const { Letter::VACANT }; 1];
-        let mut outbox = Outbox::new(&mut letters);
-        assert!(outbox.post(&id("a"), results(), at(0)));
+    fn a_refused_entry_is_given_up_after_three_attempts() {
+        let mut entries = [const { OutboxEntry::VACANT }; 1];
+        let mut outbox = Outbox::new(&mut entries, 1000);
+        outbox.post("a", results(), at(0));
         for attempt in 0..3 {
             let now = at(attempt * 5000);
-            let (index, _) = outbox.take(Qos::AtLeastOnce, now).unwrap();
+            let (index, _) = outbox.poll(Qos::AtLeastOnce, now).unwrap();
             outbox.delivered(index, Delivery::Refused, now);
         }
         assert!(outbox.is_empty());
@@ -425,15 +460,15 @@ mod tests {
 
     #[test]
     fn only_what_the_link_has_room_for_is_given_out() {
-        let mut letters = [const { Letter::VACANT }; 2];
-        let mut outbox = Outbox::new(&mut letters);
+        let mut entries = [const { OutboxEntry::VACANT }; 2];
+        let mut outbox = Outbox::new(&mut entries, 1000);
         let monitor = Monitor::new(crate::wire::MonitoringProfile::STANDARD, at(0));
-        assert!(outbox.post(&id("a"), results(), at(0)));
-        assert!(outbox.post(&id("a"), Body::Sample(monitor), at(0)));
+        outbox.post("a", results(), at(0));
+        outbox.post("a", Body::Sample(monitor), at(0));
         assert_eq!(
-            outbox.take(Qos::AtMostOnce, at(0)),
+            outbox.poll(Qos::AtMostOnce, at(0)),
             Some((1, Qos::AtMostOnce))
         );
-        assert_eq!(outbox.take(Qos::AtMostOnce, at(0)), None);
+        assert_eq!(outbox.poll(Qos::AtMostOnce, at(0)), None);
     }
 }

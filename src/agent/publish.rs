@@ -1,15 +1,17 @@
-//! What the agent has to say, and how it is written.
+//! Publications as they are written: topics, and payloads in JSON.
 
 use super::{
-    Agent, Discovery, Publication, Qos, SECOND_HEARTBEAT, Subject, Token, Unwritten,
-    outbox::{Body, Letter, Outcome, Update},
+    event::{Subject, Unwritten},
+    outbox::{Body, OutboxEntry, Outcome, Update},
+    presence::Presence,
+    supervisor::Supervisor,
     tasks::TaskRecord,
 };
-use core::ops::Deref;
-
 use crate::{
-    engine::{Engine, Slot},
+    config::Config,
+    engine::{ArenaUsage, Engine},
     task::monitor::Monitor,
+    text::{Text, text},
     time::Instant,
     wire::{
         Outbound, TopicName,
@@ -17,141 +19,116 @@ use crate::{
         update_topic,
     },
 };
+use core::ops::Deref;
 
-impl<E: Engine> Agent<'_, E> {
-    /// The next message to publish, of quality `most` or less; `None` without a connection.
-    ///
-    /// It is given out once, and its fate must be told by
-    /// [`Event::Published`](super::Event::Published).
-    pub fn poll_publish(&mut self, most: Qos, now: Instant) -> Option<Publication> {
-        if !self.connected {
-            return None;
+/// Topic of a publication.
+pub(super) fn topic<E: Engine>(subject: Subject, of: &Supervisor<'_, E>) -> TopicName {
+    let outbound = match subject {
+        Subject::Discovery => Outbound::Create,
+        Subject::Heartbeat => Outbound::Alive,
+        Subject::Metrics => Outbound::Metrics,
+        Subject::Sample(_) => Outbound::TaskMetrics,
+        Subject::ModuleRequest(_) => Outbound::ModuleRequest,
+        Subject::Entry(index) => match &of.outbox.get(index).body {
+            Body::Sample(_) => Outbound::TaskMetrics,
+            Body::Update { update, .. } if update.fallback => {
+                return update_topic(&update.round, of.config.proplet_id);
+            }
+            Body::Results { .. } | Body::Update { .. } => Outbound::Results,
+            Body::InvokeResults { .. } => Outbound::InvokeResults,
+            Body::Message { bytes, topic_len } => {
+                let below = bytes.get(..*topic_len).unwrap_or_default();
+                let below = core::str::from_utf8(below).unwrap_or_default();
+                // The engine bounds it so that it fits.
+                return of.topics.below(below).unwrap_or_default();
+            }
+        },
+    };
+    of.topics.name(outbound)
+}
+
+/// Writes publications of a proplet at a moment.
+pub(super) struct Writer<'w> {
+    config: &'w Config<'w>,
+    presence: &'w Presence,
+    arena: ArenaUsage,
+}
+
+impl<'w> Writer<'w> {
+    pub(super) const fn new(
+        config: &'w Config<'w>,
+        presence: &'w Presence,
+        arena: ArenaUsage,
+    ) -> Self {
+        Self {
+            config,
+            presence,
+            arena,
         }
-        let (subject, qos) = self.next_subject(most, now)?;
-        Some(Publication {
-            token: Token(subject),
-            qos,
-        })
     }
 
-    fn next_subject(&mut self, most: Qos, now: Instant) -> Option<(Subject, Qos)> {
-        let acknowledged = most >= Qos::AtLeastOnce;
-        if self.discovery == Discovery::Due && acknowledged {
-            self.discovery = Discovery::Sent;
-            return Some((Subject::Create, Qos::AtLeastOnce));
-        }
-        let (due, again) = self.heartbeat;
-        if due <= now && self.discovery != Discovery::Due {
-            let pause = if again {
-                SECOND_HEARTBEAT.min(self.config.heartbeat)
-            } else {
-                self.config.heartbeat
-            };
-            self.heartbeat = (now + pause, false);
-            return Some((Subject::Alive, Qos::AtMostOnce));
-        }
-        if let Some((index, qos)) = self.outbox.take(most, now) {
-            return Some((Subject::Letter(index), qos));
-        }
-        if acknowledged && let Some(index) = self.next_request() {
-            return Some((Subject::Request(index), Qos::AtLeastOnce));
-        }
-        if self.metrics <= now && !self.config.metrics_interval.is_zero() {
-            self.metrics = now + self.config.metrics_interval;
-            self.measure(now);
-            return Some((Subject::Metrics, Qos::AtMostOnce));
-        }
-        let slot = self.next_sample(now)?;
-        Some((Subject::Sample(slot), Qos::AtMostOnce))
-    }
-
-    fn next_request(&mut self) -> Option<u8> {
-        let index = (0..=u8::MAX)
-            .zip(self.fetches.iter())
-            .find_map(|(index, f)| (f.request_due && f.is_registry()).then_some(index))?;
-        self.fetches[usize::from(index)].request_due = false;
-        Some(index)
-    }
-
-    fn next_sample(&mut self, now: Instant) -> Option<Slot> {
-        let (slot, at) = self.tasks.next_sample()?;
-        if at > now {
-            return None;
-        }
-        let usage = self.engine.usage(slot);
-        self.tasks.sample(slot, &usage, now);
-        Some(slot)
-    }
-
-    /// Topic of a publication.
-    pub fn topic(&self, token: Token) -> TopicName {
-        let outbound = match token.0 {
-            Subject::Create => Outbound::Create,
-            Subject::Alive => Outbound::Alive,
-            Subject::Metrics => Outbound::Metrics,
-            Subject::Sample(_) => Outbound::TaskMetrics,
-            Subject::Request(_) => Outbound::ModuleRequest,
-            Subject::Letter(index) => match &self.outbox.get(index).body {
-                Body::Sample(_) => Outbound::TaskMetrics,
-                Body::Update { update, .. } if update.fallback => {
-                    return update_topic(&update.round, self.config.proplet_id);
-                }
-                Body::Results { .. } | Body::Update { .. } => Outbound::Results,
-                Body::InvokeResults { .. } => Outbound::InvokeResults,
-                Body::Message { bytes, topic_len } => {
-                    let topic = bytes.get(..*topic_len).unwrap_or_default();
-                    let topic = core::str::from_utf8(topic).unwrap_or_default();
-                    // The engine bounds it so that it fits.
-                    return self.topics.below(topic).unwrap_or_default();
-                }
-            },
-        };
-        self.topics.name(outbound)
-    }
-
-    /// Serialises a publication's payload, JSON, into `buf` and returns its length.
+    /// Serialises a payload, JSON, into `buf` and returns its length.
     ///
     /// # Errors
     /// `buf` is too small, or it is a sample of a task that has gone since it was given out.
-    pub fn write(&self, token: Token, buf: &mut [u8], now: Instant) -> Result<usize, Unwritten> {
-        let proplet_id = self.config.proplet_id;
-        match token.0 {
-            Subject::Create => {
-                let discovery = report::Discovery {
-                    proplet_id,
-                    namespace: self.config.namespace,
-                    metadata: self.config.metadata,
-                };
-                Ok(report::write(&discovery, buf)?)
-            }
-            Subject::Alive => Ok(report::write(&self.alive(report::Status::Alive), buf)?),
-            Subject::Metrics => Ok(report::write(&self.metrics(now), buf)?),
+    pub(super) fn write<E: Engine>(
+        &self,
+        subject: Subject,
+        of: &Supervisor<'_, E>,
+        buf: &mut [u8],
+        now: Instant,
+    ) -> Result<usize, Unwritten> {
+        Ok(match subject {
+            Subject::Discovery => self.discovery(buf)?,
+            Subject::Heartbeat => self.alive(report::Status::Alive, buf)?,
+            Subject::Metrics => self.metrics(of, buf, now)?,
             Subject::Sample(slot) => {
-                let monitor = self.tasks.get(slot).and_then(TaskRecord::monitor);
+                let monitor = of.tasks.get(slot).and_then(TaskRecord::monitor);
                 let monitor = monitor.ok_or(Unwritten::Gone)?;
-                Ok(report::write(
-                    &self.sample(self.tasks.id(slot), monitor),
-                    buf,
-                )?)
+                self.sample(of.tasks.id(slot), monitor, buf)?
             }
-            Subject::Request(index) => {
-                let app_name = self.fetches[usize::from(index)].location();
-                Ok(report::write(&report::ModuleRequest { app_name }, buf)?)
+            Subject::ModuleRequest(fetch) => {
+                let app_name = of.modules.location(fetch);
+                report::write(&report::ModuleRequest { app_name }, buf)?
             }
-            Subject::Letter(index) => Ok(self.write_letter(self.outbox.get(index), buf)?),
-        }
+            Subject::Entry(index) => self.entry(of.outbox.get(index), buf)?,
+        })
     }
 
-    fn write_letter(
+    fn discovery(&self, buf: &mut [u8]) -> Result<usize, BufferTooSmall> {
+        let discovery = report::Discovery {
+            proplet_id: self.config.proplet_id,
+            namespace: self.config.namespace,
+            metadata: self.config.metadata,
+        };
+        report::write(&discovery, buf)
+    }
+
+    /// A heartbeat, or the last will.
+    pub(super) fn alive(
         &self,
-        letter: &Letter<E::Buffer>,
+        status: report::Status,
         buf: &mut [u8],
     ) -> Result<usize, BufferTooSmall> {
-        let (task_id, proplet_id) = (&*letter.task, self.config.proplet_id);
-        match &letter.body {
-            Body::Sample(monitor) => report::write(&self.sample(task_id, monitor), buf),
+        let alive = report::Alive {
+            proplet_id: self.config.proplet_id,
+            status,
+            namespace: self.config.namespace,
+        };
+        report::write(&alive, buf)
+    }
+
+    fn entry<B: Deref<Target = [u8]>>(
+        &self,
+        entry: &OutboxEntry<B>,
+        buf: &mut [u8],
+    ) -> Result<usize, BufferTooSmall> {
+        let (task_id, proplet_id) = (&*entry.task, self.config.proplet_id);
+        let mut words = Text::new();
+        match &entry.body {
+            Body::Sample(monitor) => self.sample(task_id, monitor, buf),
             Body::Results { outcome, .. } => {
-                let (results, error) = parts(outcome);
+                let (results, error) = parts(task_id, outcome, &mut words);
                 let results = report::Results {
                     task_id,
                     proplet_id,
@@ -164,7 +141,7 @@ impl<E: Engine> Agent<'_, E> {
                 invocation: invocation_id,
                 outcome,
             } => {
-                let (results, error) = parts(outcome);
+                let (results, error) = parts(task_id, outcome, &mut words);
                 let results = report::InvokeResults {
                     task_id,
                     invocation_id,
@@ -174,20 +151,21 @@ impl<E: Engine> Agent<'_, E> {
                 };
                 report::write(&results, buf)
             }
-            Body::Update { update, .. } => self.write_update(task_id, update, buf),
+            Body::Update { update, .. } => self.update(task_id, update, &mut words, buf),
             Body::Message { bytes, topic_len } => {
                 copy(bytes.get(*topic_len..).unwrap_or_default(), buf)
             }
         }
     }
 
-    fn write_update(
+    fn update<B: Deref<Target = [u8]>>(
         &self,
         task_id: &str,
-        update: &Update<E::Buffer>,
+        update: &Update<B>,
+        words: &mut Text,
         buf: &mut [u8],
     ) -> Result<usize, BufferTooSmall> {
-        let (output, error) = parts(&update.outcome);
+        let (output, error) = parts(task_id, &update.outcome, words);
         if update.fallback {
             return copy(output.as_bytes(), buf);
         }
@@ -209,30 +187,22 @@ impl<E: Engine> Agent<'_, E> {
         report::write(&results, buf)
     }
 
-    pub(super) fn alive(&self, status: report::Status) -> report::Alive<'_> {
-        report::Alive {
-            proplet_id: self.config.proplet_id,
-            status,
-            namespace: self.config.namespace,
-        }
-    }
-
-    /// `at` on the wall clock, if that is known.
-    fn timestamp(&self, at: Instant) -> Option<report::Timestamp> {
-        report::Timestamp::from_unix_millis(self.boot?.checked_add(at.as_millis())?)
-    }
-
-    fn metrics(&self, now: Instant) -> report::Metrics<'_> {
-        let (process, arena) = (self.engine.process(), self.engine.arena());
+    fn metrics<E: Engine>(
+        &self,
+        of: &Supervisor<'_, E>,
+        buf: &mut [u8],
+        now: Instant,
+    ) -> Result<usize, BufferTooSmall> {
+        let (process, arena) = (of.engine.process(), &self.arena);
         let in_use = (arena.total - arena.free) as u64;
-        report::Metrics {
+        let metrics = report::Metrics {
             proplet_id: self.config.proplet_id,
             namespace: self.config.namespace,
-            timestamp: self.timestamp(now),
+            timestamp: self.presence.timestamp(now),
             cpu_metrics: report::CpuMetrics {
                 user_seconds: process.user.as_secs_f64(),
                 system_seconds: process.system.as_secs_f64(),
-                percent: self.cpu_percent,
+                percent: self.presence.cpu_percent(),
             },
             memory_metrics: report::MemoryMetrics {
                 rss_bytes: process.rss,
@@ -244,31 +214,26 @@ impl<E: Engine> Agent<'_, E> {
             },
             memory_pages: Some(arena.pages).filter(|count| *count > 0),
             memory_page_bytes: Some(arena.page_bytes).filter(|_| arena.pages > 0),
-            overdue_tasks: Some(self.tasks.overdue()).filter(|count| *count > 0),
+            overdue_tasks: Some(of.tasks.overdue()).filter(|count| *count > 0),
             slow_steps: Some(process.slow_steps).filter(|count| *count > 0),
-        }
+        };
+        report::write(&metrics, buf)
     }
 
-    /// Takes the processor's share since the metrics before.
-    pub(super) fn measure(&mut self, now: Instant) {
-        let process = self.engine.process();
-        let (cpu, (before, at)) = (process.user + process.system, self.cpu_before);
-        let wall = now.since(at).as_secs_f64();
-        let busy = cpu.saturating_sub(before).as_secs_f64();
-        self.cpu_percent = if wall > 0.0 { 100.0 * busy / wall } else { 0.0 };
-        self.cpu_before = (cpu, now);
-    }
-
-    fn sample<'s>(&'s self, task_id: &'s str, monitor: &Monitor) -> report::TaskMetrics<'s> {
+    fn sample(
+        &self,
+        task_id: &str,
+        monitor: &Monitor,
+        buf: &mut [u8],
+    ) -> Result<usize, BufferTooSmall> {
         let (sample, profile) = (monitor.latest(), &monitor.profile);
         let (cpu, memory) = (profile.collect_cpu, profile.collect_memory);
         let aggregate = &sample.aggregate;
-        let arena = self.engine.arena();
-        let percent = 100.0 * sample.memory_bytes as f64 / arena.total.max(1) as f64;
-        report::TaskMetrics {
+        let percent = 100.0 * sample.memory_bytes as f64 / self.arena.total.max(1) as f64;
+        let metrics = report::TaskMetrics {
             task_id,
             proplet_id: self.config.proplet_id,
-            timestamp: self.timestamp(sample.at),
+            timestamp: self.presence.timestamp(sample.at),
             metrics: report::Sample {
                 cpu_percent: cpu.then_some(sample.cpu_percent),
                 memory_bytes: memory.then_some(sample.memory_bytes),
@@ -288,7 +253,8 @@ impl<E: Engine> Agent<'_, E> {
                 sample_count: aggregate.count,
                 ..report::Aggregate::default()
             }),
-        }
+        };
+        report::write(&metrics, buf)
     }
 }
 
@@ -299,9 +265,17 @@ fn copy(bytes: &[u8], buf: &mut [u8]) -> Result<usize, BufferTooSmall> {
     Ok(bytes.len())
 }
 
-fn parts<B: Deref<Target = [u8]>>(outcome: &Outcome<B>) -> (&str, Option<&str>) {
+/// Results and error of a task; their words are made in `words`.
+fn parts<'o, B: Deref<Target = [u8]>>(
+    task: &str,
+    outcome: &'o Outcome<B>,
+    words: &'o mut Text,
+) -> (&'o str, Option<&'o str>) {
     match outcome {
-        Ok(results) => (results.as_str(), None),
-        Err(error) => ("", Some(error)),
+        Ok(results) => (results.as_str(words), None),
+        Err(reason) => {
+            *words = text(format_args!("{}", reason.of(task)));
+            ("", Some(words))
+        }
     }
 }

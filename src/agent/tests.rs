@@ -4,9 +4,10 @@ extern crate std;
 
 use super::*;
 use crate::{
-    engine::{Failure, Limits, Value, Weight},
+    engine::{Failure, Limits, Slot, Value, Weight},
     http::{Accept, Method, Part, Request, RequestId},
     testing::*,
+    time::Duration,
 };
 use ::base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value as Json, json};
@@ -82,7 +83,7 @@ impl Bench {
             deployments: leak(|| DeploymentSlot::FREE, room.deployments),
             modules: leak(|| Entry::VACANT, room.modules),
             fetches: leak(|| Fetch::VACANT, 2),
-            outbox: leak(|| Letter::VACANT, room.outbox),
+            outbox: leak(|| OutboxEntry::VACANT, room.outbox),
             packed: leak(|| 0, 256),
             unescaped: leak(|| 0, 256),
             store,
@@ -169,9 +170,14 @@ impl Bench {
         );
     }
 
-    fn exit(&mut self, slot: u16, result: Result<Option<Value>, Failure>) {
+    fn exit(&mut self, slot: u16, result: Result<Option<Value>, Failure<FakeBuffer>>) {
         self.agent.engine_mut().exit(Slot(slot), result);
         self.handle(Event::Tick);
+    }
+
+    fn trap(&mut self, slot: u16) {
+        let trap = self.agent.engine().trap("unreachable");
+        self.exit(slot, Err(trap));
     }
 
     fn exit_interrupted(&mut self) {
@@ -211,7 +217,7 @@ impl Bench {
     }
 
     fn arena_is_free(&self) -> bool {
-        let arena = self.agent.engine.arena();
+        let arena = self.agent.engine().arena();
         arena.free == arena.total
     }
 }
@@ -335,7 +341,7 @@ fn discovery_is_repeated_until_it_is_acknowledged() {
 fn a_task_runs_and_its_result_comes_no_sooner_than_250_ms_after_the_start() {
     let mut bench = Bench::online();
     bench.start(task("a"));
-    let run = &bench.agent.engine.running[0];
+    let run = &bench.agent.engine().running[0];
     assert_eq!(
         (run.slot, &*run.export, &*run.args),
         (Slot(0), "add", &[Value::I32(20), Value::I32(22)][..])
@@ -360,7 +366,7 @@ fn a_task_runs_and_its_result_comes_no_sooner_than_250_ms_after_the_start() {
 fn starts_for_others_are_ignored_and_those_for_nobody_or_all_accepted() {
     let mut bench = Bench::online();
     bench.start(with(task("a"), json!({"proplet_id": "another"})));
-    assert!(bench.agent.engine.running.is_empty());
+    assert!(bench.agent.engine().running.is_empty());
     bench.start(with(
         task("b"),
         json!({"proplet_id": "another", "broadcast": true}),
@@ -380,7 +386,7 @@ fn one_parse_serves_all_instances() {
     }
     let status = bench.agent.status();
     assert_eq!((status.running, status.parses, status.modules), (4, 1, 1));
-    assert_eq!(bench.agent.engine.loads, 1);
+    assert_eq!(bench.agent.engine().loads, 1);
     bench.start(task("e"));
     assert_eq!(
         bench.results_until(1250),
@@ -474,7 +480,7 @@ fn what_can_be_refused_is_told_in_the_results() {
         assert_eq!(results.len(), 1, "{extra}");
         let error = results[0]["error"].as_str().unwrap();
         assert!(error.contains(reason), "{extra}: {error}");
-        assert!(bench.arena_is_free() && bench.agent.engine.running.is_empty());
+        assert!(bench.arena_is_free() && bench.agent.engine().running.is_empty());
         // The slot, the module's entry and the id are free again.
         bench.start(task("a"));
         assert_eq!(bench.agent.status().running, 1, "{extra}");
@@ -488,7 +494,7 @@ fn a_default_entry_falls_back_to_main() {
         task("a"),
         json!({"name": "fl-round-1-x", "inputs": null}),
     ));
-    assert_eq!(bench.agent.engine.running[0].export, "main");
+    assert_eq!(bench.agent.engine().running[0].export, "main");
 }
 
 #[test]
@@ -570,7 +576,7 @@ fn a_full_outbox_keeps_results_in_their_slots() {
         for slot in 0..4 {
             if bench
                 .agent
-                .engine
+                .engine()
                 .running
                 .iter()
                 .any(|r| r.slot == Slot(slot))
@@ -579,7 +585,7 @@ fn a_full_outbox_keeps_results_in_their_slots() {
             }
         }
     }
-    assert_eq!(bench.agent.outbox.room(), 0);
+    assert_eq!(bench.agent.supervisor.outbox.room(), 0);
     bench.at(60_000).handle(Event::Connected);
     let results = bench.results_until(61_000);
     let mut ids: Vec<_> = results
@@ -603,11 +609,11 @@ fn a_stop_ends_a_task_with_one_result() {
     ] {
         bench.send("control/manager/stop", stop);
     }
-    assert!(bench.agent.engine.interrupted.is_empty());
+    assert!(bench.agent.engine().interrupted.is_empty());
     for _ in 0..3 {
         bench.send("control/manager/stop", json!({"id": "a"}));
     }
-    assert_eq!(bench.agent.engine.interrupted, [Slot(0)]);
+    assert_eq!(bench.agent.engine().interrupted, [Slot(0)]);
     bench.exit_interrupted();
     assert_eq!(bench.results_until(2000), [failure("a", "task stopped")]);
     assert_eq!(bench.agent.status().running, 1, "its neighbour goes on");
@@ -628,7 +634,7 @@ fn a_task_that_was_stopped_may_be_started_at_once() {
         bench.start(task("a"));
         bench.exit_interrupted();
         assert_eq!(bench.agent.status().running, 1, "the new one, once");
-        let slot = bench.agent.engine.running[0].slot.0;
+        let slot = bench.agent.engine().running[0].slot.0;
         bench.exit(slot, Ok(Some(Value::I32(42))));
         let results = bench.results_until(2000);
         assert_eq!(results, [failure("a", "task stopped"), result("a", "42")]);
@@ -664,7 +670,7 @@ fn a_deadline_ends_a_task() {
         json!({"env": {"PROPLET_DEADLINE_MS": "500"}}),
     ));
     bench.run_until(1499);
-    assert!(bench.agent.engine.interrupted.is_empty());
+    assert!(bench.agent.engine().interrupted.is_empty());
     assert_eq!(
         bench.agent.next_deadline(bench.now),
         Some(Instant::from_millis(1500))
@@ -690,7 +696,7 @@ fn deadlines_act_without_a_link() {
         Some(Instant::from_millis(1500))
     );
     bench.at(1500);
-    assert_eq!(bench.agent.engine.interrupted, [Slot(0)]);
+    assert_eq!(bench.agent.engine().interrupted, [Slot(0)]);
 }
 
 #[test]
@@ -705,14 +711,14 @@ fn limits_reach_the_engine() {
         work: Some(1000),
         weight: Weight(40),
     };
-    assert_eq!(bench.agent.engine.running[0].limits, expected);
+    assert_eq!(bench.agent.engine().running[0].limits, expected);
 }
 
 #[test]
 fn a_trap_is_an_error() {
     let mut bench = Bench::online();
     bench.start(task("a"));
-    bench.exit(0, Err(Failure::Trap(text(format_args!("unreachable")))));
+    bench.trap(0);
     assert_eq!(bench.results_until(2000), [failure("a", "unreachable")]);
 }
 
@@ -722,7 +728,7 @@ fn fill_outbox(bench: &mut Bench) {
     for n in 0..8 {
         bench.start(json!({"id": format!("bad{n}"), "name": "x", "proplet_id": ID}));
     }
-    assert_eq!(bench.agent.outbox.room(), 0);
+    assert_eq!(bench.agent.supervisor.outbox.room(), 0);
 }
 
 #[test]
@@ -820,7 +826,7 @@ fn an_invocation_has_the_weight_of_its_deployment_or_its_own() {
     bench.start(with(task("a"), json!({"latent": true, "env": env})));
     bench.invoke("1", json!({}));
     bench.invoke("2", json!({"env": {"PROPLET_WEIGHT": "5"}}));
-    let running = &bench.agent.engine.running;
+    let running = &bench.agent.engine().running;
     let weights: Vec<u8> = running.iter().map(|r| r.limits.weight.0).collect();
     assert_eq!(weights, [40, 5]);
 }
@@ -834,7 +840,7 @@ fn a_deployment_is_invoked_any_number_of_times_at_once() {
         json!({"inputs": ["1", "2"], "env": {"PROPLET_WORK": "9"}}),
     );
     bench.invoke("2", json!({}));
-    let running = &bench.agent.engine.running;
+    let running = &bench.agent.engine().running;
     assert_eq!(running.len(), 2, "a repeated invocation is ignored");
     assert_eq!(running[0].args, [Value::I32(20), Value::I32(22)]);
     assert_eq!(
@@ -847,7 +853,7 @@ fn a_deployment_is_invoked_any_number_of_times_at_once() {
         (Some(9), 1024)
     );
     bench.exit(1, Ok(Some(Value::I32(3))));
-    bench.exit(0, Err(Failure::Trap(text(format_args!("unreachable")))));
+    bench.trap(0);
     assert_eq!(
         bench.invoke_results(),
         [
@@ -1123,7 +1129,7 @@ fn samples_follow_the_profile() {
         "collect_file_descriptors": false, "export_to_mqtt": true, "retain_history": false,
         "history_size": 0});
     bench.start(with(task("a"), json!({"monitoring_profile": profile})));
-    bench.agent.engine.usage.memory = 5000;
+    bench.agent.engine_mut().usage.memory = 5000;
     let out = bench.run_until(6000);
     let samples: Vec<_> = out
         .iter()
@@ -1194,9 +1200,9 @@ fn any_history_leaves_nothing_behind() {
                 6 => bench.chunk(if n < 3 { "x" } else { "y" }, u32::from(n) % 2, 2, b"main()\n"),
                 7 => {
                     let slots: Vec<_> =
-                        bench.agent.engine.running.iter().map(|r| r.slot.0).collect();
+                        bench.agent.engine().running.iter().map(|r| r.slot.0).collect();
                     if let Some(&slot) = slots.get(usize::from(n) % slots.len().max(1)) {
-                        bench.agent.engine.interrupted.retain(|s| s.0 != slot);
+                        bench.agent.engine_mut().interrupted.retain(|s| s.0 != slot);
                         bench.exit(slot, Ok(None));
                     }
                 }

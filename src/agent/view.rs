@@ -1,16 +1,31 @@
-//! What a port shows of the agent's records.
+//! Records of the agent, as a port shows them.
 
-use super::{
-    Agent,
-    tasks::{Deployed, State},
-};
 use crate::{
-    engine::{Engine, ModuleId, RunUsage, Slot},
+    engine::{ModuleId, RunUsage, Slot},
     module::table::Digest,
     time::Instant,
 };
 
-/// What a slot or a deployment is busy with.
+/// Figures of a proplet at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Status {
+    /// Whether the broker is connected.
+    pub connected: bool,
+    /// Slots that run a guest.
+    pub running: usize,
+    /// Slots in all.
+    pub slots: usize,
+    /// Starts that wait for their module or their round's data.
+    pub fetching: usize,
+    /// Latent deployments that can be invoked.
+    pub deployed: usize,
+    /// Modules that are loaded.
+    pub modules: usize,
+    /// Modules parsed since boot.
+    pub parses: u32,
+}
+
+/// Stage of a task or a deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// Waits for its module.
@@ -32,21 +47,21 @@ pub enum Stage {
 /// A task that runs or waits for its module, or a latent deployment.
 #[derive(Debug, Clone, Copy)]
 pub struct TaskView<'a> {
-    /// The slot; none for a deployment.
+    /// The slot; `None` for a deployment.
     pub slot: Option<Slot>,
     /// The task's id.
     pub id: &'a str,
-    /// The invocation's id, if it is one.
+    /// The invocation's id, for an invocation.
     pub invocation: Option<&'a str>,
     /// Name of the export.
     pub name: &'a str,
-    /// What it is busy with.
+    /// Its stage.
     pub stage: Stage,
     /// When its start came.
     pub received: Instant,
     /// Its module, as soon as it has it.
     pub module: Option<ModuleId>,
-    /// What its run has used.
+    /// Resources that its run has used.
     pub usage: RunUsage,
 }
 
@@ -59,56 +74,4 @@ pub struct ModuleView {
     pub digest: Digest,
     /// Runs and deployments that share it.
     pub users: u32,
-}
-
-impl<E: Engine> Agent<'_, E> {
-    /// What runs or waits for its module, by slot, and then what is deployed.
-    pub fn tasks(&self) -> impl Iterator<Item = TaskView<'_>> {
-        let tasks = self.tasks.all().map(|(slot, task)| TaskView {
-            slot: Some(slot),
-            id: task.id(),
-            invocation: task.invocation(),
-            name: task.name(),
-            stage: self.stage(slot, task.state()),
-            received: task.task().received,
-            module: task.state().module(),
-            usage: self.engine.usage(slot),
-        });
-        let deployments = self.tasks.deployments().map(|(_, deployment)| TaskView {
-            slot: None,
-            id: deployment.id(),
-            invocation: None,
-            name: deployment.name(),
-            stage: match deployment.state() {
-                Deployed::Ready { .. } => Stage::Deployed,
-                Deployed::Fetching { .. } => Stage::Fetching,
-                Deployed::Failed => Stage::Failed,
-            },
-            received: deployment.head().received,
-            module: match deployment.state() {
-                Deployed::Ready { module } => Some(module),
-                _ => None,
-            },
-            usage: RunUsage::default(),
-        });
-        tasks.chain(deployments)
-    }
-
-    fn stage(&self, slot: Slot, state: &State<E>) -> Stage {
-        match state {
-            State::Accepted | State::Fetching { .. } => Stage::Fetching,
-            State::Gathering { .. } => Stage::Gathering,
-            State::Running { .. } if self.engine.has_exited(slot) => Stage::Reporting,
-            State::Running { ending: None, .. } => Stage::Running,
-            State::Running { .. } => Stage::Stopping,
-            State::Failed { .. } | State::Posting { .. } | State::Posted { .. } => Stage::Reporting,
-        }
-    }
-
-    /// The modules that are loaded.
-    pub fn modules(&self) -> impl Iterator<Item = ModuleView> {
-        self.table
-            .users()
-            .map(|(id, digest, users)| ModuleView { id, digest, users })
-    }
 }

@@ -1,16 +1,134 @@
 //! A module that comes in chunks, put together in place.
 
+use super::buffer::extend;
 use crate::{
-    engine::{Engine, Text, text},
-    module::source::grow,
-    wire::{Chunk, decode_into, decoded_len},
+    engine::Engine,
+    memory::{Purpose, Shortage},
+    wire::{Chunk, Error, decode_into, decoded_len},
 };
-use core::ops::DerefMut;
+use core::{fmt, ops::DerefMut};
 
 /// Most chunks of a module.
 pub const CHUNKS_MAX: usize = 2048;
 
 const WORDS: usize = CHUNKS_MAX / 32;
+
+/// Refusal of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChunkError {
+    /// The index is not below the number of chunks.
+    Index {
+        /// The index, from 0.
+        index: u32,
+        /// Number of chunks.
+        total: u32,
+    },
+    /// The module has more than [`CHUNKS_MAX`] chunks.
+    TooMany(u32),
+    /// The number of chunks differs from that of earlier chunks.
+    Total {
+        /// The index, from 0.
+        index: u32,
+        /// Number of chunks.
+        total: u32,
+        /// Number of chunks according to earlier ones.
+        earlier: u32,
+    },
+    /// The chunk is not as long as earlier ones.
+    Length {
+        /// The index, from 0.
+        index: u32,
+        /// Number of chunks.
+        total: u32,
+        /// Length in bytes.
+        len: usize,
+        /// Length of earlier chunks in bytes.
+        earlier: usize,
+    },
+    /// The chunk is shorter than the last one, or empty.
+    Short {
+        /// The index, from 0.
+        index: u32,
+        /// Number of chunks.
+        total: u32,
+        /// Length in bytes.
+        len: usize,
+        /// Length of the last chunk in bytes.
+        last: usize,
+    },
+    /// The data is not base64.
+    Base64 {
+        /// The index, from 0.
+        index: u32,
+        /// Number of chunks.
+        total: u32,
+    },
+    /// The module is larger than the limit.
+    TooLarge(TooLarge),
+    /// The arena lacks room.
+    Memory(Shortage),
+}
+
+/// A module that is larger than the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLarge {
+    /// Length of the module in bytes.
+    pub len: usize,
+    /// The limit in bytes.
+    pub limit: usize,
+}
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { len, limit } = self;
+        write!(f, "the module has {len} bytes, this proplet takes {limit}")
+    }
+}
+
+impl fmt::Display for ChunkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Index { index, total } => write!(f, "chunk {index} of {total} is out of range"),
+            Self::TooMany(total) => write!(
+                f,
+                "{total} chunks are more than {CHUNKS_MAX}: use larger chunks"
+            ),
+            Self::Total {
+                index,
+                total,
+                earlier,
+            } => write!(
+                f,
+                "chunk {index} says {total} chunks, earlier ones said {earlier}"
+            ),
+            Self::Length {
+                index,
+                total,
+                len,
+                earlier,
+            } => write!(
+                f,
+                "chunk {index} of {total} has {len} bytes, earlier ones had {earlier}"
+            ),
+            Self::Short {
+                index,
+                total,
+                len,
+                last,
+            } => write!(
+                f,
+                "chunk {index} of {total} has {len} bytes, the last one {last}"
+            ),
+            Self::Base64 { index, total } => {
+                write!(f, "chunk {index} of {total}: {}", Error::Base64)
+            }
+            Self::TooLarge(error) => error.fmt(f),
+            Self::Memory(shortage) => shortage.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for ChunkError {}
 
 /// A module of which some chunks have come.
 ///
@@ -64,14 +182,15 @@ impl<B: DerefMut<Target = [u8]>> Chunks<B> {
     pub fn accept<E: Engine<Buffer = B>>(
         &mut self,
         chunk: &Chunk<'_>,
-        engine: &mut E,
-    ) -> Result<Option<B>, Text> {
+        engine: &E,
+    ) -> Result<Option<B>, ChunkError> {
         let (index, total) = (chunk.chunk_idx, chunk.total_chunks);
         self.check_total(index, total)?;
         if self.has(index) {
             return Ok(None);
         }
-        let bad = |e| text(format_args!("chunk {index} of {total}: {e}"));
+        // The decoder has room for all: it fails for the text alone.
+        let bad = |_| ChunkError::Base64 { index, total };
         let len = decoded_len(chunk.data).map_err(bad)?;
         let offset = if index + 1 == total {
             self.place_tail(index, len, engine)?
@@ -87,32 +206,43 @@ impl<B: DerefMut<Target = [u8]>> Chunks<B> {
         }
         let mut whole = self.bytes.take();
         if let Some(bytes) = &mut whole {
-            engine.resize(bytes, self.tail_offset() + self.tail.unwrap_or(0))?;
+            let len = self.tail_offset() + self.tail.unwrap_or(0);
+            engine.resize(bytes, len).map_err(ChunkError::Memory)?;
         }
         Ok(whole)
     }
 
-    fn check_total(&mut self, index: u32, total: u32) -> Result<(), Text> {
+    fn check_total(&mut self, index: u32, total: u32) -> Result<(), ChunkError> {
         if index >= total {
-            return Err(text(format_args!(
-                "chunk {index} of {total} is out of range"
-            )));
+            return Err(ChunkError::Index { index, total });
         }
         if total as usize > CHUNKS_MAX {
-            return Err(text(format_args!(
-                "{total} chunks are more than {CHUNKS_MAX}: use larger chunks"
-            )));
+            return Err(ChunkError::TooMany(total));
         }
         if self.total == 0 {
             self.total = total;
         }
         if self.total != total {
-            return Err(text(format_args!(
-                "chunk {index} says {total} chunks, earlier ones said {}",
-                self.total
-            )));
+            return Err(ChunkError::Total {
+                index,
+                total,
+                earlier: self.total,
+            });
         }
         Ok(())
+    }
+
+    /// Makes the buffer at least `len` bytes long.
+    fn grow<E: Engine<Buffer = B>>(&mut self, len: usize, engine: &E) -> Result<(), ChunkError> {
+        let have = self.bytes.as_deref().map_or(0, <[u8]>::len);
+        if len <= have {
+            return Ok(());
+        }
+        let limit = self.limit;
+        if len > limit {
+            return Err(ChunkError::TooLarge(TooLarge { len, limit }));
+        }
+        extend(&mut self.bytes, len, Purpose::ModuleBytes, engine).map_err(ChunkError::Memory)
     }
 
     /// Makes room for the last chunk and returns its offset.
@@ -120,18 +250,13 @@ impl<B: DerefMut<Target = [u8]>> Chunks<B> {
         &mut self,
         index: u32,
         len: usize,
-        engine: &mut E,
-    ) -> Result<usize, Text> {
+        engine: &E,
+    ) -> Result<usize, ChunkError> {
         if self.stride != 0 && len > self.stride {
             return Err(self.unequal(index, len));
         }
         let offset = self.tail_offset();
-        grow(
-            &mut self.bytes,
-            offset.saturating_add(len),
-            self.limit,
-            engine,
-        )?;
+        self.grow(offset.saturating_add(len), engine)?;
         self.tail = Some(len);
         Ok(offset)
     }
@@ -141,19 +266,20 @@ impl<B: DerefMut<Target = [u8]>> Chunks<B> {
         &mut self,
         index: u32,
         len: usize,
-        engine: &mut E,
-    ) -> Result<usize, Text> {
+        engine: &E,
+    ) -> Result<usize, ChunkError> {
         if self.stride == 0 {
             if len == 0 || self.tail.is_some_and(|tail| tail > len) {
-                return Err(text(format_args!(
-                    "chunk {index} of {} has {len} bytes, the last one {}",
-                    self.total,
-                    self.tail.unwrap_or(0)
-                )));
+                return Err(ChunkError::Short {
+                    index,
+                    total: self.total,
+                    len,
+                    last: self.tail.unwrap_or(0),
+                });
             }
             let before_tail = len.saturating_mul(self.total as usize - 1);
             let whole = before_tail.saturating_add(self.tail.unwrap_or(len));
-            grow(&mut self.bytes, whole, self.limit, engine)?;
+            self.grow(whole, engine)?;
             self.stride = len;
             if let (Some(tail), Some(bytes)) = (self.tail, self.bytes.as_deref_mut()) {
                 bytes.copy_within(..tail, before_tail);
@@ -165,11 +291,13 @@ impl<B: DerefMut<Target = [u8]>> Chunks<B> {
         Ok(self.stride * index as usize)
     }
 
-    fn unequal(&self, index: u32, len: usize) -> Text {
-        text(format_args!(
-            "chunk {index} of {} has {len} bytes, earlier ones had {}",
-            self.total, self.stride
-        ))
+    const fn unequal(&self, index: u32, len: usize) -> ChunkError {
+        ChunkError::Length {
+            index,
+            total: self.total,
+            len,
+            earlier: self.stride,
+        }
     }
 
     /// 0 while the stride is unknown.
@@ -193,7 +321,10 @@ mod tests {
     use crate::testing::FakeEngine;
     use base64::{Engine as _, prelude::BASE64_STANDARD};
     use proptest::prelude::*;
-    use std::{string::String as StdString, vec::Vec};
+    use std::{
+        string::{String as StdString, ToString as _},
+        vec::Vec,
+    };
 
     const LIMIT: usize = 8192;
 
@@ -215,12 +346,12 @@ mod tests {
 
     /// Feeds `chunks` and returns the assembled module or the error.
     fn feed(chunks: &[Part<'_>], arena: usize) -> Result<Option<Vec<u8>>, StdString> {
-        let mut engine = FakeEngine::new(arena);
+        let engine = FakeEngine::new(arena);
         let mut assembly = Chunks::new(LIMIT);
         for (index, total, bytes) in chunks {
             let done = assembly
-                .accept(&chunk(*index, *total, &encode(bytes)), &mut engine)
-                .map_err(|e| StdString::from(e.as_str()))?;
+                .accept(&chunk(*index, *total, &encode(bytes)), &engine)
+                .map_err(|e| e.to_string())?;
             if let Some(bytes) = done {
                 return Ok(Some(bytes.to_vec()));
             }
@@ -281,14 +412,14 @@ mod tests {
     fn a_module_over_the_limit_is_refused_before_it_takes_memory() {
         for chunks in [[(0, 200, &[0; 64])], [(199, 200, &[0; 64])]] {
             let chunks: Vec<Part<'_>> = chunks.map(|(i, t, b)| (i, t, &b[..])).into();
-            let mut engine = FakeEngine::new(100_000);
+            let engine = FakeEngine::new(100_000);
             let mut assembly = Chunks::new(LIMIT);
             let (index, total, bytes) = chunks[0];
-            let first = assembly.accept(&chunk(index, total, &encode(bytes)), &mut engine);
-            let error = first
-                .and_then(|_| assembly.accept(&chunk(1, total, &encode(&[0; 64])), &mut engine));
+            let first = assembly.accept(&chunk(index, total, &encode(bytes)), &engine);
+            let error =
+                first.and_then(|_| assembly.accept(&chunk(1, total, &encode(&[0; 64])), &engine));
             assert_eq!(
-                error.unwrap_err(),
+                error.unwrap_err().to_string(),
                 "the module has 12800 bytes, this proplet takes 8192"
             );
             assert_eq!(
@@ -300,12 +431,13 @@ mod tests {
 
     #[test]
     fn bad_base64_is_refused() {
-        let mut engine = FakeEngine::new(4096);
+        let engine = FakeEngine::new(4096);
         let mut assembly = Chunks::new(LIMIT);
         assert!(
             assembly
-                .accept(&chunk(0, 1, "@@@@"), &mut engine)
+                .accept(&chunk(0, 1, "@@@@"), &engine)
                 .unwrap_err()
+                .to_string()
                 .starts_with("chunk 0 of 1: ")
         );
     }

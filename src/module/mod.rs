@@ -1,15 +1,16 @@
 //! Modules: where their bytes come from, and the table that shares them.
 //!
 //! - [`table`]: the shared-module instance table, keyed by SHA-256.
-//! - [`source`]: what an image reference says, and a module on its way from any source.
+//! - [`reference`]: image references, and the digests in them.
 //! - [`hex`]: digests as text.
 //! - [`chunks`]: a module from the registry, put together from chunks.
 //! - [`stream`]: a response's body, put into place.
 //! - [`signature`]: whether somebody who is trusted has signed a module.
 
+pub(crate) mod buffer;
 pub mod chunks;
 pub mod hex;
+pub mod reference;
 pub mod signature;
-pub mod source;
 pub mod stream;
 pub mod table;

@@ -24,7 +24,7 @@ use super::{
     table::{Digest, digest},
 };
 use crate::{
-    engine::{Text, clip, text},
+    text::{Text, clip, text},
     wire::decode_into,
 };
 use core::fmt;
@@ -79,9 +79,9 @@ impl<'a> Trust<'a> {
     /// 6.5 KB of stack.
     ///
     /// # Errors
-    /// The [`Refusal`] as text.
-    pub fn check(&self, module: &[u8]) -> Result<(), Text> {
-        (self.check)(self.keys, module).map_err(|refusal| text(format_args!("{refusal}")))
+    /// The module is not signed by one of them.
+    pub fn check(&self, module: &[u8]) -> Result<(), Refusal> {
+        (self.check)(self.keys, module)
     }
 }
 

@@ -1,69 +1,150 @@
 //! Bytes that come one after the other, put into place as they come.
 
+use super::buffer::extend;
 use crate::{
-    engine::{Engine, Text, text},
-    module::source::{Piece, extend},
+    engine::Engine,
+    http::Part,
+    memory::{Purpose, Shortage},
 };
-use core::ops::DerefMut;
+use core::{fmt, ops::DerefMut};
 
 /// By how many bytes a buffer grows whose end is not known.
 const STEP: usize = 1024;
 
+/// Content of a response, named in errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// A module.
+    Module,
+    /// The model of a federated round.
+    Model,
+    /// The data set of a federated round.
+    Dataset,
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Module => "module",
+            Self::Model => "model",
+            Self::Dataset => "data set",
+        })
+    }
+}
+
+/// Refusal of a body, or of a part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamError {
+    /// The body is longer than the server announced.
+    Overrun(Content),
+    /// The body is shorter than the server announced.
+    CutShort {
+        /// The body's content.
+        content: Content,
+        /// Bytes that came.
+        len: usize,
+        /// Bytes that were announced.
+        announced: usize,
+    },
+    /// The body is larger than the limit.
+    TooLarge {
+        /// The body's content.
+        content: Content,
+        /// Its length in bytes, as far as it is known.
+        len: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The arena lacks room.
+    Memory(Shortage),
+}
+
+impl From<Shortage> for StreamError {
+    fn from(shortage: Shortage) -> Self {
+        Self::Memory(shortage)
+    }
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Overrun(content) => {
+                write!(f, "the {content} has more bytes than the server said")
+            }
+            Self::CutShort {
+                content,
+                len,
+                announced,
+            } => write!(
+                f,
+                "the server sent {len} of the {content}'s {announced} bytes"
+            ),
+            Self::TooLarge {
+                content,
+                len,
+                limit,
+            } => write!(
+                f,
+                "the {content} has {len} bytes or more, this proplet takes {limit}"
+            ),
+            Self::Memory(shortage) => shortage.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for StreamError {}
+
 /// The body of a response, as far as it has come.
 #[derive(Debug)]
 pub struct Stream<B> {
-    /// What it is, in errors.
-    what: &'static str,
+    content: Content,
     bytes: Option<B>,
     len: usize,
-    /// Bytes that the server has promised.
-    length: Option<usize>,
+    /// Length that the server announced.
+    announced: Option<usize>,
     limit: usize,
 }
 
 impl<B: DerefMut<Target = [u8]>> Stream<B> {
-    /// Of at most `limit` bytes; `what` names it in errors.
-    pub const fn new(what: &'static str, limit: usize) -> Self {
+    /// An empty stream for at most `limit` bytes.
+    pub const fn new(content: Content, limit: usize) -> Self {
         Self {
-            what,
+            content,
             bytes: None,
             len: 0,
-            length: None,
+            announced: None,
             limit,
         }
     }
 
-    /// A response begins, of so many bytes, if the server says. What came of another is dropped.
+    /// Begins a response, of `announced` bytes if the server says. Bytes of an earlier one are dropped.
     ///
     /// # Errors
-    /// If it can't be kept.
+    /// The response is too large, or the arena lacks room.
     pub fn begin<E: Engine<Buffer = B>>(
         &mut self,
-        length: Option<usize>,
-        engine: &mut E,
-    ) -> Result<(), Text> {
-        (self.bytes, self.len, self.length) = (None, 0, length);
-        match length {
-            Some(length) => self.make_room(length, engine),
+        announced: Option<usize>,
+        engine: &E,
+    ) -> Result<(), StreamError> {
+        (self.bytes, self.len, self.announced) = (None, 0, announced);
+        match announced {
+            Some(len) => self.make_room(len, engine),
             None => Ok(()),
         }
     }
 
-    /// The next bytes.
+    /// Appends bytes.
     ///
     /// # Errors
-    /// If they can't be kept.
-    pub fn bytes<E: Engine<Buffer = B>>(
+    /// The body is longer than announced or too large, or the arena lacks room.
+    pub fn append<E: Engine<Buffer = B>>(
         &mut self,
         bytes: &[u8],
-        engine: &mut E,
-    ) -> Result<(), Text> {
+        engine: &E,
+    ) -> Result<(), StreamError> {
         let end = self.len.saturating_add(bytes.len());
-        if self.length.is_some_and(|length| end > length) {
-            return Err(text(format_args!(
-                "the {} has more bytes than the server said",
-                self.what
-            )));
+        if self.announced.is_some_and(|announced| end > announced) {
+            return Err(StreamError::Overrun(self.content));
         }
         self.make_room(end, engine)?;
         if let Some(buffer) = self.bytes.as_deref_mut() {
@@ -73,16 +154,17 @@ impl<B: DerefMut<Target = [u8]>> Stream<B> {
         Ok(())
     }
 
-    /// All bytes, now that they are complete.
+    /// Takes all bytes of a complete body.
     ///
     /// # Errors
-    /// If they are fewer than the server has said.
-    pub fn end<E: Engine<Buffer = B>>(&mut self, engine: &mut E) -> Result<B, Text> {
-        if let Some(length) = self.length.filter(|length| self.len < *length) {
-            return Err(text(format_args!(
-                "the server sent {} of the {}'s {length} bytes",
-                self.len, self.what
-            )));
+    /// The body is shorter than announced, or the arena lacks room.
+    pub fn end<E: Engine<Buffer = B>>(&mut self, engine: &E) -> Result<B, StreamError> {
+        if let Some(announced) = self.announced.filter(|announced| self.len < *announced) {
+            return Err(StreamError::CutShort {
+                content: self.content,
+                len: self.len,
+                announced,
+            });
         }
         let mut bytes = match self.bytes.take() {
             Some(bytes) => bytes,
@@ -92,15 +174,15 @@ impl<B: DerefMut<Target = [u8]>> Stream<B> {
         Ok(bytes)
     }
 
-    /// Bytes of the arena that it needs for `piece` besides those it has; 0 if it refuses it.
-    pub fn growth(&self, piece: &Piece<'_>) -> usize {
-        let len = match piece {
-            Piece::Length(Some(length)) => *length,
-            Piece::Bytes(bytes) => self.len.saturating_add(bytes.len()),
-            _ => 0,
+    /// Bytes of the arena that `part` takes besides those that the stream has; 0 if it is refused.
+    pub fn growth(&self, part: &Part<'_>) -> usize {
+        let (len, announced) = match part {
+            Part::Begin(Some(len)) => (*len, Some(*len)),
+            Part::Bytes(bytes) => (self.len.saturating_add(bytes.len()), self.announced),
+            Part::Begin(None) | Part::End | Part::Failed(_) => return 0,
         };
         match len <= self.limit {
-            true => self.room_for(len).saturating_sub(self.held()),
+            true => self.room(len, announced).saturating_sub(self.held()),
             false => 0,
         }
     }
@@ -109,26 +191,28 @@ impl<B: DerefMut<Target = [u8]>> Stream<B> {
         self.bytes.as_deref().map_or(0, <[u8]>::len)
     }
 
-    /// Bytes of the buffer in which the first `len` bytes of the body are to lie.
-    fn room_for(&self, len: usize) -> usize {
-        match self.length {
-            Some(length) => length,
-            None => len.next_multiple_of(STEP).min(self.limit),
-        }
+    /// Bytes of the buffer for the first `len` bytes of the body.
+    fn room(&self, len: usize, announced: Option<usize>) -> usize {
+        announced.unwrap_or_else(|| len.next_multiple_of(STEP).min(self.limit))
     }
 
-    fn make_room<E: Engine<Buffer = B>>(&mut self, len: usize, engine: &mut E) -> Result<(), Text> {
+    fn make_room<E: Engine<Buffer = B>>(
+        &mut self,
+        len: usize,
+        engine: &E,
+    ) -> Result<(), StreamError> {
         if len > self.limit {
-            return Err(text(format_args!(
-                "the {} has {len} bytes or more, this proplet takes {}",
-                self.what, self.limit
-            )));
+            return Err(StreamError::TooLarge {
+                content: self.content,
+                len,
+                limit: self.limit,
+            });
         }
         if len <= self.held() && self.bytes.is_some() {
             return Ok(());
         }
-        let room = self.room_for(len);
-        extend(&mut self.bytes, room, "its bytes", engine)
+        let room = self.room(len, self.announced);
+        Ok(extend(&mut self.bytes, room, Purpose::Body, engine)?)
     }
 }
 
@@ -139,42 +223,43 @@ mod tests {
     use super::*;
     use crate::testing::FakeEngine;
     use proptest::prelude::*;
+    use std::string::ToString as _;
 
     #[test]
     fn lengths_are_held_to() {
-        let mut engine = FakeEngine::new(10_000);
-        let mut stream = Stream::new("model", 1000);
+        let engine = FakeEngine::new(10_000);
+        let mut stream = Stream::new(Content::Model, 1000);
         assert_eq!(
-            stream.begin(Some(1001), &mut engine).unwrap_err(),
+            stream.begin(Some(1001), &engine).unwrap_err().to_string(),
             "the model has 1001 bytes or more, this proplet takes 1000"
         );
-        stream.begin(Some(4), &mut engine).unwrap();
-        stream.bytes(b"abc", &mut engine).unwrap();
-        assert!(stream.bytes(b"de", &mut engine).is_err());
+        stream.begin(Some(4), &engine).unwrap();
+        stream.append(b"abc", &engine).unwrap();
+        assert!(stream.append(b"de", &engine).is_err());
         assert_eq!(
-            stream.end(&mut engine).unwrap_err(),
+            stream.end(&engine).unwrap_err().to_string(),
             "the server sent 3 of the model's 4 bytes"
         );
-        stream.bytes(b"d", &mut engine).unwrap();
-        assert_eq!(&*stream.end(&mut engine).unwrap(), b"abcd");
+        stream.append(b"d", &engine).unwrap();
+        assert_eq!(&*stream.end(&engine).unwrap(), b"abcd");
     }
 
     #[test]
     fn a_body_without_length_is_bounded_too() {
-        let mut engine = FakeEngine::new(10_000);
-        let mut stream = Stream::new("model", 1500);
-        stream.begin(None, &mut engine).unwrap();
-        stream.bytes(&[1; 1400], &mut engine).unwrap();
+        let engine = FakeEngine::new(10_000);
+        let mut stream = Stream::new(Content::Model, 1500);
+        stream.begin(None, &engine).unwrap();
+        stream.append(&[1; 1400], &engine).unwrap();
         assert!(engine.arena().free >= 10_000 - 1500);
-        let error = stream.bytes(&[1; 101], &mut engine).unwrap_err();
+        let error = stream.append(&[1; 101], &engine).unwrap_err().to_string();
         assert!(error.contains("takes 1500"), "{error}");
     }
 
     #[test]
     fn what_the_arena_lacks_is_said_with_both_numbers() {
-        let mut engine = FakeEngine::new(100);
-        let mut stream = Stream::new("data set", 1000);
-        let error = stream.begin(Some(101), &mut engine).unwrap_err();
+        let engine = FakeEngine::new(100);
+        let mut stream = Stream::new(Content::Dataset, 1000);
+        let error = stream.begin(Some(101), &engine).unwrap_err().to_string();
         assert_eq!(
             error,
             "out of memory: its bytes need 101 bytes, 100 are free"
@@ -188,15 +273,15 @@ mod tests {
             size in 1usize..700,
             says in any::<bool>(),
         ) {
-            let mut engine = FakeEngine::new(10_000);
-            let mut stream = Stream::new("module", 5000);
-            stream.begin(says.then_some(bytes.len()), &mut engine).unwrap();
+            let engine = FakeEngine::new(10_000);
+            let mut stream = Stream::new(Content::Module, 5000);
+            stream.begin(says.then_some(bytes.len()), &engine).unwrap();
             for part in bytes.chunks(size) {
-                stream.bytes(part, &mut engine).unwrap();
+                stream.append(part, &engine).unwrap();
                 let taken = 10_000 - engine.arena().free;
                 prop_assert!(taken <= bytes.len() + STEP);
             }
-            let whole = stream.end(&mut engine).unwrap();
+            let whole = stream.end(&engine).unwrap();
             prop_assert_eq!(&*whole, &bytes[..]);
             drop(whole);
             prop_assert_eq!(engine.arena().free, 10_000);

@@ -1,6 +1,9 @@
 //! Arguments from text to Wasm values, and results back.
 
-use crate::engine::{Params, Text, ValType, Value, Values, clip, text};
+use crate::{
+    engine::{Params, ValType, Value, Values},
+    text::{Text, clip, text},
+};
 use core::fmt;
 
 /// Why inputs can't be passed to a function.
@@ -113,7 +116,7 @@ fn integer(input: &str) -> Option<i128> {
 }
 
 /// A result as the Linux proplet words it: the value in decimal, empty if there is none.
-/// A float whose decimal form exceeds [`TEXT_MAX`](crate::engine::TEXT_MAX) has an exponent.
+/// A float whose decimal form exceeds [`TEXT_MAX`](crate::text::TEXT_MAX) has an exponent.
 pub fn format(value: Option<Value>) -> Text {
     /// Digits of the longest `f64` without an exponent would not fit.
     const PLAIN: core::ops::Range<f64> = 1e-100..1e100;

@@ -2,10 +2,12 @@
 
 use crate::{
     config::TaskLimits,
-    engine::{Limits, Preemption, Text, Weight, clip, text},
-    task::caps::{self, Caps},
+    engine::{Limits, Preemption, Weight},
+    task::caps::{CAPS, Caps, CapsError},
+    text::clip,
     time::Duration,
 };
+use core::fmt;
 
 /// Milliseconds that a run may take, from the start of its function.
 pub const DEADLINE_MS: &str = "PROPLET_DEADLINE_MS";
@@ -22,6 +24,60 @@ pub const PREEMPTION: &str = "PROPLET_PREEMPTION";
 
 /// Least operand stack in bytes: below it not even a small function's frame fits.
 pub const STACK_MIN: u32 = 512;
+
+/// A variable of a task's environment that asks for something that the device does not offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BudgetError<'a> {
+    /// The value is no number within the device's bounds.
+    Number {
+        /// The variable.
+        key: &'static str,
+        /// Its value.
+        value: &'a str,
+        /// The least that is allowed.
+        min: u64,
+        /// The most that is allowed; `u64::MAX` is no bound.
+        max: u64,
+    },
+    /// The device preempts otherwise.
+    Preemption {
+        /// The value of [`PREEMPTION`].
+        value: &'a str,
+        /// The device's preemption.
+        device: Preemption,
+    },
+    /// A capability that is not granted.
+    Caps(CapsError<'a>),
+}
+
+impl fmt::Display for BudgetError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Number {
+                key,
+                value,
+                min,
+                max,
+            } => {
+                let value = clip(value, 24);
+                write!(f, "{key}={value}: expected a number from {min}")?;
+                match max {
+                    u64::MAX => Ok(()),
+                    max => write!(f, " to {max}"),
+                }
+            }
+            Self::Preemption { value, device } => write!(
+                f,
+                "{PREEMPTION}={}: expected {}",
+                clip(value, 24),
+                device.name()
+            ),
+            Self::Caps(error) => write!(f, "{CAPS}: {error}"),
+        }
+    }
+}
+
+impl core::error::Error for BudgetError<'_> {}
 
 /// Bounds of one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +112,7 @@ impl Budget {
     pub fn from_env<'a>(
         get: impl Fn(&str) -> Option<&'a str>,
         device: &TaskLimits,
-    ) -> Result<Self, Text> {
+    ) -> Result<Self, BudgetError<'a>> {
         let read = |key, min, max| number(key, get(key), min, max);
         let deadline_max = device
             .deadline
@@ -79,38 +135,33 @@ impl Budget {
             deadline: read(DEADLINE_MS, 1, deadline_max)?
                 .map(Duration::from_millis)
                 .or(usual.deadline),
-            caps: Caps::granted(get(caps::CAPS), device.caps)?,
+            caps: Caps::granted(get(CAPS), device.caps).map_err(BudgetError::Caps)?,
         })
     }
 }
 
-/// Refuses a task that asks for what the device does not do.
-fn check_preemption(value: Option<&str>, device: Preemption) -> Result<(), Text> {
+fn check_preemption(value: Option<&str>, device: Preemption) -> Result<(), BudgetError<'_>> {
     match value {
-        Some(value) if value != device.name() => Err(text(format_args!(
-            "{PREEMPTION}={}: expected {}",
-            clip(value, 24),
-            device.name()
-        ))),
+        Some(value) if value != device.name() => Err(BudgetError::Preemption { value, device }),
         _ => Ok(()),
     }
 }
 
-fn number(key: &str, value: Option<&str>, min: u64, max: u64) -> Result<Option<u64>, Text> {
+fn number<'a>(
+    key: &'static str,
+    value: Option<&'a str>,
+    min: u64,
+    max: u64,
+) -> Result<Option<u64>, BudgetError<'a>> {
     let Some(value) = value else { return Ok(None) };
     match value.parse() {
         Ok(n) if (min..=max).contains(&n) => Ok(Some(n)),
-        _ => {
-            let bound = if max == u64::MAX {
-                text(format_args!("a number from {min}"))
-            } else {
-                text(format_args!("a number from {min} to {max}"))
-            };
-            Err(text(format_args!(
-                "{key}={}: expected {bound}",
-                clip(value, 24)
-            )))
-        }
+        _ => Err(BudgetError::Number {
+            key,
+            value,
+            min,
+            max,
+        }),
     }
 }
 
@@ -120,14 +171,15 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use std::string::{String, ToString as _};
 
     const DEVICE: TaskLimits = TaskLimits {
         deadline: Some(Duration::from_secs(60)),
         ..Config::DEFAULT.limits
     };
 
-    fn with(key: &'static str, value: &'static str) -> Result<Budget, Text> {
-        Budget::from_env(|k| (k == key).then_some(value), &DEVICE)
+    fn with(key: &'static str, value: &'static str) -> Result<Budget, String> {
+        Budget::from_env(|k| (k == key).then_some(value), &DEVICE).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -155,7 +207,7 @@ mod tests {
             let error = with(WEIGHT, bad).unwrap_err();
             assert_eq!(
                 error,
-                std::format!("PROPLET_WEIGHT={bad}: expected a number from 1 to 100").as_str()
+                std::format!("PROPLET_WEIGHT={bad}: expected a number from 1 to 100")
             );
         }
     }
@@ -167,7 +219,8 @@ mod tests {
             ..DEVICE
         };
         let with = |value: &'static str, device: &TaskLimits| {
-            Budget::from_env(|k| (k == PREEMPTION).then_some(value), device).err()
+            let refused = Budget::from_env(|k| (k == PREEMPTION).then_some(value), device).err();
+            refused.map(|e| e.to_string())
         };
         assert_eq!(with("fuel", &DEVICE), None);
         assert_eq!(with("time", &timed), None);

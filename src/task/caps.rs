@@ -1,6 +1,7 @@
 //! What a task's guest may call beyond what all guests may.
 
-use crate::engine::{Text, clip, text};
+use crate::text::clip;
+use core::fmt;
 
 /// Capabilities that a task asks for, separated by commas.
 pub const CAPS: &str = "PROPLET_CAPS";
@@ -54,6 +55,34 @@ impl Cap {
     }
 }
 
+/// Refusal of a capability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CapsError<'a> {
+    /// The name is no capability.
+    Unknown(&'a str),
+    /// The device does not allow it.
+    Forbidden(Cap),
+}
+
+impl fmt::Display for CapsError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(name) => write!(
+                f,
+                "'{}' is no capability: expected time, random, timer, publish, subscribe, gpio or sensor",
+                clip(name, 24)
+            ),
+            Self::Forbidden(cap) => write!(
+                f,
+                "this proplet's setting caps does not allow '{}'",
+                cap.name()
+            ),
+        }
+    }
+}
+
+impl core::error::Error for CapsError<'_> {}
+
 /// A set of capabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Caps(u8);
@@ -65,41 +94,29 @@ impl Caps {
     /// What reaches nothing but the task itself: what a device allows if it doesn't say.
     pub const HARMLESS: Self = Self(Cap::Time.bit() | Cap::Random.bit() | Cap::Timer.bit());
 
-    /// Reads names, separated by commas; none of them is in the empty text.
+    /// Reads names, separated by commas; the empty text has none.
     ///
     /// # Errors
-    /// The name that is none, and all that are.
-    pub fn parse(names: &str) -> Result<Self, Text> {
+    /// The first name that is no capability.
+    pub fn parse(names: &str) -> Result<Self, CapsError<'_>> {
         let mut caps = Self::NONE;
         for name in names.split(',').map(str::trim).filter(|n| !n.is_empty()) {
             let cap = Cap::ALL.into_iter().find(|cap| cap.name() == name);
-            let Some(cap) = cap else {
-                return Err(text(format_args!(
-                    "'{}' is no capability: expected time, random, timer, publish, subscribe, gpio or sensor",
-                    clip(name, 24)
-                )));
-            };
-            caps.0 |= cap.bit();
+            caps.0 |= cap.ok_or(CapsError::Unknown(name))?.bit();
         }
         Ok(caps)
     }
 
-    /// What a task asks for by [`CAPS`], within what the device allows.
+    /// Capabilities that a task asks for by [`CAPS`], within those that the device allows.
     ///
     /// # Errors
     /// The first capability that the device does not allow, or a name that is none.
-    pub fn granted(asked: Option<&str>, allowed: Self) -> Result<Self, Text> {
-        let asked = Self::parse(asked.unwrap_or_default())
-            .map_err(|reason| text(format_args!("{CAPS}: {reason}")))?;
-        match Cap::ALL
-            .into_iter()
-            .find(|&cap| asked.has(cap) && !allowed.has(cap))
-        {
+    pub fn granted(asked: Option<&str>, allowed: Self) -> Result<Self, CapsError<'_>> {
+        let asked = Self::parse(asked.unwrap_or_default())?;
+        let mut excess = Cap::ALL.into_iter();
+        match excess.find(|&cap| asked.has(cap) && !allowed.has(cap)) {
             None => Ok(asked),
-            Some(cap) => Err(text(format_args!(
-                "{CAPS}: this proplet's setting caps does not allow '{}'",
-                cap.name()
-            ))),
+            Some(cap) => Err(CapsError::Forbidden(cap)),
         }
     }
 
@@ -114,6 +131,7 @@ mod tests {
     extern crate std;
 
     use super::*;
+    use std::string::ToString as _;
 
     #[test]
     fn names_are_read_and_the_rest_is_refused_by_name() {
@@ -124,7 +142,7 @@ mod tests {
         let caps = Caps::parse(" time, gpio,").unwrap();
         assert!(caps.has(Cap::Time) && caps.has(Cap::Gpio) && !caps.has(Cap::Sensor));
         assert_eq!(Caps::parse(""), Ok(Caps::NONE));
-        let error = Caps::parse("time,GPIO").unwrap_err();
+        let error = Caps::parse("time,GPIO").unwrap_err().to_string();
         assert!(
             error.starts_with("'GPIO' is no capability: expected time, "),
             "{error}"
@@ -140,8 +158,10 @@ mod tests {
             Caps::parse("publish")
         );
         assert_eq!(
-            Caps::granted(Some("time,gpio"), allowed).unwrap_err(),
-            "PROPLET_CAPS: this proplet's setting caps does not allow 'gpio'"
+            Caps::granted(Some("time,gpio"), allowed)
+                .unwrap_err()
+                .to_string(),
+            "this proplet's setting caps does not allow 'gpio'"
         );
         assert!(Caps::granted(Some("root"), allowed).is_err());
     }

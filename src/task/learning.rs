@@ -4,12 +4,11 @@
 //! addresses of the services come from the environment too or else from the device's settings.
 
 use crate::{
-    agent::Id,
-    engine::{Text, clip, text},
     http::Url,
-    wire::{Pairs, URL_MAX, check_level},
+    text::clip,
+    wire::{Id, Pairs, TopicError, URL_MAX, check_level},
 };
-use core::fmt::Write as _;
+use core::fmt::{self, Write as _};
 
 /// The round's id; makes a task one of a federated round.
 pub const ROUND_ID: &str = "ROUND_ID";
@@ -40,7 +39,54 @@ pub struct Services<'a> {
     pub coordinator: &'a str,
 }
 
-/// What a task's environment says of its round.
+/// Refusal of a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoundError<'a> {
+    /// The round's id is no level of a topic.
+    Id(TopicError),
+    /// The round's id has so many bytes, which is too long to be kept.
+    IdTooLong(usize),
+    /// The URL of a service that the round needs is not set.
+    Unset(&'static str),
+    /// The URL of a service is none of HTTP.
+    NoUrl {
+        /// The variable.
+        key: &'static str,
+        /// Its value.
+        base: &'a str,
+    },
+    /// The URL of a service makes one of more than [`URL_MAX`] bytes.
+    UrlTooLong(&'static str),
+}
+
+impl fmt::Display for RoundError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Id(error) => error.fmt(f),
+            Self::IdTooLong(len) => write!(
+                f,
+                "{ROUND_ID} has {len} bytes, at most {} are kept",
+                Id::new().capacity()
+            ),
+            Self::Unset(key) => write!(
+                f,
+                "{key} is not set: a task with {ROUND_ID} needs it in its env or the proplet's settings"
+            ),
+            Self::NoUrl { key, base } => write!(
+                f,
+                "{key}={}: expected http://… or https://…",
+                clip(base, 48)
+            ),
+            Self::UrlTooLong(key) => {
+                write!(f, "{key} makes a URL of more than {URL_MAX} bytes")
+            }
+        }
+    }
+}
+
+impl core::error::Error for RoundError<'_> {}
+
+/// A round, as a task's environment describes it.
 #[derive(Debug, Clone, Copy)]
 pub struct Round<'a> {
     /// The round's id.
@@ -78,14 +124,10 @@ impl<'a> Round<'a> {
     /// # Errors
     /// The first service that is needed and has no URL, or an id that is too long to be kept or no
     /// level of a topic.
-    pub fn check(&self, proplet: &str) -> Result<(), Text> {
-        check_level(ROUND_ID, self.id).map_err(|e| text(format_args!("{e}")))?;
+    pub fn check(&self, proplet: &str) -> Result<(), RoundError<'a>> {
+        check_level(ROUND_ID, self.id).map_err(RoundError::Id)?;
         if Id::try_from(self.id).is_err() {
-            return Err(text(format_args!(
-                "{ROUND_ID} has {} bytes, at most {} are kept",
-                self.id.len(),
-                Id::new().capacity()
-            )));
+            return Err(RoundError::IdTooLong(self.id.len()));
         }
         self.model_url()?;
         self.dataset_url(proplet)?;
@@ -96,19 +138,19 @@ impl<'a> Round<'a> {
     ///
     /// # Errors
     /// If the registry has no URL, or a URL that is none or too long.
-    pub fn model_url(&self) -> Result<Option<Url>, Text> {
+    pub fn model_url(&self) -> Result<Option<Url>, RoundError<'a>> {
         let Some(uri) = self.model_uri else {
             return Ok(None);
         };
         let base = needed(MODEL_REGISTRY_URL, self.services.models)?;
-        url(MODEL_REGISTRY_URL, base, "models", &version(uri)).map(Some)
+        url(MODEL_REGISTRY_URL, base, "models", version(uri)).map(Some)
     }
 
     /// Where the data set of `proplet` is; `None` without a store.
     ///
     /// # Errors
     /// If the store's URL is none or too long.
-    pub fn dataset_url(&self, proplet: &str) -> Result<Option<Url>, Text> {
+    pub fn dataset_url(&self, proplet: &str) -> Result<Option<Url>, RoundError<'a>> {
         let base = self.services.data;
         (!base.is_empty())
             .then(|| url(DATA_STORE_URL, base, "datasets", proplet))
@@ -119,42 +161,39 @@ impl<'a> Round<'a> {
     ///
     /// # Errors
     /// If the coordinator has no URL, or a URL that is none or too long.
-    pub fn update_url(&self) -> Result<Url, Text> {
+    pub fn update_url(&self) -> Result<Url, RoundError<'a>> {
         let key = MANAGER_COORDINATOR_URL;
         url(key, needed(key, self.services.coordinator)?, "update", "")
     }
 }
 
-fn needed<'a>(key: &str, base: &'a str) -> Result<&'a str, Text> {
-    if base.is_empty() {
-        return Err(text(format_args!(
-            "{key} is not set: a task with {ROUND_ID} needs it in its env or the proplet's settings"
-        )));
+fn needed<'a>(key: &'static str, base: &'a str) -> Result<&'a str, RoundError<'a>> {
+    match base {
+        "" => Err(RoundError::Unset(key)),
+        base => Ok(base),
     }
-    Ok(base)
 }
 
 /// `<base>/<service>`, or `<base>/<service>/<item>`.
-fn url(key: &str, base: &str, service: &str, item: &str) -> Result<Url, Text> {
+fn url<'a>(
+    key: &'static str,
+    base: &'a str,
+    service: &str,
+    item: &str,
+) -> Result<Url, RoundError<'a>> {
     if !base.starts_with("http://") && !base.starts_with("https://") {
-        return Err(text(format_args!(
-            "{key}={}: expected http://… or https://…",
-            clip(base, 48)
-        )));
+        return Err(RoundError::NoUrl { key, base });
     }
     let mut url = Url::new();
     let slash = if item.is_empty() { "" } else { "/" };
-    write!(url, "{}/{service}{slash}{item}", base.trim_end_matches('/')).map_err(|_| {
-        text(format_args!(
-            "{key} makes a URL of more than {URL_MAX} bytes"
-        ))
-    })?;
+    write!(url, "{}/{service}{slash}{item}", base.trim_end_matches('/'))
+        .map_err(|_| RoundError::UrlTooLong(key))?;
     Ok(url)
 }
 
 /// The model's version that `uri` names: the digits behind `global_model_v` in its last part, or
 /// else those at its end, or else 0.
-fn version(uri: &str) -> Text {
+fn version(uri: &str) -> &str {
     let last = uri.rsplit('/').next().unwrap_or_default();
     let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
     let named = last.strip_prefix("global_model_v").unwrap_or_default();
@@ -165,11 +204,10 @@ fn version(uri: &str) -> Text {
         }
         len => &named[..len],
     };
-    let number = found.trim_start_matches('0');
-    text(format_args!(
-        "{}",
-        if number.is_empty() { "0" } else { number }
-    ))
+    match found.trim_start_matches('0') {
+        "" => "0",
+        number => number,
+    }
 }
 
 #[cfg(test)]
@@ -178,7 +216,11 @@ mod tests {
 
     use super::*;
     use crate::wire::Packer;
-    use std::{string::String as StdString, vec, vec::Vec};
+    use std::{
+        string::{String as StdString, ToString as _},
+        vec,
+        vec::Vec,
+    };
 
     fn pack(pairs: &[(&str, &str)]) -> Vec<u8> {
         let mut buf = vec![0; 4096];
@@ -225,8 +267,9 @@ mod tests {
         ]);
         let round = Round::of(Pairs::from_bytes(&env).unwrap(), DEVICE).unwrap();
         round.check("p1").unwrap();
-        let some =
-            |url: Result<Option<Url>, Text>| -> StdString { url.unwrap().unwrap().as_str().into() };
+        let some = |url: Result<Option<Url>, RoundError<'_>>| -> StdString {
+            url.unwrap().unwrap().as_str().into()
+        };
         assert_eq!(some(round.model_url()), "http://models:8084/models/2");
         assert_eq!(
             some(round.dataset_url("p1")),
@@ -247,7 +290,10 @@ mod tests {
     fn a_url_that_is_missing_or_none_is_named() {
         let env = pack(&[(ROUND_ID, "r1"), (MODEL_URI, "m1")]);
         let env = Pairs::from_bytes(&env).unwrap();
-        let error = |services| Round::of(env, services).unwrap().check("p").unwrap_err();
+        let error = |services| {
+            let refused = Round::of(env, services).unwrap().check("p");
+            refused.unwrap_err().to_string()
+        };
         for (services, key) in [
             (
                 Services {

@@ -1,6 +1,6 @@
 //! Standard base64 with padding, as Go and the Linux proplet write it.
 
-use super::Error;
+use super::error::Error;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
 /// Bytes that [`decode_chunks`] decodes at a time, on the stack.

@@ -1,9 +1,9 @@
 //! Commands in: start, stop and invoke from the manager, chunks from the registry.
 
 use super::{
-    Error, List, Pairs,
+    error::Error,
     json::{Place, Reader, Token},
-    pack::Packer,
+    pack::{List, Packer, Pairs},
 };
 use crate::time::Duration;
 use core::ops::Range;
@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 /// Most bytes of a task's, an invocation's or a proplet's id.
 pub const ID_MAX: usize = 64;
+
+/// Id of a task, an invocation or a proplet.
+pub type Id = heapless::String<ID_MAX>;
 
 /// Most bytes of an export's name.
 pub const NAME_MAX: usize = 64;

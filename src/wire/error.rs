@@ -1,7 +1,9 @@
 //! Why a message is refused.
 
-use super::json::DEPTH_MAX;
 use core::fmt;
+
+/// Most levels of nesting, the outermost object included.
+pub const DEPTH_MAX: u32 = u32::BITS;
 
 /// Why a message, or the base64 text in it, is refused. `Display` tells a person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

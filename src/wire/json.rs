@@ -10,11 +10,8 @@
 //!   buffer, ignored ones included.
 //! - Texts are given with their [`Place`], which outlives the parser.
 
-use super::Error;
+use super::error::{DEPTH_MAX, Error};
 use picojson::{Event, JsonNumber, ParseError, PullParser, SliceParser, String};
-
-/// Most levels of nesting, the outermost object included.
-pub const DEPTH_MAX: u32 = u32::BITS;
 
 /// Where a text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

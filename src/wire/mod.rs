@@ -3,20 +3,20 @@
 //! Commands borrow from the receive buffer and from a [`Scratch`]; nothing here allocates, recurses
 //! or keeps state between messages. The stack that a message takes doesn't depend on the message.
 
-mod base64;
-mod command;
-mod error;
-mod json;
-mod pack;
+pub(crate) mod base64;
+pub(crate) mod command;
+pub(crate) mod error;
+pub(crate) mod json;
+pub(crate) mod pack;
 pub mod report;
-mod topic;
+pub(crate) mod topic;
 
 pub use base64::{decode_chunks, decode_into, decoded_len};
 pub use command::{
-    Chunk, ID_MAX, Invoke, MonitoringProfile, NAME_MAX, Rejected, Scratch, Start, Stop, URL_MAX,
+    Chunk, ID_MAX, Id, Invoke, MonitoringProfile, NAME_MAX, Rejected, Scratch, Start, Stop, URL_MAX,
 };
-pub use error::Error;
-pub use json::{DEPTH_MAX, is_object};
+pub use error::{DEPTH_MAX, Error};
+pub use json::is_object;
 #[cfg(test)]
 pub(crate) use pack::Packer;
 pub use pack::{List, Pairs};

@@ -1,6 +1,6 @@
 //! Strings one after the other in one buffer, each behind its length.
 
-use super::Error;
+use super::error::Error;
 
 /// Bytes of a length, little-endian.
 const LEN: usize = 2;

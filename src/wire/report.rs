@@ -1,6 +1,5 @@
 //! Messages out, as JSON objects. Fields that are `None` are left out.
 
-use crate::config::Metadata;
 use base64::{display::Base64Display, prelude::BASE64_STANDARD};
 use core::fmt;
 use serde::{Serialize, Serializer};
@@ -28,6 +27,34 @@ impl core::error::Error for BufferTooSmall {}
 pub fn write(message: &impl Serialize, buf: &mut [u8]) -> Result<usize, BufferTooSmall> {
     let limit = buf.len();
     serde_json_core::to_slice(message, buf).map_err(|_| BufferTooSmall { limit })
+}
+
+/// Description of a proplet in its discovery message; `None` is left out.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[expect(missing_docs, reason = "the protocol's field names")]
+pub struct Metadata<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub tags: &'a [&'a str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub location: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub os: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_arch: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_memory_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proplet_version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wasm_runtime: Option<&'a str>,
 }
 
 /// A moment, written in RFC 3339 in UTC.
@@ -69,36 +96,8 @@ pub struct Discovery<'a> {
     pub proplet_id: &'a str,
     /// Its namespace.
     pub namespace: &'a str,
-    /// What it says of itself.
-    #[serde(with = "MetadataFields")]
+    /// Its description.
     pub metadata: Metadata<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(remote = "Metadata")]
-struct MetadataFields<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    description: Option<&'a str>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    tags: &'a [&'a str],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    location: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ip: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    environment: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    os: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hostname: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cpu_arch: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    total_memory_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    proplet_version: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    wasm_runtime: Option<&'a str>,
 }
 
 /// Whether a proplet lives. The manager doesn't read it: to it any message is a sign of life.

@@ -5,31 +5,33 @@
 //! arena, from its start to its report. No operation depends on the number of slots or of tasks, but
 //! for the heaps, by the logarithm; tasks are found by a hash of their ids.
 
-mod line;
+mod list;
 mod record;
 
 pub(super) use record::{
-    Deployed, DeploymentRecord, Ending, Gathered, NEVER, Purpose, Service, State, TaskRecord, Texts,
+    Deployed, DeploymentRecord, NEVER, Purpose, State, StopReason, TaskRecord, Texts,
 };
 
 use crate::{
+    agent::{
+        fetch::FETCHES_MAX,
+        reason::{Reason, Refusal},
+        rounds::{Gathering, Service},
+    },
     chain::Chains,
-    engine::{Engine, Record as _, RunUsage, Slot, Text, text},
+    engine::{Engine, ModuleId, Record as _, RunUsage, Slot},
     heap::{ABSENT, Heap as _},
     task::monitor::Monitor,
     time::Instant,
-    wire::MonitoringProfile,
+    wire::{Error, MonitoringProfile},
 };
 use core::{fmt, hash::Hasher as _};
 use hash32::{FnvHasher, Hasher as _};
-use line::{Line, Linked, Links};
+use list::{Linked, LinkedList, Links};
 use record::{Layout, Task};
 
 /// Stands for no slot and no deployment.
 const NONE: u16 = crate::chain::END;
-
-/// Most modules that may be on their way at once.
-pub const FETCHES_MAX: usize = 16;
 
 /// Memory of one slot.
 pub struct TaskSlot<E: Engine> {
@@ -87,7 +89,7 @@ impl<E: Engine> fmt::Debug for DeploymentSlot<E> {
     }
 }
 
-/// The slots, and the two heaps and the lines that lead through them.
+/// The slots, and the two heaps and the lists that lead through them.
 struct Slots<'a, E: Engine> {
     slots: &'a mut [TaskSlot<E>],
     /// Entries of each heap.
@@ -227,11 +229,11 @@ pub(super) struct Tasks<'a, E: Engine> {
     /// Deployments that can be invoked.
     ready: u16,
     /// Tasks that wait for each module that is on its way.
-    fetching: [Line; FETCHES_MAX],
+    fetching: [LinkedList; FETCHES_MAX],
     /// Tasks whose round has an exchange due.
-    dues: Line,
+    dues: LinkedList,
     /// Tasks that wait for room in the outbox.
-    reports: Line,
+    reports: LinkedList,
 }
 
 impl<E: Engine> fmt::Debug for Tasks<'_, E> {
@@ -287,9 +289,9 @@ impl<'a, E: Engine> Tasks<'a, E> {
             overdue: 0,
             deploying: 0,
             ready: 0,
-            fetching: [Line::EMPTY; FETCHES_MAX],
-            dues: Line::EMPTY,
-            reports: Line::EMPTY,
+            fetching: [LinkedList::EMPTY; FETCHES_MAX],
+            dues: LinkedList::EMPTY,
+            reports: LinkedList::EMPTY,
         }
     }
 
@@ -338,12 +340,13 @@ impl<'a, E: Engine> Tasks<'a, E> {
     }
 
     /// Refuses a task that there is no slot for.
-    pub(super) fn check_vacancy(&self) -> Result<(), Text> {
+    ///
+    /// # Errors
+    /// All slots are taken.
+    pub(super) fn check_vacancy(&self) -> Result<(), Refusal> {
         match self.free {
-            NONE => Err(text(format_args!(
-                "no free slot: all {} are taken",
-                self.capacity()
-            ))),
+            // There are 65,534 at most.
+            NONE => Err(Refusal::NoSlot(self.capacity() as u16)),
             _ => Ok(()),
         }
     }
@@ -355,7 +358,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
     pub(super) fn record_bytes(
         texts: &Texts<'_>,
         profile: &MonitoringProfile,
-    ) -> Result<usize, Text> {
+    ) -> Result<usize, Error> {
         Layout::of(texts)?;
         let len = texts.len();
         Ok(match profile.exports() {
@@ -366,12 +369,12 @@ impl<'a, E: Engine> Tasks<'a, E> {
 
     /// Makes a record for a task, which has no slot yet.
     pub(super) fn record(
-        engine: &mut E,
+        engine: &E,
         texts: &Texts<'_>,
         purpose: Purpose,
         profile: MonitoringProfile,
         received: Instant,
-    ) -> Result<TaskRecord<E>, Text> {
+    ) -> Result<TaskRecord<E>, Reason<E::Buffer>> {
         let layout = Layout::of(texts)?;
         let task = Task::new(received, State::Accepted, purpose, layout);
         TaskRecord::new(engine, task, texts, profile)
@@ -450,7 +453,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
         self.find(id, |record| record.invocation().is_some())
     }
 
-    /// Puts a task in what its state has it in: heaps, a line, counts; or takes it out.
+    /// Puts a task in what its state has it in: heaps, a list, counts; or takes it out.
     fn link(&mut self, slot: u16, enters: bool) {
         let Some(record) = self.slots.get(slot) else {
             return;
@@ -458,27 +461,27 @@ impl<'a, E: Engine> Tasks<'a, E> {
         let count = |of: &mut u16| *of = of.wrapping_add_signed(if enters { 1 } else { -1 });
         let has_deadline = record.state().until().is_some();
         let mut is_sampled = false;
-        let line = match record.state() {
+        let list = match record.state() {
             State::Accepted | State::Posting { is_due: false, .. } => None,
             State::Fetching { fetch, .. } => {
                 count(&mut self.waiting);
                 Some(&mut self.fetching[usize::from(*fetch)])
             }
-            State::Gathering { data, .. } => {
+            State::Gathering { gathering, .. } => {
                 count(&mut self.waiting);
-                data.value().due.map(|_| &mut self.dues)
+                gathering.due().map(|_| &mut self.dues)
             }
             State::Running { .. } => {
                 count(&mut self.running);
                 is_sampled = record.monitor().is_some();
-                line_of(self.deployments, record.task().purpose)
+                list_of(self.deployments, record.task().purpose)
             }
             State::Posting { .. } => Some(&mut self.dues),
             State::Failed { .. } | State::Posted { .. } => Some(&mut self.reports),
         };
-        match line {
-            Some(line) if enters => line.push(&mut self.slots, slot),
-            Some(line) => line.remove(&mut self.slots, slot),
+        match list {
+            Some(list) if enters => list.push(&mut self.slots, slot),
+            Some(list) => list.remove(&mut self.slots, slot),
             None => {}
         }
         for (order, is_in) in [(Order::Deadline, has_deadline), (Order::Sample, is_sampled)] {
@@ -550,11 +553,11 @@ impl<'a, E: Engine> Tasks<'a, E> {
         });
     }
 
-    /// Notes why a task that runs is being ended, and when to complain if it does not end.
-    pub(super) fn set_ending(&mut self, slot: Slot, why: Ending, complaint: Instant) {
+    /// Notes why a task that runs is being stopped, and when to complain if it does not end.
+    pub(super) fn set_stop(&mut self, slot: Slot, reason: StopReason, complaint: Instant) {
         self.change(slot, |state| {
-            if let State::Running { until, ending, .. } = state {
-                (*until, *ending) = (complaint, Some(why));
+            if let State::Running { until, stop, .. } = state {
+                (*until, *stop) = (complaint, Some(reason));
             }
         });
     }
@@ -597,29 +600,53 @@ impl<'a, E: Engine> Tasks<'a, E> {
         self.slots.get_mut(slot.0).map(TaskRecord::share)
     }
 
-    /// The data of a task's round, while it gathers them.
-    pub(super) fn gathered(&mut self, slot: Slot) -> Option<&mut Gathered<E::Buffer>> {
-        match &mut self.slots.get_mut(slot.0)?.task_mut().state {
-            State::Gathering { data, .. } => Some(data.value_mut()),
+    /// The step of a task that gathers.
+    pub(super) fn gathering(&self, slot: Slot) -> Option<&Gathering<E::Buffer>> {
+        match self.get(slot)?.state() {
+            State::Gathering { gathering, .. } => Some(gathering),
             _ => None,
         }
     }
 
-    /// Has an exchange of a task that gathers begun, or none any more.
-    pub(super) fn set_due(&mut self, slot: Slot, due: Option<Service>) {
+    /// Begins a task's next step of gathering, which ends by a moment; nothing if it does not gather.
+    pub(super) fn set_gathering(
+        &mut self,
+        slot: Slot,
+        next: Gathering<E::Buffer>,
+        latest: Instant,
+    ) {
         self.change(slot, |state| {
-            if let State::Gathering { data, .. } = state {
-                data.value_mut().due = due;
+            if let State::Gathering {
+                until, gathering, ..
+            } = state
+            {
+                (*until, *gathering) = (latest, next);
             }
         });
+    }
+
+    /// Ends the gathering of a task, which has its module still.
+    pub(super) fn take_gathering(
+        &mut self,
+        slot: Slot,
+    ) -> Option<(ModuleId, Gathering<E::Buffer>)> {
+        self.gathering(slot)?;
+        match self.set_state(slot, State::Accepted) {
+            State::Gathering {
+                module, gathering, ..
+            } => Some((module, gathering)),
+            _ => None,
+        }
     }
 
     /// The exchange that has been due for longest, given out once.
     pub(super) fn take_due(&mut self) -> Option<(Slot, Service)> {
         let slot = Slot(self.dues.first()?);
         let due = self.change(slot, |state| match state {
-            State::Gathering { data, .. } => data.value_mut().due.take(),
-            State::Posting { is_due, .. } => core::mem::take(is_due).then_some(Service::Update),
+            State::Gathering { gathering, .. } => gathering.take_due(),
+            State::Posting { is_due, .. } => {
+                core::mem::take(is_due).then_some(Service::Coordinator)
+            }
             _ => None,
         });
         Some((slot, due.flatten()?))
@@ -633,11 +660,6 @@ impl<'a, E: Engine> Tasks<'a, E> {
     /// The first task that waits for a module on its way.
     pub(super) fn next_fetching(&self, fetch: usize) -> Option<Slot> {
         self.fetching.get(fetch)?.first().map(Slot)
-    }
-
-    /// Whether a task or a deployment waits for it.
-    pub(super) fn has_waiters(&self, fetch: usize) -> bool {
-        self.next_fetching(fetch).is_some() || self.next_deploying(fetch).is_some()
     }
 
     /// Deployments that can be invoked.
@@ -679,15 +701,15 @@ impl<'a, E: Engine> Tasks<'a, E> {
     }
 
     /// A free place for a deployment.
-    pub(super) fn vacant_deployment(&self) -> Result<u8, Text> {
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn vacant_deployment(&self) -> Result<u8, Refusal> {
         let mut all = (0..=u8::MAX).zip(self.deployments.iter());
         let vacant = all.find(|(_, of)| of.record.is_none());
-        vacant.map(|(index, _)| index).ok_or_else(|| {
-            text(format_args!(
-                "no room for a deployment: all {} are taken",
-                self.deployments.len()
-            ))
-        })
+        // There are 256 at most.
+        let full = Refusal::NoDeployment(self.deployments.len() as u16);
+        vacant.map(|(index, _)| index).ok_or(full)
     }
 
     /// Puts a deployment in a free place.
@@ -721,9 +743,9 @@ impl<'a, E: Engine> Tasks<'a, E> {
 
     /// Takes an invocation off its deployment, one after the other.
     pub(super) fn detach_invocation(&mut self, index: u8) -> Option<Slot> {
-        let line = line_of(self.deployments, Purpose::Invocation(Some(index)))?;
-        let slot = line.first()?;
-        line.remove(&mut self.slots, slot);
+        let list = list_of(self.deployments, Purpose::Invocation(Some(index)))?;
+        let slot = list.first()?;
+        list.remove(&mut self.slots, slot);
         self.slots.record_mut(slot).task_mut().purpose = Purpose::Invocation(None);
         Some(Slot(slot))
     }
@@ -765,11 +787,11 @@ impl<'a, E: Engine> Tasks<'a, E> {
     }
 }
 
-/// The line of invocations that a run with this purpose is in.
-fn line_of<E: Engine>(
+/// The list of invocations that a run with this purpose is in.
+fn list_of<E: Engine>(
     deployments: &mut [DeploymentSlot<E>],
     purpose: Purpose,
-) -> Option<&mut Line> {
+) -> Option<&mut LinkedList> {
     let Purpose::Invocation(Some(index)) = purpose else {
         return None;
     };
@@ -837,10 +859,10 @@ impl<E: Engine> Tasks<'_, E> {
         let samples = all.iter().filter(|(_, t)| is_running(t));
         let least = samples.filter_map(|(_, t)| t.monitor()?.next()).min();
         assert_eq!(self.next_sample().map(|(_, at)| at), least);
-        // The lines.
+        // The lists.
         let links = |slot| self.slots.record(slot).task().links;
-        let sorted = |line: &Line| {
-            let mut all = line.all(links);
+        let sorted = |list: &LinkedList| {
+            let mut all = list.all(links);
             all.sort_unstable();
             all
         };
@@ -850,12 +872,12 @@ impl<E: Engine> Tasks<'_, E> {
                 .map(|(slot, _)| *slot)
                 .collect()
         };
-        for (index, line) in self.fetching.iter().enumerate() {
+        for (index, list) in self.fetching.iter().enumerate() {
             let waits = |t: &TaskRecord<E>| matches!(t.state(), State::Fetching { fetch, .. } if usize::from(*fetch) == index);
-            assert_eq!(sorted(line), of(&waits));
+            assert_eq!(sorted(list), of(&waits));
         }
         let due = |t: &TaskRecord<E>| match t.state() {
-            State::Gathering { data, .. } => data.value().due.is_some(),
+            State::Gathering { gathering, .. } => gathering.due().is_some(),
             State::Posting { is_due, .. } => *is_due,
             _ => false,
         };

@@ -1,13 +1,18 @@
 //! Records of tasks and of latent deployments, one block of the arena each: a head, and the texts
 //! behind it.
 
-use super::line::Links;
+use super::list::{LinkedList, Links};
 use crate::{
-    engine::{Engine, ModuleId, Record as _, Text, text},
+    agent::{
+        reason::{Reason, Refusal},
+        rounds::Gathering,
+    },
+    chain::END,
+    engine::{Engine, ModuleId, Record as _},
     heap,
     task::monitor::Monitor,
     time::{Duration, Instant},
-    wire::{ID_MAX, List, MonitoringProfile, NAME_MAX, Pairs},
+    wire::{Error, ID_MAX, List, MonitoringProfile, NAME_MAX, Pairs},
 };
 
 /// Texts of a task or a deployment.
@@ -51,10 +56,10 @@ impl Layout {
     ///
     /// # Errors
     /// An id or a name that is longer than the protocol allows.
-    pub(super) fn of(texts: &Texts<'_>) -> Result<Self, Text> {
-        let bounded = |what: &str, text_of: &str, max: usize| match text_of.len() <= max {
-            true => Ok(text_of.len() as u8),
-            false => Err(text(format_args!("{what} is longer than {max} bytes"))),
+    pub(super) fn of(texts: &Texts<'_>) -> Result<Self, Error> {
+        let bounded = |field, text: &str, limit| match text.len() <= limit {
+            true => Ok(text.len() as u8),
+            false => Err(Error::TooLong { field, limit }),
         };
         Ok(Self {
             inputs: texts.inputs.as_bytes().len() as u32,
@@ -140,43 +145,23 @@ pub(crate) enum Purpose {
     Invocation(Option<u8>),
 }
 
-/// Why a run is being ended from outside.
+/// Reason for which a run is ended from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
-    Stopped,
+pub(crate) enum StopReason {
+    Command,
     Deadline,
     Shutdown,
 }
 
-impl Ending {
-    /// Its words; `deadline` is the task's, if it has one.
-    pub(crate) fn reason(self, deadline: Option<Duration>) -> Text {
+impl StopReason {
+    /// The reason of a task with this deadline.
+    pub(crate) fn refusal(self, deadline: Option<Duration>) -> Refusal {
         match self {
-            Self::Stopped => text(format_args!("task stopped")),
-            Self::Deadline => text(format_args!(
-                "deadline of {} ms exceeded",
-                deadline.unwrap_or_default().as_millis()
-            )),
-            Self::Shutdown => text(format_args!("proplet is shutting down")),
+            Self::Command => Refusal::Stopped,
+            Self::Deadline => Refusal::Deadline(deadline.unwrap_or_default().into()),
+            Self::Shutdown => Refusal::ShuttingDown,
         }
     }
-}
-
-/// An exchange with a service of federated learning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Service {
-    Model,
-    Dataset,
-    Update,
-}
-
-/// The data of a round, as far as it has come.
-#[derive(Debug)]
-pub(crate) struct Gathered<B> {
-    /// The exchange that is due, until it is given out.
-    pub(crate) due: Option<Service>,
-    pub(crate) model: Option<B>,
-    pub(crate) dataset: Option<B>,
 }
 
 /// A moment that does not come.
@@ -186,24 +171,24 @@ pub(crate) const NEVER: Instant = Instant::from_millis(u64::MAX);
 pub(crate) enum State<E: Engine> {
     /// It has a slot, and its module is looked for.
     Accepted,
-    /// It waits for a module that is on its way, but not for ever.
+    /// It waits for a module on its way, up to a moment.
     Fetching { fetch: u8, until: Instant },
-    /// It has its module, and waits for the data of its round, but not for ever.
+    /// It has its module, and waits for the data of its round, up to a moment.
     Gathering {
         module: ModuleId,
         until: Instant,
-        data: E::Record<Gathered<E::Buffer>>,
+        gathering: Gathering<E::Buffer>,
     },
     /// Its guest runs.
     Running {
         module: ModuleId,
-        /// Its deadline; and once it is being ended, when that is to be complained of. [`NEVER`]
-        /// where there is none.
+        /// Its deadline; and once it is being stopped, when that is to be complained of. [`NEVER`]
+        /// without a deadline.
         until: Instant,
-        ending: Option<Ending>,
+        stop: Option<StopReason>,
     },
     /// It failed before its guest began; the report waits for room in the outbox.
-    Failed { reason: Option<E::Buffer> },
+    Failed { reason: Reason<E::Buffer> },
     /// Its guest has ended; the update is on its way to the coordinator, or is going to be.
     Posting { update: E::Buffer, is_due: bool },
     /// The coordinator has its update, or else the round's topic is to have it.
@@ -263,7 +248,7 @@ impl<E: Engine> Task<E> {
             overdue: false,
             layout,
             links: Links::NONE,
-            chain: super::NONE,
+            chain: END,
             deadline: heap::ABSENT,
         }
     }
@@ -287,11 +272,11 @@ pub(crate) enum TaskRecord<E: Engine> {
 impl<E: Engine> TaskRecord<E> {
     /// Makes a record, in the arena.
     pub(super) fn new(
-        engine: &mut E,
+        engine: &E,
         task: Task<E>,
         texts: &Texts<'_>,
         profile: MonitoringProfile,
-    ) -> Result<Self, Text> {
+    ) -> Result<Self, Reason<E::Buffer>> {
         let layout = task.layout;
         let monitor = Monitor::new(profile, task.received);
         let mut record = match monitor.exports() {
@@ -404,7 +389,7 @@ impl<E: Engine> TaskRecord<E> {
 /// How far a deployment is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Deployed {
-    /// It waits for a module that is on its way, but not for ever.
+    /// It waits for a module on its way, up to a moment.
     Fetching { fetch: u8, until: Instant },
     /// It can be invoked.
     Ready { module: ModuleId },
@@ -422,7 +407,7 @@ pub(crate) struct Deployment {
     /// The next deployment of the same hash.
     pub(super) chain: u16,
     /// Its invocations.
-    pub(super) invocations: super::line::Line,
+    pub(super) invocations: LinkedList,
 }
 
 /// A deployment's record.
@@ -433,26 +418,26 @@ impl<E: Engine> DeploymentRecord<E> {
     ///
     /// # Errors
     /// An id or a name that is too long.
-    pub(crate) fn bytes(texts: &Texts<'_>) -> Result<usize, Text> {
+    pub(crate) fn bytes(texts: &Texts<'_>) -> Result<usize, Error> {
         Layout::of(texts)?;
         Ok(E::record_bytes::<Deployment>(texts.len()))
     }
 
     /// Makes a record, in the arena, of a deployment without a module.
     pub(crate) fn new(
-        engine: &mut E,
+        engine: &E,
         texts: &Texts<'_>,
         profile: MonitoringProfile,
         received: Instant,
-    ) -> Result<Self, Text> {
+    ) -> Result<Self, Reason<E::Buffer>> {
         let layout = Layout::of(texts)?;
         let head = Deployment {
             received,
             profile,
             state: Deployed::Failed,
             layout,
-            chain: super::NONE,
-            invocations: super::line::Line::EMPTY,
+            chain: END,
+            invocations: LinkedList::EMPTY,
         };
         let mut record = engine.record(head, texts.len())?;
         layout.write(texts, record.bytes_mut());

@@ -26,7 +26,7 @@ fn what_a_guest_says_is_the_result() {
 #[test]
 fn a_trap_is_told_whatever_was_said_before() {
     let mut bench = running();
-    let trap = Err(Failure::Trap(text(format_args!("unreachable"))));
+    let trap = Err(bench.agent.engine().trap("unreachable"));
     bench
         .agent
         .engine_mut()
@@ -117,7 +117,7 @@ fn guests_fill_half_of_the_outbox_and_results_have_the_rest() {
             .publish(Slot(0), &format!("t/{n}"), b"1");
     }
     bench.handle(Event::Tick);
-    assert_eq!(bench.agent.outbox.room(), 4);
+    assert_eq!(bench.agent.supervisor.outbox.room(), 4);
     bench.handle(Event::Connected);
     let mut said = Vec::new();
     for ms in 1..10 {
@@ -168,7 +168,7 @@ fn what_guests_say_offline_leaves_room_in_the_arena() {
     }
     bench.handle(Event::Tick);
     // Of the arena's 10,000 bytes a quarter is full with the third.
-    assert_eq!(bench.agent.outbox.room(), 5);
+    assert_eq!(bench.agent.supervisor.outbox.room(), 5);
     bench.handle(Event::Connected);
     let mut said = 0;
     for ms in 1..5 {
@@ -216,7 +216,7 @@ fn a_guest_hears_a_message_once() {
         topic: "m/t/c/c/news/a",
         payload: b"1",
     });
-    assert_eq!(bench.agent.engine.delivered.len(), 1);
+    assert_eq!(bench.agent.engine().delivered.len(), 1);
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn a_subscription_lasts_as_long_as_its_task() {
             payload: payload.as_bytes(),
         });
     }
-    let delivered = &bench.agent.engine.delivered;
+    let delivered = &bench.agent.engine().delivered;
     assert_eq!(delivered, &[(Slot(0), "news/a".into(), b"1".to_vec())]);
 
     bench.handle(Event::Disconnected);
@@ -292,7 +292,7 @@ fn two_tasks_share_a_subscription() {
         topic: "m/t/c/c/news",
         payload: b"1",
     });
-    assert_eq!(bench.agent.engine.delivered.len(), 2);
+    assert_eq!(bench.agent.engine().delivered.len(), 2);
     bench.exit(0, Ok(None));
     assert_eq!(
         bench.agent.poll_subscribe(),
@@ -303,7 +303,7 @@ fn two_tasks_share_a_subscription() {
         topic: "m/t/c/c/news",
         payload: b"2",
     });
-    assert_eq!(bench.agent.engine.delivered.len(), 3);
+    assert_eq!(bench.agent.engine().delivered.len(), 3);
     bench.exit(1, Ok(None));
     assert!(matches!(
         bench.agent.poll_subscribe(),
@@ -322,7 +322,7 @@ fn subscriptions_are_bounded() {
     }
     bench.handle(Event::Tick);
     let count = std::iter::from_fn(|| bench.agent.poll_subscribe()).count();
-    assert_eq!(count, INTERESTS_MAX);
+    assert_eq!(count, SUBSCRIPTIONS_MAX);
     bench.exit(0, Ok(None));
     bench.handle(Event::NewSession);
     assert_eq!(
@@ -340,6 +340,6 @@ fn a_task_has_the_capabilities_that_it_asks_for() {
     bench.start(with(task("a"), json!({"env": {"PROPLET_CAPS": "time"}})));
     bench.start(task("b"));
     use crate::task::caps::{Cap, Caps};
-    assert!(bench.agent.engine.run(Slot(0)).data.caps.has(Cap::Time));
-    assert_eq!(bench.agent.engine.run(Slot(1)).data.caps, Caps::NONE);
+    assert!(bench.agent.engine().run(Slot(0)).data.caps.has(Cap::Time));
+    assert_eq!(bench.agent.engine().run(Slot(1)).data.caps, Caps::NONE);
 }

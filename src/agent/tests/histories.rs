@@ -1,7 +1,10 @@
 //! Random histories, held against a model; the most of each kind, and ends that meet a full outbox.
 
 use super::*;
-use crate::task::learning::Services;
+use crate::{
+    agent::tasks::{Deployed, State},
+    task::learning::Services,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 const ROOM: Room = Room {
@@ -111,7 +114,7 @@ fn a_round_whose_guest_has_ended_late_is_not_overdue_while_it_is_posted() {
     ));
     bench.at(1500);
     bench.at(60_000);
-    assert_eq!(bench.agent.tasks.overdue(), 1);
+    assert_eq!(bench.agent.supervisor.tasks.overdue(), 1);
     // It had ended before it saw that it was to end.
     bench.agent.engine_mut().interrupted.clear();
     bench
@@ -120,7 +123,7 @@ fn a_round_whose_guest_has_ended_late_is_not_overdue_while_it_is_posted() {
         .exit_with(Slot(0), Ok(None), Some("{}"));
     bench.handle(Event::Tick);
     assert_eq!(bench.agent.status().running, 0);
-    assert_eq!(bench.agent.tasks.overdue(), 0, "no guest runs");
+    assert_eq!(bench.agent.supervisor.tasks.overdue(), 0, "no guest runs");
 }
 
 /// One that has ended, and whose report waits for room in the outbox, is not late either.
@@ -142,10 +145,10 @@ fn one_that_was_late_and_has_ended_is_not_overdue_while_the_outbox_is_full() {
     bench.handle(Event::Disconnected);
     bench.at(1500);
     bench.at(60_000);
-    assert_eq!(bench.agent.tasks.overdue(), 2);
+    assert_eq!(bench.agent.supervisor.tasks.overdue(), 2);
     bench.exit_interrupted();
     bench.at(80_000);
-    assert_eq!(bench.agent.tasks.overdue(), 0, "both have ended");
+    assert_eq!(bench.agent.supervisor.tasks.overdue(), 0, "both have ended");
 }
 
 /// Random events against the agent, each followed by a look at all that it counts and links.
@@ -200,31 +203,29 @@ impl Chaos {
     /// Notes in which states tasks are.
     fn note(&mut self) {
         let agent = &self.bench.agent;
-        let room = if agent.outbox.room() == 0 {
+        let room = if agent.supervisor.outbox.room() == 0 {
             ", no room"
         } else {
             ""
         };
-        for (slot, task) in agent.tasks.all() {
+        for (slot, task) in agent.supervisor.tasks.all() {
             let state = match task.state() {
-                crate::agent::tasks::State::Accepted => "accepted",
-                crate::agent::tasks::State::Fetching { .. } => "fetching",
-                crate::agent::tasks::State::Gathering { .. } => "gathering",
-                crate::agent::tasks::State::Running { .. } if agent.engine.has_exited(slot) => {
-                    "ended"
-                }
-                crate::agent::tasks::State::Running {
-                    ending: Some(_), ..
-                } => "ending",
-                crate::agent::tasks::State::Running { .. } => "running",
-                crate::agent::tasks::State::Failed { reason: None } => "failed without reason",
-                crate::agent::tasks::State::Failed { .. } => "failed",
-                crate::agent::tasks::State::Posting { .. } => "posting",
-                crate::agent::tasks::State::Posted { .. } => "posted",
+                State::Accepted => "accepted",
+                State::Fetching { .. } => "fetching",
+                State::Gathering { .. } => "gathering",
+                State::Running { .. } if agent.engine().has_exited(slot) => "ended",
+                State::Running { stop: Some(_), .. } => "stopping",
+                State::Running { .. } => "running",
+                State::Failed {
+                    reason: Reason::Refusal(Refusal::Unsaid),
+                } => "failed without words",
+                State::Failed { .. } => "failed",
+                State::Posting { .. } => "posting",
+                State::Posted { .. } => "posted",
             };
             *self.seen.entry(format!("{state}{room}")).or_default() += 1;
         }
-        if agent.tasks.overdue() > 0 {
+        if agent.supervisor.tasks.overdue() > 0 {
             *self.seen.entry("overdue".into()).or_default() += 1;
         }
     }
@@ -238,11 +239,11 @@ impl Chaos {
     }
 
     fn is_known(&self, id: &str) -> bool {
-        let tasks = &self.bench.agent.tasks;
+        let tasks = &self.bench.agent.supervisor.tasks;
         let deployment = tasks.find_deployment(id).and_then(|d| tasks.deployment(d));
         tasks.find_task(id).is_some()
             || deployment.is_some_and(|d| d.state() != crate::agent::tasks::Deployed::Failed)
-            || self.bench.agent.outbox.holds_results(id)
+            || self.bench.agent.supervisor.outbox.holds_results(id)
     }
 
     fn start(&mut self) {
@@ -293,7 +294,13 @@ impl Chaos {
             return;
         }
         self.bench.start(body);
-        let is_deployed = self.bench.agent.tasks.find_deployment(&id).is_some();
+        let is_deployed = self
+            .bench
+            .agent
+            .supervisor
+            .tasks
+            .find_deployment(&id)
+            .is_some();
         // A deployment is answered when it is stopped, or refused.
         let _ = is_deployed;
         self.add(&id, "");
@@ -303,6 +310,7 @@ impl Chaos {
         let ids: Vec<String> = self
             .bench
             .agent
+            .supervisor
             .tasks
             .deployments()
             .map(|(_, d)| d.id().to_string())
@@ -321,10 +329,16 @@ impl Chaos {
             if self
                 .bench
                 .agent
+                .supervisor
                 .tasks
                 .find_invocation(&invocation)
                 .is_some()
-                || self.bench.agent.outbox.holds_invocation(&invocation)
+                || self
+                    .bench
+                    .agent
+                    .supervisor
+                    .outbox
+                    .holds_invocation(&invocation)
             {
                 self.bench.send("control/manager/invoke", body);
                 return;
@@ -346,19 +360,19 @@ impl Chaos {
     }
 
     fn exit(&mut self) {
-        let count = self.bench.agent.engine.running.len();
+        let count = self.bench.agent.engine().running.len();
         if count == 0 {
             return;
         }
         let index = self.pick(count);
-        let slot = self.bench.agent.engine.running[index].slot;
+        let slot = self.bench.agent.engine().running[index].slot;
         self.bench
             .agent
             .engine_mut()
             .interrupted
             .retain(|of| *of != slot);
         let output = ["{}", "no object", "{\"a\":1}"][self.pick(3)];
-        let free = self.bench.agent.engine.arena().free;
+        let free = self.bench.agent.engine().arena().free;
         match self.pick(3) {
             0 => self
                 .bench
@@ -370,11 +384,10 @@ impl Chaos {
                 .agent
                 .engine_mut()
                 .exit_with(slot, Ok(None), Some(output)),
-            _ => self
-                .bench
-                .agent
-                .engine_mut()
-                .exit(slot, Err(Failure::Trap(text(format_args!("unreachable"))))),
+            _ => {
+                let engine = self.bench.agent.engine_mut();
+                engine.exit(slot, Err(engine.trap("unreachable")));
+            }
         }
         if self.pick(2) == 0 {
             self.bench.handle(Event::Tick);
@@ -499,7 +512,7 @@ impl Chaos {
 
     fn brute(&self) {
         let agent = &self.bench.agent;
-        if let Some((_, next)) = agent.tasks.next_deadline() {
+        if let Some((_, next)) = agent.supervisor.tasks.next_deadline() {
             assert!(
                 next > self.bench.now,
                 "one that is late is acted on at once"
@@ -510,19 +523,35 @@ impl Chaos {
                     .is_some_and(|at| at <= next)
             );
         }
-        let running = agent.engine.running.len();
-        let with_exits = agent.tasks.running();
+        let running = agent.engine().running.len();
+        let with_exits = agent.supervisor.tasks.running();
         assert!(with_exits >= running);
         // Nothing is left in the arena that nobody has.
-        agent.tasks.check();
+        agent.supervisor.tasks.check();
+        self.check_waiters();
+    }
+
+    /// Holds the waiters that the modules count against those that the tasks know.
+    fn check_waiters(&self) {
+        let Supervisor { tasks, modules, .. } = &self.bench.agent.supervisor;
+        for index in 0..FETCHES_MAX as u8 {
+            let fetching = tasks.all().filter(|(_, task)| {
+                matches!(task.state(), State::Fetching { fetch, .. } if *fetch == index)
+            });
+            let deploying = tasks.deployments().filter(|(_, deployment)| {
+                matches!(deployment.state(), Deployed::Fetching { fetch, .. } if fetch == index)
+            });
+            let waiters = fetching.count() + deploying.count();
+            assert_eq!(modules.waiters(index).unwrap_or(0), waiters);
+        }
     }
 
     fn step(&mut self) {
         self.note();
         match self.numbers.below(20) {
-            0..=3 if self.bench.agent.outbox.room() > 1 => self.start(),
-            4 | 5 if self.bench.agent.outbox.room() > 1 => self.invoke(),
-            6 if self.bench.agent.outbox.room() > 1 => self.stop(),
+            0..=3 if self.bench.agent.supervisor.outbox.room() > 1 => self.start(),
+            4 | 5 if self.bench.agent.supervisor.outbox.room() > 1 => self.invoke(),
+            6 if self.bench.agent.supervisor.outbox.room() > 1 => self.stop(),
             7 | 8 => self.exit(),
             9 => self.bench.exit_interrupted(),
             10 | 11 => self.exchange(),
@@ -549,6 +578,7 @@ impl Chaos {
         let deployments: Vec<String> = self
             .bench
             .agent
+            .supervisor
             .tasks
             .deployments()
             .map(|(_, d)| d.id().to_string())
@@ -587,7 +617,7 @@ impl Chaos {
         assert!(
             self.bench.agent.is_drained(),
             "seed {seed}: {stages:?} outbox {}",
-            self.bench.agent.outbox.room()
+            self.bench.agent.supervisor.outbox.room()
         );
         let ms = self.bench.now.as_millis() + 10_000;
         self.bench.at(ms);
@@ -626,7 +656,7 @@ fn whatever_happens_each_start_is_answered_once_and_the_arena_is_empty_at_the_en
         "fetching",
         "gathering",
         "running",
-        "ending",
+        "stopping",
         "posting",
         "overdue",
         "ended, no room",

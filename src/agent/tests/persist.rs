@@ -47,7 +47,7 @@ fn a_deployment_answers_after_a_reboot_without_the_manager() {
     let mut bench = boot(&store);
     assert_eq!(bench.agent.status().deployed, 1);
     invoke(&mut bench, "a");
-    let run = bench.agent.engine.run(Slot(0));
+    let run = bench.agent.engine().run(Slot(0));
     assert_eq!(
         (&*run.export, &*run.args),
         ("add", &[Value::I32(3), Value::I32(4)][..])
@@ -131,7 +131,7 @@ fn a_pinned_module_is_fetched_once_for_all_boots() {
     let mut bench = boot(&store);
     bench.start(start("b"));
     assert_eq!(bench.agent.poll_request(), None);
-    assert_eq!(bench.agent.engine.running.len(), 1);
+    assert_eq!(bench.agent.engine().running.len(), 1);
 
     // Damaged, it is fetched again, and stored again.
     store.kept().modules[0].1[0] ^= 1;
@@ -139,7 +139,7 @@ fn a_pinned_module_is_fetched_once_for_all_boots() {
     bench.start(start("c"));
     let id = bench.exchange("http://host/add");
     bench.respond(id, ADD.as_bytes());
-    assert_eq!(bench.agent.engine.running.len(), 1);
+    assert_eq!(bench.agent.engine().running.len(), 1);
     assert_eq!(
         store.kept().modules,
         [(digest(ADD.as_bytes()), ADD.as_bytes().to_vec())]
@@ -164,7 +164,7 @@ fn only_what_can_be_used_again_is_written() {
         store.kept().modules,
         [(digest(ADD.as_bytes()), ADD.as_bytes().to_vec())]
     );
-    assert_eq!(bench.agent.engine.loads, 2);
+    assert_eq!(bench.agent.engine().loads, 2);
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn train(bench: &mut Bench, output: &str) {
     bench.respond(id, br#"{"w":[1]}"#);
     let id = bench.exchange(DATA);
     bench.respond(id, br#"{"data":[]}"#);
-    let run = bench.agent.engine.run(Slot(0));
+    let run = bench.agent.engine().run(Slot(0));
     assert_eq!(run.data.model.as_deref(), Some(&br#"{"w":[1]}"#[..]));
     assert_eq!(run.data.dataset.as_deref(), Some(&br#"{"data":[]}"#[..]));
     assert_eq!(run.data.env().get("ROUND_ID"), Some("r1"));
@@ -160,7 +160,7 @@ fn without_a_data_store_the_guest_runs_without_data() {
             let id = bench.exchange(DATA);
             bench.break_off(id, "HTTP 404 from data");
         }
-        let run = bench.agent.engine.run(Slot(0));
+        let run = bench.agent.engine().run(Slot(0));
         assert!(run.data.model.is_some() && run.data.dataset.is_none());
     }
 }
@@ -184,13 +184,13 @@ fn the_models_topic_takes_the_place_of_a_registry_that_fails() {
         topic: "fl/models/global_model_v4",
         payload: b"{}",
     });
-    assert!(bench.agent.engine.running.is_empty());
+    assert!(bench.agent.engine().running.is_empty());
     bench.handle(Event::Message {
         topic,
         payload: b"{\"w\":0}",
     });
     assert_eq!(
-        bench.agent.engine.run(Slot(0)).data.model.as_deref(),
+        bench.agent.engine().run(Slot(0)).data.model.as_deref(),
         Some(&b"{\"w\":0}"[..])
     );
     let removed = bench.agent.poll_subscribe();
@@ -236,10 +236,10 @@ fn a_data_set_that_is_late_costs_only_the_data_set() {
     });
     let id = bench.exchange(DATA);
     bench.run_until(115_999);
-    assert!(bench.agent.is_wanted(id) && bench.agent.engine.running.is_empty());
+    assert!(bench.agent.is_wanted(id) && bench.agent.engine().running.is_empty());
     bench.run_until(116_000);
     assert!(!bench.agent.is_wanted(id));
-    assert!(bench.agent.engine.run(Slot(0)).data.dataset.is_none());
+    assert!(bench.agent.engine().run(Slot(0)).data.dataset.is_none());
     end(&mut bench, "{}");
     let id = bench.exchange(UPDATE);
     bench.respond(id, b"");
@@ -258,7 +258,7 @@ fn a_round_has_the_name_that_the_manager_gives_it() {
         let id = bench.exchange(url);
         bench.respond(id, body.as_bytes());
     }
-    assert_eq!(bench.agent.engine.run(Slot(0)).export, "main");
+    assert_eq!(bench.agent.engine().run(Slot(0)).export, "main");
     end(&mut bench, "{}");
     let update = bench.exchange(UPDATE);
     bench.respond(update, b"");
@@ -346,11 +346,7 @@ fn an_update_that_is_none_or_a_trap_is_an_error_in_the_envelope() {
             "the update is no JSON object: '5'",
         ),
         (Ok(None), Some("[1]"), "the update is no JSON object: '[1]'"),
-        (
-            Err(Failure::Trap(text(format_args!("unreachable")))),
-            Some("{}"),
-            "unreachable",
-        ),
+        (Err("unreachable"), Some("{}"), "unreachable"),
     ] {
         let mut bench = bench(Services {
             data: "",
@@ -359,7 +355,9 @@ fn an_update_that_is_none_or_a_trap_is_an_error_in_the_envelope() {
         bench.start(round("a"));
         let id = bench.exchange(MODEL);
         bench.respond(id, b"{}");
-        bench.agent.engine_mut().exit_with(Slot(0), result, output);
+        let engine = bench.agent.engine_mut();
+        let result = result.map_err(|words| engine.trap(words));
+        engine.exit_with(Slot(0), result, output);
         let results = bench.results_until(1300);
         assert_eq!(results[0]["error"], reason);
         assert_eq!(results[0]["results"], envelope("a", "")["results"]);

@@ -75,7 +75,7 @@ fn one_that_has_ended_and_waits_for_the_outbox_is_not_late() {
     bench.exit(1, Ok(None));
     assert_eq!(bench.agent.tasks().next().unwrap().stage, Stage::Reporting);
     bench.at(60_000);
-    assert_eq!(bench.agent.tasks.overdue(), 0);
+    assert_eq!(bench.agent.supervisor.tasks.overdue(), 0);
     assert_eq!(bench.agent.next_deadline(bench.now), None);
     bench.handle(Event::Connected);
     assert_eq!(bench.results_until(61_000).len(), 2);
@@ -95,7 +95,7 @@ fn ids_of_one_byte_and_of_the_longest_are_found() {
         bench.send("control/manager/stop", json!({"id": id, "proplet_id": ID}));
     }
     let stopped = [Slot(0), Slot(1)];
-    assert_eq!(bench.agent.engine.interrupted, stopped);
+    assert_eq!(bench.agent.engine().interrupted, stopped);
     bench.exit_interrupted();
     assert_eq!(ids(&bench.results_until(2000)).len(), 2);
     bench.exit(2, Ok(None));
@@ -117,7 +117,7 @@ fn a_stop_of_a_deployment_stops_its_invocations_and_no_others() {
     bench.exit(4, Ok(None));
     bench.exit(0, Ok(None));
     bench.send("control/manager/stop", json!({"id": "a", "proplet_id": ID}));
-    let interrupted = &bench.agent.engine.interrupted;
+    let interrupted = &bench.agent.engine().interrupted;
     let expected: Vec<_> = (0..20)
         .map(|n| Slot(2 * n))
         .filter(|s| s.0 != 0 && s.0 != 4)
@@ -182,12 +182,12 @@ fn an_hour_of_starts_and_stops_answers_each_start_once() {
     let end = 3_600_000;
     while bench.now.as_millis() < end {
         match numbers.below(10) {
-            0..=3 if bench.agent.outbox.room() > 1 => {
+            0..=3 if bench.agent.supervisor.outbox.room() > 1 => {
                 let id = format!("task-{}", started.len());
                 let deadline = 1 + numbers.below(5000);
                 let env = json!({"PROPLET_DEADLINE_MS": deadline.to_string(), "X": "y".repeat(deadline as usize % 200)});
                 bench.start(with(task(&id), json!({"env": env})));
-                let runs = bench.agent.tasks.find_task(&id).is_some();
+                let runs = bench.agent.supervisor.tasks.find_task(&id).is_some();
                 refused += usize::from(!runs);
                 started.insert(id);
             }
@@ -195,9 +195,9 @@ fn an_hour_of_starts_and_stops_answers_each_start_once() {
                 let id = format!("task-{}", numbers.below(started.len() as u64));
                 bench.send("control/manager/stop", json!({"id": id, "proplet_id": ID}));
             }
-            5 | 6 if !bench.agent.engine.running.is_empty() => {
-                let index = numbers.below(bench.agent.engine.running.len() as u64) as usize;
-                let slot = bench.agent.engine.running[index].slot;
+            5 | 6 if !bench.agent.engine().running.is_empty() => {
+                let index = numbers.below(bench.agent.engine().running.len() as u64) as usize;
+                let slot = bench.agent.engine().running[index].slot;
                 bench
                     .agent
                     .engine_mut()
@@ -215,9 +215,9 @@ fn an_hour_of_starts_and_stops_answers_each_start_once() {
         }
         results.extend(bench.results_until(bench.now.as_millis() + numbers.below(400)));
     }
-    while !bench.agent.engine.running.is_empty() {
+    while !bench.agent.engine().running.is_empty() {
         bench.agent.engine_mut().interrupted.clear();
-        let slot = bench.agent.engine.running[0].slot;
+        let slot = bench.agent.engine().running[0].slot;
         bench.exit(slot.0, Ok(None));
         results.extend(bench.results_until(bench.now.as_millis() + 400));
     }
@@ -232,7 +232,10 @@ fn an_hour_of_starts_and_stops_answers_each_start_once() {
     );
     assert!(bench.arena_is_free());
     assert_eq!(
-        (bench.agent.tasks.taken(), bench.agent.tasks.overdue()),
+        (
+            bench.agent.supervisor.tasks.taken(),
+            bench.agent.supervisor.tasks.overdue()
+        ),
         (0, 0)
     );
 }

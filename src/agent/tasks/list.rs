@@ -1,10 +1,10 @@
-//! Lines of tasks, linked through their records: first in, first out, and out from anywhere.
+//! Lists of tasks, linked through their records: first in, first out, and out from anywhere.
 
-use super::NONE;
+use crate::chain::END as NONE;
 #[cfg(test)]
 extern crate std;
 
-/// Neighbours of a task in the one line that it may be in.
+/// Neighbours of a task in the one list that it may be in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Links {
     before: u16,
@@ -19,7 +19,7 @@ impl Links {
 }
 
 #[cfg(test)]
-impl Line {
+impl LinkedList {
     /// All of them in order, after a look that the links back are those of the links on.
     pub(super) fn all(&self, links: impl Fn(u16) -> Links) -> std::vec::Vec<u16> {
         let (mut all, mut at, mut before) = (std::vec::Vec::new(), self.first, NONE);
@@ -34,19 +34,19 @@ impl Line {
     }
 }
 
-/// Gives the links of a task.
+/// Storage of the links.
 pub(super) trait Linked {
     fn links(&mut self, slot: u16) -> &mut Links;
 }
 
-/// A line of tasks. Everything is O(1).
+/// A list of tasks. Every operation is O(1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Line {
+pub(super) struct LinkedList {
     first: u16,
     last: u16,
 }
 
-impl Line {
+impl LinkedList {
     pub(super) const EMPTY: Self = Self {
         first: NONE,
         last: NONE,
@@ -60,7 +60,7 @@ impl Line {
         }
     }
 
-    /// Puts a task that is in no line at the end.
+    /// Appends a task that is in no list.
     pub(super) fn push(&mut self, tasks: &mut impl Linked, slot: u16) {
         let last = core::mem::replace(&mut self.last, slot);
         *tasks.links(slot) = Links {
@@ -73,7 +73,7 @@ impl Line {
         }
     }
 
-    /// Takes out a task that is in this line.
+    /// Takes out a task of this list.
     pub(super) fn remove(&mut self, tasks: &mut impl Linked, slot: u16) {
         let Links { before, behind } = core::mem::replace(tasks.links(slot), Links::NONE);
         match before {
@@ -101,25 +101,25 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_line_is_a_queue_that_any_may_leave(moves in prop::collection::vec(0..16_u16, 0..200)) {
-            let (mut tasks, mut line) = (vec![Links::NONE; 16], Line::EMPTY);
+        fn a_list_is_a_queue_that_any_may_leave(moves in prop::collection::vec(0..16_u16, 0..200)) {
+            let (mut tasks, mut list) = (vec![Links::NONE; 16], LinkedList::EMPTY);
             let mut model = VecDeque::new();
             for slot in moves {
                 match model.iter().position(|other| *other == slot) {
                     Some(at) => {
                         model.remove(at);
-                        line.remove(&mut tasks, slot);
+                        list.remove(&mut tasks, slot);
                     }
                     None => {
                         model.push_back(slot);
-                        line.push(&mut tasks, slot);
+                        list.push(&mut tasks, slot);
                     }
                 }
-                prop_assert_eq!(line.first(), model.front().copied());
+                prop_assert_eq!(list.first(), model.front().copied());
             }
-            while let Some(slot) = line.first() {
+            while let Some(slot) = list.first() {
                 prop_assert_eq!(Some(slot), model.pop_front());
-                line.remove(&mut tasks, slot);
+                list.remove(&mut tasks, slot);
             }
             prop_assert!(model.is_empty() && tasks.iter().all(|links| *links == Links::NONE));
         }

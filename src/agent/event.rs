@@ -1,0 +1,124 @@
+//! The conversation with a link: events in, publications and subscriptions out.
+
+use crate::{
+    engine::Slot,
+    wire::{TopicName, report::BufferTooSmall},
+};
+use core::fmt;
+
+/// An event.
+#[derive(Debug)]
+pub enum Event<'m> {
+    /// The broker has no earlier session: every subscription that
+    /// [`Agent::poll_subscribe`](super::Agent::poll_subscribe) gave out is needed again.
+    NewSession,
+    /// The broker accepted the connection, and each
+    /// [`Agent::subscription`](super::Agent::subscription) is in force.
+    Connected,
+    /// The connection is gone.
+    Disconnected,
+    /// A message arrived.
+    Message {
+        /// Its topic.
+        topic: &'m str,
+        /// Its payload.
+        payload: &'m [u8],
+    },
+    /// A message arrived that was larger than the receive buffer; its payload was skipped.
+    Oversized {
+        /// Its topic.
+        topic: &'m str,
+        /// Bytes of the whole packet.
+        size: usize,
+    },
+    /// The fate of a publication that [`Agent::poll_publish`](super::Agent::poll_publish) gave out.
+    Published(Token, Delivery),
+    /// Time passed, or a worker has news.
+    Tick,
+    /// Stop every task, report, and take no more.
+    Shutdown,
+}
+
+/// Identifies one publication until its [`Event::Published`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Token(pub(super) Subject);
+
+/// Subject of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Subject {
+    Discovery,
+    Heartbeat,
+    Metrics,
+    /// A sample of the task in a slot.
+    Sample(Slot),
+    /// A request to the registry, for a module on its way.
+    ModuleRequest(u8),
+    /// An entry of the outbox.
+    Entry(u16),
+}
+
+/// Fate of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// The broker has acknowledged it (QoS 1), or it was written out (QoS 0).
+    Done,
+    /// The session ended before that; it may or may not have arrived.
+    Lost,
+    /// The broker refused it.
+    Refused,
+    /// It exceeds the link's send buffer, or the broker's maximum packet size.
+    TooLarge,
+}
+
+/// Reason for which a publication can't be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unwritten {
+    /// The buffer is too small.
+    TooLarge(BufferTooSmall),
+    /// It is a sample of a task that has ended since.
+    Gone,
+}
+
+impl fmt::Display for Unwritten {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge(error) => error.fmt(f),
+            Self::Gone => f.write_str("the task of this sample has ended"),
+        }
+    }
+}
+
+impl core::error::Error for Unwritten {}
+
+impl From<BufferTooSmall> for Unwritten {
+    fn from(error: BufferTooSmall) -> Self {
+        Self::TooLarge(error)
+    }
+}
+
+/// Quality of service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Qos {
+    /// At most once: superseded by the next one.
+    AtMostOnce,
+    /// At least once.
+    AtLeastOnce,
+}
+
+/// A message to publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Publication {
+    /// Comes back in [`Event::Published`].
+    pub token: Token,
+    /// Quality of service.
+    pub qos: Qos,
+}
+
+/// A change of the proplet's subscriptions, beside those of the manager's topics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subscription {
+    /// Subscribe to this filter, at QoS 1.
+    Add(TopicName),
+    /// Unsubscribe from this filter.
+    Remove(TopicName),
+}

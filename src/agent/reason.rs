@@ -1,0 +1,260 @@
+//! Reasons for which a task has no result, or is refused.
+
+use crate::{
+    engine::{EngineError, UNSAID},
+    memory::Shortage,
+    module::{
+        chunks::{ChunkError, TooLarge},
+        reference::DigestMismatch,
+        signature,
+        stream::StreamError,
+    },
+    wire::{self, URL_MAX},
+};
+use core::{fmt, ops::Deref, time::Duration};
+
+/// A reason with its numbers. Its words are made where it is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// A stop command came.
+    Stopped,
+    /// The task's time is over.
+    Deadline(Milliseconds),
+    /// The proplet shuts down.
+    ShuttingDown,
+    /// The module is encrypted.
+    Encrypted,
+    /// So many slots are taken, which are all.
+    NoSlot(u16),
+    /// So many latent deployments there are, which is the maximum.
+    NoDeployment(u16),
+    /// So many modules are on their way, which is the maximum.
+    NoFetch(u8),
+    /// So many modules are loaded, which is the maximum.
+    NoEntry(u16),
+    /// No latent deployment has the task's id.
+    NotDeployed,
+    /// The deployment's module could not be loaded after a restart.
+    NotRestored,
+    /// The deployment waits for its module.
+    NotReady,
+    /// The message can't be read.
+    Message(wire::Error),
+    /// The module in the message can't be read.
+    File(wire::Error),
+    /// The image reference has so many bytes, which are too many.
+    ReferenceTooLong(usize),
+    /// The module is another one.
+    Digest(DigestMismatch),
+    /// A chunk of the module is refused.
+    Chunk(ChunkError),
+    /// The body of a response is refused.
+    Stream(StreamError),
+    /// The module is larger than the limit.
+    ModuleTooLarge(TooLarge),
+    /// The module is not signed as it must be.
+    Signature(signature::Refusal),
+    /// The arena lacks room.
+    Memory(Shortage),
+    /// The model on the round's topic is too large.
+    ModelTooLarge {
+        /// Its length in bytes.
+        len: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// No model came in time.
+    NoModel {
+        /// Whether it was also waited for on its topic.
+        has_topic: bool,
+        /// Seconds of the wait.
+        seconds: u32,
+    },
+    /// The result of so many bytes does not fit the link or the broker.
+    ResultTooLarge(usize),
+    /// The broker refused the result of so many bytes.
+    ResultRefused(usize),
+    /// The response, or the part of it, is of no use any more.
+    Unwanted,
+    /// The guest trapped; the arena had no room for the words.
+    Trapped,
+    /// Words that the arena had no room for. They are in the log.
+    Unsaid,
+}
+
+/// The reason for which a task has no result, or is refused.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reason<B> {
+    /// One that has numbers only.
+    Refusal(Refusal),
+    /// One that names or quotes a part of the task or of its module: words in the arena, UTF-8, made
+    /// while that was at hand.
+    Words(B),
+}
+
+/// Milliseconds, in words of 32 bits: a [`Refusal`] is no larger for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Milliseconds([u32; 2]);
+
+impl From<Duration> for Milliseconds {
+    fn from(duration: Duration) -> Self {
+        let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self([(ms >> 32) as u32, ms as u32])
+    }
+}
+
+impl fmt::Display for Milliseconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [high, low] = self.0;
+        write!(f, "{} ms", u64::from(high) << 32 | u64::from(low))
+    }
+}
+
+impl<B> Reason<B> {
+    /// The reason in words, for the task of this id.
+    pub(super) const fn of<'r>(&'r self, task: &'r str) -> Shown<'r, B> {
+        Shown { reason: self, task }
+    }
+}
+
+impl<B: Deref<Target = [u8]>> fmt::Display for Reason<B> {
+    /// In words, without the task's id.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.of("").fmt(f)
+    }
+}
+
+/// A reason and the task that it is about.
+pub(super) struct Shown<'r, B> {
+    reason: &'r Reason<B>,
+    task: &'r str,
+}
+
+impl<B: Deref<Target = [u8]>> fmt::Display for Shown<'_, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reason {
+            Reason::Refusal(refusal) => refusal.show(self.task, f),
+            Reason::Words(words) => f.write_str(core::str::from_utf8(words).unwrap_or(UNSAID)),
+        }
+    }
+}
+
+impl Refusal {
+    fn show(&self, task: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopped => f.write_str("task stopped"),
+            Self::Deadline(limit) => write!(f, "deadline of {limit} exceeded"),
+            Self::ShuttingDown => f.write_str("proplet is shutting down"),
+            Self::Encrypted => f.write_str("TEE runtime not available"),
+            Self::NoSlot(slots) => write!(f, "no free slot: all {slots} are taken"),
+            Self::NoDeployment(count) => {
+                write!(f, "no room for a deployment: all {count} are taken")
+            }
+            Self::NoFetch(count) => write!(
+                f,
+                "too many modules on their way: all {count} places are taken"
+            ),
+            Self::NoEntry(count) => write!(
+                f,
+                "the module table is full: all {count} entries are in use"
+            ),
+            // The manager looks for these words to deploy the task again.
+            Self::NotDeployed => write!(
+                f,
+                "task {task} has not been precompiled; deploy it as a latent task first"
+            ),
+            Self::NotRestored => write!(
+                f,
+                "task {task} could not be restored after a restart: deploy it again, or see the log"
+            ),
+            Self::NotReady => write!(f, "task {task} still waits for its module"),
+            Self::Message(error) => write!(f, "{error}"),
+            Self::File(error) => write!(f, "field \"file\": {error}"),
+            Self::ReferenceTooLong(len) => {
+                write!(f, "image reference of {len} bytes is longer than {URL_MAX}")
+            }
+            Self::Digest(mismatch) => write!(f, "{mismatch}"),
+            Self::Chunk(error) => write!(f, "{error}"),
+            Self::Stream(error) => write!(f, "{error}"),
+            Self::ModuleTooLarge(error) => write!(f, "{error}"),
+            Self::Signature(refusal) => write!(f, "{refusal}"),
+            Self::Memory(shortage) => write!(f, "{shortage}"),
+            Self::ModelTooLarge { len, limit } => {
+                write!(f, "model: it has {len} bytes, this proplet takes {limit}")
+            }
+            Self::NoModel { has_topic, seconds } => {
+                let topic = if *has_topic { ", nor on its topic" } else { "" };
+                write!(
+                    f,
+                    "model: none came from its registry{topic} within {seconds} s"
+                )
+            }
+            Self::ResultTooLarge(len) => write!(
+                f,
+                "the result of {len} bytes is too large for the link or the broker"
+            ),
+            Self::ResultRefused(len) => {
+                write!(f, "the result of {len} bytes was refused by the broker")
+            }
+            Self::Unwanted => f.write_str("nobody waits for it any more"),
+            Self::Trapped => {
+                f.write_str("the guest trapped, and the arena has no room for the reason")
+            }
+            Self::Unsaid => f.write_str(UNSAID),
+        }
+    }
+}
+
+impl<B> From<Refusal> for Reason<B> {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refusal(refusal)
+    }
+}
+
+impl<B> From<EngineError<B>> for Reason<B> {
+    fn from(error: EngineError<B>) -> Self {
+        match error {
+            EngineError::Memory(shortage) => shortage.into(),
+            EngineError::Words(words) => Self::Words(words),
+            EngineError::Unsaid => Refusal::Unsaid.into(),
+        }
+    }
+}
+
+/// Lets `?` make a reason of an operation's own error.
+macro_rules! refusals {
+    ($($variant:ident($error:ty),)*) => {$(
+        impl From<$error> for Refusal {
+            fn from(error: $error) -> Self {
+                Self::$variant(error)
+            }
+        }
+
+        impl<B> From<$error> for Reason<B> {
+            fn from(error: $error) -> Self {
+                Self::Refusal(Refusal::$variant(error))
+            }
+        }
+    )*};
+}
+
+refusals! {
+    Memory(Shortage),
+    Message(wire::Error),
+    Digest(DigestMismatch),
+    Chunk(ChunkError),
+    Stream(StreamError),
+    Signature(signature::Refusal),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record of a task that has failed keeps its reason.
+    #[test]
+    fn a_reason_is_small() {
+        assert!(size_of::<Refusal>() <= 10 * size_of::<usize>());
+        assert!(size_of::<Reason<(usize, usize)>>() <= 10 * size_of::<usize>());
+    }
+}

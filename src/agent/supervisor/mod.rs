@@ -1,0 +1,158 @@
+//! The life of a task, from its start to its report: the owners' calls in their order.
+//!
+//! Each file calls those above it in this list alone:
+//!
+//! - this one: the owners, and small steps that all need;
+//! - `guest`: messages of guests;
+//! - `report`: ends of tasks, on their way to the outbox;
+//! - `run`: runs, from the instance to the exit;
+//! - `round`: federated rounds, before and after the run;
+//! - `deploy`: latent deployments;
+//! - `start`: commands of the manager;
+//! - `arrival`: arrivals of modules and data, and deadlines.
+
+mod arrival;
+mod deploy;
+mod guest;
+mod report;
+mod round;
+mod run;
+mod start;
+
+use crate::agent::{
+    modules::{Modules, Usage, Wanted},
+    outbox::Outbox,
+    reason::{Reason, Refusal},
+    rounds::Rounds,
+    subscriptions::Subscriptions,
+    tasks::{Deployed, State, TaskRecord, Tasks, Texts},
+    view::{Stage, TaskView},
+};
+use crate::{
+    config::Config,
+    engine::{Engine, ModuleId, RunUsage, Slot},
+    memory::Purpose,
+    task::budget::Budget,
+    wire::{Pairs, Start, Topics},
+};
+use core::fmt;
+
+/// Conducts the owners of tasks, modules, rounds, subscriptions and messages, and the engine.
+#[derive(Debug)]
+pub(super) struct Supervisor<'a, E: Engine> {
+    pub(super) config: Config<'a>,
+    pub(super) topics: Topics,
+    pub(super) engine: E,
+    pub(super) tasks: Tasks<'a, E>,
+    pub(super) modules: Modules<'a, E>,
+    pub(super) rounds: Rounds<E::Buffer, Slot>,
+    pub(super) subscriptions: Subscriptions<E::Buffer>,
+    pub(super) outbox: Outbox<'a, E::Buffer>,
+    pub(super) is_shutting_down: bool,
+}
+
+impl<E: Engine> Supervisor<'_, E> {
+    /// Words in the arena, for a reason.
+    pub(super) fn words(&self, args: fmt::Arguments<'_>) -> Reason<E::Buffer> {
+        self.engine.words(args).into()
+    }
+
+    pub(super) fn make_room(
+        &mut self,
+        need: usize,
+        purpose: Purpose,
+    ) -> Result<(), Reason<E::Buffer>> {
+        Ok(self.modules.make_room(need, purpose, &self.engine)?)
+    }
+
+    pub(super) fn release(&mut self, module: ModuleId) {
+        self.modules.release(module, &mut self.engine);
+    }
+
+    pub(super) fn check_admission(&self, is_encrypted: bool) -> Result<(), Refusal> {
+        match (self.is_shutting_down, is_encrypted) {
+            (true, _) => Err(Refusal::ShuttingDown),
+            (false, true) => Err(Refusal::Encrypted),
+            (false, false) => Ok(()),
+        }
+    }
+
+    pub(super) fn parse_budget<'t>(
+        &self,
+        get: impl Fn(&str) -> Option<&'t str>,
+    ) -> Result<Budget, Reason<E::Buffer>> {
+        let budget = Budget::from_env(get, &self.config.limits);
+        budget.map_err(|e| self.words(format_args!("{e}")))
+    }
+
+    /// Limits of a task that was accepted with them.
+    pub(super) fn budget(&self, slot: Slot) -> Budget {
+        let limits = &self.config.limits;
+        let env = self.tasks.get(slot).map(TaskRecord::env);
+        let env = env.unwrap_or_default();
+        let budget = Budget::from_env(|key| env.get(key), limits);
+        budget.unwrap_or_else(|_| Budget::of_device(limits))
+    }
+
+    /// The tasks, by slot, and then the deployments.
+    pub(in crate::agent) fn views(&self) -> impl Iterator<Item = TaskView<'_>> {
+        let tasks = self.tasks.all().map(|(slot, task)| TaskView {
+            slot: Some(slot),
+            id: task.id(),
+            invocation: task.invocation(),
+            name: task.name(),
+            stage: self.stage(slot, task.state()),
+            received: task.task().received,
+            module: task.state().module(),
+            usage: self.engine.usage(slot),
+        });
+        let deployments = self.tasks.deployments().map(|(_, deployment)| {
+            let (stage, module) = match deployment.state() {
+                Deployed::Ready { module } => (Stage::Deployed, Some(module)),
+                Deployed::Fetching { .. } => (Stage::Fetching, None),
+                Deployed::Failed => (Stage::Failed, None),
+            };
+            TaskView {
+                slot: None,
+                id: deployment.id(),
+                invocation: None,
+                name: deployment.name(),
+                stage,
+                received: deployment.head().received,
+                module,
+                usage: RunUsage::default(),
+            }
+        });
+        tasks.chain(deployments)
+    }
+
+    pub(super) fn stage(&self, slot: Slot, state: &State<E>) -> Stage {
+        match state {
+            State::Accepted | State::Fetching { .. } => Stage::Fetching,
+            State::Gathering { .. } => Stage::Gathering,
+            State::Running { .. } if self.engine.has_exited(slot) => Stage::Reporting,
+            State::Running { stop: None, .. } => Stage::Running,
+            State::Running { .. } => Stage::Stopping,
+            State::Failed { .. } | State::Posting { .. } | State::Posted { .. } => Stage::Reporting,
+        }
+    }
+}
+
+fn wanted<'s>(start: &Start<'s>, usage: Usage) -> Wanted<'s> {
+    Wanted {
+        image: start.image_url.unwrap_or_default(),
+        file: start.file,
+        usage,
+    }
+}
+
+/// The texts of a start.
+fn texts_of<'s>(start: &Start<'s>) -> Texts<'s> {
+    Texts {
+        id: start.id,
+        invocation: "",
+        name: start.entry().unwrap_or_default(),
+        inputs: start.inputs,
+        env: [start.env, Pairs::EMPTY],
+    }
+}

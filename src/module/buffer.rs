@@ -1,0 +1,27 @@
+//! Buffers of the arena that grow as bytes arrive.
+
+use crate::{
+    engine::Engine,
+    memory::{Purpose, Shortage},
+};
+
+/// Makes `buffer` `len` bytes long, which is no less than it has.
+///
+/// # Errors
+/// The arena has no such room; `buffer` is as before.
+pub(crate) fn extend<E: Engine>(
+    buffer: &mut Option<E::Buffer>,
+    len: usize,
+    purpose: Purpose,
+    engine: &E,
+) -> Result<(), Shortage> {
+    let have = buffer.as_deref().map_or(0, <[u8]>::len);
+    Shortage::check(purpose, len - have, engine.arena().available())?;
+    match buffer {
+        Some(buffer) => engine.resize(buffer, len),
+        None => {
+            *buffer = Some(engine.allocate(len)?);
+            Ok(())
+        }
+    }
+}
