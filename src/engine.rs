@@ -349,6 +349,19 @@ pub enum Failure<B> {
     Trap(Option<B>),
 }
 
+/// Stands for the words of a trap that the arena had no room for.
+pub(crate) const TRAPPED: &str = "the guest trapped, and the arena has no room for the reason";
+
+impl<B: Deref<Target = [u8]>> fmt::Display for Failure<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Interrupted => "interrupted",
+            Self::Trap(Some(words)) => core::str::from_utf8(words).unwrap_or(TRAPPED),
+            Self::Trap(None) => TRAPPED,
+        })
+    }
+}
+
 /// Refusal of an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EngineError<B> {

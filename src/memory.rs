@@ -22,6 +22,8 @@ pub enum Purpose {
     },
     /// The body of an HTTP response.
     Body,
+    /// The data of a federated round, while they are gathered.
+    Round,
     /// The model of a federated round, from its topic.
     Model,
     /// A guest's subscription.
@@ -44,6 +46,7 @@ impl fmt::Display for Purpose {
                 makes_shared: true, ..
             } => "an instance, its call and what the module's instances share",
             Self::Body => "its bytes",
+            Self::Round => "the round's data",
             Self::Model => "the model",
             Self::Subscription => "a subscription",
         })?;

@@ -7,10 +7,7 @@ use libfuzzer_sys::{
     fuzz_target,
 };
 use proplet::{
-    engine::{
-        ArenaUsage, Call, Engine, Exit, InstanceNeeds, Limits, Message, ModuleId, Needs, Params,
-        ProcessUsage, Record, RunUsage, Slot, TaskData, Text,
-    },
+    engine::{ArenaUsage, Call, Engine, Exit, InstanceNeeds, Limits, Message, ModuleId, Needs, Params, ProcessUsage, Record, RunUsage, Slot, TaskData}, text::Text,
     module::chunks::Chunks,
     wire::Chunk,
 };

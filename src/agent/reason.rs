@@ -1,7 +1,7 @@
 //! Reasons for which a task has no result, or is refused.
 
 use crate::{
-    engine::{EngineError, UNSAID},
+    engine::{EngineError, TRAPPED, UNSAID},
     memory::Shortage,
     module::{
         chunks::{ChunkError, TooLarge},
@@ -197,9 +197,7 @@ impl Refusal {
                 write!(f, "the result of {len} bytes was refused by the broker")
             }
             Self::Unwanted => f.write_str("nobody waits for it any more"),
-            Self::Trapped => {
-                f.write_str("the guest trapped, and the arena has no room for the reason")
-            }
+            Self::Trapped => f.write_str(TRAPPED),
             Self::Unsaid => f.write_str(UNSAID),
         }
     }

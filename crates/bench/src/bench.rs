@@ -10,8 +10,9 @@ use core::slice;
 use proplet::{
     engine::{
         ArenaUsage, Call, Engine, Exit, Failure, InstanceNeeds, Limits, ModuleId, Preemption,
-        RunUsage, Slot, TaskData, Text, Value, Weight, text,
+        RunUsage, Slot, TaskData, Value, Weight,
     },
+    text::{Text, text},
     time::Duration,
 };
 
@@ -238,13 +239,14 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
     fn load_one(&mut self, id: ModuleId, workload: &'static Workload) -> Result<Part, Text> {
         let (len, free) = (workload.wasm.len(), self.engine.arena().free);
         fits(len, free, "its bytes")?;
-        let mut bytes = self.engine.allocate(len)?;
+        let mut bytes = self.engine.allocate(len).map_err(words)?;
         bytes.copy_from_slice(workload.wasm);
-        let needs = self.engine.estimate(&bytes, &self.options.limits)?;
+        let needs = self.engine.estimate(&bytes, &self.options.limits);
+        let needs = needs.map_err(words)?;
         fits(needs.load, self.engine.arena().free, "parsing it")?;
-        self.engine.load(id, bytes)?;
-        let InstanceNeeds { own, shared, .. } =
-            self.engine.instance_needs(id, &self.options.limits)?;
+        self.engine.load(id, bytes).map_err(words)?;
+        let needs = self.engine.instance_needs(id, &self.options.limits);
+        let InstanceNeeds { own, shared, .. } = needs.map_err(words)?;
         self.shared += shared;
         Ok(Part {
             workload,
@@ -341,7 +343,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
             Ok(()) => self.lanes[slot].since = Some(now),
             Err(reason) => {
                 self.refused += 1;
-                self.refusal = Some((slot, reason));
+                self.refusal = Some((slot, words(reason)));
             }
         }
     }
@@ -382,7 +384,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
     /// How a run ended; an error is counted.
     pub(crate) fn judge(&mut self, exit: &Exit<E::Buffer>) -> Verdict {
         let expected = self.part(exit.slot.index()).workload.result;
-        if exit.result == Ok(Some(Value::I32(expected))) {
+        if matches!(exit.result, Ok(Some(Value::I32(value))) if value == expected) {
             return Verdict::Right;
         }
         if self.is_starved(exit) {
@@ -393,18 +395,18 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
     }
 
     fn is_starved(&self, exit: &Exit<E::Buffer>) -> bool {
-        let Err(Failure::Trap(reason)) = &exit.result else {
+        let Err(Failure::Trap(Some(words))) = &exit.result else {
             return false;
         };
-        self.starves && reason.starts_with("out of memory")
+        self.starves && words.starts_with(b"out of memory")
     }
 
     /// Counts a run that did not end as it should.
     pub(crate) fn note(&mut self, exit: &Exit<E::Buffer>) {
         self.fail(exit.slot.index(), |expected| match &exit.result {
             Ok(value) => text(format_args!("returned {value:?}, expected {expected}")),
-            Err(Failure::Trap(trap)) => trap.clone(),
             Err(Failure::Interrupted) => text(format_args!("interrupted by nobody")),
+            Err(trap) => text(format_args!("{trap}")),
         });
     }
 
@@ -478,6 +480,11 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
             free_after: self.engine.arena().free,
         }
     }
+}
+
+/// A refusal as text.
+pub(crate) fn words(refusal: impl core::fmt::Display) -> Text {
+    text(format_args!("{refusal}"))
 }
 
 fn fits(need: usize, free: usize, what: &str) -> Result<(), Text> {

@@ -5,7 +5,8 @@ use crate::{
     report::Event,
 };
 use proplet::{
-    engine::{Engine, Failure, RunUsage, Slot, Text, text},
+    engine::{Engine, Failure, RunUsage, Slot},
+    text::{Text, text},
     time::Duration,
 };
 
@@ -122,7 +123,8 @@ impl<E: Engine, P: Port> Bench<'_, E, P> {
                 if ended == slot {
                     took = Some(bench.port.now() - asked);
                 }
-                if ended != slot || exit.result != Err(Failure::Interrupted) {
+                let is_interrupted = matches!(exit.result, Err(Failure::Interrupted));
+                if ended != slot || !is_interrupted {
                     bench.note(&exit);
                 }
                 bench.start(ended);

@@ -5,10 +5,7 @@ use crate::{
     stats::{Evenness, Spread, Tally},
     workload::Workload,
 };
-use proplet::{
-    engine::{ArenaUsage, Text},
-    time::Duration,
-};
+use proplet::{engine::ArenaUsage, text::Text, time::Duration};
 
 /// Where the figures go, as they come.
 pub trait Report {

@@ -3,9 +3,14 @@
 extern crate std;
 
 use crate::{workload::ENDLESS, *};
-use proplet::engine::{
-    ArenaUsage, Call, Engine, Exit, Failure, InstanceNeeds, Limits, Message, ModuleId, Needs,
-    Params, Preemption, ProcessUsage, Record, RunUsage, Slot, TaskData, Text, Value, Weight, text,
+use proplet::{
+    engine::{
+        ArenaUsage, Call, Engine, EngineError, Exit, Failure, InstanceNeeds, Limits, Message,
+        ModuleId, Needs, Params, Preemption, ProcessUsage, Record, RunUsage, Slot, TaskData, Value,
+        Weight,
+    },
+    memory::Shortage,
+    text::Text,
 };
 use std::{cell::Cell, format, rc::Rc, string::String, vec, vec::Vec};
 
@@ -38,7 +43,7 @@ struct Fake {
     runs: Vec<Option<Running>>,
     ended: u64,
     /// Result of the run that ends as the n-th.
-    result: fn(u64, i32) -> Result<Option<Value>, Failure>,
+    result: fn(u64, i32) -> Result<Option<Value>, Failure<Vec<u8>>>,
     /// Bytes that each instance really takes.
     instance: usize,
     /// Whether runs go on when they are interrupted.
@@ -69,7 +74,7 @@ impl Port for FakePort {
     }
 }
 
-fn right(_: u64, result: i32) -> Result<Option<Value>, Failure> {
+fn right(_: u64, result: i32) -> Result<Option<Value>, Failure<Vec<u8>>> {
     Ok(Some(Value::I32(result)))
 }
 
@@ -145,11 +150,11 @@ impl Engine for Fake {
         }
     }
 
-    fn allocate(&mut self, len: usize) -> Result<Vec<u8>, Text> {
+    fn allocate(&self, len: usize) -> Result<Vec<u8>, Shortage> {
         Ok(vec![0; len])
     }
 
-    fn record<T>(&mut self, _: T, _: usize) -> Result<NoRecord, Text> {
+    fn record<T>(&self, _: T, _: usize) -> Result<NoRecord, Shortage> {
         unreachable!("the bench keeps no records")
     }
 
@@ -157,19 +162,19 @@ impl Engine for Fake {
         0
     }
 
-    fn resize(&mut self, buffer: &mut Vec<u8>, len: usize) -> Result<(), Text> {
+    fn resize(&self, buffer: &mut Vec<u8>, len: usize) -> Result<(), Shortage> {
         buffer.resize(len, 0);
         Ok(())
     }
 
-    fn estimate(&self, _: &[u8], _: &Limits) -> Result<Needs, Text> {
+    fn estimate(&self, _: &[u8], _: &Limits) -> Result<Needs, EngineError<Vec<u8>>> {
         Ok(Needs {
             load: LOAD,
             instance: INSTANCE,
         })
     }
 
-    fn load(&mut self, module: ModuleId, bytes: Vec<u8>) -> Result<(), Text> {
+    fn load(&mut self, module: ModuleId, bytes: Vec<u8>) -> Result<(), EngineError<Vec<u8>>> {
         self.modules.push((module, bytes));
         Ok(())
     }
@@ -180,10 +185,14 @@ impl Engine for Fake {
         self.lost += self.leak;
     }
 
-    fn instance_needs(&self, module: ModuleId, limits: &Limits) -> Result<InstanceNeeds, Text> {
+    fn instance_needs(
+        &self,
+        module: ModuleId,
+        limits: &Limits,
+    ) -> Result<InstanceNeeds, EngineError<Vec<u8>>> {
         self.wasm(module);
         if limits.memory_max == Some(0) {
-            return Err(text(format_args!("0 bytes of memory are too few")));
+            return Err(self.words(format_args!("0 bytes of memory are too few")));
         }
         Ok(InstanceNeeds {
             own: INSTANCE,
@@ -192,7 +201,7 @@ impl Engine for Fake {
         })
     }
 
-    fn params(&self, _: ModuleId, _: &str) -> Result<Option<Params>, Text> {
+    fn params(&self, _: ModuleId, _: &str) -> Result<Option<Params>, EngineError<Vec<u8>>> {
         Ok(Some(Params::new()))
     }
 
@@ -201,7 +210,7 @@ impl Engine for Fake {
         slot: Slot,
         call: &Call<'_>,
         _: TaskData<Vec<u8>, Vec<u8>>,
-    ) -> Result<(), Text> {
+    ) -> Result<(), EngineError<Vec<u8>>> {
         let since = self.now.get();
         let is_endless = self.wasm(call.module) == ENDLESS[0].wasm;
         let run = &mut self.runs[slot.index()];
@@ -439,7 +448,7 @@ fn wrong_results_and_traps_are_counted_and_the_first_is_told() {
     let mut fake = Fake::new(2);
     fake.result = |n, result| match n {
         3 => Ok(Some(Value::I32(result - 1))),
-        4 => Err(Failure::Trap(text(format_args!("unreachable")))),
+        4 => Err(Failure::Trap(Some(b"unreachable".into()))),
         5 => Ok(None),
         _ => right(n, result),
     };

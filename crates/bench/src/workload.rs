@@ -1,6 +1,6 @@
 //! What is run.
 
-use proplet::engine::{Text, text};
+use proplet::text::{Text, text};
 
 /// A module whose `main` takes nothing and returns an i32.
 #[derive(Debug, PartialEq, Eq)]

@@ -2,13 +2,16 @@
 
 use crate::{
     platform::Platform,
-    task::{Refused, words},
+    task::Refused,
     worker::{Workers, reserve},
 };
 use proplet::config::TaskLimits;
-use proplet::engine::{
-    ArenaUsage, Call, Engine, Exit, InstanceNeeds, Limits, Message, ModuleId, Needs, Params,
-    ProcessUsage, RunUsage, Slot, TaskData, Text, ValType, Value, text,
+use proplet::{
+    engine::{
+        ArenaUsage, Call, Engine, EngineError, Exit, InstanceNeeds, Limits, Message, ModuleId,
+        Needs, Params, ProcessUsage, RunUsage, Slot, TaskData, ValType, Value,
+    },
+    memory::Shortage,
 };
 use wamr::{Buffer, Bytes, ErrorKind, Module};
 
@@ -62,15 +65,18 @@ impl<P: Platform> WamrEngine<P> {
     }
 
     /// An instance that would fit finds the arena in pieces, or it does not fit.
-    fn no_room(&self, needs: &InstanceNeeds) -> Text {
-        let memory = self.workers.runtime.memory();
-        text(format_args!(
-            "out of memory: {} need {} bytes, {} are free, at most {} in one piece",
-            needs.subject(),
-            needs.total(),
-            self.arena().available(),
-            memory.largest_free
-        ))
+    fn no_room(&self, needs: &InstanceNeeds) -> Shortage {
+        Shortage::Pieces {
+            purpose: needs.purpose(),
+            need: needs.total(),
+            free: self.arena().available(),
+            largest: self.workers.runtime.memory().largest_free as usize,
+        }
+    }
+
+    fn no_block(&self, len: usize) -> Shortage {
+        let free = self.arena().free;
+        Shortage::Block { len, free }
     }
 
     /// Arena bytes that a linear memory begins with.
@@ -82,7 +88,7 @@ impl<P: Platform> WamrEngine<P> {
     }
 
     /// Refuses a memory of which more is taken at the start than the task may hold.
-    fn check_memory(&self, module: &Module, limits: &Limits) -> Result<(), Text> {
+    fn check_memory(&self, module: &Module, limits: &Limits) -> Result<(), EngineError<Buffer>> {
         const WASM_PAGE: u64 = 65_536;
         if !self.workers.config.memory_commit && wamr::page_bytes() > 0 {
             return Ok(());
@@ -90,16 +96,16 @@ impl<P: Platform> WamrEngine<P> {
         let pages = module.memory().map_or(0, |memory| memory.initial_pages);
         let declared = u64::from(pages) * WASM_PAGE;
         match limits.memory_max {
-            Some(max) if declared > max => Err(text(format_args!(
+            Some(max) if declared > max => Err(self.words(format_args!(
                 "out of memory: the module's memory of {declared} bytes is taken at the start, the task may have {max} of it"
             ))),
             _ => Ok(()),
         }
     }
 
-    fn module(&self, module: ModuleId) -> Result<&Module, Text> {
+    fn module(&self, module: ModuleId) -> Result<&Module, EngineError<Buffer>> {
         let loaded = self.modules[usize::from(module.0)].0.as_ref();
-        loaded.ok_or_else(|| text(format_args!("module {} is not loaded", module.0)))
+        loaded.ok_or_else(|| self.words(format_args!("module {} is not loaded", module.0)))
     }
 }
 
@@ -140,26 +146,29 @@ impl<P: Platform> Engine for WamrEngine<P> {
         }
     }
 
-    fn allocate(&mut self, len: usize) -> Result<Buffer, Text> {
-        self.workers.runtime.buffer(len).map_err(words)
+    fn allocate(&self, len: usize) -> Result<Buffer, Shortage> {
+        let buffer = self.workers.runtime.try_buffer(len);
+        buffer.ok_or_else(|| self.no_block(len))
     }
 
-    fn record<T>(&mut self, value: T, len: usize) -> Result<Record<T>, Text> {
+    fn record<T>(&self, value: T, len: usize) -> Result<Record<T>, Shortage> {
         let record = self.workers.runtime.record(value, len);
-        record.map(Record).map_err(words)
+        record
+            .map(Record)
+            .map_err(|_| self.no_block(Self::record_bytes::<T>(len)))
     }
 
     fn record_bytes<T>(len: usize) -> usize {
         wamr::Record::<T>::block_bytes(len)
     }
 
-    fn resize(&mut self, buffer: &mut Buffer, len: usize) -> Result<(), Text> {
-        buffer.resize(len).map_err(words)
+    fn resize(&self, buffer: &mut Buffer, len: usize) -> Result<(), Shortage> {
+        buffer.resize(len).map_err(|_| self.no_block(len))
     }
 
     /// Without the linear memory: what that takes is known only when the module is loaded.
-    fn estimate(&self, wasm: &[u8], _: &Limits) -> Result<Needs, Text> {
-        let needs = wamr::estimate(wasm).map_err(words)?;
+    fn estimate(&self, wasm: &[u8], _: &Limits) -> Result<Needs, EngineError<Buffer>> {
+        let needs = wamr::estimate(wasm).map_err(|e| self.words(format_args!("{e}")))?;
         Ok(Needs {
             // The buffer is there already.
             load: bytes(needs.load.saturating_sub(wasm.len() as u64)),
@@ -167,8 +176,9 @@ impl<P: Platform> Engine for WamrEngine<P> {
         })
     }
 
-    fn load(&mut self, module: ModuleId, bytes: Buffer) -> Result<(), Text> {
-        *self.state(module) = Some(Module::load(bytes).map_err(words)?);
+    fn load(&mut self, module: ModuleId, bytes: Buffer) -> Result<(), EngineError<Buffer>> {
+        let loaded = Module::load(bytes).map_err(|e| self.words(format_args!("{e}")))?;
+        *self.state(module) = Some(loaded);
         Ok(())
     }
 
@@ -176,7 +186,11 @@ impl<P: Platform> Engine for WamrEngine<P> {
         *self.state(module) = None;
     }
 
-    fn instance_needs(&self, module: ModuleId, limits: &Limits) -> Result<InstanceNeeds, Text> {
+    fn instance_needs(
+        &self,
+        module: ModuleId,
+        limits: &Limits,
+    ) -> Result<InstanceNeeds, EngineError<Buffer>> {
         let module = self.module(module)?;
         self.check_memory(module, limits)?;
         let needs = module.needs();
@@ -195,11 +209,15 @@ impl<P: Platform> Engine for WamrEngine<P> {
         })
     }
 
-    fn params(&self, module: ModuleId, export: &str) -> Result<Option<Params>, Text> {
+    fn params(
+        &self,
+        module: ModuleId,
+        export: &str,
+    ) -> Result<Option<Params>, EngineError<Buffer>> {
         let signature = match self.module(module)?.function(export) {
             Ok(signature) => signature,
             Err(e) if e.kind() == ErrorKind::NoSuchFunction => return Ok(None),
-            Err(e) => return Err(words(e)),
+            Err(e) => return Err(self.words(format_args!("{e}"))),
         };
         let params = signature.params().iter().map(|ty| match ty {
             wamr::ValType::I32 => ValType::I32,
@@ -215,7 +233,7 @@ impl<P: Platform> Engine for WamrEngine<P> {
         slot: Slot,
         call: &Call<'_>,
         data: TaskData<Buffer, Bytes>,
-    ) -> Result<(), Text> {
+    ) -> Result<(), EngineError<Buffer>> {
         let needs = self.instance_needs(call.module, &call.limits)?;
         let need = u32::try_from(needs.total()).unwrap_or(u32::MAX);
         let module = self.module(call.module)?;
@@ -224,8 +242,10 @@ impl<P: Platform> Engine for WamrEngine<P> {
             None => Err(Refused::NoRoom),
         };
         spawned.map_err(|refused| match refused {
-            Refused::For(reason) => reason,
-            Refused::NoRoom => self.no_room(&needs),
+            Refused::Taken => self.words(format_args!("slot {} is not free", slot.0)),
+            Refused::Error(error) => self.words(format_args!("{error}")),
+            Refused::Trap(trap) => self.words(format_args!("{trap}")),
+            Refused::NoRoom => self.no_room(&needs).into(),
         })
     }
 

@@ -11,7 +11,7 @@ use core::{
 };
 use critical_section::{CriticalSection, Mutex};
 use proplet::{
-    engine::{Call, Exit, Failure, PARAMS_MAX, RunUsage, Slot, Text, Value, Weight, text},
+    engine::{Call, Exit, Failure, PARAMS_MAX, RunUsage, Slot, Value, Weight},
     time::Duration,
     wire::NAME_MAX,
 };
@@ -293,7 +293,7 @@ impl<P> Task<P> {
         let usage = self.usage();
         let result = match self.stage {
             Stage::Ended(Outcome::Returned(value), _) => Ok(value),
-            Stage::Ended(Outcome::Trapped(reason), _) => Err(Failure::Trap(reason_of(reason))),
+            Stage::Ended(Outcome::Trapped(reason), _) => Err(Failure::Trap(reason)),
             Stage::Ended(Outcome::Interrupted, _) | Stage::Parked(_) | Stage::Running(_) => {
                 Err(Failure::Interrupted)
             }
@@ -307,30 +307,25 @@ impl<P> Task<P> {
     }
 }
 
-fn reason_of(reason: Option<Buffer>) -> Text {
-    match reason.as_deref().map(core::str::from_utf8) {
-        Some(Ok(reason)) => text(format_args!("{reason}")),
-        _ => text(format_args!(
-            "the guest trapped, and the arena has no room for the reason"
-        )),
-    }
-}
-
-/// Why a task can't be made.
+/// Refusal of a task.
 #[derive(Debug)]
 pub(crate) enum Refused {
+    /// The slot has a task.
+    Taken,
     /// No piece of the arena is large enough for a part of it.
     NoRoom,
-    For(Text),
+    Error(wamr::Error),
+    Trap(Trap),
 }
+
+/// The beginning of an error that names the bound that was met, which need not be the arena.
+const OUT_OF_MEMORY: &str = "out of memory: ";
 
 impl From<wamr::Error> for Refused {
     fn from(error: wamr::Error) -> Self {
-        let text = words(error);
         match error.kind() {
-            // What begins so says for what there is no room, and which bound that is.
-            ErrorKind::OutOfMemory if !text.starts_with("out of memory: ") => Self::NoRoom,
-            _ => Self::For(text),
+            ErrorKind::OutOfMemory if !error.text().starts_with(OUT_OF_MEMORY) => Self::NoRoom,
+            _ => Self::Error(error),
         }
     }
 }
@@ -339,14 +334,9 @@ impl From<Trap> for Refused {
     fn from(trap: Trap) -> Self {
         match trap.kind() {
             TrapKind::OutOfMemory => Self::NoRoom,
-            _ => Self::For(words(trap)),
+            _ => Self::Trap(trap),
         }
     }
-}
-
-#[inline(never)]
-pub(crate) fn words(error: impl core::fmt::Display) -> Text {
-    text(format_args!("{error}"))
 }
 
 /// Bytes of a slot and a task on 32 bits, without the arena's 4 for a block.
@@ -366,22 +356,3 @@ const _: () = {
     assert!(size_of::<Exchange>() <= 176);
     assert!(size_of::<Guest<()>>() <= 96);
 };
-
-#[cfg(test)]
-mod tests {
-    extern crate std;
-
-    use super::*;
-
-    #[test]
-    fn a_trap_whose_reason_found_no_room_says_so() {
-        let task = Task::<()> {
-            stage: Stage::Ended(Outcome::Trapped(None), Held::default()),
-            cpu: 0,
-            exchange: None,
-        };
-        let reason = "the guest trapped, and the arena has no room for the reason";
-        let reason = Text::try_from(reason).expect("it is short");
-        assert_eq!(task.exit(Slot(3)).result, Err(Failure::Trap(reason)));
-    }
-}

@@ -14,7 +14,7 @@ use crate::{
     guest::Guest,
     platform::{BoardError, Channel, Platform},
     queue::{After, Place, Queue},
-    task::{Held, Job, Outcome, Refused, SlotState, Stage, Task, words},
+    task::{Held, Job, Outcome, Refused, SlotState, Stage, Task},
 };
 use core::{
     cell::{Cell, RefCell},
@@ -22,10 +22,9 @@ use core::{
 };
 use critical_section::Mutex;
 use proplet::{
-    engine::{
-        Call, Exit, GuestLimits, Message, Preemption, RunUsage, Slot, TaskData, Weight, text,
-    },
+    engine::{Call, Exit, GuestLimits, Message, Preemption, RunUsage, Slot, TaskData, Weight},
     task::budget,
+    text::text,
     time::Duration,
 };
 use wamr::{
@@ -205,8 +204,7 @@ impl<P: Platform> Workers<P> {
         data: TaskData<Buffer, Bytes>,
     ) -> Result<(), Refused> {
         if !self.queue(|queue| queue.is_free(slot)) {
-            let reason = text(format_args!("slot {} is not free", slot.0));
-            return Err(Refused::For(reason));
+            return Err(Refused::Taken);
         }
         let config = InstanceConfig {
             stack_bytes: call.limits.stack,
@@ -688,7 +686,7 @@ impl<P: Platform> Workers<P> {
     /// Ends a run for a reason, which is kept in the room that it leaves.
     #[inline(never)]
     fn trapped(&self, slot: Slot, job: &mut Job<P>, reason: &dyn core::fmt::Display) -> Outcome {
-        let reason = words(reason);
+        let reason = text(format_args!("{reason}"));
         self.release(slot, job);
         let kept = self.runtime.try_buffer(reason.len());
         Outcome::Trapped(kept.map(|mut kept| {

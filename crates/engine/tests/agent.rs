@@ -4,10 +4,10 @@ mod common;
 
 use common::{ARENA, Bench, ID, Threads};
 use proplet::{
-    agent::{Agent, Delivery, DeploymentSlot, Event, Letter, Qos, Storage, TaskSlot},
+    agent::{Agent, Delivery, DeploymentSlot, Event, Fetch, OutboxEntry, Qos, Storage, TaskSlot},
     config::Config,
     engine::{Engine as _, Limits, ModuleId, Weight},
-    module::{source::Fetch, table::Entry},
+    module::table::Entry,
     time::Instant,
 };
 use proplet_engine::{ModuleState, Place, SlotState, WamrEngine, Workers};
@@ -43,7 +43,7 @@ impl Proplet {
             deployments: slice(2, || DeploymentSlot::FREE),
             modules: slice(4, || Entry::VACANT),
             fetches: slice(2, || Fetch::VACANT),
-            outbox: slice(SLOTS, || Letter::VACANT),
+            outbox: slice(SLOTS, || OutboxEntry::VACANT),
             packed: slice(1024, || 0),
             unescaped: slice(256, || 0),
             store: None,

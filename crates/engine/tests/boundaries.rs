@@ -242,7 +242,7 @@ impl Caller {
         });
         outcome.result = Some(match exit.result {
             Ok(Some(Value::I32(value))) => Ok(value),
-            Err(Failure::Trap(ref text)) => Err(text.as_str().to_owned()),
+            Err(ref trap @ Failure::Trap(Some(_))) => Err(trap.to_string()),
             ref other => panic!("{other:?}"),
         });
         drop(exit);

@@ -226,10 +226,10 @@ fn who_waits_for_a_measurement_for_ever_is_stopped() {
         (exit.slot.0, exit.result)
     });
     results.sort_by_key(|(slot, _)| *slot);
-    let temperature = Ok(Some(Value::I64(-1_250_001)));
-    assert_eq!(results[0], (0, temperature.clone()));
+    let temperature = || Ok(Some(Value::I64(-1_250_001)));
+    assert_eq!(results[0], (0, temperature()));
     assert_eq!(results[1], (1, Ok(Some(Value::I64(9)))));
-    assert_eq!(results[2], (3, temperature));
+    assert_eq!(results[2], (3, temperature()));
     bench.engine.unload(ModuleId(0));
     assert_eq!(bench.free(), before);
 }

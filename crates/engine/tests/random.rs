@@ -4,10 +4,10 @@ mod common;
 
 use common::{Bench, ID, Threads};
 use proplet::{
-    agent::{Agent, Delivery, DeploymentSlot, Event, Letter, Qos, Storage, TaskSlot},
+    agent::{Agent, Delivery, DeploymentSlot, Event, Fetch, OutboxEntry, Qos, Storage, TaskSlot},
     config::Config,
     engine::Engine as _,
-    module::{source::Fetch, table::Entry},
+    module::table::Entry,
     task::caps::Caps,
     time::Instant,
 };
@@ -102,7 +102,7 @@ fn random_commands_in_a_small_arena() {
         deployments: slice(4, || DeploymentSlot::FREE),
         modules: slice(4, || Entry::VACANT),
         fetches: slice(2, || Fetch::VACANT),
-        outbox: slice(400, || Letter::VACANT),
+        outbox: slice(400, || OutboxEntry::VACANT),
         packed: slice(1024, || 0),
         unescaped: slice(256, || 0),
         store: None,

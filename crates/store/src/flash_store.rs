@@ -5,9 +5,9 @@ use core::fmt;
 use embassy_futures::block_on;
 use embedded_storage::nor_flash::NorFlash;
 use proplet::{
-    engine::{Text, text},
     module::table::Digest,
     store::{RECORD_MAX, Store},
+    text::{Text, text},
 };
 use sequential_storage::{
     Error,

@@ -2,12 +2,12 @@
 
 use anyhow::{Context, bail};
 use proplet::{
-    engine::{Text, text},
     module::{
         hex::{from_hex, to_hex},
         table::Digest,
     },
     store::{RECORD_MAX, Store},
+    text::{Text, text},
 };
 use std::{
     collections::HashMap,

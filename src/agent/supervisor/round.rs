@@ -26,19 +26,31 @@ impl<E: Engine> Supervisor<'_, E> {
         budget: &Budget,
         now: Instant,
     ) -> Result<(), Reason<E::Buffer>> {
-        if let Some(gathering) = self.first_gathering(slot) {
-            let until = now + self.config.fetch_timeout;
-            let state = State::Gathering {
-                module,
-                until,
-                gathering,
-            };
-            self.tasks.set_state(slot, state);
-            log::info!("task {} gathers the data of its round", self.tasks.id(slot));
-            return Ok(());
-        }
-        let begun = self.begin(slot, module, budget, RoundData::NONE, now);
-        begun.inspect_err(|_| self.release(module))
+        let launched = match self.first_gathering(slot) {
+            Some(first) => self.gather(slot, module, first, now),
+            None => self.begin(slot, module, budget, RoundData::NONE, now),
+        };
+        launched.inspect_err(|_| self.release(module))
+    }
+
+    /// Has the data of a task's round gathered.
+    fn gather(
+        &mut self,
+        slot: Slot,
+        module: ModuleId,
+        first: Gathering<E::Buffer>,
+        now: Instant,
+    ) -> Result<(), Reason<E::Buffer>> {
+        let need = E::record_bytes::<Gathering<E::Buffer>>(0);
+        self.make_room(need, Purpose::Round)?;
+        let state = State::Gathering {
+            module,
+            until: now + self.config.fetch_timeout,
+            gathering: self.engine.record(first, 0)?,
+        };
+        self.tasks.set_state(slot, state);
+        log::info!("task {} gathers the data of its round", self.tasks.id(slot));
+        Ok(())
     }
 
     /// The round that a task's environment names.

@@ -8,7 +8,7 @@ use crate::agent::{
     tasks::{NEVER, Purpose as Kind, State, StopReason},
 };
 use crate::{
-    engine::{Call, Engine, Exit, Failure, ModuleId, Params, Slot, TaskData, Values},
+    engine::{Call, Engine, Exit, Failure, ModuleId, Params, Record as _, Slot, TaskData, Values},
     task::{args, budget::Budget},
     text::{Text, clip},
     time::{Duration, Instant},
@@ -137,7 +137,14 @@ impl<E: Engine> Supervisor<'_, E> {
             && let Some(slot) = self.tasks.next_report()
         {
             match self.tasks.set_state(slot, State::Accepted) {
-                State::Failed { reason } => self.report(slot, Err(reason), false, now),
+                State::Failed { reason } => {
+                    let unsaid = Refusal::Unsaid.into();
+                    let reason = match reason {
+                        Some(mut kept) => core::mem::replace(kept.value_mut(), unsaid),
+                        None => unsaid,
+                    };
+                    self.report(slot, Err(reason), false, now);
+                }
                 State::Posted { update, fallback } => {
                     self.report(slot, Ok(Output::Bytes(update)), fallback, now);
                 }
@@ -200,6 +207,7 @@ impl<E: Engine> Supervisor<'_, E> {
         if self.outbox.room() > 0 {
             self.report(slot, Err(reason), false, now);
         } else {
+            let reason = self.engine.record(reason, 0).ok();
             self.tasks.set_state(slot, State::Failed { reason });
         }
     }

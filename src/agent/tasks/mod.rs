@@ -469,7 +469,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
             }
             State::Gathering { gathering, .. } => {
                 count(&mut self.waiting);
-                gathering.due().map(|_| &mut self.dues)
+                gathering.value().due().map(|_| &mut self.dues)
             }
             State::Running { .. } => {
                 count(&mut self.running);
@@ -603,7 +603,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
     /// The step of a task that gathers.
     pub(super) fn gathering(&self, slot: Slot) -> Option<&Gathering<E::Buffer>> {
         match self.get(slot)?.state() {
-            State::Gathering { gathering, .. } => Some(gathering),
+            State::Gathering { gathering, .. } => Some(gathering.value()),
             _ => None,
         }
     }
@@ -620,7 +620,8 @@ impl<'a, E: Engine> Tasks<'a, E> {
                 until, gathering, ..
             } = state
             {
-                (*until, *gathering) = (latest, next);
+                *until = latest;
+                *gathering.value_mut() = next;
             }
         });
     }
@@ -633,8 +634,13 @@ impl<'a, E: Engine> Tasks<'a, E> {
         self.gathering(slot)?;
         match self.set_state(slot, State::Accepted) {
             State::Gathering {
-                module, gathering, ..
-            } => Some((module, gathering)),
+                module,
+                mut gathering,
+                ..
+            } => {
+                let taken = core::mem::replace(gathering.value_mut(), Gathering::Topic);
+                Some((module, taken))
+            }
             _ => None,
         }
     }
@@ -643,7 +649,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
     pub(super) fn take_due(&mut self) -> Option<(Slot, Service)> {
         let slot = Slot(self.dues.first()?);
         let due = self.change(slot, |state| match state {
-            State::Gathering { gathering, .. } => gathering.take_due(),
+            State::Gathering { gathering, .. } => gathering.value_mut().take_due(),
             State::Posting { is_due, .. } => {
                 core::mem::take(is_due).then_some(Service::Coordinator)
             }
@@ -877,7 +883,7 @@ impl<E: Engine> Tasks<'_, E> {
             assert_eq!(sorted(list), of(&waits));
         }
         let due = |t: &TaskRecord<E>| match t.state() {
-            State::Gathering { gathering, .. } => gathering.due().is_some(),
+            State::Gathering { gathering, .. } => gathering.value().due().is_some(),
             State::Posting { is_due, .. } => *is_due,
             _ => false,
         };

@@ -177,7 +177,7 @@ pub(crate) enum State<E: Engine> {
     Gathering {
         module: ModuleId,
         until: Instant,
-        gathering: Gathering<E::Buffer>,
+        gathering: E::Record<Gathering<E::Buffer>>,
     },
     /// Its guest runs.
     Running {
@@ -188,7 +188,10 @@ pub(crate) enum State<E: Engine> {
         stop: Option<StopReason>,
     },
     /// It failed before its guest began; the report waits for room in the outbox.
-    Failed { reason: Reason<E::Buffer> },
+    Failed {
+        /// `None` if the arena had no room for it.
+        reason: Option<E::Record<Reason<E::Buffer>>>,
+    },
     /// Its guest has ended; the update is on its way to the coordinator, or is going to be.
     Posting { update: E::Buffer, is_due: bool },
     /// The coordinator has its update, or else the round's topic is to have it.

@@ -216,9 +216,7 @@ impl Chaos {
                 State::Running { .. } if agent.engine().has_exited(slot) => "ended",
                 State::Running { stop: Some(_), .. } => "stopping",
                 State::Running { .. } => "running",
-                State::Failed {
-                    reason: Reason::Refusal(Refusal::Unsaid),
-                } => "failed without words",
+                State::Failed { reason: None } => "failed without words",
                 State::Failed { .. } => "failed",
                 State::Posting { .. } => "posting",
                 State::Posted { .. } => "posted",

@@ -7,7 +7,7 @@
 use proplet::{
     engine::{
         Call, Engine, Exit, Failure, GuestLimits, Limits, ModuleId, Preemption, ProcessUsage,
-        Record as _, RunUsage, Slot, TaskData, Text, Value, Weight,
+        Record as _, RunUsage, Slot, TaskData, Value, Weight,
     },
     task::caps::Caps,
     time::Duration,
@@ -313,16 +313,17 @@ impl Bench {
         self.engine.arena().free
     }
 
-    pub fn load(&mut self, module: u16, wat: &str) -> Result<(), Text> {
+    pub fn load(&mut self, module: u16, wat: &str) -> Result<(), String> {
         let wasm = wat::parse_str(wat).unwrap_or_else(|e| panic!("{e}"));
         self.load_bytes(module, &wasm)
     }
 
-    pub fn load_bytes(&mut self, module: u16, wasm: &[u8]) -> Result<(), Text> {
-        let mut buffer = self.engine.allocate(wasm.len())?;
+    pub fn load_bytes(&mut self, module: u16, wasm: &[u8]) -> Result<(), String> {
+        let mut buffer = self.engine.allocate(wasm.len()).map_err(words)?;
         buffer.copy_from_slice(wasm);
-        self.engine.estimate(&buffer, &LIMITS)?;
-        self.engine.load(ModuleId(module), buffer)
+        self.engine.estimate(&buffer, &LIMITS).map_err(words)?;
+        let loaded = self.engine.load(ModuleId(module), buffer);
+        loaded.map_err(words)
     }
 
     /// A copy in the arena.
@@ -357,14 +358,14 @@ impl Bench {
         args: &[Value],
         limits: Limits,
         data: Data,
-    ) -> Result<(), Text> {
+    ) -> Result<(), String> {
         let call = Call {
             module: ModuleId(0),
             export,
             args,
             limits,
         };
-        self.engine.spawn(Slot(slot), &call, data)
+        self.engine.spawn(Slot(slot), &call, data).map_err(words)
     }
 
     pub fn spawn(&mut self, slot: u16, args: &[Value], limits: Limits) {
@@ -399,7 +400,7 @@ impl Bench {
     }
 
     /// Why a task of `main` of `wat` can't be made.
-    pub fn refusal(&mut self, wat: &str) -> Text {
+    pub fn refusal(&mut self, wat: &str) -> String {
         self.load(0, wat).unwrap();
         let refused = self.call(0, "main", &[], LIMITS, TaskData::NONE);
         self.engine.unload(ModuleId(0));
@@ -421,6 +422,10 @@ impl Bench {
     }
 }
 
+fn words(refusal: impl std::fmt::Display) -> String {
+    refusal.to_string()
+}
+
 /// Strings as the core packs them.
 pub fn pack<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<u8> {
     texts
@@ -430,7 +435,7 @@ pub fn pack<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<u8> {
 
 pub fn trap(exit: &Exit<Buffer>) -> &str {
     match &exit.result {
-        Err(Failure::Trap(text)) => text,
+        Err(Failure::Trap(Some(words))) => str::from_utf8(words).expect("a trap's words are text"),
         other => panic!("expected a trap, found {other:?}"),
     }
 }

@@ -1,7 +1,7 @@
 //! What a store must hold, as plain tables.
 
 use super::{RamFlash, module, record};
-use proplet::{engine::Text, module::table::Digest, store::Store};
+use proplet::{module::table::Digest, store::Store, text::Text};
 use proplet_store::{FlashStore, Opened};
 use std::collections::BTreeMap;
 

@@ -123,6 +123,12 @@ impl Error {
         Self::new(kind, format_args!("{text}"))
     }
 
+    /// Its words.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        self.text.as_str()
+    }
+
     /// What it is about.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -202,6 +202,15 @@ impl Buffer {
     }
 }
 
+impl PartialEq for Buffer {
+    /// Compares the bytes.
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Buffer {}
+
 impl Deref for Buffer {
     type Target = [u8];
 
