@@ -10,17 +10,16 @@
 //! - [`engine`]: the seam to the Wasm engine of a port.
 //! - [`wifi`]: bring-up of the network, where that is the port's to do.
 //! - [`store`]: the seam to storage that survives a reboot.
-//! - [`heap`]: deadlines of many slots in order.
+//! - [`collections`]: lists, heaps and hash chains over memory of their user.
 //! - [`retry`]: how long to wait between two attempts.
 //! - [`config`], [`settings`], [`time`]: what a port passes in.
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod agent;
-pub(crate) mod chain;
+pub mod collections;
 pub mod config;
 pub mod engine;
-pub mod heap;
 pub mod http;
 pub mod memory;
 pub mod module;

@@ -1,6 +1,6 @@
 //! The shared-module instance table: one parse for any number of instances.
 
-use crate::{chain::Chains, engine::ModuleId, wire::decode_chunks};
+use crate::{collections::chain::Chains, engine::ModuleId, wire::decode_chunks};
 use sha2::{Digest as _, Sha256};
 
 /// SHA-256 of a module's bytes, taken before it is parsed: parsing rewrites the bytes.
@@ -22,7 +22,7 @@ pub fn digest_base64(text: &str) -> Result<Digest, crate::wire::Error> {
 }
 
 /// Stands for no entry.
-const NONE: u16 = crate::chain::END;
+const NONE: u16 = crate::collections::chain::END;
 
 /// Storage of one entry of the table.
 #[derive(Debug, Clone, Copy)]

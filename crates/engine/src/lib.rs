@@ -13,13 +13,13 @@ mod engine;
 mod exchange;
 mod guest;
 mod platform;
-mod queue;
+mod run_queue;
 mod task;
 mod worker;
 
 pub use engine::{ModuleState, Record, WamrEngine, with_memory};
 pub use guest::{HOST_FUNCTIONS, host_functions};
 pub use platform::{BoardError, Channel, PinMode, Platform};
-pub use queue::Place;
+pub use run_queue::QueueEntry;
 pub use task::SlotState;
 pub use worker::{DeviceConfig, Workers};

@@ -17,7 +17,7 @@ use proplet::{
 };
 use wamr::{Boxed, Buffer, ErrorKind, Instance, Runtime, Trap, TrapKind};
 
-/// Memory of one slot, beside its [`Place`](crate::Place).
+/// Memory of one slot, beside its [`QueueEntry`](crate::QueueEntry).
 pub struct SlotState<P: 'static> {
     /// Taken and put back within a critical section.
     task: Mutex<Cell<Option<Boxed<Task<P>>>>>,

@@ -1,7 +1,7 @@
 //! Workers: the threads that run guests, and what the control thread and they share.
 //!
 //! A guest is data: an instance, what it left on the stack, and a slot's [`Task`]. It is in the
-//! [`Queue`] while it can run, and a worker steps it for a turn: deficit round robin, by the work that
+//! [`RunQueue`] while it can run, and a worker steps it for a turn: deficit round robin, by the work that
 //! it does or by the time that it takes. By work and with one worker, the order of turns depends on the
 //! guests alone.
 //!
@@ -13,7 +13,7 @@ use crate::{
     exchange::{Exchange, Incoming, Measurement, Wanted, micros, millis},
     guest::Guest,
     platform::{BoardError, Channel, Platform},
-    queue::{After, Place, Queue},
+    run_queue::{QueueEntry, RunQueue, Yield},
     task::{Held, Job, Outcome, Refused, SlotState, Stage, Task},
 };
 use core::{
@@ -66,7 +66,7 @@ pub struct Workers<P: 'static> {
     pub(crate) runtime: Runtime,
     platform: P,
     slots: &'static [SlotState<P>],
-    queue: Mutex<RefCell<Queue>>,
+    queue: Mutex<RefCell<RunQueue>>,
     /// Fuel between two looks at the interrupt, and the work of a turn of the usual weight.
     slice: AtomicU32,
     /// Milliseconds of a turn of the usual weight, where it is by time.
@@ -74,20 +74,20 @@ pub struct Workers<P: 'static> {
     is_timed: AtomicBool,
     pub(crate) config: DeviceConfig,
     /// One for each worker, the last that began first.
-    watches: Mutex<Cell<Option<&'static Watch>>>,
+    step_clocks: Mutex<Cell<Option<&'static StepClock>>>,
     slow_steps: AtomicU32,
 }
 
 /// When a worker's present step began: milliseconds since boot modulo 2^32, 0 while it waits.
 #[derive(Debug)]
-struct Watch {
+struct StepClock {
     began: AtomicU32,
-    next: Option<&'static Watch>,
+    next: Option<&'static StepClock>,
 }
 
 /// A worker's clocks, as it last read them.
 struct Pace {
-    watch: &'static Watch,
+    clock: &'static StepClock,
     /// Time of the thread.
     thread: Duration,
     /// Since boot.
@@ -100,34 +100,34 @@ impl Pace {
         // 0 says that the worker waits.
         let began = (millis(now) as u32).max(1);
         self.now = now;
-        self.watch.began.store(began, Ordering::Relaxed);
+        self.clock.began.store(began, Ordering::Relaxed);
     }
 }
 
 impl<P: Platform> Workers<P> {
-    /// As many slots as `places`, 65,534 at most. `slice` is the fuel between two looks at a run, and
+    /// As many slots as `entries`, 65,534 at most. `slice` is the fuel between two looks at a run, and
     /// the work of a turn of [`Weight::DEFAULT`]; at least 1. `slice_ms` is the time of such a turn
     /// where the device preempts by [`Preemption::Time`].
     pub fn new(
         runtime: Runtime,
         platform: P,
         slots: &'static [SlotState<P>],
-        places: &'static mut [Place],
+        entries: &'static mut [QueueEntry],
         (slice, slice_ms): (u32, u32),
         config: DeviceConfig,
     ) -> Self {
-        debug_assert_eq!(slots.len(), places.len());
+        debug_assert_eq!(slots.len(), entries.len());
         runtime.set_reserve(reserve(runtime.memory().total));
         Self {
             runtime,
             platform,
             slots,
-            queue: Mutex::new(RefCell::new(Queue::new(places))),
+            queue: Mutex::new(RefCell::new(RunQueue::new(entries))),
             slice: AtomicU32::new(slice),
             slice_ms: AtomicU32::new(slice_ms),
             is_timed: AtomicBool::new(config.preemption == Preemption::Time),
             config,
-            watches: Mutex::new(Cell::new(None)),
+            step_clocks: Mutex::new(Cell::new(None)),
             slow_steps: AtomicU32::new(0),
         }
     }
@@ -167,13 +167,13 @@ impl<P: Platform> Workers<P> {
     pub fn longest_step(&self, now: Duration) -> Duration {
         let now = millis(now) as u32;
         let mut longest = 0;
-        let mut next = critical_section::with(|cs| self.watches.borrow(cs).get());
-        while let Some(watch) = next {
-            let began = watch.began.load(Ordering::Relaxed);
+        let mut next = critical_section::with(|cs| self.step_clocks.borrow(cs).get());
+        while let Some(clock) = next {
+            let began = clock.began.load(Ordering::Relaxed);
             // A step that began after `now` was read is no old one.
             let age = now.wrapping_sub(began).cast_signed().max(0);
             longest = longest.max(if began == 0 { 0 } else { age });
-            next = watch.next;
+            next = clock.next;
         }
         Duration::from_millis(u64::from(longest.unsigned_abs()))
     }
@@ -182,7 +182,7 @@ impl<P: Platform> Workers<P> {
         &self.slots[slot.index()]
     }
 
-    pub(crate) fn queue<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
+    pub(crate) fn queue<R>(&self, change: impl FnOnce(&mut RunQueue) -> R) -> R {
         critical_section::with(|cs| change(&mut self.queue.borrow_ref_mut(cs)))
     }
 
@@ -242,7 +242,7 @@ impl<P: Platform> Workers<P> {
                 let interrupted = &self.slot(slot).interrupted;
                 interrupted.store(true, Ordering::Release);
             }
-            queue.hurry(slot);
+            queue.make_urgent(slot);
             queue.has_idle()
         });
         self.call(has_idle);
@@ -262,7 +262,7 @@ impl<P: Platform> Workers<P> {
             }
             let task = self.slot(slot).take(cs)?;
             if task.exchange.as_ref().is_some_and(|e| e.message.is_some()) {
-                queue.hush(slot);
+                queue.clear_message(slot);
             }
             queue.free(slot);
             Some(task)
@@ -271,7 +271,7 @@ impl<P: Platform> Workers<P> {
     }
 
     pub(crate) fn poll_message(&self) -> Option<(Slot, Message<Buffer>)> {
-        let slot = self.queue(|queue| queue.speaker())?;
+        let slot = self.queue(|queue| queue.next_message())?;
         Some((slot, self.take_message(slot)?))
     }
 
@@ -279,7 +279,7 @@ impl<P: Platform> Workers<P> {
         critical_section::with(|cs| {
             let taken = self.slot(slot).exchange(cs, |e| e.message.take());
             let message = taken.flatten()?;
-            self.queue.borrow_ref_mut(cs).hush(slot);
+            self.queue.borrow_ref_mut(cs).clear_message(slot);
             Some(message)
         })
     }
@@ -289,7 +289,7 @@ impl<P: Platform> Workers<P> {
         let before = critical_section::with(|cs| {
             let say = |e: &mut Exchange| e.message.replace(message);
             let before = self.slot(slot).exchange(cs, say)?;
-            self.queue.borrow_ref_mut(cs).speak(slot);
+            self.queue.borrow_ref_mut(cs).set_message(slot);
             before
         });
         debug_assert!(before.is_none(), "the message before has been taken");
@@ -366,14 +366,14 @@ impl<P: Platform> Workers<P> {
             Err(e) => return begun(Err(e)),
         };
         let prepared = Worker::new(&env, self.config.stack_bytes)
-            .and_then(|worker| Ok((worker, self.watch()?)));
-        let (mut worker, watch) = match prepared {
+            .and_then(|worker| Ok((worker, self.clock()?)));
+        let (mut worker, clock) = match prepared {
             Ok(prepared) => prepared,
             Err(e) => return begun(Err(e)),
         };
         begun(Ok(()));
         let mut pace = Pace {
-            watch,
+            clock,
             thread: self.platform.thread_time(),
             now: self.platform.now(),
         };
@@ -381,9 +381,9 @@ impl<P: Platform> Workers<P> {
             match self.next(micros(pace.now)) {
                 Ok((slot, job)) => self.serve(slot, job, &mut worker, &mut pace),
                 Err(until) => {
-                    watch.began.store(0, Ordering::Relaxed);
+                    clock.began.store(0, Ordering::Relaxed);
                     self.platform.wait(until);
-                    self.queue(Queue::end_idle);
+                    self.queue(RunQueue::end_idle);
                     pace.thread = self.platform.thread_time();
                     pace.begin(self.platform.now());
                 }
@@ -391,19 +391,19 @@ impl<P: Platform> Workers<P> {
         }
     }
 
-    /// A worker's watch; it is never given back.
-    fn watch(&self) -> Result<&'static Watch, wamr::Error> {
-        let watch = self.runtime.boxed(Watch {
+    /// A worker's clock; it is never given back.
+    fn clock(&self) -> Result<&'static StepClock, wamr::Error> {
+        let clock = self.runtime.boxed(StepClock {
             began: AtomicU32::new(0),
             next: None,
         })?;
-        let watch = watch.leak();
+        let clock = clock.leak();
         Ok(critical_section::with(move |cs| {
-            let watches = self.watches.borrow(cs);
-            watch.next = watches.get();
-            let watch: &'static Watch = watch;
-            watches.set(Some(watch));
-            watch
+            let clocks = self.step_clocks.borrow(cs);
+            clock.next = clocks.get();
+            let clock: &'static StepClock = clock;
+            clocks.set(Some(clock));
+            clock
         }))
     }
 
@@ -429,32 +429,32 @@ impl<P: Platform> Workers<P> {
     fn serve(&'static self, slot: Slot, job: Job<P>, worker: &mut Worker<'_>, pace: &mut Pace) {
         let mut job = job;
         match self.turn(slot, &mut job, worker, pace) {
-            Ok(after) => self.park(slot, job, after),
+            Ok(place) => self.park(slot, job, place),
             Err(outcome) => self.end(slot, outcome),
         }
     }
 
     /// Puts a job where it waits for its next turn.
     #[inline(never)]
-    fn park(&self, slot: Slot, mut job: Job<P>, after: After) {
-        if !matches!(after, After::Again | After::First) {
+    fn park(&self, slot: Slot, mut job: Job<P>, place: Yield) {
+        if !matches!(place, Yield::Last | Yield::First) {
             // What it had left of its turn is lost, what it took beyond is not.
             job.turn = job.turn.min(0);
         }
         let state = self.slot(slot);
-        let (has_idle, after) = critical_section::with(|cs| {
+        let (has_idle, place) = critical_section::with(|cs| {
             let wants = |e: &mut Exchange| matches!(e.measurement, Measurement::Wanted(_));
-            let after = match after {
-                After::Wake if state.exchange(cs, wants) == Some(true) => After::Measure,
+            let place = match place {
+                Yield::Block if state.exchange(cs, wants) == Some(true) => Yield::Measure,
                 other => other,
             };
             let _ = state.with(cs, |task| task.stage = Stage::Parked(job));
             let mut queue = self.queue.borrow_ref_mut(cs);
-            queue.park(slot, after, state.is_interrupted());
-            (queue.has_idle(), after)
+            queue.park(slot, place, state.is_interrupted());
+            (queue.has_idle(), place)
         });
         self.call(has_idle);
-        if after == After::Measure && !self.platform.wake_board() {
+        if place == Yield::Measure && !self.platform.wake_board() {
             while self.measure_by(|_| Err(BoardError::Absent)) {}
         }
     }
@@ -482,7 +482,7 @@ impl<P: Platform> Workers<P> {
         job: &mut Job<P>,
         worker: &mut Worker<'_>,
         pace: &mut Pace,
-    ) -> Result<After, Outcome> {
+    ) -> Result<Yield, Outcome> {
         if self.slot(slot).is_interrupted() {
             return Err(self.interrupted(slot, job));
         }
@@ -494,14 +494,14 @@ impl<P: Platform> Workers<P> {
                 // which all pay there is no step, and time passes all the same.
                 if self.queue(|queue| queue.has_any()) {
                     pace.begin(self.platform.now());
-                    return Ok(After::Again);
+                    return Ok(Yield::Last);
                 }
                 job.turn = whole;
             }
         }
         loop {
-            if let Some(after) = self.steps(slot, job, worker, pace)? {
-                return Ok(after);
+            if let Some(place) = self.steps(slot, job, worker, pace)? {
+                return Ok(place);
             }
             self.go_on(slot, job)?;
         }
@@ -537,7 +537,7 @@ impl<P: Platform> Workers<P> {
         job: &mut Job<P>,
         worker: &mut Worker<'_>,
         pace: &mut Pace,
-    ) -> Result<Option<After>, Outcome> {
+    ) -> Result<Option<Yield>, Outcome> {
         let (Some(instance), guest) = (&mut job.instance, job.guest.as_deref()) else {
             return Err(Outcome::Interrupted);
         };
@@ -549,7 +549,7 @@ impl<P: Platform> Workers<P> {
                 Ok(active) => active,
                 Err(e) => break 'entered e,
             };
-            let after = loop {
+            let place = loop {
                 let fuel = self.fuel(job.turn);
                 let before = active.instance().work();
                 let outcome = active.step(fuel, context);
@@ -570,17 +570,17 @@ impl<P: Platform> Workers<P> {
                 }
                 match outcome {
                     ResumableCall::Finished => return Ok(None),
-                    ResumableCall::Blocked => break guest.map_or(After::Wake, Guest::waits),
+                    ResumableCall::Blocked => break guest.map_or(Yield::Block, Guest::waits),
                     ResumableCall::OutOfFuel => burnt += i64::from(fuel),
                 }
                 let whole = self.turn_of(job.weight);
                 let now = micros(pace.now);
-                if let Some(after) = self.goes_on(now, &mut job.turn, whole, burnt) {
-                    break after;
+                if let Some(place) = self.goes_on(now, &mut job.turn, whole, burnt) {
+                    break place;
                 }
             };
             match active.leave() {
-                Ok(()) => return Ok(Some(after)),
+                Ok(()) => return Ok(Some(place)),
                 Err(e) => e,
             }
         };
@@ -644,7 +644,7 @@ impl<P: Platform> Workers<P> {
 
     /// Whether a guest whose slice is over leaves the worker, and how. One that alone can run keeps it.
     /// `whole` is its turn, and `burnt` the fuel of it so far.
-    fn goes_on(&self, now: u64, turn: &mut i64, whole: i64, burnt: i64) -> Option<After> {
+    fn goes_on(&self, now: u64, turn: &mut i64, whole: i64, burnt: i64) -> Option<Yield> {
         /// A guest's turn is at most this many times the fuel that its work would take: what it has
         /// left of its work then is the next turn's.
         const BURNT_MAX: i64 = 8;
@@ -655,12 +655,12 @@ impl<P: Platform> Workers<P> {
         self.call(!is_alone && has_idle);
         let is_hot = !self.is_timed() && burnt * UNIT as i64 / BURNT_MAX >= whole;
         if !is_alone && (*turn <= 0 || is_hot) {
-            return Some(After::Again);
+            return Some(Yield::Last);
         }
         if *turn <= 0 {
             *turn = whole;
         }
-        is_pressed.then_some(After::First)
+        is_pressed.then_some(Yield::First)
     }
 
     #[inline(never)]

@@ -10,7 +10,7 @@ use proplet::{
     module::table::Entry,
     time::Instant,
 };
-use proplet_engine::{ModuleState, Place, SlotState, WamrEngine, Workers};
+use proplet_engine::{ModuleState, QueueEntry, SlotState, WamrEngine, Workers};
 use serde_json::{Value as Json, json};
 use std::{collections::BTreeMap, iter, thread, time::Duration};
 
@@ -162,7 +162,7 @@ fn a_slot_has_at_most_64_bytes_of_static_memory_on_32_bits() {
     let parts = [
         size_of::<TaskSlot<WamrEngine<Threads>>>(),
         size_of::<SlotState<Threads>>(),
-        size_of::<Place>(),
+        size_of::<QueueEntry>(),
         (module * MODULES).div_ceil(SLOTS_OF_MODULES),
     ];
     let all: usize = parts.iter().sum();

@@ -5,7 +5,6 @@
 //! arena, from its start to its report. No operation depends on the number of slots or of tasks, but
 //! for the heaps, by the logarithm; tasks are found by a hash of their ids.
 
-mod list;
 mod record;
 
 pub(super) use record::{
@@ -18,20 +17,22 @@ use crate::{
         reason::{Reason, Refusal},
         rounds::{Gathering, Service},
     },
-    chain::Chains,
+    collections::{
+        chain::Chains,
+        heap::{ABSENT, Heap as _},
+        list::{Linked, Links, List},
+    },
     engine::{Engine, ModuleId, Record as _, RunUsage, Slot},
-    heap::{ABSENT, Heap as _},
     task::monitor::Monitor,
     time::Instant,
     wire::{Error, MonitoringProfile},
 };
 use core::{fmt, hash::Hasher as _};
 use hash32::{FnvHasher, Hasher as _};
-use list::{Linked, LinkedList, Links};
 use record::{Layout, Task};
 
 /// Stands for no slot and no deployment.
-const NONE: u16 = crate::chain::END;
+const NONE: u16 = crate::collections::chain::END;
 
 /// Memory of one slot.
 pub struct TaskSlot<E: Engine> {
@@ -166,7 +167,7 @@ enum Order {
 /// One of the two heaps of tasks.
 struct By<'s, 'a, E: Engine>(&'s mut Slots<'a, E>, Order);
 
-impl<E: Engine> crate::heap::Heap for By<'_, '_, E> {
+impl<E: Engine> crate::collections::heap::Heap for By<'_, '_, E> {
     fn key(&self, item: u16) -> u64 {
         let record = self.0.record(item);
         let at = match self.1 {
@@ -229,11 +230,11 @@ pub(super) struct Tasks<'a, E: Engine> {
     /// Deployments that can be invoked.
     ready: u16,
     /// Tasks that wait for each module that is on its way.
-    fetching: [LinkedList; FETCHES_MAX],
+    fetching: [List; FETCHES_MAX],
     /// Tasks whose round has an exchange due.
-    dues: LinkedList,
+    dues: List,
     /// Tasks that wait for room in the outbox.
-    reports: LinkedList,
+    reports: List,
 }
 
 impl<E: Engine> fmt::Debug for Tasks<'_, E> {
@@ -289,9 +290,9 @@ impl<'a, E: Engine> Tasks<'a, E> {
             overdue: 0,
             deploying: 0,
             ready: 0,
-            fetching: [LinkedList::EMPTY; FETCHES_MAX],
-            dues: LinkedList::EMPTY,
-            reports: LinkedList::EMPTY,
+            fetching: [List::EMPTY; FETCHES_MAX],
+            dues: List::EMPTY,
+            reports: List::EMPTY,
         }
     }
 
@@ -480,7 +481,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
             State::Failed { .. } | State::Posted { .. } => Some(&mut self.reports),
         };
         match list {
-            Some(list) if enters => list.push(&mut self.slots, slot),
+            Some(list) if enters => list.push_back(&mut self.slots, slot),
             Some(list) => list.remove(&mut self.slots, slot),
             None => {}
         }
@@ -797,7 +798,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
 fn list_of<E: Engine>(
     deployments: &mut [DeploymentSlot<E>],
     purpose: Purpose,
-) -> Option<&mut LinkedList> {
+) -> Option<&mut List> {
     let Purpose::Invocation(Some(index)) = purpose else {
         return None;
     };
@@ -867,7 +868,7 @@ impl<E: Engine> Tasks<'_, E> {
         assert_eq!(self.next_sample().map(|(_, at)| at), least);
         // The lists.
         let links = |slot| self.slots.record(slot).task().links;
-        let sorted = |list: &LinkedList| {
+        let sorted = |list: &List| {
             let mut all = list.all(links);
             all.sort_unstable();
             all

@@ -1,15 +1,13 @@
 //! Records of tasks and of latent deployments, one block of the arena each: a head, and the texts
 //! behind it.
 
-use super::list::{LinkedList, Links};
 use crate::{
     agent::{
         reason::{Reason, Refusal},
         rounds::Gathering,
     },
-    chain::END,
+    collections::{chain::END, heap, list},
     engine::{Engine, ModuleId, Record as _},
-    heap,
     task::monitor::Monitor,
     time::{Duration, Instant},
     wire::{Error, ID_MAX, List, MonitoringProfile, NAME_MAX, Pairs},
@@ -229,7 +227,7 @@ pub(crate) struct Task<E: Engine> {
     pub(super) overdue: bool,
     pub(super) layout: Layout,
     /// In the line of tasks that wait for the same as it.
-    pub(super) links: Links,
+    pub(super) links: list::Links,
     /// The next task of the same hash.
     pub(super) chain: u16,
     /// Position in the heap of deadlines.
@@ -250,7 +248,7 @@ impl<E: Engine> Task<E> {
             stopped: false,
             overdue: false,
             layout,
-            links: Links::NONE,
+            links: list::Links::NONE,
             chain: END,
             deadline: heap::ABSENT,
         }
@@ -410,7 +408,7 @@ pub(crate) struct Deployment {
     /// The next deployment of the same hash.
     pub(super) chain: u16,
     /// Its invocations.
-    pub(super) invocations: LinkedList,
+    pub(super) invocations: list::List,
 }
 
 /// A deployment's record.
@@ -440,7 +438,7 @@ impl<E: Engine> DeploymentRecord<E> {
             state: Deployed::Failed,
             layout,
             chain: END,
-            invocations: LinkedList::EMPTY,
+            invocations: list::List::EMPTY,
         };
         let mut record = engine.record(head, texts.len())?;
         layout.write(texts, record.bytes_mut());

@@ -15,7 +15,7 @@ mod task;
 use crate::{
     exchange::{Exchange, Measurement, Wanted, micros},
     platform::{BoardError, Platform},
-    queue::After,
+    run_queue::Yield,
     worker::{DeviceConfig, Workers},
 };
 use core::{cell::Cell, ffi::CStr, task::Poll};
@@ -41,10 +41,10 @@ impl<P> Guest<P> {
     const WOKEN: u64 = u64::MAX;
 
     /// Where it goes when its host function waits.
-    pub(crate) fn waits(&self) -> After {
+    pub(crate) fn waits(&self) -> Yield {
         match self.wake.get() {
-            Self::WOKEN => After::Wake,
-            until => After::Sleep(until),
+            Self::WOKEN => Yield::Block,
+            until => Yield::Sleep(until),
         }
     }
 }

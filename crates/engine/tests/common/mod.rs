@@ -13,7 +13,7 @@ use proplet::{
     time::Duration,
 };
 use proplet_engine::{
-    BoardError, Channel, DeviceConfig, ModuleState, PinMode, Place, Platform, SlotState,
+    BoardError, Channel, DeviceConfig, ModuleState, PinMode, Platform, QueueEntry, SlotState,
     WamrEngine, Workers, host_functions,
 };
 use std::{
@@ -288,7 +288,7 @@ impl Bench {
             runtime,
             Threads::new(),
             states.leak(),
-            vec![Place::AWAY; slots].leak(),
+            vec![QueueEntry::FREE; slots].leak(),
             (1000, 10),
             config,
         );

@@ -1,33 +1,36 @@
-//! The order of slots: to run, to wake, to be measured for, to be heard, to have their exits taken.
+//! The run queue: which slot runs next, which waits and for what, which has a message or has ended.
 //!
-//! A slot is in one state. Those that can run are in line; one that is to end is in a line of its own,
-//! which goes first; those that wait for a time are in a heap by that time. Lines are linked both ways
-//! through the places, so nothing but the heap, by its logarithm, depends on how many slots there are.
+//! A slot is in one state. Slots that can run are in a list; slots that are to end are in a list of
+//! their own, which goes first; sleeping slots are in a heap by the time at which they wake. Nothing but
+//! the heap, by its logarithm, depends on the number of slots.
 
 use proplet::{
+    collections::{
+        heap::{ABSENT, Heap},
+        list::{Linked, Links, List},
+    },
     engine::Slot,
-    heap::{ABSENT, Heap},
 };
 
-/// Memory of one slot's place.
+/// Memory of one slot in the run queue.
 #[derive(Debug, Clone, Copy)]
-pub struct Place {
-    /// Asleep: until when, in microseconds since boot.
+pub struct QueueEntry {
+    /// Of a sleeping slot: the time at which it wakes, in microseconds since boot.
     until: u64,
-    /// In the line that the state names.
-    link: Link,
-    /// In the line of those that have something to say.
-    speaker: Link,
-    /// Asleep: position in the heap.
-    at: u16,
-    /// An entry of the heap: a slot. It has nothing to do with this place's.
+    /// Links of the list that the state names.
+    links: Links,
+    /// Links of the list of slots with a message.
+    message: Links,
+    /// Of a sleeping slot: its position in the heap.
+    position: u16,
+    /// An entry of the heap: a slot, which need not be this one.
     sleeper: u16,
     state: State,
-    /// Woken while it ran: it does not wait then.
+    /// Woken while it ran: it does not block then.
     is_woken: bool,
 }
 
-const _: () = assert!(size_of::<Place>() == 24);
+const _: () = assert!(size_of::<QueueEntry>() == 24);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -36,100 +39,83 @@ enum State {
     /// A worker has it.
     Running,
     /// Until it is woken.
-    Waiting,
+    Blocked,
     Asleep,
     In(Kind),
 }
 
-/// The lines.
+/// The lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Those that are to end.
+    /// Slots that are to end.
     Urgent,
-    /// Those that can run.
+    /// Slots that can run.
     Ready,
-    /// Those that wait for a measurement that is not begun.
+    /// Slots that wait for a measurement that is not begun.
     Measuring,
-    /// Those that have ended.
+    /// Slots that have ended.
     Ended,
-    /// Those that have something to say; each is in a state beside.
-    Speaking,
+    /// Slots with a message; each is in another state or list beside.
+    Message,
 }
 
-/// Stands for no slot.
-const NONE: u16 = u16::MAX;
-
-/// Neighbours in a line, or [`NONE`].
-#[derive(Debug, Clone, Copy)]
-struct Link {
-    before: u16,
-    behind: u16,
-}
-
-impl Place {
-    /// Of a free slot.
-    pub const AWAY: Self = Self {
+impl QueueEntry {
+    /// A free slot.
+    pub const FREE: Self = Self {
         until: 0,
-        link: Link {
-            before: NONE,
-            behind: NONE,
-        },
-        speaker: Link {
-            before: NONE,
-            behind: NONE,
-        },
-        at: ABSENT,
-        sleeper: NONE,
+        links: Links::NONE,
+        message: Links::NONE,
+        position: ABSENT,
+        sleeper: ABSENT,
         state: State::Free,
         is_woken: false,
     };
 }
 
-/// The first and the last of a line.
-#[derive(Debug, Clone, Copy)]
-struct Line {
-    first: u16,
-    last: u16,
-}
-
-impl Line {
-    const EMPTY: Self = Self {
-        first: NONE,
-        last: NONE,
-    };
-}
-
-/// Lines and a heap over the places.
+/// Lists and a heap over the entries.
 #[derive(Debug)]
-pub(crate) struct Queue {
-    places: &'static mut [Place],
-    lines: [Line; 5],
+pub(crate) struct RunQueue {
+    entries: &'static mut [QueueEntry],
+    lists: [List; 5],
     asleep: u16,
     /// Workers that found nothing to run, and wait.
     idle: u16,
 }
 
-/// Where a slot goes after a worker has had it.
+/// The place of a slot after a worker has had it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum After {
-    /// To the end of the line.
-    Again,
-    /// To the beginning of the line: its turn was cut short for one that is to end.
+pub(crate) enum Yield {
+    /// Ready, behind all others.
+    Last,
+    /// Ready, before all others: its turn was cut short for a slot that is to end.
     First,
-    /// Waits until it is woken.
-    Wake,
-    /// Waits until a time in microseconds since boot, or until it is woken.
+    /// Blocked until it is woken.
+    Block,
+    /// Asleep until a time in microseconds since boot, or until it is woken.
     Sleep(u64),
-    /// Waits for a measurement.
+    /// Blocked until it is measured for.
     Measure,
 }
 
-impl Queue {
-    /// As many slots as places, all free; 65,534 at most.
-    pub(crate) const fn new(places: &'static mut [Place]) -> Self {
+/// The links of one list.
+struct Through<'q>(&'q mut [QueueEntry], Kind);
+
+impl Linked for Through<'_> {
+    fn links(&mut self, item: u16) -> &mut Links {
+        let entry = &mut self.0[usize::from(item)];
+        match self.1 {
+            Kind::Message => &mut entry.message,
+            _ => &mut entry.links,
+        }
+    }
+}
+
+impl RunQueue {
+    /// As many slots as entries, all free; 65,534 at most.
+    pub(crate) const fn new(entries: &'static mut [QueueEntry]) -> Self {
         Self {
-            places,
-            lines: [Line::EMPTY; 5],
+            entries,
+            lists: [List::EMPTY; 5],
             asleep: 0,
             idle: 0,
         }
@@ -150,80 +136,49 @@ impl Queue {
         self.idle > 0
     }
 
-    fn place(&mut self, slot: u16) -> &mut Place {
-        &mut self.places[usize::from(slot)]
+    fn entry_mut(&mut self, slot: u16) -> &mut QueueEntry {
+        &mut self.entries[usize::from(slot)]
     }
 
     fn state(&self, slot: Slot) -> State {
-        self.places[slot.index()].state
+        self.entries[slot.index()].state
     }
 
-    const fn line(&self, kind: Kind) -> &Line {
-        &self.lines[kind as usize]
+    const fn first_of(&self, kind: Kind) -> Option<u16> {
+        self.lists[kind as usize].first()
     }
 
-    fn link(&mut self, slot: u16, kind: Kind) -> &mut Link {
-        let place = self.place(slot);
-        match kind {
-            Kind::Speaking => &mut place.speaker,
-            _ => &mut place.link,
-        }
+    /// Removes a slot from a list that it is in.
+    fn unlink(&mut self, slot: u16, kind: Kind) {
+        self.lists[kind as usize].remove(&mut Through(self.entries, kind), slot);
     }
 
-    /// Puts a slot between two neighbours of a line.
-    fn insert(&mut self, slot: u16, kind: Kind, link: Link) {
-        *self.link(slot, kind) = link;
-        self.join(link, kind, slot, slot);
-    }
-
-    /// Takes a slot out of a line that it is in.
-    fn remove(&mut self, slot: u16, kind: Kind) {
-        let link = *self.link(slot, kind);
-        self.join(link, kind, link.before, link.behind);
-    }
-
-    /// Has the neighbours see `first` behind the one and `last` before the other.
-    fn join(&mut self, link: Link, kind: Kind, last: u16, first: u16) {
-        match link.before {
-            NONE => self.lines[kind as usize].first = first,
-            before => self.link(before, kind).behind = first,
-        }
-        match link.behind {
-            NONE => self.lines[kind as usize].last = last,
-            behind => self.link(behind, kind).before = last,
-        }
-    }
-
-    /// Puts a slot that is in no line into one, as the last.
+    /// Appends a slot to a list; it is in none that has the same links.
     fn append(&mut self, slot: u16, kind: Kind) {
-        let link = Link {
-            before: self.line(kind).last,
-            behind: NONE,
-        };
-        self.insert(slot, kind, link);
-        if kind != Kind::Speaking {
-            self.place(slot).state = State::In(kind);
+        self.lists[kind as usize].push_back(&mut Through(self.entries, kind), slot);
+        if kind != Kind::Message {
+            self.entry_mut(slot).state = State::In(kind);
         }
     }
 
-    /// Takes a slot out of where it is, into a state.
+    /// Takes a slot out of its list or the heap, into a state.
     fn move_to(&mut self, slot: u16, state: State) {
-        match self.place(slot).state {
+        match self.entry_mut(slot).state {
             State::Asleep => Heap::remove(self, slot),
-            State::In(kind) => self.remove(slot, kind),
-            State::Free | State::Running | State::Waiting => {}
+            State::In(kind) => self.unlink(slot, kind),
+            State::Free | State::Running | State::Blocked => {}
         }
-        self.place(slot).state = state;
+        self.entry_mut(slot).state = state;
     }
 
     /// Whether a slot can run.
     pub(crate) const fn has_any(&self) -> bool {
-        self.has_urgent() || self.line(Kind::Ready).first != NONE
+        self.has_urgent() || self.first_of(Kind::Ready).is_some()
     }
 
     /// Whether a slot is to end.
     pub(crate) const fn has_urgent(&self) -> bool {
-        self.line(Kind::Urgent).first != NONE
+        self.first_of(Kind::Urgent).is_some()
     }
 
     /// Whether a slot has no task.
@@ -231,56 +186,49 @@ impl Queue {
         self.state(slot) == State::Free
     }
 
-    /// A task in a free slot can run.
+    /// Makes a free slot ready.
     pub(crate) fn begin(&mut self, slot: Slot) {
         debug_assert!(self.is_free(slot));
-        self.place(slot.0).is_woken = false;
+        self.entry_mut(slot.0).is_woken = false;
         self.append(slot.0, Kind::Ready);
     }
 
-    /// The next to run, which runs then.
+    /// The next slot to run, which runs then.
     pub(crate) fn pop(&mut self) -> Option<Slot> {
-        let slot = match self.line(Kind::Urgent).first {
-            NONE => self.line(Kind::Ready).first,
-            urgent => urgent,
-        };
-        (slot != NONE).then(|| {
-            self.move_to(slot, State::Running);
-            Slot(slot)
-        })
+        let urgent = self.first_of(Kind::Urgent);
+        let slot = urgent.or(self.first_of(Kind::Ready))?;
+        self.move_to(slot, State::Running);
+        Some(Slot(slot))
     }
 
-    /// Puts a slot that runs where it waits for its next turn; what came while it ran goes before.
-    pub(crate) fn park(&mut self, slot: Slot, after: After, is_interrupted: bool) {
+    /// Takes a running slot back. An interrupt or a wake-up that came while it ran counts first.
+    pub(crate) fn park(&mut self, slot: Slot, place: Yield, is_interrupted: bool) {
         let Slot(slot) = slot;
-        debug_assert_eq!(self.place(slot).state, State::Running);
-        let is_woken = core::mem::take(&mut self.place(slot).is_woken);
-        match after {
+        debug_assert_eq!(self.entry_mut(slot).state, State::Running);
+        let is_woken = core::mem::take(&mut self.entry_mut(slot).is_woken);
+        match place {
             _ if is_interrupted => self.append(slot, Kind::Urgent),
-            After::First => self.push_first(slot),
-            After::Again => self.append(slot, Kind::Ready),
+            Yield::First => self.prepend(slot),
+            Yield::Last => self.append(slot, Kind::Ready),
             _ if is_woken => self.append(slot, Kind::Ready),
-            After::Wake => self.place(slot).state = State::Waiting,
-            After::Measure => self.append(slot, Kind::Measuring),
-            After::Sleep(until) => {
-                let place = self.place(slot);
-                (place.state, place.until) = (State::Asleep, until);
+            Yield::Block => self.entry_mut(slot).state = State::Blocked,
+            Yield::Measure => self.append(slot, Kind::Measuring),
+            Yield::Sleep(until) => {
+                let entry = self.entry_mut(slot);
+                (entry.state, entry.until) = (State::Asleep, until);
                 Heap::insert(self, slot);
             }
         }
     }
 
-    fn push_first(&mut self, slot: u16) {
-        let link = Link {
-            before: NONE,
-            behind: self.line(Kind::Ready).first,
-        };
-        self.insert(slot, Kind::Ready, link);
-        self.place(slot).state = State::In(Kind::Ready);
+    fn prepend(&mut self, slot: u16) {
+        let kind = Kind::Ready;
+        self.lists[kind as usize].push_front(&mut Through(self.entries, kind), slot);
+        self.entry_mut(slot).state = State::In(kind);
     }
 
-    /// Puts a slot that is to end into that line, unless a worker has it or it has ended.
-    pub(crate) fn hurry(&mut self, slot: Slot) {
+    /// Has a slot run before all others, since it is to end; nothing if a worker has it or it has ended.
+    pub(crate) fn make_urgent(&mut self, slot: Slot) {
         match self.state(slot) {
             State::Free | State::Running | State::In(Kind::Urgent | Kind::Ended) => {}
             _ => {
@@ -290,19 +238,19 @@ impl Queue {
         }
     }
 
-    /// Puts a slot in line that waits, for a time or for something else.
+    /// Makes a blocked or a sleeping slot ready.
     pub(crate) fn wake(&mut self, slot: Slot) {
         match self.state(slot) {
-            State::Running => self.place(slot.0).is_woken = true,
-            State::Waiting | State::Asleep => {
-                self.move_to(slot.0, State::Waiting);
+            State::Running => self.entry_mut(slot.0).is_woken = true,
+            State::Blocked | State::Asleep => {
+                self.move_to(slot.0, State::Blocked);
                 self.append(slot.0, Kind::Ready);
             }
             State::Free | State::In(_) => {}
         }
     }
 
-    /// Puts all in line whose time has come, in its order. Returns the time of the next.
+    /// Makes the sleeping slots ready whose time has come, in its order. Returns the time of the next.
     pub(crate) fn wake_due(&mut self, now: u64) -> Option<u64> {
         loop {
             let slot = self.first()?;
@@ -314,14 +262,14 @@ impl Queue {
         }
     }
 
-    /// The next that waits for a measurement, which waits to be woken then.
+    /// The next slot that waits for a measurement, which is blocked until it is woken.
     pub(crate) fn pop_measuring(&mut self) -> Option<Slot> {
-        let slot = some(self.line(Kind::Measuring).first)?;
-        self.move_to(slot.0, State::Waiting);
-        Some(slot)
+        let slot = self.first_of(Kind::Measuring)?;
+        self.move_to(slot, State::Blocked);
+        Some(Slot(slot))
     }
 
-    /// A slot that runs has ended.
+    /// A running slot has ended.
     pub(crate) fn end(&mut self, slot: Slot) {
         self.move_to(slot.0, State::Running);
         self.append(slot.0, Kind::Ended);
@@ -329,7 +277,7 @@ impl Queue {
 
     /// The slot that ended first of those that are not free.
     pub(crate) fn ended(&self) -> Option<Slot> {
-        some(self.line(Kind::Ended).first)
+        self.first_of(Kind::Ended).map(Slot)
     }
 
     /// Whether a slot has ended, and is not free.
@@ -342,46 +290,42 @@ impl Queue {
         self.move_to(slot.0, State::Free);
     }
 
-    /// A slot has something to say.
-    pub(crate) fn speak(&mut self, slot: Slot) {
-        self.append(slot.0, Kind::Speaking);
+    /// Notes that a slot has a message.
+    pub(crate) fn set_message(&mut self, slot: Slot) {
+        self.append(slot.0, Kind::Message);
     }
 
-    /// The slot that has had something to say for the longest time.
-    pub(crate) fn speaker(&self) -> Option<Slot> {
-        some(self.line(Kind::Speaking).first)
+    /// The slot that has had a message for the longest time.
+    pub(crate) fn next_message(&self) -> Option<Slot> {
+        self.first_of(Kind::Message).map(Slot)
     }
 
-    /// A slot that had something to say has nothing any more.
-    pub(crate) fn hush(&mut self, slot: Slot) {
-        self.remove(slot.0, Kind::Speaking);
+    /// Notes that the message of a slot is taken.
+    pub(crate) fn clear_message(&mut self, slot: Slot) {
+        self.unlink(slot.0, Kind::Message);
     }
 }
 
-fn some(slot: u16) -> Option<Slot> {
-    (slot != NONE).then_some(Slot(slot))
-}
-
-/// The sleepers, by the time until when they sleep.
-impl Heap for Queue {
+/// The sleeping slots, by the time at which they wake.
+impl Heap for RunQueue {
     fn key(&self, item: u16) -> u64 {
-        self.places[usize::from(item)].until
+        self.entries[usize::from(item)].until
     }
 
     fn position(&self, item: u16) -> u16 {
-        self.places[usize::from(item)].at
+        self.entries[usize::from(item)].position
     }
 
     fn set_position(&mut self, item: u16, position: u16) {
-        self.place(item).at = position;
+        self.entry_mut(item).position = position;
     }
 
     fn entry(&self, position: u16) -> u16 {
-        self.places[usize::from(position)].sleeper
+        self.entries[usize::from(position)].sleeper
     }
 
     fn set_entry(&mut self, position: u16, item: u16) {
-        self.place(position).sleeper = item;
+        self.entry_mut(position).sleeper = item;
     }
 
     fn count(&self) -> u16 {
@@ -400,21 +344,21 @@ mod tests {
     use super::*;
     use std::{boxed::Box, collections::VecDeque, vec, vec::Vec};
 
-    fn queue(slots: usize) -> Queue {
-        Queue::new(Box::leak(vec![Place::AWAY; slots].into_boxed_slice()))
+    fn queue(slots: usize) -> RunQueue {
+        RunQueue::new(Box::leak(vec![QueueEntry::FREE; slots].into_boxed_slice()))
     }
 
-    fn order(queue: &mut Queue) -> Vec<u16> {
+    fn order(queue: &mut RunQueue) -> Vec<u16> {
         std::iter::from_fn(|| queue.pop())
             .map(|slot| slot.0)
             .collect()
     }
 
     /// Has a slot run and go elsewhere; no other slot can run.
-    fn run(queue: &mut Queue, slot: u16, after: After) {
+    fn run(queue: &mut RunQueue, slot: u16, place: Yield) {
         queue.begin(Slot(slot));
         assert_eq!(queue.pop(), Some(Slot(slot)));
-        queue.park(Slot(slot), after, false);
+        queue.park(Slot(slot), place, false);
     }
 
     #[test]
@@ -425,10 +369,10 @@ mod tests {
             queue.begin(Slot(slot));
         }
         assert_eq!(queue.pop(), Some(Slot(1)));
-        queue.park(Slot(1), After::First, false);
+        queue.park(Slot(1), Yield::First, false);
         assert!(queue.has_any() && !queue.has_urgent());
         assert_eq!(queue.pop(), Some(Slot(1)));
-        queue.park(Slot(1), After::Again, false);
+        queue.park(Slot(1), Yield::Last, false);
         assert_eq!(order(&mut queue), [2, 0, 3, 1]);
         assert_eq!(queue.pop(), None);
     }
@@ -436,23 +380,23 @@ mod tests {
     #[test]
     fn a_slot_that_is_to_end_goes_before_all() {
         let mut queue = queue(8);
-        run(&mut queue, 4, After::Sleep(100));
-        run(&mut queue, 5, After::Wake);
-        run(&mut queue, 6, After::Measure);
+        run(&mut queue, 4, Yield::Sleep(100));
+        run(&mut queue, 5, Yield::Block);
+        run(&mut queue, 6, Yield::Measure);
         for slot in 0..4 {
             queue.begin(Slot(slot));
         }
         // In the middle, at the end, asleep, waiting, to be measured, one twice, and a free one.
         for slot in [2, 3, 4, 5, 6, 2, 7] {
-            queue.hurry(Slot(slot));
+            queue.make_urgent(Slot(slot));
         }
         assert!(queue.has_urgent());
         assert_eq!((queue.wake_due(1000), queue.pop_measuring()), (None, None));
         assert_eq!(order(&mut queue), [2, 3, 4, 5, 6, 0, 1]);
         // All run: the worker sees that they are to end.
-        queue.hurry(Slot(0));
+        queue.make_urgent(Slot(0));
         assert!(!queue.has_urgent());
-        queue.park(Slot(0), After::Sleep(7), true);
+        queue.park(Slot(0), Yield::Sleep(7), true);
         assert_eq!(order(&mut queue), [0]);
     }
 
@@ -460,12 +404,12 @@ mod tests {
     fn sleepers_wake_in_the_order_of_their_times() {
         let mut queue = queue(8);
         for (slot, until) in [(0, 70), (1, 30), (2, 50), (3, 10), (4, 30), (5, 90)] {
-            run(&mut queue, slot, After::Sleep(until));
+            run(&mut queue, slot, Yield::Sleep(until));
         }
         assert_eq!(queue.wake_due(9), Some(10));
         assert_eq!(queue.wake_due(10), Some(30));
         queue.wake(Slot(2));
-        // One that is in line is not put there twice.
+        // One that is ready is not made so twice.
         queue.wake(Slot(2));
         assert_eq!(order(&mut queue), [3, 2]);
         assert_eq!(queue.wake_due(70), Some(90));
@@ -480,31 +424,31 @@ mod tests {
     fn what_comes_while_it_runs_is_not_lost() {
         let mut queue = queue(1);
         queue.begin(Slot(0));
-        for after in [After::Wake, After::Sleep(u64::MAX), After::Measure] {
+        for place in [Yield::Block, Yield::Sleep(u64::MAX), Yield::Measure] {
             assert_eq!(queue.pop(), Some(Slot(0)));
             queue.wake(Slot(0));
-            queue.park(Slot(0), after, false);
+            queue.park(Slot(0), place, false);
         }
         assert_eq!(queue.pop(), Some(Slot(0)));
-        queue.park(Slot(0), After::Wake, false);
+        queue.park(Slot(0), Yield::Block, false);
         assert_eq!(queue.pop(), None, "it was woken once");
     }
 
     #[test]
-    fn the_ended_and_the_speakers_are_in_lines_of_their_own() {
+    fn slots_that_ended_or_have_a_message_are_in_lists_of_their_own() {
         let mut queue = queue(4);
         for slot in [3, 1, 2] {
             queue.begin(Slot(slot));
-            queue.speak(Slot(slot));
+            queue.set_message(Slot(slot));
         }
-        assert_eq!(queue.speaker(), Some(Slot(3)));
-        queue.hush(Slot(1));
-        queue.hush(Slot(3));
-        assert_eq!(queue.speaker(), Some(Slot(2)));
+        assert_eq!(queue.next_message(), Some(Slot(3)));
+        queue.clear_message(Slot(1));
+        queue.clear_message(Slot(3));
+        assert_eq!(queue.next_message(), Some(Slot(2)));
         for slot in order(&mut queue) {
             queue.end(Slot(slot));
         }
-        queue.hurry(Slot(1));
+        queue.make_urgent(Slot(1));
         queue.wake(Slot(1));
         assert!(!queue.has_any());
         assert!(queue.has_ended(Slot(1)) && !queue.has_ended(Slot(0)));
@@ -517,8 +461,8 @@ mod tests {
         .collect();
         assert_eq!(order, [Slot(3), Slot(2)]);
         assert!(queue.is_free(Slot(1)));
-        queue.hush(Slot(2));
-        assert_eq!(queue.speaker(), None);
+        queue.clear_message(Slot(2));
+        assert_eq!(queue.next_message(), None);
     }
 
     /// Against lists that are searched.
@@ -555,14 +499,14 @@ mod tests {
                         _ => ended.push_back(slot),
                     }
                     match kind {
-                        0 => queue.park(Slot(slot), After::Again, false),
-                        1 => queue.park(Slot(slot), After::First, false),
-                        2 => queue.park(Slot(slot), After::Sleep(until), false),
+                        0 => queue.park(Slot(slot), Yield::Last, false),
+                        1 => queue.park(Slot(slot), Yield::First, false),
+                        2 => queue.park(Slot(slot), Yield::Sleep(until), false),
                         _ => queue.end(Slot(slot)),
                     }
                 }
                 (4, None) if next(4) == 0 => {
-                    queue.hurry(Slot(slot));
+                    queue.make_urgent(Slot(slot));
                     let parked = ready.len() + asleep.len();
                     ready.retain(|s| *s != slot);
                     asleep.retain(|(_, s)| *s != slot);
