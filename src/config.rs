@@ -22,9 +22,9 @@ pub struct TaskLimits {
     pub memory: Option<u64>,
     /// Bytes of such a page: the least that a task may ask for.
     pub page: u32,
-    /// What ends a task's turn.
+    /// Preemption of tasks.
     pub preemption: Preemption,
-    /// What a task may ask for by its environment.
+    /// Capabilities that a task may ask for by its environment.
     pub caps: Caps,
     /// Most bytes of a module.
     pub module_bytes: usize,
@@ -50,9 +50,9 @@ pub struct Config<'a> {
     /// Least time from a start's receipt to its result. The manager marks a task as running
     /// after it has sent the start, and a result that it reads before that is overwritten.
     pub result_delay: Duration,
-    /// How long a start waits for its module, and then a task of a federated round for its model.
+    /// Time for which a start waits for its module, and then a task of a federated round for its model.
     pub fetch_timeout: Duration,
-    /// How long an incomplete module from the registry is kept.
+    /// Time for which an incomplete module from the registry is kept.
     pub assembly_ttl: Duration,
     /// Bounds on tasks.
     pub limits: TaskLimits,

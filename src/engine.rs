@@ -80,7 +80,7 @@ pub enum Value {
 /// Arguments of a call.
 pub type Values = heapless::Vec<Value, PARAMS_MAX>;
 
-/// What an exported function takes.
+/// Types of an exported function's parameters.
 pub type Params = heapless::Vec<ValType, PARAMS_MAX>;
 
 /// The arena from which the engine serves modules, instances and linear memories.
@@ -101,7 +101,7 @@ pub struct ArenaUsage {
 }
 
 impl ArenaUsage {
-    /// What tasks may be given: of what is free, all but the reserve.
+    /// Bytes that tasks may be given: the free ones without the reserve.
     #[must_use]
     pub const fn available(&self) -> usize {
         self.free.saturating_sub(self.reserve)
@@ -124,7 +124,7 @@ pub struct InstanceNeeds {
     /// the pages that data lie in, and the first page of the guest's stack. The guest takes more as it
     /// writes.
     pub own: usize,
-    /// What of that its linear memory begins with.
+    /// Bytes among them that its linear memory begins with.
     pub memory: usize,
     /// Beside `own`, what it makes for all instances of its module if it is the first.
     pub shared: usize,
@@ -147,7 +147,7 @@ impl InstanceNeeds {
     }
 }
 
-/// What ends a guest's turn, so that the others have their share. The device's, for all its tasks.
+/// End of a guest's turn, so that the others have their share: one for all tasks of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preemption {
     /// Its work: branches and calls, counted. Shares are the same in every run.
@@ -218,7 +218,7 @@ pub trait Record<T> {
     fn share(&mut self) -> Self::Bytes;
 }
 
-/// What a run is given beside its arguments. Its guest reads it by host functions.
+/// Data of a run beside its arguments. Its guest reads them by host functions.
 #[derive(Debug)]
 pub struct TaskData<B, R> {
     /// Bytes of the task's record: the packed inputs, the packed environment, and whatever else.
@@ -229,7 +229,7 @@ pub struct TaskData<B, R> {
     pub model: Option<B>,
     /// The data set to train it with.
     pub dataset: Option<B>,
-    /// What the guest may call.
+    /// Capabilities of the guest.
     pub caps: Caps,
 }
 
@@ -287,7 +287,7 @@ pub struct Call<'a> {
     pub limits: Limits,
 }
 
-/// What a run has used.
+/// Resources that a run has used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RunUsage {
     /// Processor time of its thread.
@@ -325,7 +325,7 @@ impl GuestLimits {
     };
 }
 
-/// What the whole proplet has used.
+/// Resources that the proplet has used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ProcessUsage {
     /// Processor time in user mode, or all of it where the port can't tell.
@@ -400,13 +400,13 @@ pub struct Exit<B> {
     pub slot: Slot,
     /// Its first result, if the function has any.
     pub result: Result<Option<Value>, Failure<B>>,
-    /// What the guest last called its result, UTF-8; it takes the place of `result`'s value.
+    /// The last result that the guest published, UTF-8; it takes the place of `result`'s value.
     pub output: Option<B>,
-    /// What it used; `memory` is the most it held.
+    /// Resources that it used; `memory` is the most that it held.
     pub usage: RunUsage,
 }
 
-/// What a guest wants of the channel.
+/// Request of a guest to the channel.
 #[derive(Debug, PartialEq)]
 pub enum Message<B> {
     /// To publish a message.
@@ -530,10 +530,10 @@ pub trait Engine {
     /// unless it had already ended. Idempotent.
     fn interrupt(&mut self, slot: Slot);
 
-    /// What a run has used so far; its memory is what it holds now.
+    /// Resources that a run has used so far; its memory is what it holds now.
     fn usage(&self, slot: Slot) -> RunUsage;
 
-    /// What the proplet has used since boot.
+    /// Resources that the proplet has used since boot.
     fn process(&self) -> ProcessUsage;
 
     /// The slot of the run that ended first of those whose exit was not taken, if any.
@@ -542,13 +542,12 @@ pub trait Engine {
     /// Whether a run has ended, and its exit was not taken.
     fn has_exited(&self, slot: Slot) -> bool;
 
-    /// Takes the exit of a run that has ended, and frees its slot. A message that its guest had to say
-    /// and that was not taken is lost; `None` if there is no exit.
+    /// Takes the exit of a run that has ended, and frees its slot. A message of its guest
+    /// that was not taken is lost; `None` if there is no exit.
     fn take_exit(&mut self, slot: Slot) -> Option<Exit<Self::Buffer>>;
 
-    /// What some guest has to say on the channel, if any has: given out once, who spoke first is
-    /// heard first. Until then that guest can say no more. What a guest said last is kept until its
-    /// exit is taken.
+    /// The message of a guest that has waited for the longest time, given out once. Until it is taken
+    /// that guest can send no more. The last message of a guest is kept until its exit is taken.
     fn poll_message(&mut self) -> Option<(Slot, Message<Self::Buffer>)>;
 
     /// The same of one run.

@@ -1,4 +1,4 @@
-//! How long to wait between two attempts to connect.
+//! Delays between attempts to connect.
 
 use crate::time::Duration;
 

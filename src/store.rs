@@ -1,4 +1,4 @@
-//! What survives a reboot: modules by their digest, and a record for each latent deployment.
+//! Storage that survives a reboot: modules by their digest, and a record for each latent deployment.
 
 use crate::{module::table::Digest, text::Text};
 use core::fmt;
@@ -14,7 +14,7 @@ pub const RECORD_MAX: usize = 1024;
 ///
 /// Calls block, on the control thread, as long as the medium takes.
 pub trait Store: fmt::Debug + Send {
-    /// Bytes of a stored module; `None` if there is none with this digest.
+    /// Bytes of a stored module; `None` if it has no module of this digest.
     fn module_len(&mut self, digest: &Digest) -> Option<usize>;
 
     /// Reads a stored module of `into.len()` bytes; it is the most recently used one then.
@@ -38,7 +38,7 @@ pub trait Store: fmt::Debug + Send {
     fn remove_module(&mut self, digest: &Digest) -> Result<(), Text>;
 
     /// Reads the record at `index` into the start of `into`, which has room for [`RECORD_MAX`]
-    /// bytes, and returns its length; `None` if there is none.
+    /// bytes, and returns its length; `None` without a record.
     ///
     /// # Errors
     /// The reason as text, if there is one that can't be read.

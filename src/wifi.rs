@@ -16,10 +16,10 @@ use crate::{
 };
 use core::{fmt, net::IpAddr};
 
-/// What was up for so long makes the next delay the first again.
+/// Time of a connection after which the next delay is the first again.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// How patient to be.
+/// Time limits and delays.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// Whether there is a network to join. Without one, an access point is brought up.
@@ -73,7 +73,7 @@ pub enum Event {
     Tick,
 }
 
-/// Why the network, or our access point, is not up.
+/// Reason for which the network, or our access point, is not up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// The network does not take the password.
@@ -128,7 +128,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What the driver is to do.
+/// Command to the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Join the network.
@@ -155,7 +155,7 @@ pub enum State {
     Waiting {
         /// When it is due.
         until: Instant,
-        /// What failed.
+        /// The step that failed.
         reason: Reason,
     },
     /// There are no credentials.
@@ -186,7 +186,7 @@ pub struct Wifi {
     settings: Settings,
     retry: Retry,
     state: State,
-    /// When `state` is over; only `Online` and `AccessPoint` last for ever.
+    /// When `state` is over; only `Online` and `AccessPoint` have no end.
     deadline: Option<Instant>,
     /// Since when there has been an address or an access point.
     up_since: Option<Instant>,

@@ -258,7 +258,7 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
         matches!(self.state, State::Arrived(_))
     }
 
-    /// The bytes of the module, not verified, or the reason for which there are none.
+    /// The bytes of the module, not verified, or the reason for which they did not come.
     pub(super) fn into_result(self) -> Result<B, Reason<B>> {
         match self.state {
             State::Arrived(result) => result,

@@ -1,4 +1,4 @@
-//! How tasks and deployments get their modules: loaded, stored, inline, in chunks or over HTTP.
+//! Modules of tasks and deployments: loaded, stored, inline, in chunks or over HTTP.
 
 use super::{
     fetch::{FETCHES_MAX, Fetch, Pending},
@@ -261,7 +261,7 @@ impl<'a, E: Engine> Modules<'a, E> {
     /// Refuses what does not fit the arena, even without the modules that no task waits for.
     ///
     /// # Errors
-    /// What is free then.
+    /// The shortage that remains.
     pub(super) fn make_room(
         &mut self,
         need: usize,
@@ -278,7 +278,7 @@ impl<'a, E: Engine> Modules<'a, E> {
         while lacks(engine.arena()) && self.evict_idle() {}
     }
 
-    /// Frees the idle fetch that began first; false if there is none.
+    /// Frees the idle fetch that began first; false if none is idle.
     fn evict_idle(&mut self) -> bool {
         let began = |fetch: &Fetch<E::Buffer>| {
             let idle = fetch.pending().filter(|f| f.waiters == 0);
@@ -501,7 +501,7 @@ impl<'a, E: Engine> Modules<'a, E> {
     }
 
     /// Drops idle fetches. The registry goes on sending for others; a server only for as long as
-    /// somebody listens.
+    /// one waits.
     pub(super) fn expire(&mut self, now: Instant) {
         let ttl = self.limits.assembly_ttl;
         for fetch in self.fetches.iter_mut() {
@@ -591,7 +591,7 @@ impl<'a, E: Engine> Modules<'a, E> {
         }
     }
 
-    /// Reads the stored record at `index`; `None` if there is none, or no store.
+    /// Reads the stored record at `index`; `None` without one.
     ///
     /// # Errors
     /// It can't be read.

@@ -23,7 +23,7 @@ const REFUSALS_MAX: u8 = 3;
 /// Time from a refusal to the next attempt.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 
-/// The end of a task: a result, or the reason for which there is none.
+/// The end of a task: a result, or the reason for which it has none.
 pub(super) type Outcome<B> = Result<Output<B>, Reason<B>>;
 
 /// A result.
@@ -302,7 +302,7 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
     }
 
     /// Notes that the manager has stopped a task whose results are still to be delivered; returns
-    /// false if there are none.
+    /// false without such results.
     pub(super) fn stop(&mut self, task: &str) -> bool {
         let mut found = false;
         for entry in &mut self.entries[..self.top] {

@@ -24,13 +24,13 @@ pub enum Refusal {
     ShuttingDown,
     /// The module is encrypted.
     Encrypted,
-    /// So many slots are taken, which are all.
+    /// All slots are taken; their number.
     NoSlot(u16),
-    /// So many latent deployments there are, which is the maximum.
+    /// All places for latent deployments are taken; their number.
     NoDeployment(u16),
-    /// So many modules are on their way, which is the maximum.
+    /// All places for modules on their way are taken; their number.
     NoFetch(u8),
-    /// So many modules are loaded, which is the maximum.
+    /// All entries of the module table are taken; their number.
     NoEntry(u16),
     /// No latent deployment has the task's id.
     NotDeployed,
@@ -42,7 +42,7 @@ pub enum Refusal {
     Message(wire::Error),
     /// The module in the message can't be read.
     File(wire::Error),
-    /// The image reference has so many bytes, which are too many.
+    /// The image reference is too long; its length in bytes.
     ReferenceTooLong(usize),
     /// The module is another one.
     Digest(DigestMismatch),
@@ -70,9 +70,9 @@ pub enum Refusal {
         /// Seconds of the wait.
         seconds: u32,
     },
-    /// The result of so many bytes does not fit the link or the broker.
+    /// The result does not fit the link or the broker; its length in bytes.
     ResultTooLarge(usize),
-    /// The broker refused the result of so many bytes.
+    /// The broker refused the result; its length in bytes.
     ResultRefused(usize),
     /// The response, or the part of it, is of no use any more.
     Unwanted,

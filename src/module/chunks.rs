@@ -178,7 +178,7 @@ impl<B: DerefMut<Target = [u8]>> Chunks<B> {
     /// Takes a chunk. Returns the module once all have come.
     ///
     /// # Errors
-    /// What contradicts the chunks before, or doesn't fit. The bytes so far are of no use then.
+    /// The chunk contradicts earlier ones, or does not fit. The bytes so far are of no use then.
     pub fn accept<E: Engine<Buffer = B>>(
         &mut self,
         chunk: &Chunk<'_>,

@@ -4,7 +4,7 @@ use crate::module::table::Digest;
 use heapless::String;
 
 /// Reads pairs of digits into the start of `bytes`, as far as that reaches; how many pairs there are.
-/// `None` if one of those it reads is none. A digit left over is not read.
+/// `None` if one of those it reads is malformed. A digit left over is not read.
 pub(crate) fn decode(text: &str, bytes: &mut [u8]) -> Option<usize> {
     let digit = |c: u8| char::from(c).to_digit(16);
     let (pairs, _) = text.as_bytes().as_chunks::<2>();

@@ -5,7 +5,7 @@
 //! - [`hex`]: digests as text.
 //! - [`chunks`]: a module from the registry, put together from chunks.
 //! - [`stream`]: a response's body, put into place.
-//! - [`signature`]: whether somebody who is trusted has signed a module.
+//! - [`signature`]: signatures of modules by trusted keys.
 
 pub(crate) mod buffer;
 pub mod chunks;

@@ -24,7 +24,7 @@ pub struct Reference<'a> {
     pub digest: Option<Digest>,
 }
 
-/// A digest that is none.
+/// A malformed digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReferenceError<'a> {
     hex: &'a str,

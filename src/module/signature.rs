@@ -38,19 +38,19 @@ pub type Signature = [u8; 64];
 /// Name of the custom section that holds signatures.
 pub const SECTION: &str = "signature";
 
-/// How every WebAssembly module begins: magic and version.
+/// The first bytes of every WebAssembly module: magic and version.
 pub const HEADER: [u8; 8] = *b"\0asm\x01\0\0\0";
 
-/// What precedes the hashes in a message that is signed; it ends with [`FORMAT`].
+/// Prefix of the hashes in a message that is signed; it ends with [`FORMAT`].
 pub const DOMAIN: [u8; 10] = *b"wasmsig\x01\x01\x01";
 
-/// What precedes the sets in the section: version, content type and hash function.
+/// Prefix of the sets in the section: version, content type and hash function.
 pub const FORMAT: [u8; 3] = [DOMAIN[7], DOMAIN[8], DOMAIN[9]];
 
 /// Says of a signature that it is Ed25519, and of a public key in a file.
 pub const ED25519: u8 = 1;
 
-/// Most signatures of a module: what a stranger's module costs is at most so many verifications
+/// Maximum number of signatures of a module: a stranger's module costs at most this many verifications
 /// for each trusted key.
 pub const SIGNATURES_MAX: usize = 8;
 
@@ -61,12 +61,12 @@ const HASHES_MAX: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub struct Trust<'a> {
     keys: &'a [PublicKey],
-    /// A pointer, so that Ed25519 is linked only where somebody builds a `Trust`.
+    /// A pointer, so that Ed25519 is linked only where a `Trust` is built.
     check: fn(&[PublicKey], &[u8]) -> Result<(), Refusal>,
 }
 
 impl<'a> Trust<'a> {
-    /// Trusts the owners of `keys`; nobody if there are none. A key that is no point of the curve,
+    /// Trusts the owners of `keys`; an empty list refuses every module. A key that is no point of the curve,
     /// or one of small order, has signed nothing.
     pub const fn new(keys: &'a [PublicKey]) -> Self {
         Self { keys, check }
@@ -85,7 +85,7 @@ impl<'a> Trust<'a> {
     }
 }
 
-/// Why a module is not trusted.
+/// Refusal of a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// It does not begin as one.
@@ -94,7 +94,7 @@ pub enum Refusal {
     Section(usize),
     /// Without a signature section.
     Unsigned,
-    /// What is wrong with its signature section.
+    /// The fault of its signature section.
     Malformed(&'static str),
     /// Its signature section has more of something than the limit.
     TooMany(&'static str, usize),
@@ -248,7 +248,7 @@ fn verify(key: &PublicKey, hashes: &[u8], signature: &Signature) -> bool {
     state.verify().is_ok()
 }
 
-/// What is left to read. A read that fails leaves it anywhere.
+/// Bytes that are still to be read. After a failed read they are unspecified.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -324,7 +324,7 @@ impl<'a> Reader<'a> {
 /// Whether a key is a point of the curve is not looked at: that would link Ed25519.
 ///
 /// # Errors
-/// The first word that is no key, that there is none in a text that is not empty, or the limit if
+/// The first word that is no key, a text without a key that is not empty, or the limit if
 /// there are more than `N`.
 pub fn parse_keys<const N: usize>(text: &str) -> Result<heapless::Vec<PublicKey, N>, Text> {
     let words = text.split(|c: char| c == ',' || c.is_whitespace());

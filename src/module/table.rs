@@ -189,7 +189,7 @@ impl<'a> Table<'a> {
     }
 
     /// Counts one user less and frees the entry if none is left; the caller unloads the module
-    /// when told so. Also frees a loaded module that nobody has acquired.
+    /// when told so. Also frees a loaded module without users.
     #[must_use = "a freed module must be unloaded"]
     pub(crate) fn release(&mut self, id: ModuleId) -> bool {
         match &mut self.entry(id).state {

@@ -6,7 +6,7 @@ use crate::{
 };
 use core::fmt;
 
-/// Why inputs can't be passed to a function.
+/// Refusal of a task's inputs by a function's parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArgError<'a> {
     /// Number of inputs and of parameters differ.
@@ -115,7 +115,7 @@ fn integer(input: &str) -> Option<i128> {
     Some(if negative { -n } else { n })
 }
 
-/// A result as the Linux proplet words it: the value in decimal, empty if there is none.
+/// A result as the Linux proplet words it: the value in decimal, empty without one.
 /// A float whose decimal form exceeds [`TEXT_MAX`](crate::text::TEXT_MAX) has an exponent.
 pub fn format(value: Option<Value>) -> Text {
     /// Digits of the longest `f64` without an exponent would not fit.

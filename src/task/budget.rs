@@ -19,7 +19,7 @@ pub const STACK_BYTES: &str = "PROPLET_STACK_BYTES";
 pub const MEMORY_BYTES: &str = "PROPLET_MEMORY_BYTES";
 /// A run's share of the processor against the others', 1 to 100; 10 if not given.
 pub const WEIGHT: &str = "PROPLET_WEIGHT";
-/// What ends a run's turn, `fuel` or `time`: the device's own, or the task is refused.
+/// Preemption of a run, `fuel` or `time`: the device's own, or the task is refused.
 pub const PREEMPTION: &str = "PROPLET_PREEMPTION";
 
 /// Least operand stack in bytes: below it not even a small function's frame fits.
@@ -82,11 +82,11 @@ impl core::error::Error for BudgetError<'_> {}
 /// Bounds of one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// What the engine enforces.
+    /// Limits that the engine enforces.
     pub limits: Limits,
-    /// What the agent enforces.
+    /// Limit that the agent enforces.
     pub deadline: Option<Duration>,
-    /// What the guest may call.
+    /// Capabilities of the guest.
     pub caps: Caps,
 }
 

@@ -1,4 +1,4 @@
-//! What a task's guest may call beyond what all guests may.
+//! Capabilities: host functions that a task's guest may call beyond those of all guests.
 
 use crate::text::clip;
 use core::fmt;
@@ -91,7 +91,7 @@ impl Caps {
     /// None.
     pub const NONE: Self = Self(0);
 
-    /// What reaches nothing but the task itself: what a device allows if it doesn't say.
+    /// Capabilities that reach nothing but the task itself: the default of a device.
     pub const HARMLESS: Self = Self(Cap::Time.bit() | Cap::Random.bit() | Cap::Timer.bit());
 
     /// Reads names, separated by commas; the empty text has none.
@@ -110,7 +110,7 @@ impl Caps {
     /// Capabilities that a task asks for by [`CAPS`], within those that the device allows.
     ///
     /// # Errors
-    /// The first capability that the device does not allow, or a name that is none.
+    /// The first capability that the device does not allow, or a name that is no capability.
     pub fn granted(asked: Option<&str>, allowed: Self) -> Result<Self, CapsError<'_>> {
         let asked = Self::parse(asked.unwrap_or_default())?;
         let mut excess = Cap::ALL.into_iter();

@@ -22,13 +22,13 @@ pub const DATA_STORE_URL: &str = "DATA_STORE_URL";
 pub const MANAGER_COORDINATOR_URL: &str = "MANAGER_COORDINATOR_URL";
 /// Samples that the update stands for; 1 if not given.
 pub const NUM_SAMPLES: &str = "FL_NUM_SAMPLES";
-/// What the update is; `f32-delta` if not given.
+/// Format of the update; `f32-delta` if not given.
 pub const FORMAT: &str = "FL_FORMAT";
 
 /// Most bytes of an update's format.
 pub const FORMAT_MAX: usize = 24;
 
-/// Base URLs of the services of federated learning; empty where there is none.
+/// Base URLs of the services of federated learning; empty for a service that does not exist.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Services<'a> {
     /// Of [`MODEL_REGISTRY_URL`].
@@ -44,11 +44,11 @@ pub struct Services<'a> {
 pub enum RoundError<'a> {
     /// The round's id is no level of a topic.
     Id(TopicError),
-    /// The round's id has so many bytes, which is too long to be kept.
+    /// The round's id is too long to be kept; its length in bytes.
     IdTooLong(usize),
     /// The URL of a service that the round needs is not set.
     Unset(&'static str),
-    /// The URL of a service is none of HTTP.
+    /// The URL of a service is not one of HTTP.
     NoUrl {
         /// The variable.
         key: &'static str,
@@ -93,7 +93,7 @@ pub struct Round<'a> {
     pub id: &'a str,
     /// The model, if there is one to begin with.
     pub model_uri: Option<&'a str>,
-    /// What the update is.
+    /// Format of the update.
     pub format: &'a str,
     /// Samples that the update stands for.
     pub samples: u64,
@@ -137,7 +137,7 @@ impl<'a> Round<'a> {
     /// Where the model is; `None` without one to begin with.
     ///
     /// # Errors
-    /// If the registry has no URL, or a URL that is none or too long.
+    /// The registry has no URL, or one that is malformed or too long.
     pub fn model_url(&self) -> Result<Option<Url>, RoundError<'a>> {
         let Some(uri) = self.model_uri else {
             return Ok(None);
@@ -149,7 +149,7 @@ impl<'a> Round<'a> {
     /// Where the data set of `proplet` is; `None` without a store.
     ///
     /// # Errors
-    /// If the store's URL is none or too long.
+    /// The store's URL is malformed or too long.
     pub fn dataset_url(&self, proplet: &str) -> Result<Option<Url>, RoundError<'a>> {
         let base = self.services.data;
         (!base.is_empty())
@@ -160,7 +160,7 @@ impl<'a> Round<'a> {
     /// Where the update goes.
     ///
     /// # Errors
-    /// If the coordinator has no URL, or a URL that is none or too long.
+    /// The coordinator has no URL, or one that is malformed or too long.
     pub fn update_url(&self) -> Result<Url, RoundError<'a>> {
         let key = MANAGER_COORDINATOR_URL;
         url(key, needed(key, self.services.coordinator)?, "update", "")

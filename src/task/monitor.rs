@@ -9,7 +9,7 @@ use crate::{
 /// From the start of a run to its first sample.
 const FIRST: Duration = Duration::from_millis(100);
 
-/// What a run used at one moment.
+/// Resources that a run used, at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {
     /// When it was taken.
@@ -84,7 +84,7 @@ impl Aggregate {
 /// It keeps aggregates, not samples: a profile's history costs no memory, however long.
 #[derive(Debug, Clone, Copy)]
 pub struct Monitor {
-    /// What to collect, and how often.
+    /// Metrics to collect, and their interval.
     pub profile: MonitoringProfile,
     started: Instant,
     next: Instant,

@@ -26,7 +26,7 @@ pub fn decoded_len(text: &str) -> Result<usize, Error> {
 /// Decodes `text` into the start of `buf` and returns the length.
 ///
 /// # Errors
-/// [`Error::Base64`] if `text` is none, line breaks included; [`Error::Decoded`] if `buf` is too
+/// [`Error::Base64`] if `text` is not base64; a line break is not; [`Error::Decoded`] if `buf` is too
 /// short. Then what `buf` holds is unspecified.
 pub fn decode_into(text: &str, buf: &mut [u8]) -> Result<usize, Error> {
     let len = decoded_len(text)?;
@@ -40,7 +40,7 @@ pub fn decode_into(text: &str, buf: &mut [u8]) -> Result<usize, Error> {
 /// Decodes `text` piece by piece through a window of 768 bytes on the stack.
 ///
 /// # Errors
-/// [`Error::Base64`] if `text` is none, line breaks included; `sink` may have had pieces before.
+/// [`Error::Base64`] if `text` is not base64; a line break is not; `sink` may have had pieces before.
 pub fn decode_chunks(text: &str, mut sink: impl FnMut(&[u8])) -> Result<(), Error> {
     let mut window = [0; WINDOW];
     let mut pieces = text.as_bytes().chunks(WINDOW / 3 * 4).peekable();

@@ -53,7 +53,7 @@ pub struct Start<'a> {
     pub latent: bool,
     /// Whether the module is encrypted and needs a trusted execution environment.
     pub encrypted: bool,
-    /// How to monitor the task; what the message leaves open is as usual for its kind.
+    /// Monitoring of the task; settings that the message leaves open are as usual for its kind.
     pub monitoring_profile: MonitoringProfile,
     /// The proplet that is meant, 1 to [`ID_MAX`] bytes.
     pub proplet_id: Option<&'a str>,
@@ -267,7 +267,7 @@ pub struct Rejected<'a> {
     pub broadcast: bool,
     /// Whether the task was to be deployed only.
     pub latent: bool,
-    /// What is wrong with it: what ended the reading, or else the first wrong field.
+    /// Its fault: the error that ended the reading, or else that of the first wrong field.
     pub error: Error,
     /// Whether all that says who is meant has been read and is well-formed.
     addressed: bool,
@@ -285,7 +285,7 @@ fn is_for(broadcast: bool, proplet_id: Option<&str>, my_id: &str) -> bool {
     broadcast || proplet_id.is_none_or(|id| id == my_id)
 }
 
-/// How to monitor a task.
+/// Monitoring of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the protocol's field names")]
 pub struct MonitoringProfile {
@@ -448,7 +448,7 @@ impl Kind {
     }
 }
 
-/// What has been read of a message's fields.
+/// The fields of a message, as far as they have been read.
 #[derive(Debug, Default)]
 struct Found {
     texts: [Option<Place>; TEXTS],

@@ -1,11 +1,11 @@
-//! Why a message is refused.
+//! Refusals of messages.
 
 use core::fmt;
 
 /// Most levels of nesting, the outermost object included.
 pub const DEPTH_MAX: u32 = u32::BITS;
 
-/// Why a message, or the base64 text in it, is refused. `Display` tells a person.
+/// Refusal of a message, or of the base64 text in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Error {
     /// The payload is no UTF-8.
@@ -31,9 +31,9 @@ pub enum Error {
     Type {
         /// The field's name.
         field: &'static str,
-        /// What it should be.
+        /// The right type.
         expected: &'static str,
-        /// What it is.
+        /// The type that was found.
         found: &'static str,
     },
     /// A required field is absent, null or empty.

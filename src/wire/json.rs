@@ -1,6 +1,6 @@
 //! JSON in: picojson behind a guard.
 //!
-//! What the guard adds to picojson 0.2.3:
+//! The guard adds to picojson 0.2.3:
 //! - Brackets must match. The parser keeps their kinds in 32 bits that wrap silently past 32
 //!   levels, and takes either bracket for the other behind a number (`{"a":1]`).
 //! - `\u` escapes of surrogates must come in adjacent pairs; it joins those with text between.
@@ -67,7 +67,7 @@ pub(super) struct Reader<'a, 's> {
     nesting: Nesting,
     /// Bytes of the payload up to the last text's end.
     after: usize,
-    /// What ended the part that the parser was given, if that isn't the whole.
+    /// The error that ended the part that the parser was given, if that isn't the whole.
     cut: Option<Error>,
 }
 

@@ -37,7 +37,7 @@ impl<'a> List<'a> {
         self.iter().count()
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     pub const fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -82,7 +82,7 @@ impl<'a> Pairs<'a> {
         self.list.len() / 2
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     pub const fn is_empty(&self) -> bool {
         self.list.is_empty()
     }

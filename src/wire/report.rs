@@ -130,7 +130,7 @@ pub struct Results<'a> {
     pub proplet_id: &'a str,
     /// Its result, in decimal; empty if it has none.
     pub results: &'a str,
-    /// Why it failed, not empty. To the manager, a task without has completed.
+    /// Reason of its failure, not empty. To the manager, a task without has completed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'a str>,
 }
@@ -146,7 +146,7 @@ pub struct InvokeResults<'a> {
     pub proplet_id: &'a str,
     /// Its result, in decimal; empty if it has none or failed.
     pub results: &'a str,
-    /// Why it failed, not empty.
+    /// Reason of its failure, not empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'a str>,
 }
@@ -158,9 +158,9 @@ pub struct RoundResults<'a> {
     pub task_id: &'a str,
     /// The proplet that ran it.
     pub proplet_id: &'a str,
-    /// What it found.
+    /// The update.
     pub results: RoundUpdate<'a>,
-    /// Why it failed, not empty.
+    /// Reason of its failure, not empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'a str>,
 }
@@ -176,10 +176,10 @@ pub struct RoundUpdate<'a> {
     pub proplet_id: &'a str,
     /// Samples that it stands for.
     pub num_samples: u64,
-    /// What the guest said, written in base64; empty if it failed.
+    /// The guest's result, written in base64; empty if it failed.
     #[serde(serialize_with = "base64")]
     pub update_b64: &'a [u8],
-    /// What the update is.
+    /// Format of the update.
     pub format: &'a str,
     /// None: the guest's metrics are in its update.
     pub metrics: Empty,
@@ -200,7 +200,7 @@ pub struct ModuleRequest<'a> {
     pub app_name: &'a str,
 }
 
-/// What the proplet uses.
+/// Resources that the proplet uses.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Metrics<'a> {
     /// The proplet, not empty.
@@ -214,14 +214,14 @@ pub struct Metrics<'a> {
     pub cpu_metrics: CpuMetrics,
     /// Memory.
     pub memory_metrics: MemoryMetrics,
-    /// Pages of linear memory that guests have written to; without, there is none. Not of the protocol, as
+    /// Pages of linear memory that guests have written to; left out if there are none. Not of the protocol, as
     /// all that follows: the manager ignores it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_pages: Option<u32>,
     /// Bytes of such a page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_page_bytes: Option<u32>,
-    /// Tasks that run on, seconds after their deadline or their stop; without, there is none.
+    /// Tasks that run on, seconds after their deadline or their stop; left out if there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overdue_tasks: Option<usize>,
     /// Steps of guests, since boot, that took more than a second of processor time; without, there was none.
@@ -262,7 +262,7 @@ pub struct MemoryMetrics {
     pub container_limit_bytes: Option<u64>,
 }
 
-/// What a task uses.
+/// Resources that a task uses.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct TaskMetrics<'a> {
     /// The task, not empty.
@@ -306,7 +306,7 @@ pub struct Sample {
     pub thread_count: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_descriptor_count: Option<u32>,
-    /// Pages of linear memory that it has written to; without, there is none. Not of the protocol, as all that
+    /// Pages of linear memory that it has written to; left out if there are none. Not of the protocol, as all that
     /// follows: the manager ignores it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_pages: Option<u32>,

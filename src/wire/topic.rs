@@ -9,7 +9,7 @@ pub const TOPIC_MAX: usize = 232;
 /// A topic, complete with its prefix.
 pub type TopicName = String<TOPIC_MAX>;
 
-/// What the manager or the registry sends.
+/// Messages of the manager and the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inbound {
     /// A task to start.
@@ -35,7 +35,7 @@ impl Inbound {
     }
 }
 
-/// What the proplet sends.
+/// Messages of the proplet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outbound {
     /// Discovery.
@@ -68,7 +68,7 @@ impl Outbound {
     }
 }
 
-/// Why an id can't be part of a topic.
+/// Refusal of an id as a part of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TopicError {
     /// A part is empty.
@@ -131,7 +131,7 @@ impl Topics {
         Ok(Self { prefix })
     }
 
-    /// What a message on `topic` is; `None` for a topic of no concern.
+    /// Kind of a message on `topic`; `None` for a topic of no concern.
     pub fn classify(&self, topic: &str) -> Option<Inbound> {
         let suffix = topic.strip_prefix(self.prefix.as_str())?;
         Inbound::ALL
@@ -144,7 +144,7 @@ impl Topics {
         self.with(outbound.suffix())
     }
 
-    /// What to subscribe to, one after the other from 0 on; `None` after the last.
+    /// Topics to subscribe to, one after the other from 0 on; `None` after the last.
     pub fn subscription(&self, index: usize) -> Option<TopicName> {
         let inbound = Inbound::ALL.get(index)?;
         Some(self.with(inbound.suffix()))
@@ -156,7 +156,7 @@ impl Topics {
         concat(&[&self.prefix, topic])
     }
 
-    /// What of a topic is below the channel; `None` if it is not.
+    /// The part of a topic below the channel; `None` for a topic elsewhere.
     pub fn strip<'t>(&self, topic: &'t str) -> Option<&'t str> {
         topic.strip_prefix(self.prefix.as_str())
     }
@@ -223,7 +223,7 @@ pub fn check_guest_topic_len(len: usize) -> Result<(), &'static str> {
     }
 }
 
-/// What topics and filters have in common.
+/// Rules that topics and filters have in common.
 fn check_guest_levels(topic: &str) -> Result<(), &'static str> {
     check_guest_topic_len(topic.len())?;
     if topic.starts_with(['/', '$']) {
@@ -257,7 +257,7 @@ pub fn matches(filter: &str, topic: &str) -> bool {
 }
 
 /// Whether a topic may have this character. Brokers may close the connection on one with control
-/// characters or what Unicode calls non-characters, and a session would repeat it for ever.
+/// characters or what Unicode calls non-characters, and a session would repeat it without end.
 fn is_topic_char(c: char) -> bool {
     let is_non_character = matches!(c, '\u{fdd0}'..='\u{fdef}') || u32::from(c) & 0xfffe == 0xfffe;
     !c.is_control() && !is_non_character

@@ -16,13 +16,13 @@ use proplet::{
     time::Duration,
 };
 
-/// How long runs may take to end when they are interrupted, or to begin, before the bench gives up.
+/// Time for which the bench waits for runs to begin, or to end when they are interrupted.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Loops of a fairness bench that names no number.
 const LOOPS: usize = 24;
 
-/// What is measured.
+/// Kinds of benches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// A ladder of instances of one module: 1, 2, 4, 8, 16, 24 and so on by 8.
@@ -35,23 +35,23 @@ pub enum Mode {
     Fairness,
 }
 
-/// How it is measured.
+/// Settings of a bench.
 #[derive(Debug, Clone, Copy)]
 pub struct Options<'a> {
     /// Limits of each run.
     pub limits: Limits,
-    /// What ends a turn on the engine's device.
+    /// Preemption on the engine's device.
     pub preemption: Preemption,
-    /// Weights of the slots, from 1 to [`Weight::MAX`], over and over. If there are none, each has
+    /// Weights of the slots, from 1 to [`Weight::MAX`], over and over. Without any, each has
     /// that of the limits.
     pub weights: &'a [u8],
     /// Most instances; `None` is as many as there can be, or 24 loops in a fairness bench.
     pub max: Option<usize>,
-    /// How long a step takes, and for how long loops share the processor.
+    /// Duration of a step, and of the loops that share the processor.
     pub step: Duration,
 }
 
-/// How a run ended.
+/// Verdict on a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// With its workload's result.
@@ -70,7 +70,7 @@ pub struct Lane {
     pub(crate) since: Option<Duration>,
     /// Its iterations.
     pub(crate) tally: Tally,
-    /// What its loop used while they shared; until that is over, what it had used before.
+    /// Resources that its loop used while they shared; until that is over, those that it had used before.
     pub(crate) used: RunUsage,
 }
 
@@ -296,7 +296,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
         self.parts.iter().map(|part| part.instance).sum()
     }
 
-    /// Why one more set can't be held. The agent's admission, but on what would be free if every
+    /// The wall that one more set would meet. The agent's admission, but on what would be free if every
     /// run were in the middle: what the arena says while runs begin and end is now more, now less.
     fn wall(&self) -> Option<Wall> {
         let (need, free) = (self.set_bytes(), self.room - self.said());
@@ -310,7 +310,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
         }
     }
 
-    /// Starts sets until so many are held, or a wall.
+    /// Starts sets until `count` are held, or up to the wall.
     pub(crate) fn grow(&mut self, sets: usize) -> Option<Wall> {
         while self.held < sets * self.set.len() {
             let wall = self.wall();
@@ -381,7 +381,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
         Some((exit, now.saturating_sub(since.unwrap_or(now))))
     }
 
-    /// How a run ended; an error is counted.
+    /// Verdict on the end of a run; an error is counted.
     pub(crate) fn judge(&mut self, exit: &Exit<E::Buffer>) -> Verdict {
         let expected = self.part(exit.slot.index()).workload.result;
         if matches!(exit.result, Ok(Some(Value::I32(value))) if value == expected) {
@@ -424,7 +424,7 @@ impl<'a, E: Engine, P: Port> Bench<'a, E, P> {
 
     /// Waits until `done`, at most [`PATIENCE`]. Returns whether it came.
     pub(crate) fn wait_until(&mut self, mut done: impl FnMut(&mut Self) -> bool) -> bool {
-        /// What is not the end of a run is looked for so often.
+        /// Interval at which anything but the end of a run is polled.
         const LOOK: Duration = Duration::from_millis(1);
         let until = self.port.now() + PATIENCE;
         loop {

@@ -19,13 +19,13 @@ fn cpu(usage: &RunUsage) -> u64 {
     usage.cpu.as_nanos() as u64
 }
 
-/// What `amount` is of `all`; 0 of nothing.
+/// `amount` as a fraction of `all`; 0 of nothing.
 fn part(amount: u64, all: u64) -> f64 {
     amount as f64 / all.max(1) as f64
 }
 
 impl<E: Engine, P: Port> Bench<'_, E, P> {
-    /// With as many of so many loops as can be held.
+    /// Runs as many of `loops` loops as can be held.
     pub(crate) fn fairness(
         &mut self,
         loops: usize,

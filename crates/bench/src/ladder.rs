@@ -10,7 +10,7 @@ use proplet::{engine::Engine, time::Duration};
 /// Least samples of free bytes after a step.
 const SAMPLES: u32 = 16;
 
-/// The step after that of so many sets of `len` modules.
+/// The step after that of `sets` sets of `len` modules.
 fn next(sets: usize, len: usize) -> usize {
     match sets {
         0 => 1,
@@ -98,7 +98,7 @@ impl<E: Engine, P: Port> Bench<'_, E, P> {
         strays
     }
 
-    /// Starts again what ended while nobody looked: when that was is not known. Each slot once at
+    /// Starts again the runs that ended between two polls: the moment of their end is not known. Each slot once at
     /// most: short runs may end as fast as they are started.
     fn revive(&mut self) {
         for _ in 0..self.held {
@@ -110,7 +110,7 @@ impl<E: Engine, P: Port> Bench<'_, E, P> {
         }
     }
 
-    /// What all instances leave free: the least of some samples, and of more while all have more
+    /// Bytes that all instances leave free: the least of some samples, and of more while all have more
     /// than the engine said.
     fn least_free(&mut self) -> usize {
         let said = self.room - self.said();

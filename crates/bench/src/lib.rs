@@ -38,9 +38,9 @@ pub struct Clock {
     pub resolution: Duration,
 }
 
-/// What a port gives the bench.
+/// The services of a port for the bench.
 pub trait Port {
-    /// What [`now`](Self::now) reads.
+    /// Name of the clock that [`now`](Self::now) reads.
     fn clock(&self) -> Clock;
 
     /// Time since a moment that stays the same. Finer than the core's `Instant`, which counts

@@ -1,4 +1,4 @@
-//! What a bench finds.
+//! Findings of a bench.
 
 use crate::{
     Clock, Options,
@@ -20,17 +20,17 @@ pub trait Report {
 pub enum Event<'a> {
     /// The modules are loaded.
     Start(&'a Start<'a>),
-    /// What follows are lines of that table.
+    /// The lines of that table follow.
     Table(Table),
     /// A step of the ladder is done.
     Step(&'a Step),
     /// So many instances are held, and there can't be more.
     Wall(usize, &'a Wall),
-    /// What a slot did.
+    /// Work of a slot.
     Row(&'a Row),
-    /// What a loop had of the processor.
+    /// Share of a loop.
     Share(&'a Share),
-    /// How fair the shares were, and how soon the loops were stopped.
+    /// Fairness of the shares, and latency of stops.
     Fairness(&'a Fairness),
     /// All runs have ended, and the modules are unloaded.
     End(&'a Summary),
@@ -52,7 +52,7 @@ pub enum Table {
 /// A set of modules is loaded.
 #[derive(Debug, Clone, Copy)]
 pub struct Start<'a> {
-    /// What was asked for.
+    /// The preemption that was asked for.
     pub options: &'a Options<'a>,
     /// The clock of all times but the processor's.
     pub clock: Clock,
@@ -69,7 +69,7 @@ pub struct Start<'a> {
 /// A loaded module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
-    /// What it is.
+    /// Its name.
     pub workload: &'static Workload,
     /// Arena bytes that it takes, its buffer included, as the difference of free bytes.
     pub loaded: usize,
@@ -78,7 +78,7 @@ pub struct Part {
     pub instance: usize,
 }
 
-/// A step of the ladder. What ended while nobody looked, such as during a report, is not in it.
+/// A step of the ladder. Runs that ended between two polls, such as during a report, are not in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
     /// Instances held all the time.
@@ -96,7 +96,7 @@ pub struct Step {
     pub strays: u64,
     /// Processor time of the whole proplet, user and system.
     pub cpu: Duration,
-    /// How long the step took.
+    /// Duration of the step.
     pub wall: Duration,
     /// Iterations that ended in the step.
     pub tally: Tally,
@@ -109,7 +109,7 @@ impl Step {
     }
 }
 
-/// Why there are no more instances.
+/// Bound on the number of instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wall {
     /// The next set needs more bytes of the arena than are free.
@@ -136,7 +136,7 @@ impl Wall {
     }
 }
 
-/// What a slot did in all steps.
+/// Work of a slot in all steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
     /// The slot.
@@ -147,14 +147,14 @@ pub struct Row {
     pub tally: Tally,
 }
 
-/// What a loop had of the processor while all of them ran.
+/// Share of the processor that a loop had while all of them ran.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Share {
     /// Its slot.
     pub id: u16,
     /// Its weight.
     pub weight: u8,
-    /// What it is due of all, by its weight, from 0 to 1.
+    /// Share that it is due by its weight, from 0 to 1.
     pub due: f64,
     /// Work it did, in branches and calls.
     pub work: u64,
@@ -166,12 +166,12 @@ pub struct Share {
     pub cpu_share: f64,
 }
 
-/// How fair the shares were, and how soon loops were stopped.
+/// Fairness of the shares, and latency of stops.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Fairness {
     /// Loops.
     pub instances: usize,
-    /// How long they shared the processor.
+    /// Time for which they shared the processor.
     pub wall: Duration,
     /// Evenness of the work; `None` if there was none.
     pub work: Option<Evenness>,
@@ -182,7 +182,7 @@ pub struct Fairness {
     pub stops: Spread,
 }
 
-/// How it ended.
+/// Its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// Name of the workload, or of the mode if there are several.
@@ -191,7 +191,7 @@ pub struct Summary {
     pub instances: usize,
     /// Arena bytes of one set of instances, as the engine says.
     pub set_bytes: usize,
-    /// Why there were no more; `None` if all the loops of a fairness bench were there.
+    /// The bound on their number; `None` if all the loops of a fairness bench were there.
     pub wall: Option<Wall>,
     /// Runs of all slots that did not end as they should.
     pub errors: u64,

@@ -5,7 +5,7 @@ use proplet::time::Duration;
 /// Least, mean and most of some durations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spread {
-    /// How many there were. If there were none, the others are zero.
+    /// Number of values. Without any, the others are zero.
     pub count: u64,
     /// All together.
     pub sum: Duration,
@@ -64,7 +64,7 @@ impl Tally {
     }
 }
 
-/// How evenly something is shared out, against what each was due by its weight.
+/// Evenness of shares against those that were due by weight.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Evenness {
     /// Jain's index of what each had against what it was due, from 1/n, one had all, to 1.

@@ -1,4 +1,4 @@
-//! What is run.
+//! Workloads.
 
 use proplet::text::{Text, text};
 
@@ -9,7 +9,7 @@ pub struct Workload {
     pub name: &'static str,
     /// The module.
     pub wasm: &'static [u8],
-    /// What `main` returns in a fresh instance.
+    /// Result of `main` in a fresh instance.
     pub result: i32,
 }
 
@@ -58,7 +58,7 @@ impl Workload {
     /// The workload of that name.
     ///
     /// # Errors
-    /// There is none: the text names those that there are.
+    /// There is no such workload: the text names those that there are.
     pub fn named(name: &str) -> Result<&'static Self, Text> {
         let mut named = Self::all().filter(|workload| workload.name == name);
         named.next().ok_or_else(|| {

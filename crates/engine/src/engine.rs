@@ -291,7 +291,7 @@ impl<P: Platform> Engine for WamrEngine<P> {
     }
 }
 
-/// Limits of a device whose arena has so many bytes: what a task may write to of its linear memory is a
+/// Limits of a device with an arena of `arena_bytes`: the linear memory that a task may write to is a
 /// quarter of the arena where they don't say, but for flat memories, and a page at least.
 #[must_use]
 pub fn with_memory(limits: TaskLimits, arena_bytes: u64) -> TaskLimits {

@@ -1,4 +1,4 @@
-//! What a task's guest and the control thread hand each other, and what the guest has spent of its
+//! Messages between a task's guest and the control thread, and the rates that the guest has used of its
 //! limits. Only a module that imports functions has it.
 
 use crate::platform::BoardError;
@@ -230,7 +230,7 @@ impl Timer {
         Duration::from_micros(self.next)
     }
 
-    /// How often it has expired by `now`, and the timer after that.
+    /// Number of expirations up to `now`, and the timer after that.
     pub(crate) fn expired(self, now: Duration) -> (u32, Self) {
         let Some(late) = micros(now).checked_sub(self.next) else {
             return (0, self);

@@ -5,7 +5,7 @@
 //! in turn, from one queue. The two meet in [`Workers`]. Locks are critical sections around a move,
 //! never around a guest. A slot takes 32 bytes of static memory on 32 bits; a task is in the arena.
 //!
-//! What guests may call is in [`host_functions`]; docs/host-api.md is its reference.
+//! [`host_functions`] are those that guests may call; docs/host-api.md is their reference.
 #![no_std]
 #![forbid(unsafe_code)]
 

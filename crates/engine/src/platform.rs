@@ -1,4 +1,4 @@
-//! What a port gives its workers and their guests.
+//! The services of a port for its workers and their guests.
 
 use proplet::{engine::ProcessUsage, time::Duration};
 
@@ -11,7 +11,7 @@ pub trait Platform: Sync + 'static {
     /// Lets one worker return from [`wait`](Self::wait). Called on any thread.
     fn wake(&self);
 
-    /// This worker did so many units of work. For a simulator, where code takes no time: it lets
+    /// This worker did `units` of work. For a simulator, where code takes no time: it lets
     /// the time pass.
     fn worked(&self, _units: u32) {}
 
@@ -21,7 +21,7 @@ pub trait Platform: Sync + 'static {
     /// Processor time of the calling thread so far. Called on a worker's thread.
     fn thread_time(&self) -> Duration;
 
-    /// What the proplet has used.
+    /// Resources that the proplet has used.
     fn process(&self) -> ProcessUsage;
 
     /// Time since boot; it never goes back.
@@ -62,7 +62,7 @@ pub trait Platform: Sync + 'static {
     fn sensor_read(&self, sensor: u32, channel: Channel) -> Result<i64, BoardError>;
 }
 
-/// Why a board did not do what a guest wanted.
+/// Failure of a board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BoardError {
     /// It does not offer that.
@@ -71,14 +71,14 @@ pub enum BoardError {
     Failed,
 }
 
-/// How a pin is used.
+/// Mode of a pin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PinMode {
-    /// An input that somebody else drives.
+    /// An input.
     Input,
-    /// An input that is high unless somebody drives it.
+    /// An input with a pull-up resistor.
     InputPullUp,
-    /// An input that is low unless somebody drives it.
+    /// An input with a pull-down resistor.
     InputPullDown,
     /// An output.
     Output,
@@ -97,7 +97,7 @@ impl PinMode {
     }
 }
 
-/// What a sensor measures.
+/// Quantity that a sensor measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channel {
     /// Temperature of what is around it, in degrees Celsius.

@@ -48,7 +48,7 @@ impl<P> SlotState<P> {
         }
     }
 
-    /// Changes the task; `None` where there is none.
+    /// Changes the task; `None` for a free slot.
     pub(crate) fn with<R>(
         &self,
         cs: CriticalSection<'_>,
@@ -61,7 +61,7 @@ impl<P> SlotState<P> {
         Some(result)
     }
 
-    /// Changes the task's exchange; `None` where there is none.
+    /// Changes the task's exchange; `None` for a task without one.
     pub(crate) fn exchange<R>(
         &self,
         cs: CriticalSection<'_>,
@@ -101,7 +101,7 @@ pub(crate) struct Task<P: 'static> {
     pub(crate) exchange: Option<Boxed<Exchange>>,
 }
 
-/// How far a task is.
+/// Stage of a task.
 #[derive(Debug)]
 pub(crate) enum Stage<P: 'static> {
     /// It waits for its next turn.
@@ -112,7 +112,7 @@ pub(crate) enum Stage<P: 'static> {
     Ended(Outcome, Held),
 }
 
-/// What an instance has of the arena, and has done.
+/// Arena bytes and work of an instance.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Held {
     work: u64,
@@ -171,7 +171,7 @@ impl<P> Job<P> {
     /// Of an instance that was made for `call`, whose module wants something run first or not.
     ///
     /// # Errors
-    /// What is to be run first can't be, or else the call; or the arena has no room.
+    /// The initialiser or the call can't be begun, or the arena has no room.
     pub(crate) fn new(
         runtime: Runtime,
         mut instance: Instance,
@@ -225,7 +225,7 @@ impl<P> Job<P> {
     }
 }
 
-/// How a run ended.
+/// End of a run.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Returned(Option<Value>),

@@ -32,7 +32,7 @@ use wamr::{
     Trap, TrapKind, Worker,
 };
 
-/// What the device gives all guests.
+/// Settings of the device for all guests.
 #[derive(Debug, Clone, Copy)]
 pub struct DeviceConfig {
     /// The proplet's id.
@@ -41,7 +41,7 @@ pub struct DeviceConfig {
     pub limits: GuestLimits,
     /// Bytes of each worker's operand stack, which all its guests use in turn.
     pub stack_bytes: u32,
-    /// What ends a guest's turn.
+    /// Preemption of guests.
     pub preemption: Preemption,
     /// All of a linear memory is taken at its guest's start, and when it grows.
     pub memory_commit: bool,
@@ -60,7 +60,7 @@ pub(crate) const fn reserve(total: u32) -> u32 {
 /// Parts of a unit of work that turns are counted in: of each weight a turn is a whole number of them.
 const UNIT: u64 = Weight::DEFAULT.0 as u64;
 
-/// The slots, the queue and the workers' settings. It lives for ever: worker threads borrow it.
+/// The slots, the queue and the workers' settings. It is never dropped: worker threads borrow it.
 #[derive(Debug)]
 pub struct Workers<P: 'static> {
     pub(crate) runtime: Runtime,
@@ -407,7 +407,7 @@ impl<P: Platform> Workers<P> {
         }))
     }
 
-    /// The next guest to run; or until when there is none, and the worker is to wait.
+    /// The next guest to run; or the time until which the worker must wait.
     fn next(&self, now: u64) -> Result<(Slot, Job<P>), Option<Duration>> {
         critical_section::with(|cs| {
             let mut queue = self.queue.borrow_ref_mut(cs);
@@ -490,7 +490,7 @@ impl<P: Platform> Workers<P> {
             let whole = self.turn_of(job.weight);
             job.turn += whole;
             if job.turn <= 0 {
-                // It pays, and others go on; where there are none nobody has lost anything. In a round in
+                // It pays, and others go on; without others none has lost anything. In a round in
                 // which all pay there is no step, and time passes all the same.
                 if self.queue(|queue| queue.has_any()) {
                     pace.begin(self.platform.now());

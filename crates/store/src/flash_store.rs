@@ -40,7 +40,7 @@ const FREE: u8 = 0x7f;
 /// Added to the owner of a piece that has been read.
 const READ: u8 = 0x80;
 
-/// What [`FlashStore::open`] found.
+/// State that [`FlashStore::open`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opened {
     /// Erased flash, which is a store now.
@@ -91,7 +91,7 @@ pub struct FlashStore<F, const SLOTS: usize, const RECORDS: usize, const PIECES:
     /// Counts writes and uses. Not below any [`Slot::used`].
     clock: u32,
     slots: [Option<Slot>; SLOTS],
-    /// What each record begins with.
+    /// First bytes of each record.
     records: [Option<Digest>; RECORDS],
     /// The slot of the module that has each piece, or [`FREE`].
     owners: [u8; PIECES],
@@ -112,11 +112,11 @@ struct Slot {
     used: u32,
 }
 
-/// Why a call failed: small, and made text of once, at the end.
+/// Failure of a call: small, and made text of once, at the end.
 enum Failure<E> {
     /// The port's driver says so.
     Flash(E),
-    /// What is on the flash makes no sense.
+    /// The content of the flash is corrupt.
     Corrupt,
     FlashTooSmall {
         pages: usize,
@@ -134,7 +134,7 @@ enum Failure<E> {
         len: usize,
         capacity: usize,
     },
-    /// What is left beside modules with records is less.
+    /// Less is left beside modules with records.
     ModuleBesidePinned {
         len: usize,
         left: usize,
@@ -301,7 +301,7 @@ impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize>
     /// Bytes of a page for items, between two marks.
     const ITEMS_LEN: usize = Pages::<F>::SIZE - 2 * Pages::<F>::WORD;
 
-    /// Bytes that an item takes with a value of so many.
+    /// Bytes that an item takes with a value of `len`.
     const fn item_len(value: usize) -> usize {
         Map::<F>::item_overhead_size() as usize
             + (KEY_LEN + value).next_multiple_of(Pages::<F>::WORD)
@@ -356,11 +356,11 @@ impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize>
         }
     }
 
-    /// Finds out what is on the flash, and makes a store of it if that is none. Reads all of it
+    /// Finds out what is on the flash, and formats it if that is no store. Reads all of it
     /// once or twice.
     ///
     /// # Errors
-    /// The reason as text, if the flash is too small for so many modules and records, or fails.
+    /// The reason as text, if the flash is too small for the modules and records, or fails.
     pub fn open(&mut self) -> Result<Opened, Text> {
         self.load().map_err(|failure| self.explain(failure))
     }
@@ -371,7 +371,7 @@ impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize>
         self.pieces * Self::PIECE_LEN
     }
 
-    /// How many pieces leave a page with room for any item, wherever they and all other items lie.
+    /// Number of pieces that leave a page with room for any item, wherever they and all other items lie.
     ///
     /// One page is erased, and each other one without room holds `PER_PAGE` places' worth. To find
     /// room takes a turn through all pages at most, in which each is copied without its garbage:
@@ -693,7 +693,7 @@ impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize>
         Ok(all)
     }
 
-    /// The record at `index`; `None` if there is none, or not the one that was there.
+    /// The record at `index`; `None` without one, or if it is not the one that was there.
     #[inline(never)]
     fn fetch_record(&mut self, index: usize) -> Outcome<Option<&[u8]>, F> {
         let key = RECORD_ITEMS + index as Key;

@@ -12,7 +12,7 @@ use core::{fmt, ops::Range};
 use embedded_storage::nor_flash::NorFlash;
 use embedded_storage_async::nor_flash as nor_async;
 
-/// What [`Pages::recover`] found.
+/// State that [`Pages::recover`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Log {
     /// All is erased.
@@ -222,7 +222,7 @@ impl<F: NorFlash> Pages<F> {
 
 /// Longest word that `sequential-storage` supports.
 pub(crate) const WORD_MAX: usize = 32;
-/// From so many bits that are not erased on, a word is a mark: `sequential-storage`'s number.
+/// Number of bits that are not erased from which on a word is a mark: `sequential-storage`'s.
 const MARK_BITS: u32 = 4;
 
 /// Some flash is written only from aligned memory.

@@ -155,7 +155,7 @@ impl<E: Engine> Linked for Slots<'_, E> {
     }
 }
 
-/// What a heap of tasks is ordered by.
+/// Order of a heap of tasks.
 #[derive(Clone, Copy)]
 enum Order {
     /// When they are to be looked at.
@@ -381,7 +381,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
         TaskRecord::new(engine, task, texts, profile)
     }
 
-    /// Puts a task in a free slot; gives it back if there is none.
+    /// Puts a task in a free slot; gives it back if all are taken.
     pub(super) fn insert(&mut self, record: TaskRecord<E>) -> Result<Slot, TaskRecord<E>> {
         let slot = self.free;
         let bucket = record.key().map(|key| bucket(key, self.capacity()));
@@ -710,7 +710,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
     /// A free place for a deployment.
     ///
     /// # Errors
-    /// There is none.
+    /// All places are taken.
     pub(super) fn vacant_deployment(&self) -> Result<u8, Refusal> {
         let mut all = (0..=u8::MAX).zip(self.deployments.iter());
         let vacant = all.find(|(_, of)| of.record.is_none());

@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Texts<'t> {
     pub(crate) id: &'t str,
-    /// The invocation's id; empty if it is none.
+    /// The invocation's id; empty for a task.
     pub(crate) invocation: &'t str,
     /// The name of the export.
     pub(crate) name: &'t str,
@@ -165,7 +165,7 @@ impl StopReason {
 /// A moment that does not come.
 pub(crate) const NEVER: Instant = Instant::from_millis(u64::MAX);
 
-/// How far a task is.
+/// State of a task.
 pub(crate) enum State<E: Engine> {
     /// It has a slot, and its module is looked for.
     Accepted,
@@ -387,7 +387,7 @@ impl<E: Engine> TaskRecord<E> {
     }
 }
 
-/// How far a deployment is.
+/// State of a deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Deployed {
     /// It waits for a module on its way, up to a moment.

@@ -6,7 +6,7 @@ use core::task::{Poll, ready};
 use proplet::task::caps::Cap;
 use wamr::{Caller, HostError};
 
-/// What a measurement counts as work: a sensor on a bus takes its time.
+/// Units of work of a measurement: a sensor on a bus takes its time.
 const MEASUREMENT: u32 = 256;
 
 pub(super) fn gpio_configure<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {

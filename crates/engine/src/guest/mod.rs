@@ -105,12 +105,12 @@ impl<P: Platform> Guest<P> {
     }
 }
 
-/// How many functions there are.
+/// Number of host functions.
 pub const HOST_FUNCTIONS: usize = 20;
 
 type Done = Poll<Result<(), HostError>>;
 
-/// What a function ends with that has given its result.
+/// Return of a function that has given its result.
 const DONE: Done = Poll::Ready(Ok(()));
 
 type Function = fn(&mut Caller<'_>, &mut [u64]) -> Done;
@@ -186,7 +186,7 @@ fn give(args: &mut [u64], result: u32) {
     }
 }
 
-/// What stands for "none" in a result.
+/// Stands for "none" in a result.
 const NONE: u32 = u32::MAX;
 
 /// Bytes of guest memory that are copied to the native stack at a time. A topic is the only larger copy
@@ -249,7 +249,7 @@ fn invalid_at(caller: &Caller<'_>, offset: u32, len: u32) -> Result<Option<u32>,
 /// Whether the bytes of `text` are those in the guest's memory.
 ///
 /// # Errors
-/// Not so many bytes are in the guest's memory.
+/// The guest's memory has fewer bytes.
 #[inline(never)]
 fn is_at(caller: &Caller<'_>, offset: u32, text: &[u8]) -> Result<bool, HostError> {
     let mut buffer = [0; PIECE];

@@ -12,10 +12,10 @@ use wamr::{Buffer, Caller, HostError};
 /// Bytes of a guest's log line; what is beyond is cut.
 const LINE_MAX: u32 = 160;
 
-/// What a line counts of the log's limit beside its bytes.
+/// Bytes that a line counts of the log's limit beside its own.
 const LINE_COST: u32 = 16;
 
-/// What the log's records name as their target.
+/// Target of the log's records.
 const LOG_TARGET: &str = "guest";
 
 pub(super) fn get_proplet_id<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
