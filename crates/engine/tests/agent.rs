@@ -4,7 +4,10 @@ mod common;
 
 use common::{ARENA, Bench, ID, Threads};
 use proplet::{
-    agent::{Agent, Delivery, DeploymentSlot, Event, Fetch, OutboxEntry, Qos, Storage, TaskSlot},
+    agent::{
+        Agent, Delivery, DeploymentSlot, Event, Fetch, OutboxEntry, Qos, Reason, Refusal, Storage,
+        TaskSlot,
+    },
     config::Config,
     engine::{Engine as _, Limits, ModuleId, Weight},
     module::table::Entry,
@@ -13,6 +16,7 @@ use proplet::{
 use proplet_engine::{ModuleState, QueueEntry, SlotState, WamrEngine, Workers};
 use serde_json::{Value as Json, json};
 use std::{collections::BTreeMap, iter, thread, time::Duration};
+use wamr::Buffer;
 
 type TestAgent = Agent<'static, WamrEngine<Threads>>;
 
@@ -173,6 +177,20 @@ fn a_slot_has_at_most_64_bytes_of_static_memory_on_32_bits() {
         96
     };
     assert!(all <= most, "{all} bytes of at most {most}");
+}
+
+/// docs/memory.md has these figures.
+#[test]
+fn records_are_no_larger_than_the_docs_say() {
+    let is_32_bit = cfg!(target_pointer_width = "32");
+    let [reason, entry, fetch] = match is_32_bit {
+        true => [32, 228, 600],
+        false => [64, 280, 640],
+    };
+    assert_eq!(size_of::<Refusal>(), reason);
+    assert_eq!(size_of::<Reason<Buffer>>(), reason);
+    assert_eq!(size_of::<OutboxEntry<Buffer>>(), entry);
+    assert_eq!(size_of::<Fetch<Buffer>>(), fetch);
 }
 
 /// All in one test: WAMR is one for a process.
