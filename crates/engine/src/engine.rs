@@ -9,7 +9,7 @@ use proplet::config::TaskLimits;
 use proplet::{
     engine::{
         ArenaUsage, Call, Engine, EngineError, Exit, InstanceNeeds, Limits, Message, ModuleId,
-        Needs, Params, ProcessUsage, RunUsage, Slot, TaskData, ValType, Value,
+        Needs, Params, ProcessUsage, RunUsage, Slot, TaskData, ValType,
     },
     memory::Shortage,
 };
@@ -106,24 +106,6 @@ impl<P: Platform> WamrEngine<P> {
     fn module(&self, module: ModuleId) -> Result<&Module, EngineError<Buffer>> {
         let loaded = self.modules[usize::from(module.0)].0.as_ref();
         loaded.ok_or_else(|| self.words(format_args!("module {} is not loaded", module.0)))
-    }
-}
-
-pub(crate) fn to_wamr(value: Value) -> wamr::Value {
-    match value {
-        Value::I32(v) => wamr::Value::I32(v),
-        Value::I64(v) => wamr::Value::I64(v),
-        Value::F32(v) => wamr::Value::F32(v),
-        Value::F64(v) => wamr::Value::F64(v),
-    }
-}
-
-pub(crate) fn from_wamr(value: wamr::Value) -> Value {
-    match value {
-        wamr::Value::I32(v) => Value::I32(v),
-        wamr::Value::I64(v) => Value::I64(v),
-        wamr::Value::F32(v) => Value::F32(v),
-        wamr::Value::F64(v) => Value::F64(v),
     }
 }
 

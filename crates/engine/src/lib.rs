@@ -15,6 +15,7 @@ mod guest;
 mod platform;
 mod run_queue;
 mod task;
+mod value;
 mod worker;
 
 pub use engine::{ModuleState, Record, WamrEngine, with_memory};

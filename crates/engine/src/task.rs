@@ -1,9 +1,9 @@
 //! A task in its slot: one block of the arena, from its start until its exit is taken.
 
 use crate::{
-    engine::{from_wamr, to_wamr},
     exchange::Exchange,
     guest::Guest,
+    value::{from_wamr, to_wamr},
 };
 use core::{
     cell::Cell,

@@ -1,13 +1,13 @@
 //! Arrivals of modules and data, and deadlines.
 
 use super::Supervisor;
-use crate::agent::{
-    modules::Usage,
-    reason::Reason,
-    subscriptions::Receiver,
-    tasks::{Deployed, DeploymentRecord, State, StopReason},
-};
 use crate::{
+    agent::{
+        modules::Usage,
+        reason::Reason,
+        subscriptions::Receiver,
+        tasks::{Deployed, DeploymentRecord, State, StopReason},
+    },
     engine::{Engine, EngineError, ModuleId, Slot},
     http::{Part, RequestId},
     time::{Duration, Instant},

@@ -1,14 +1,14 @@
 //! Latent deployments.
 
 use super::{Supervisor, run::entry, texts_of, wanted};
-use crate::agent::{
-    modules::{Obtained, Usage},
-    outbox::Body,
-    persist::Stored,
-    reason::{Reason, Refusal},
-    tasks::{Deployed, DeploymentRecord, StopReason, Texts},
-};
 use crate::{
+    agent::{
+        modules::{Obtained, Usage},
+        outbox::Body,
+        persist::Stored,
+        reason::{Reason, Refusal},
+        tasks::{Deployed, DeploymentRecord, StopReason, Texts},
+    },
     engine::{Engine, ModuleId},
     memory::Purpose,
     module::table::Digest,

@@ -1,11 +1,11 @@
 //! Messages of guests.
 
 use super::Supervisor;
-use crate::agent::{
-    outbox::Body,
-    subscriptions::{Receiver, SubscribeError},
-};
 use crate::{
+    agent::{
+        outbox::Body,
+        subscriptions::{Receiver, SubscribeError},
+    },
     engine::{Engine, Message, Slot},
     text::clip,
     time::Instant,

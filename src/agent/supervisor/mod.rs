@@ -19,16 +19,16 @@ mod round;
 mod run;
 mod start;
 
-use crate::agent::{
-    modules::{Modules, Usage, Wanted},
-    outbox::Outbox,
-    reason::{Reason, Refusal},
-    rounds::Rounds,
-    subscriptions::Subscriptions,
-    tasks::{Deployed, State, TaskRecord, Tasks, Texts},
-    view::{Stage, TaskView},
-};
 use crate::{
+    agent::{
+        modules::{Modules, Usage, Wanted},
+        outbox::Outbox,
+        reason::{Reason, Refusal},
+        rounds::Rounds,
+        subscriptions::Subscriptions,
+        tasks::{Deployed, State, TaskRecord, Tasks, Texts},
+        view::{Stage, TaskView},
+    },
     config::Config,
     engine::{Engine, ModuleId, RunUsage, Slot},
     memory::Purpose,

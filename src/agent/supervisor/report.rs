@@ -1,12 +1,12 @@
 //! Ends of tasks, on their way to the outbox.
 
 use super::Supervisor;
-use crate::agent::{
-    outbox::{Body, Outcome, Update},
-    reason::Reason,
-    tasks::{Deployed, Purpose as Kind, TaskRecord},
-};
 use crate::{
+    agent::{
+        outbox::{Body, Outcome, Update},
+        reason::Reason,
+        tasks::{Deployed, Purpose as Kind, TaskRecord},
+    },
     engine::{Engine, Slot},
     task::{learning::Round, monitor::Monitor},
     text::{Text, clip},

@@ -1,13 +1,13 @@
 //! Federated rounds: the data before the run, and the exchanges with services.
 
 use super::Supervisor;
-use crate::agent::{
-    reason::{Reason, Refusal},
-    rounds::{Ended, Gathering, Next, RoundData, Service},
-    subscriptions::Receiver,
-    tasks::{Purpose as Kind, State, TaskRecord},
-};
 use crate::{
+    agent::{
+        reason::{Reason, Refusal},
+        rounds::{Ended, Gathering, Next, RoundData, Service},
+        subscriptions::Receiver,
+        tasks::{Purpose as Kind, State, TaskRecord},
+    },
     engine::{Engine, ModuleId, Slot},
     http::{Accept, Method, Part, Request, RequestId},
     memory::Purpose,

@@ -1,13 +1,13 @@
 //! Runs, from the instance to the exit.
 
 use super::Supervisor;
-use crate::agent::{
-    outbox::{Body, Output},
-    reason::{Reason, Refusal},
-    rounds::RoundData,
-    tasks::{NEVER, Purpose as Kind, State, StopReason},
-};
 use crate::{
+    agent::{
+        outbox::{Body, Output},
+        reason::{Reason, Refusal},
+        rounds::RoundData,
+        tasks::{NEVER, Purpose as Kind, State, StopReason},
+    },
     engine::{Call, Engine, Exit, Failure, ModuleId, Params, Record as _, Slot, TaskData, Values},
     task::{args, budget::Budget},
     text::{Text, clip},

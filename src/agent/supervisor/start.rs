@@ -1,14 +1,15 @@
 //! Commands of the manager.
 
 use super::{Supervisor, texts_of, wanted};
-use crate::agent::{
-    modules::{Obtained, Usage},
-    reason::{Reason, Refusal},
-    tasks::{
-        Deployed, DeploymentRecord, Purpose as Kind, State, StopReason, TaskRecord, Tasks, Texts,
-    },
-};
 use crate::{
+    agent::{
+        modules::{Obtained, Usage},
+        reason::{Reason, Refusal},
+        tasks::{
+            Deployed, DeploymentRecord, Purpose as Kind, State, StopReason, TaskRecord, Tasks,
+            Texts,
+        },
+    },
     engine::{Engine, ModuleId, Slot},
     memory::Purpose,
     task::{budget::Budget, learning::Round},
