@@ -6,7 +6,7 @@ use crate::{
         modules::Usage,
         reason::Reason,
         subscriptions::Receiver,
-        tasks::{Deployed, DeploymentRecord, State, StopReason},
+        tasks::{Deployed, DeploymentRecord, State, Stop, StopReason},
     },
     engine::{Engine, EngineError, ModuleId, Slot},
     http::{Part, RequestId},
@@ -170,25 +170,36 @@ impl<E: Engine> Supervisor<'_, E> {
             State::Fetching { fetch, .. } => self.fail(slot, self.late(*fetch), now),
             State::Gathering { .. } => self.gathers_late(slot, now),
             // Its report waits for room in the outbox.
-            State::Running { .. } if self.engine.has_exited(slot) => {
-                self.tasks.is_overdue_no_more(slot);
-                self.tasks.set_until(slot, None);
+            State::Running { stop, .. } if self.engine.has_exited(slot) => {
+                let stop = stop.map(|stop| Stop {
+                    is_overdue: false,
+                    ..stop
+                });
+                self.tasks.set_stop(slot, stop, None);
             }
             State::Running { stop: None, .. } => {
                 self.stop_task(slot, StopReason::Deadline, now);
             }
-            State::Running { .. } => {
+            State::Running {
+                stop: Some(stop), ..
+            } => {
                 log::error!(
                     "task {} in slot {} was to end and still runs: its guest does not come back from a step",
                     task.id(),
                     slot.0
                 );
-                self.tasks.set_overdue(slot, now + LATE_AGAIN);
+                let stop = Stop {
+                    is_overdue: true,
+                    ..*stop
+                };
+                self.tasks
+                    .set_stop(slot, Some(stop), Some(now + LATE_AGAIN));
             }
+            // They have no deadline.
             State::Accepted
             | State::Failed { .. }
             | State::Posting { .. }
-            | State::Posted { .. } => self.tasks.set_until(slot, None),
+            | State::Posted { .. } => {}
         }
     }
 

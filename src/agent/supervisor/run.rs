@@ -6,7 +6,7 @@ use crate::{
         outbox::{Body, Output},
         reason::{Reason, Refusal},
         rounds::RoundData,
-        tasks::{NEVER, Purpose as Kind, State, StopReason},
+        tasks::{NEVER, Purpose as Kind, State, Stop, StopReason},
     },
     engine::{Call, Engine, Exit, Failure, ModuleId, Params, Record as _, Slot, TaskData, Values},
     task::{args, budget::Budget},
@@ -109,7 +109,11 @@ impl<E: Engine> Supervisor<'_, E> {
             State::Accepted | State::Failed { .. } | State::Posted { .. } => {}
             // The first reason is the one that is reported.
             State::Running { stop: None, .. } => {
-                self.tasks.set_stop(slot, reason, now + LATE);
+                let stop = Stop {
+                    reason,
+                    is_overdue: false,
+                };
+                self.tasks.set_stop(slot, Some(stop), Some(now + LATE));
                 self.engine.interrupt(slot);
             }
             State::Running { .. } => {}
@@ -169,7 +173,8 @@ impl<E: Engine> Supervisor<'_, E> {
             Err(Failure::Trap(words)) => Err(words.map_or(Refusal::Trapped.into(), Reason::Words)),
             Err(Failure::Interrupted) => {
                 let deadline = self.budget(slot).deadline;
-                Err(stop.unwrap_or(StopReason::Command).refusal(deadline).into())
+                let reason = stop.map_or(StopReason::Command, |stop| stop.reason);
+                Err(reason.refusal(deadline).into())
             }
         };
         self.tasks.sample(slot, &exit.usage, now);

@@ -8,7 +8,7 @@
 mod record;
 
 pub(super) use record::{
-    Deployed, DeploymentRecord, NEVER, Purpose, State, StopReason, TaskRecord, Texts,
+    Deployed, DeploymentRecord, NEVER, Purpose, State, Stop, StopReason, TaskRecord, Texts,
 };
 
 use crate::{
@@ -403,7 +403,6 @@ impl<'a, E: Engine> Tasks<'a, E> {
     /// Frees a slot, and gives out what it had.
     pub(super) fn remove(&mut self, slot: Slot) -> Option<TaskRecord<E>> {
         self.link(slot.0, false);
-        self.is_overdue_no_more(slot);
         self.unchain(slot.0);
         let of = self.slots.slots.get_mut(slot.index())?;
         match core::mem::replace(&mut of.entry, Entry::Free(self.free)) {
@@ -472,8 +471,11 @@ impl<'a, E: Engine> Tasks<'a, E> {
                 count(&mut self.waiting);
                 gathering.value().due().map(|_| &mut self.dues)
             }
-            State::Running { .. } => {
+            State::Running { stop, .. } => {
                 count(&mut self.running);
+                if stop.is_some_and(|stop| stop.is_overdue) {
+                    count(&mut self.overdue);
+                }
                 is_sampled = record.monitor().is_some();
                 list_of(self.deployments, record.task().purpose)
             }
@@ -496,10 +498,6 @@ impl<'a, E: Engine> Tasks<'a, E> {
 
     /// Changes the state of a task; returns the one before. [`State::Accepted`] if there is no task.
     pub(super) fn set_state(&mut self, slot: Slot, state: State<E>) -> State<E> {
-        // It has ended, or has not begun.
-        if !matches!(state, State::Running { .. }) {
-            self.is_overdue_no_more(slot);
-        }
         self.change(slot, |task| core::mem::replace(task, state))
             .unwrap_or(State::Accepted)
     }
@@ -543,41 +541,13 @@ impl<'a, E: Engine> Tasks<'a, E> {
         Some((Slot(slot), self.slots.record(slot).state().until()?))
     }
 
-    /// Has a task looked at then.
-    pub(super) fn set_until(&mut self, slot: Slot, at: Option<Instant>) {
-        self.change(slot, |state| match (state, at) {
-            (State::Fetching { until, .. } | State::Gathering { until, .. }, Some(at)) => {
-                *until = at;
-            }
-            (State::Running { until, .. }, at) => *until = at.unwrap_or(NEVER),
-            _ => {}
-        });
-    }
-
-    /// Notes why a task that runs is being stopped, and when to complain if it does not end.
-    pub(super) fn set_stop(&mut self, slot: Slot, reason: StopReason, complaint: Instant) {
+    /// Sets the stop of a task that runs, and when to look at it again.
+    pub(super) fn set_stop(&mut self, slot: Slot, next: Option<Stop>, at: Option<Instant>) {
         self.change(slot, |state| {
             if let State::Running { until, stop, .. } = state {
-                (*until, *stop) = (complaint, Some(reason));
+                (*until, *stop) = (at.unwrap_or(NEVER), next);
             }
         });
-    }
-
-    /// Notes that a task runs on after it was to end.
-    pub(super) fn set_overdue(&mut self, slot: Slot, next: Instant) {
-        self.set_until(slot, Some(next));
-        if let Some(record) = self.slots.get_mut(slot.0) {
-            self.overdue += u16::from(!record.task().overdue);
-            record.task_mut().overdue = true;
-        }
-    }
-
-    /// Notes that a task does not run on.
-    pub(super) fn is_overdue_no_more(&mut self, slot: Slot) {
-        if let Some(record) = self.slots.get_mut(slot.0) {
-            let was = core::mem::take(&mut record.task_mut().overdue);
-            self.overdue -= u16::from(was);
-        }
     }
 
     /// Notes that a stop command has come for a task.
@@ -823,7 +793,12 @@ impl<E: Engine> Tasks<'_, E> {
         assert_eq!(usize::from(self.waiting), count(waits));
         assert_eq!(
             usize::from(self.overdue),
-            all.iter().filter(|(_, t)| t.task().overdue).count()
+            count(|s| {
+                let State::Running { stop, .. } = s else {
+                    return false;
+                };
+                stop.is_some_and(|stop| stop.is_overdue)
+            })
         );
         // The free ones.
         let (mut free, mut at) = (0, self.free);

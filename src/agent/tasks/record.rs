@@ -151,6 +151,14 @@ pub(crate) enum StopReason {
     Shutdown,
 }
 
+/// A stop of a run that goes on until its guest comes back from its step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stop {
+    pub(crate) reason: StopReason,
+    /// Whether it runs on, seconds later.
+    pub(crate) is_overdue: bool,
+}
+
 impl StopReason {
     /// The reason of a task with this deadline.
     pub(crate) fn refusal(self, deadline: Option<Duration>) -> Refusal {
@@ -183,7 +191,7 @@ pub(crate) enum State<E: Engine> {
         /// Its deadline; and once it is being stopped, when that is to be complained of. [`NEVER`]
         /// without a deadline.
         until: Instant,
-        stop: Option<StopReason>,
+        stop: Option<Stop>,
     },
     /// It failed before its guest began; the report waits for room in the outbox.
     Failed {
@@ -223,8 +231,6 @@ pub(crate) struct Task<E: Engine> {
     pub(crate) purpose: Purpose,
     /// Whether a stop command came, at whatever stage: the task may be started anew at once.
     pub(crate) stopped: bool,
-    /// Whether it runs on, seconds after it was to end.
-    pub(super) overdue: bool,
     pub(super) layout: Layout,
     /// In the line of tasks that wait for the same as it.
     pub(super) links: list::Links,
@@ -246,7 +252,6 @@ impl<E: Engine> Task<E> {
             state,
             purpose,
             stopped: false,
-            overdue: false,
             layout,
             links: list::Links::NONE,
             chain: END,
