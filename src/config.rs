@@ -2,6 +2,7 @@
 
 use crate::{
     engine::Preemption,
+    settings::table::device_number,
     task::{caps::Caps, learning::Services},
     time::Duration,
 };
@@ -98,16 +99,16 @@ impl Config<'_> {
             proplet_version: None,
             wasm_runtime: None,
         },
-        heartbeat: Duration::from_secs(4),
-        metrics_interval: Duration::from_secs(10),
-        result_delay: Duration::from_millis(250),
+        heartbeat: Duration::from_secs(device_number("heartbeat")),
+        metrics_interval: Duration::from_secs(device_number("metrics_interval")),
+        result_delay: Duration::from_millis(device_number("result_delay_ms")),
         fetch_timeout: Duration::from_secs(60),
         assembly_ttl: Duration::from_secs(300),
         limits: TaskLimits {
             deadline: None,
             work: None,
-            stack: 4096,
-            stack_max: 65536,
+            stack: device_number("stack_bytes") as u32,
+            stack_max: device_number("stack_max_bytes") as u32,
             memory: None,
             page: 1,
             preemption: Preemption::Fuel,
@@ -119,6 +120,6 @@ impl Config<'_> {
             data: "",
             coordinator: "",
         },
-        data_bytes: 65536,
+        data_bytes: device_number("data_max_bytes") as usize,
     };
 }

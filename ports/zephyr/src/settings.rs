@@ -12,8 +12,10 @@ use zephyr::kconfig as k;
 use core::{cell::RefCell, ffi::CStr};
 #[cfg(CONFIG_SHELL)]
 use critical_section::Mutex;
+#[cfg(CONFIG_SHELL)]
+use proplet::settings::table::SPECS;
 
-static SETTINGS: ConstStaticCell<Settings> = ConstStaticCell::new(Settings::DEFAULT);
+static SETTINGS: ConstStaticCell<Settings> = ConstStaticCell::new(Settings::EMPTY);
 
 const HAS_TLS: bool = cfg!(CONFIG_PROPLET_TLS);
 const HAS_SIGNATURES: bool = cfg!(CONFIG_PROPLET_SIGNATURES);
@@ -24,6 +26,9 @@ pub fn load() -> &'static Settings {
     let settings = SETTINGS.take();
     settings.has_tls = HAS_TLS;
     settings.has_signatures = HAS_SIGNATURES;
+    if let Err(reason) = settings.set_defaults() {
+        log::error!("default of {reason}");
+    }
     build_defaults(settings);
     // What can't be read or stored has been logged, with what is in force then.
     let _ = ffi::settings_load(|name, value| set(settings, name, value));
@@ -43,6 +48,7 @@ fn set(settings: &mut Settings, name: &str, value: &str) {
     }
 }
 
+/// Takes the defaults that the build has. tests/settings.rs expects each option of the table here.
 fn build_defaults(settings: &mut Settings) {
     let texts = [
         ("wifi_ssid", wifi_default().0),
@@ -73,7 +79,7 @@ fn build_defaults(settings: &mut Settings) {
     settings.heartbeat = k::CONFIG_PROPLET_HEARTBEAT as u32;
     settings.metrics_interval = k::CONFIG_PROPLET_METRICS_INTERVAL as u32;
     settings.result_delay_ms = k::CONFIG_PROPLET_RESULT_DELAY_MS as u32;
-    settings.deadline_max_ms = k::CONFIG_PROPLET_DEADLINE_MAX_MS as u32;
+    settings.deadline_max_ms = k::CONFIG_PROPLET_DEADLINE_MAX_MS as u64;
     settings.slice = k::CONFIG_PROPLET_SLICE as u32;
     settings.slice_ms = k::CONFIG_PROPLET_SLICE_MS as u32;
     settings.module_max_bytes = k::CONFIG_PROPLET_MODULE_MAX_BYTES as u32;
@@ -125,7 +131,7 @@ pub fn check(name: &str, value: &str) -> Result<(), Text> {
 
 /// What [`check`] sets: too large for the shell's stack, which tests/zephyr/shell measures.
 #[cfg(CONFIG_SHELL)]
-static SCRATCH: Mutex<RefCell<Settings>> = Mutex::new(RefCell::new(Settings::DEFAULT));
+static SCRATCH: Mutex<RefCell<Settings>> = Mutex::new(RefCell::new(Settings::EMPTY));
 
 /// Whether a value that was stored is in force now.
 #[cfg(CONFIG_SHELL)]
@@ -138,27 +144,19 @@ pub fn apply(name: &str, value: &str) -> bool {
     }
 }
 
-#[cfg(CONFIG_SHELL)]
-const COUNT: usize = Settings::SPECS.len() + CREDENTIALS.len();
-
 /// All names as C needs them.
 #[cfg(CONFIG_SHELL)]
-static NAMES: [[u8; NAME]; COUNT] = names();
+static NAMES: [[u8; NAME]; SPECS.len()] = names();
 
 #[cfg(CONFIG_SHELL)]
 const NAME: usize = 24;
 
 #[cfg(CONFIG_SHELL)]
-const fn names() -> [[u8; NAME]; COUNT] {
-    let mut names = [[0; NAME]; COUNT];
+const fn names() -> [[u8; NAME]; SPECS.len()] {
+    let mut names = [[0; NAME]; SPECS.len()];
     let mut i = 0;
-    while i < COUNT {
-        let specs = Settings::SPECS.len();
-        let name = if i < specs {
-            Settings::SPECS[i].name.as_bytes()
-        } else {
-            CREDENTIALS[i - specs].as_bytes()
-        };
+    while i < SPECS.len() {
+        let name = SPECS[i].name.as_bytes();
         let mut at = 0;
         // The last byte must stay NUL: a longer name does not compile.
         assert!(name.len() < NAME);
@@ -175,16 +173,12 @@ const fn names() -> [[u8; NAME]; COUNT] {
 #[cfg(CONFIG_SHELL)]
 pub fn name(index: usize) -> Option<(&'static CStr, bool)> {
     let name = CStr::from_bytes_until_nul(NAMES.get(index)?).ok()?;
-    let secret = match Settings::SPECS.get(index) {
-        Some(spec) => spec.secret,
-        None => name == c"mqtt_tls_key",
-    };
-    Some((name, secret))
+    Some((name, SPECS[index].secret))
 }
 
 #[cfg(CONFIG_PROPLET_TLS)]
 pub mod credentials {
-    //! Certificates and keys, which Zephyr's TLS refers to for ever.
+    //! Certificates and keys, which stay: Zephyr's TLS refers to them.
     use super::*;
     use crate::sizes::PEM;
     use core::{cell::RefCell, ffi::CStr};
@@ -232,7 +226,7 @@ pub mod credentials {
 
 #[cfg(not(CONFIG_PROPLET_TLS))]
 pub mod credentials {
-    //! Without TLS there is nobody to give them to.
+    //! Without TLS they are checked and not kept.
     use super::*;
 
     /// There is no CA.
