@@ -12,19 +12,19 @@ use crate::wire::ID_MAX;
 use core::{fmt, ops::RangeInclusive};
 
 /// Longest secret in bytes, other than a certificate's key.
-pub(super) const SECRET_MAX: usize = 128;
+pub const SECRET_MAX: usize = 128;
 
 /// Longest host name or base URL in bytes.
-pub(super) const HOST_MAX: usize = 128;
+pub const HOST_MAX: usize = 128;
 
 /// Longest text in bytes that describes the proplet.
-pub(super) const WORDS_MAX: usize = 64;
+pub const WORDS_MAX: usize = 64;
 
 /// Longest name in bytes of a Wi-Fi network.
-pub(super) const SSID_MAX: usize = 32;
+pub const SSID_MAX: usize = 32;
 
 /// Longest password in bytes of a Wi-Fi network.
-pub(super) const PSK_MAX: usize = 64;
+pub const PSK_MAX: usize = 64;
 
 /// Largest number that a Kconfig option can have: Rust sees it as an `isize` of 32 bits.
 pub const KCONFIG_MAX: u64 = i32::MAX as u64;

@@ -1,9 +1,9 @@
 //! The device's settings: the build's defaults, then what is stored, then the command line.
 
-use crate::ffi;
+use crate::{ffi, header};
 use proplet::{
     engine::Text,
-    settings::{self, CREDENTIALS, Settings},
+    settings::{self, CREDENTIALS, Settings, table},
 };
 use static_cell::ConstStaticCell;
 use zephyr::kconfig as k;
@@ -12,8 +12,17 @@ use zephyr::kconfig as k;
 use core::{cell::RefCell, ffi::CStr};
 #[cfg(CONFIG_SHELL)]
 use critical_section::Mutex;
-#[cfg(CONFIG_SHELL)]
-use proplet::settings::table::SPECS;
+
+// The numbers of c/proplet.h that are the core's.
+const _: () = {
+    assert!(header::PROPLET_HOST_MAX as usize == table::HOST_MAX);
+    assert!(header::PROPLET_WIFI_SSID_MAX as usize == table::SSID_MAX);
+    assert!(header::PROPLET_WIFI_PSK_MAX as usize == table::PSK_MAX);
+    // A key has 64 digits, and a comma.
+    assert!(header::PROPLET_VALUE_MAX as usize >= settings::KEYS_MAX * 65);
+    assert!(header::PROPLET_VALUE_MAX as usize >= table::SECRET_MAX);
+    assert!(header::PROPLET_GIVEN_MAX as usize >= table::SPECS.len());
+};
 
 static SETTINGS: ConstStaticCell<Settings> = ConstStaticCell::new(Settings::EMPTY);
 
@@ -133,30 +142,19 @@ pub fn check(name: &str, value: &str) -> Result<(), Text> {
 #[cfg(CONFIG_SHELL)]
 static SCRATCH: Mutex<RefCell<Settings>> = Mutex::new(RefCell::new(Settings::EMPTY));
 
-/// Whether a value that was stored is in force now.
-#[cfg(CONFIG_SHELL)]
-pub fn apply(name: &str, value: &str) -> bool {
-    let number = || value.parse().ok();
-    match name {
-        "slice" => crate::boot::set_slices(number(), None),
-        "slice_ms" => crate::boot::set_slices(None, number()),
-        _ => false,
-    }
-}
-
 /// All names as C needs them.
 #[cfg(CONFIG_SHELL)]
-static NAMES: [[u8; NAME]; SPECS.len()] = names();
+static NAMES: [[u8; NAME]; table::SPECS.len()] = names();
 
 #[cfg(CONFIG_SHELL)]
 const NAME: usize = 24;
 
 #[cfg(CONFIG_SHELL)]
-const fn names() -> [[u8; NAME]; SPECS.len()] {
-    let mut names = [[0; NAME]; SPECS.len()];
+const fn names() -> [[u8; NAME]; table::SPECS.len()] {
+    let mut names = [[0; NAME]; table::SPECS.len()];
     let mut i = 0;
-    while i < SPECS.len() {
-        let name = SPECS[i].name.as_bytes();
+    while i < table::SPECS.len() {
+        let name = table::SPECS[i].name.as_bytes();
         let mut at = 0;
         // The last byte must stay NUL: a longer name does not compile.
         assert!(name.len() < NAME);
@@ -173,7 +171,7 @@ const fn names() -> [[u8; NAME]; SPECS.len()] {
 #[cfg(CONFIG_SHELL)]
 pub fn name(index: usize) -> Option<(&'static CStr, bool)> {
     let name = CStr::from_bytes_until_nul(NAMES.get(index)?).ok()?;
-    Some((name, SPECS[index].secret))
+    Some((name, table::SPECS[index].secret))
 }
 
 #[cfg(CONFIG_PROPLET_TLS)]
@@ -184,10 +182,17 @@ pub mod credentials {
     use core::{cell::RefCell, ffi::CStr};
     use critical_section::Mutex;
 
-    /// CA, certificate, key; each with its NUL.
-    type Pems = [[u8; PEM + 1]; 3];
+    /// Kinds of [`CREDENTIALS`].
+    const KINDS: [header::proplet_tls_kind; CREDENTIALS.len()] = [
+        header::PROPLET_TLS_CA,
+        header::PROPLET_TLS_CERT,
+        header::PROPLET_TLS_KEY,
+    ];
 
-    static STORE: ConstStaticCell<Pems> = ConstStaticCell::new([[0; PEM + 1]; 3]);
+    /// Those of [`CREDENTIALS`], each with its NUL.
+    type Pems = [[u8; PEM + 1]; CREDENTIALS.len()];
+
+    static STORE: ConstStaticCell<Pems> = ConstStaticCell::new([[0; PEM + 1]; CREDENTIALS.len()]);
 
     /// The store, until it is Zephyr's.
     static LOADING: Mutex<RefCell<Option<&'static mut Pems>>> = Mutex::new(RefCell::new(None));
@@ -215,8 +220,8 @@ pub mod credentials {
             if pem.is_empty() {
                 continue;
             }
-            match ffi::tls_add(kind as u32, pem) {
-                Ok(()) => has_ca |= kind == 0,
+            match ffi::tls_add(KINDS[kind], pem) {
+                Ok(()) => has_ca |= KINDS[kind] == header::PROPLET_TLS_CA,
                 Err(e) => log::error!("{} is not taken: {e}", CREDENTIALS[kind]),
             }
         }
