@@ -7,7 +7,7 @@ use crate::{
     time::Duration,
 };
 
-/// What a proplet says of itself in its discovery message; `None` is left out.
+/// Description of a proplet in its discovery message; `None` is left out.
 #[derive(Debug, Clone, Copy, Default)]
 #[expect(missing_docs, reason = "the protocol's field names")]
 pub struct Metadata<'a> {
@@ -39,9 +39,9 @@ pub struct TaskLimits {
     pub memory: Option<u64>,
     /// Bytes of such a page: the least that a task may ask for.
     pub page: u32,
-    /// What ends a task's turn.
+    /// End of a task's turn: by work or by time.
     pub preemption: Preemption,
-    /// What a task may ask for by its environment.
+    /// Capabilities that a task may ask for by its environment.
     pub caps: Caps,
     /// Most bytes of a module.
     pub module_bytes: usize,

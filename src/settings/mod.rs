@@ -194,7 +194,7 @@ impl Settings {
     /// Takes one setting over, if `value` is right.
     ///
     /// # Errors
-    /// What was expected, with the name, and without the value of a secret. The setting keeps
+    /// The expected values, with the name, and without the value of a secret. The setting keeps
     /// the value that it had.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), Text> {
         let spec = SPECS.iter().find(|spec| spec.name == name);
@@ -425,7 +425,7 @@ mod tests {
         settings
     }
 
-    /// Largest number and longest text that a field has room for, and whether it is of that kind at all.
+    /// Whether a field is of a kind's type, and has room for its largest number or longest text.
     fn has_room_for(field: &Field<'_>, kind: Kind) -> bool {
         match (field, kind) {
             (Field::Text(text), _) => kind.text_max() == Some(text.capacity()),

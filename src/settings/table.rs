@@ -44,7 +44,7 @@ pub enum Kind {
     Switch,
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// Text on one line, of so many bytes at most where a device keeps it.
+    /// Text on one line; the number bounds its bytes where a device keeps it.
     Line(usize),
     /// One level of a topic.
     Id,
@@ -314,7 +314,7 @@ impl Setting {
         }
     }
 
-    /// Range of a number, with its unit; empty if it is none.
+    /// Range of a number, with its unit; empty for other kinds.
     pub const fn range(&self) -> Range {
         Range(self.kind, self.unit)
     }

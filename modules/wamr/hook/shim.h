@@ -26,7 +26,7 @@ typedef struct wamr_memory_info {
     uint32_t free;
     uint32_t min_free;
     uint32_t largest_free;
-    /* What guests that run may take: of what is free, neither the reserve nor what is promised. */
+    /* Bytes that running guests may take: the free ones without the reserve and the promises. */
     uint32_t spare;
     /* Pages of linear memory that all guests hold. */
     uint32_t pages;
@@ -62,7 +62,7 @@ typedef struct wamr_module_info {
     uint32_t imports;
 } wamr_module_info;
 
-/* What all instances of a module have in common, zero where there is none. The first instance makes
+/* The common part of all instances of a module, zero where it has no instance. The first one makes
    it, the last one frees it; the functions that take it lock it. */
 typedef struct wamr_tables {
     uint32_t users;
@@ -180,8 +180,8 @@ wamr_memory(wamr_memory_info *info);
 void
 wamr_set_reserve(uint32_t bytes);
 
-/* Has guests leave so many bytes free beside the reserve, until wamr_promise_end, for what this thread is
-   going to take. False where so many are not free. One thread at a time has a promise; others wait, and so
+/* Has guests leave `bytes` free beside the reserve, until wamr_promise_end, for what this thread is going to
+   take. False where they are not free. One thread at a time has a promise; others wait, and so
    would this one: it runs no guest meanwhile. */
 bool
 wamr_promise(uint32_t bytes);
@@ -269,7 +269,7 @@ wamr_deinstantiate(struct WASMModuleInstance *instance, wamr_tables *tables);
 uint32_t
 wamr_worker_bytes(uint32_t stack_len);
 
-/* What a thread runs guests with, and on; NULL without room. For the calling thread alone. */
+/* A thread's means to run guests, with their stack; NULL without room. For the calling thread alone. */
 struct wamr_worker *
 wamr_worker_new(uint32_t stack_len);
 
@@ -331,7 +331,7 @@ wamr_blocked_args(const struct wamr_worker *worker, uint64_t *args);
 bool
 wamr_wait(struct wamr_worker *worker, const uint64_t *args, uint32_t count);
 
-/* That one has its result, of so many cells. */
+/* Gives that one its result, of `cells` cells. */
 void
 wamr_unblock(struct wamr_worker *worker, uint64_t result, uint32_t cells);
 

@@ -22,11 +22,11 @@ use std::{any::TypeId, ops::RangeInclusive, path::PathBuf, time::Duration};
 #[command(version, name = "proplet")]
 pub struct Cli {
     #[command(subcommand)]
-    /// What to do.
+    /// Command; the demo if not given.
     pub command: Option<Command>,
 }
 
-/// What to do.
+/// A command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Shows the main job, without a network (the default).
@@ -45,7 +45,7 @@ pub enum Command {
     Verify(Verify),
 }
 
-/// What ends a guest's turn.
+/// End of a guest's turn: by work or by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[expect(
     missing_docs,
@@ -292,7 +292,7 @@ impl Join {
     /// Where the broker is.
     ///
     /// # Errors
-    /// If the URL is none, or of a scheme that the host port doesn't speak.
+    /// If the URL can't be read, or is of a scheme that the host port doesn't speak.
     pub fn address(&self) -> Result<Address> {
         address(&self.broker)
     }
@@ -417,7 +417,7 @@ fn pair(text: &str) -> Result<(String, String)> {
     Ok((key.into(), value.into()))
 }
 
-/// What `proplet bench` measures.
+/// Subjects of `proplet bench`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BenchMode {
     /// Instances of one module: 1, 2, 4, 8, 16, 24 and so on by 8, until there can't be more.

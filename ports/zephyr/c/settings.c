@@ -30,8 +30,8 @@ struct loading {
 	void *context;
 };
 
-/* Stands for a value that can't be had, and is none that a setting takes: to say nothing would be as
- * if it had not been stored.
+/* Hands over a value that no setting takes, in place of one that can't be read: without it the setting
+ * would look as if it had not been stored.
  */
 static int lost(const struct loading *loading, const char *name)
 {

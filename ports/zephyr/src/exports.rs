@@ -22,7 +22,7 @@ mod shell {
         ptr,
     };
 
-    // What is exported has the types that c/proplet.h declares.
+    // The exported functions have the types that c/proplet.h declares.
     const _: () = {
         const fn of_one_type<F: Copy>(_: [F; 2]) {}
         of_one_type([header::proplet_report_ask, proplet_report_ask]);

@@ -106,7 +106,7 @@ pub fn thread_time() -> u64 {
     unsafe { proplet_thread_time() }
 }
 
-/// The malloc arena's largest block; empty if there is none.
+/// The malloc arena's largest block; empty if malloc has no room.
 pub fn arena() -> &'static mut [MaybeUninit<u8>] {
     let mut len = 0;
     // SAFETY: `len` can be written to.
@@ -230,7 +230,7 @@ pub fn net_start() -> Result<(), Errno> {
     check(unsafe { proplet_net_start() }).map(drop)
 }
 
-/// Whether a wired interface has an address; true where there is none to ask.
+/// Whether a wired interface has an address; true on boards without one.
 pub fn net_is_up() -> bool {
     // SAFETY: reads the state of the kernel's interface.
     unsafe { proplet_net_is_up() }

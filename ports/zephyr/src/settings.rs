@@ -39,7 +39,7 @@ pub fn load() -> &'static Settings {
         log::error!("default of {reason}");
     }
     build_defaults(settings);
-    // What can't be read or stored has been logged, with what is in force then.
+    // A failure has been logged, with the values that are in force then.
     let _ = ffi::settings_load(|name, value| set(settings, name, value));
     #[cfg(CONFIG_ARCH_POSIX)]
     ffi::native_settings(|name, value| set(settings, name, value));
@@ -124,7 +124,7 @@ fn wifi_default() -> (&'static str, &'static str) {
 /// Whether `name` can be set to `value`.
 ///
 /// # Errors
-/// What was expected.
+/// The expected values.
 #[cfg(CONFIG_SHELL)]
 pub fn check(name: &str, value: &str) -> Result<(), Text> {
     if CREDENTIALS.contains(&name) {
@@ -138,7 +138,7 @@ pub fn check(name: &str, value: &str) -> Result<(), Text> {
     })
 }
 
-/// What [`check`] sets: too large for the shell's stack, which tests/zephyr/shell measures.
+/// Target of [`check`]: too large for the shell's stack, which tests/zephyr/shell measures.
 #[cfg(CONFIG_SHELL)]
 static SCRATCH: Mutex<RefCell<Settings>> = Mutex::new(RefCell::new(Settings::EMPTY));
 
