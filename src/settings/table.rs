@@ -1,10 +1,10 @@
 //! The settings of a proplet, each once: name, unit, range, default and help for both ports.
 //!
-//! [`SETTINGS`] is the source of the device's checks ([`super::Settings::set`]), of the Linux port's
-//! flags, variables, defaults and help, and of the tables in docs/configuration.md; Kconfig is tested
-//! against it. A new setting takes an entry here, the field that holds it (in [`super::Settings`],
-//! [`super::Settings::field`] and ports/host/src/cli.rs) and the code that uses it; tests name what is
-//! missing.
+//! [`SETTINGS`] is the source of the device's checks ([`Settings::set`](super::Settings::set)), of the Linux
+//! port's flags, variables, defaults and help, and of the tables in docs/configuration.md; Kconfig is tested
+//! against it. A new setting takes an entry here, a field of `Settings` with its name in `Settings::field`, a
+//! field of `Join` or `Limits` in ports/host/src/cli.rs, its option in Kconfig if it has one, and the code
+//! that uses it. The tests here and in tests/settings.rs name those that are missing.
 //!
 //! A firmware links [`SPECS`] alone: the help is read only when this crate is compiled, and by hosts.
 
