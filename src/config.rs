@@ -2,6 +2,7 @@
 
 use crate::{
     engine::Preemption,
+    settings::table::device_number,
     task::{caps::Caps, learning::Services},
     time::Duration,
     wire::report::Metadata,
@@ -22,7 +23,7 @@ pub struct TaskLimits {
     pub memory: Option<u64>,
     /// Bytes of such a page: the least that a task may ask for.
     pub page: u32,
-    /// Preemption of tasks.
+    /// End of a task's turn: by work or by time.
     pub preemption: Preemption,
     /// Capabilities that a task may ask for by its environment.
     pub caps: Caps,
@@ -82,16 +83,16 @@ impl Config<'_> {
             proplet_version: None,
             wasm_runtime: None,
         },
-        heartbeat: Duration::from_secs(4),
-        metrics_interval: Duration::from_secs(10),
-        result_delay: Duration::from_millis(250),
+        heartbeat: Duration::from_secs(device_number("heartbeat")),
+        metrics_interval: Duration::from_secs(device_number("metrics_interval")),
+        result_delay: Duration::from_millis(device_number("result_delay_ms")),
         fetch_timeout: Duration::from_secs(60),
         assembly_ttl: Duration::from_secs(300),
         limits: TaskLimits {
             deadline: None,
             work: None,
-            stack: 4096,
-            stack_max: 65536,
+            stack: device_number("stack_bytes") as u32,
+            stack_max: device_number("stack_max_bytes") as u32,
             memory: None,
             page: 1,
             preemption: Preemption::Fuel,
@@ -103,6 +104,6 @@ impl Config<'_> {
             data: "",
             coordinator: "",
         },
-        data_bytes: 65536,
+        data_bytes: device_number("data_max_bytes") as usize,
     };
 }

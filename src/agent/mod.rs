@@ -9,6 +9,7 @@
 
 mod event;
 mod fetch;
+mod gathering;
 mod modules;
 mod outbox;
 mod persist;

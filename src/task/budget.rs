@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(
             budget.limits,
             Limits {
-                stack: 4096,
+                stack: DEVICE.stack,
                 memory_max: None,
                 work: None,
                 weight: Weight::DEFAULT,

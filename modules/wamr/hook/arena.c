@@ -51,6 +51,7 @@
 #define TINY 4u
 #define FLAGS 7u
 #define HEADER sizeof(uint32)
+_Static_assert(HEADER == WAMR_BLOCK_HEADER && FLAGS == WAMR_BLOCK_ALIGN - 1, "as shim.h says");
 #define TINY_SIZE 8u
 
 typedef uint32 header;

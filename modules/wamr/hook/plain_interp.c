@@ -11,10 +11,6 @@
 #include "arena.h"
 #include "worker.h"
 
-bool
-wamr_call_plain(struct wamr_worker *worker, struct WASMModuleInstance *instance, uint32_t index,
-                uint32_t argc, uint32_t *argv);
-
 #if PAGED
 
 /* The interpreter without the hook knows flat memory alone: it runs in a copy, which is lost then. */

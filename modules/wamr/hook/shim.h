@@ -1,8 +1,9 @@
 /*
  * SPDX-License-Identifier: Apache-2.0
  *
- * What the crate wamr-sys declares. Where a function fills `error`, the text is NUL-terminated
- * and cut to `error_len` bytes.
+ * The seam to the crate wamr-sys, which declares the same by hand; seam.c and wamr-sys/src/seam.rs
+ * compare the two. Where a function fills `error`, the text is NUL-terminated and cut to `error_len`
+ * bytes.
  */
 
 #ifndef PROPLET_WAMR_SHIM_H
@@ -25,7 +26,7 @@ typedef struct wamr_memory_info {
     uint32_t free;
     uint32_t min_free;
     uint32_t largest_free;
-    /* What guests that run may take: of what is free, neither the reserve nor what is promised. */
+    /* Bytes that running guests may take: the free ones without the reserve and the promises. */
     uint32_t spare;
     /* Pages of linear memory that all guests hold. */
     uint32_t pages;
@@ -61,7 +62,7 @@ typedef struct wamr_module_info {
     uint32_t imports;
 } wamr_module_info;
 
-/* What all instances of a module have in common, zero where there is none. The first instance makes
+/* The common part of all instances of a module, zero where it has no instance. The first one makes
    it, the last one frees it; the functions that take it lock it. */
 typedef struct wamr_tables {
     uint32_t users;
@@ -81,15 +82,15 @@ typedef struct wamr_function_type {
 /* Sizes of WAMR's structures in this build, in bytes: what an estimate is made of. */
 typedef struct wamr_sizes {
     uint32_t pointer;
-    /* A module's; `type` and `table_instance` without their trailing arrays. */
+    /* A module's; `function_type` and `table_instance` without their trailing arrays. */
     uint32_t module;
-    uint32_t type;
+    uint32_t function_type;
     uint32_t import;
     uint32_t function;
     uint32_t table;
     uint32_t memory;
     uint32_t global;
-    uint32_t export_;
+    uint32_t export;
     uint32_t element_segment;
     uint32_t element;
     uint32_t data_segment;
@@ -114,8 +115,15 @@ typedef enum wamr_init_result {
     WAMR_INIT_NO_ROOM = 2,
 } wamr_init_result;
 
-/* Arguments of a host function that waits: at most so many. */
+/* Largest number of arguments of a host function that waits. */
 #define WAMR_BLOCKING_ARGS 8
+
+/* Bytes of the header of a block of the arena, and a divisor of the block's size with it. */
+#define WAMR_BLOCK_HEADER 4
+#define WAMR_BLOCK_ALIGN 8
+
+/* wamr_call.phase where there is no call; the others are worker.c's. */
+#define WAMR_NO_CALL 0
 
 /* The exception of a call that was to do more work than it may. */
 #define WAMR_OUT_OF_WORK_TEXT "work budget exhausted"
@@ -144,6 +152,7 @@ typedef struct wamr_call {
     uint32_t per_unit;
     /* Slice credit that was used and not granted yet. */
     uint32_t debt;
+    /* WAMR_NO_CALL, or another. */
     uint8_t phase;
     /* Bytes kept behind the stack's: arguments of what it waits for, or the rest of an operation. */
     uint8_t tail;
@@ -171,8 +180,8 @@ wamr_memory(wamr_memory_info *info);
 void
 wamr_set_reserve(uint32_t bytes);
 
-/* Has guests leave so many bytes free beside the reserve, until wamr_promise_end, for what this thread is
-   going to take. False where so many are not free. One thread at a time has a promise; others wait, and so
+/* Has guests leave `bytes` free beside the reserve, until wamr_promise_end, for what this thread is going to
+   take. False where they are not free. One thread at a time has a promise; others wait, and so
    would this one: it runs no guest meanwhile. */
 bool
 wamr_promise(uint32_t bytes);
@@ -260,7 +269,7 @@ wamr_deinstantiate(struct WASMModuleInstance *instance, wamr_tables *tables);
 uint32_t
 wamr_worker_bytes(uint32_t stack_len);
 
-/* What a thread runs guests with, and on; NULL without room. For the calling thread alone. */
+/* A thread's means to run guests, with their stack; NULL without room. For the calling thread alone. */
 struct wamr_worker *
 wamr_worker_new(uint32_t stack_len);
 
@@ -322,7 +331,7 @@ wamr_blocked_args(const struct wamr_worker *worker, uint64_t *args);
 bool
 wamr_wait(struct wamr_worker *worker, const uint64_t *args, uint32_t count);
 
-/* That one has its result, of so many cells. */
+/* Gives that one its result, of `cells` cells. */
 void
 wamr_unblock(struct wamr_worker *worker, uint64_t result, uint32_t cells);
 
@@ -340,7 +349,7 @@ wamr_throw(struct WASMModuleInstance *instance, const char *text);
 struct WASMModuleInstance *
 wamr_instance_of(struct WASMExecEnv *exec_env);
 
-/* Whether so many bytes are a guest's memory; else false with the exception set. */
+/* Whether `len` bytes are a guest's memory; else false with the exception set. */
 bool
 wamr_guest_check(struct WASMModuleInstance *instance, uint32_t offset, uint32_t len);
 
@@ -365,5 +374,11 @@ wamr_guest_memory_len(struct WASMModuleInstance *instance);
 /* Pages that the linear memory holds; 0 where memories are flat. */
 uint32_t
 wamr_guest_pages(struct WASMModuleInstance *instance);
+
+/* Calls a function without the hook, from its beginning to its end: nothing stops it. Only builds with
+   plain_interp.c have it, for benchmarks. */
+bool
+wamr_call_plain(struct wamr_worker *worker, struct WASMModuleInstance *instance, uint32_t index,
+                uint32_t argc, uint32_t *argv);
 
 #endif

@@ -98,7 +98,7 @@ struct bulk {
 /* Why a call is on no stack, or what it does on one. */
 enum phase {
     /* No call. */
-    PHASE_NONE,
+    PHASE_NONE = WAMR_NO_CALL,
     /* Its first frame and arguments are kept; the function has not begun. */
     PHASE_DUE,
     /* In the interpreter. */

@@ -217,8 +217,8 @@ fn how(options: &cli::Bench) -> Options<'_> {
     Options {
         limits: Limits {
             stack: limits.stack_bytes,
-            memory_max: options.memory_bytes.or(limits.memory_max_bytes),
-            work: limits.work_max,
+            memory_max: options.memory_bytes.or(limits.memory()),
+            work: limits.work(),
             weight: Weight::DEFAULT,
         },
         preemption: limits.preemption.into(),
@@ -238,8 +238,8 @@ fn document(options: &cli::Bench, benches: &[Bench], is_good: bool) -> Value {
             "arena_bytes": limits.arena_bytes,
             "stack_bytes": limits.stack_bytes,
             "memory_bytes": options.memory_bytes,
-            "memory_max_bytes": limits.memory_max_bytes,
-            "work_max": limits.work_max,
+            "memory_max_bytes": limits.memory(),
+            "work_max": limits.work(),
             "preemption": how(options).preemption.name(),
             "slice": limits.slice,
             "workers": limits.workers,

@@ -2,13 +2,17 @@
 
 use crate::tls::Files;
 use anyhow::{Context as _, Result, anyhow, bail};
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
-use proplet::{engine, task::caps::Caps};
+use clap::{
+    Arg, ArgAction, Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, RangedU64ValueParser},
+};
+use proplet::{
+    engine,
+    settings::table::{self, Kind, LinuxDefault, SETTINGS, Setting, Unit},
+    task::caps::Caps,
+};
 use proplet_bench::Workload;
-use std::{path::PathBuf, time::Duration};
-
-/// Most seconds between two heartbeats.
-const HEARTBEAT_MAX: u64 = 5;
+use std::{any::TypeId, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 /// A Propeller proplet: runs WebAssembly tasks that a manager hands out over MQTT.
 ///
@@ -18,11 +22,11 @@ const HEARTBEAT_MAX: u64 = 5;
 #[command(version, name = "proplet")]
 pub struct Cli {
     #[command(subcommand)]
-    /// What to do.
+    /// Command; the demo if not given.
     pub command: Option<Command>,
 }
 
-/// What to do.
+/// A command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Shows the main job, without a network (the default).
@@ -41,7 +45,7 @@ pub enum Command {
     Verify(Verify),
 }
 
-/// What ends a guest's turn.
+/// End of a guest's turn: by work or by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[expect(
     missing_docs,
@@ -63,216 +67,232 @@ impl From<Preemption> for engine::Preemption {
 
 /// Capacities and limits.
 #[derive(Debug, Clone, Args)]
+#[command(mut_args = configured)]
+#[expect(missing_docs, reason = "the table of settings describes each")]
 pub struct Limits {
-    /// Tasks that there may be at once, 1 to 65534: slots, of some 70 bytes each.
-    #[arg(long, env = "PROPLET_INSTANCES", default_value_t = 4096, value_parser = clap::value_parser!(u16).range(1..=65_534))]
+    #[arg(long)]
     pub instances: u16,
-    /// Latent deployments, 1 to 256.
-    #[arg(long, env = "PROPLET_DEPLOYMENTS", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long)]
     pub deployments: u16,
-    /// Bytes of the arena in which modules, instances and their memories lie.
-    #[arg(long, env = "PROPLET_ARENA_BYTES", default_value_t = 192 * 1024, value_parser = clap::value_parser!(u32).range(32 * 1024..=1 << 30))]
+    #[arg(long)]
     pub arena_bytes: u32,
-    /// Operand stack in bytes of a task that asks for none.
-    #[arg(long, env = "PROPLET_STACK_DEFAULT_BYTES", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(512..=1 << 24))]
+    #[arg(long)]
     pub stack_bytes: u32,
-    /// Operand stack in bytes of each worker: the largest that a task may ask for. All guests use it in
-    /// turn.
-    #[arg(long, env = "PROPLET_STACK_MAX_BYTES", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(512..=1 << 24))]
+    #[arg(long)]
     pub stack_max_bytes: u32,
-    /// Most bytes of linear memory that a task may write to, in whole pages; a quarter of the arena if not
-    /// given, all of it where there is one task (run, bench).
-    #[arg(long, env = "PROPLET_MEMORY_MAX_BYTES", value_parser = clap::value_parser!(u64).range(1..))]
-    pub memory_max_bytes: Option<u64>,
-    /// Take all of a task's linear memory at its start and when it grows, rather than page by page: then no
-    /// task is ever without a page, and fewer fit.
-    #[arg(long, env = "PROPLET_MEMORY_COMMIT", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long)]
+    pub memory_max_bytes: u32,
+    #[arg(long, value_parser = clap::builder::BoolishValueParser::new())]
     pub memory_commit: bool,
-    /// Longest run in milliseconds; none if not given: a task may run for days.
-    #[arg(long, env = "PROPLET_DEADLINE_MAX_MS", value_parser = clap::value_parser!(u64).range(1..))]
-    pub deadline_max_ms: Option<u64>,
-    /// Most work of a task, in branches and calls; none if not given.
-    #[arg(long, env = "PROPLET_WORK_MAX", value_parser = clap::value_parser!(u64).range(1..))]
-    pub work_max: Option<u64>,
-    /// What ends a task's turn: "fuel", its work (--slice), or "time", its processor time
-    /// (--slice-ms). A task's share against the others' is its PROPLET_WEIGHT, 1 to 100, 10 if not
-    /// given.
-    #[arg(long, env = "PROPLET_PREEMPTION", default_value = "fuel")]
+    #[arg(long)]
+    pub deadline_max_ms: u64,
+    #[arg(long)]
+    pub work_max: u64,
+    #[arg(long)]
     pub preemption: Preemption,
-    /// Units of work, branches and calls, that a guest of weight 10 does before it's the next one's turn;
-    /// it is to stop within as many.
-    #[arg(long, env = "PROPLET_SLICE", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long)]
     pub slice: u32,
-    /// Milliseconds of processor time that a guest of weight 10 has before it's the next one's turn,
-    /// where that is by time.
-    #[arg(long, env = "PROPLET_SLICE_MS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long)]
     pub slice_ms: u32,
-    /// Most bytes of a module; only the arena bounds it if not given.
-    #[arg(long, env = "PROPLET_MODULE_MAX_BYTES")]
-    pub module_max_bytes: Option<u32>,
-    /// Capabilities that a task may ask for by PROPLET_CAPS, separated by commas: time, random,
-    /// timer, publish, subscribe, gpio, sensor.
-    #[arg(long, env = "PROPLET_ALLOWED_CAPS", value_name = "NAMES", default_value = "time,random,timer", value_parser = caps)]
+    #[arg(long)]
+    pub module_max_bytes: u32,
+    #[arg(long, value_parser = caps)]
     pub caps: Caps,
-    /// Bytes of log that a guest may write in a second; more is dropped and counted.
-    #[arg(long, env = "PROPLET_LOG_BYTES", default_value_t = 16 * 1024)]
+    #[arg(long)]
     pub log_bytes: u32,
-    /// Messages that a guest may publish in a second; more are dropped and counted.
-    #[arg(long, env = "PROPLET_MESSAGES", default_value_t = 100)]
+    #[arg(long)]
     pub messages: u32,
-    /// Most bytes of a guest's message, topic and payload, in and out.
-    #[arg(long, env = "PROPLET_MESSAGE_MAX_BYTES", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(..=1 << 20))]
+    #[arg(long)]
     pub message_max_bytes: u32,
-    /// Most bytes of a result that a guest publishes.
-    #[arg(long, env = "PROPLET_RESULT_MAX_BYTES", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(..=1 << 20))]
+    #[arg(long)]
     pub result_max_bytes: u32,
-    /// Threads that run guests, on as many cores, the last of those that the process may use; one for
-    /// each core if not given, as far as their stacks take a quarter of the arena.
-    #[arg(long, alias = "guest-cores", env = "PROPLET_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, alias = "guest-cores")]
     pub workers: Option<u16>,
+}
+
+impl Limits {
+    /// Bound on a task's linear memory in bytes, if there is one.
+    pub fn memory(&self) -> Option<u64> {
+        bound(self.memory_max_bytes.into())
+    }
+
+    /// Bound on a task's work, if there is one.
+    pub fn work(&self) -> Option<u64> {
+        bound(self.work_max)
+    }
+
+    /// Longest run of a task, if it is bounded.
+    pub fn deadline(&self) -> Option<Duration> {
+        bound(self.deadline_max_ms).map(Duration::from_millis)
+    }
+
+    /// Most bytes of a module.
+    pub fn module_bytes(&self) -> usize {
+        match self.module_max_bytes {
+            0 => usize::MAX,
+            bytes => bytes as usize,
+        }
+    }
+}
+
+/// 0 is no bound.
+fn bound(value: u64) -> Option<u64> {
+    Some(value).filter(|value| *value > 0)
 }
 
 /// Settings of `proplet join`. Their variables are named as the Linux proplet names them, where
 /// it has them.
 #[derive(Debug, Clone, Args)]
+#[command(mut_args = configured, next_line_help = true)]
+#[expect(missing_docs, reason = "the table of settings describes each")]
 pub struct Join {
-    /// The broker's listener for MQTT 5, as `mqtt://HOST[:PORT]`, or `mqtts://HOST[:PORT]` for TLS.
-    #[arg(
-        long,
-        env = "PROPLET_MQTT_ADDRESS",
-        default_value = "mqtt://localhost:1883",
-        value_name = "URL"
-    )]
+    #[arg(long)]
     pub broker: String,
-    /// CA certificates (PEM) that servers must be signed by: the broker, and those of modules by
-    /// https. The system's if not given.
-    #[arg(long, env = "PROPLET_MQTT_TLS_CA_CERT", value_name = "FILE")]
+    #[arg(long)]
     pub tls_ca: Option<String>,
-    /// Certificate (PEM) to show to servers that ask for one.
-    #[arg(long, env = "PROPLET_MQTT_TLS_CLIENT_CERT", value_name = "FILE")]
+    #[arg(long)]
     pub tls_cert: Option<String>,
-    /// The key (PEM) of --tls-cert.
-    #[arg(long, env = "PROPLET_MQTT_TLS_CLIENT_KEY", value_name = "FILE")]
+    #[arg(long)]
     pub tls_key: Option<String>,
-    /// The tenant's id.
-    #[arg(long, env = "PROPLET_TENANT_ID", value_name = "ID")]
+    #[arg(long)]
     pub tenant: String,
-    /// The channel's id.
-    #[arg(long, env = "PROPLET_CHANNEL_ID", value_name = "ID")]
+    #[arg(long)]
     pub channel: String,
-    /// This proplet's entity id.
-    #[arg(long, env = "PROPLET_ENTITY_ID", value_name = "ID")]
+    #[arg(long)]
     pub id: String,
-    /// The entity's key; no user name and password are sent if empty.
-    #[arg(
-        long,
-        env = "PROPLET_API_KEY",
-        default_value = "",
-        hide_env_values = true
-    )]
+    #[arg(long)]
     pub key: String,
-    /// Seconds of MQTT keep-alive.
-    #[arg(long, env = "PROPLET_MQTT_KEEP_ALIVE", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long)]
     pub keep_alive: u16,
-    /// Seconds to wait for each of: the address, the connection, the broker's answers.
-    #[arg(long, env = "PROPLET_MQTT_TIMEOUT", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long)]
     pub timeout: u16,
-    /// Seconds for which the broker keeps commands while the connection is lost.
-    #[arg(
-        long,
-        env = "PROPLET_MQTT_SESSION_EXPIRY",
-        default_value_t = 300,
-        value_name = "SECONDS"
-    )]
+    #[arg(long)]
     pub session_expiry: u32,
-    /// Bytes of the receive buffer: the largest message, and so the largest module in one.
-    #[arg(long, env = "PROPLET_MQTT_MAX_PACKET_SIZE", default_value_t = 1 << 20, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1024..=1 << 28))]
+    #[arg(long)]
     pub receive_buffer: u32,
-    /// Leave no last will. The manager takes the will, "offline", for a heartbeat.
-    #[arg(long, env = "PROPLET_NO_WILL")]
+    #[arg(long)]
     pub no_will: bool,
-    /// Seconds between heartbeats, at most 5: the manager holds a proplet for dead after 10.
-    #[arg(long, env = "PROPLET_LIVELINESS_INTERVAL", default_value_t = 4, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long)]
     pub heartbeat: u64,
-    /// Seconds between the proplet's own metrics; 0 turns them off.
-    #[arg(
-        long,
-        env = "PROPLET_METRICS_INTERVAL",
-        default_value_t = 10,
-        value_name = "SECONDS"
-    )]
+    #[arg(long)]
     pub metrics_interval: u64,
-    /// Least milliseconds from a start to its result. The manager overwrites a result that it
-    /// gets before it has noted that the task runs.
-    #[arg(
-        long,
-        env = "PROPLET_RESULT_DELAY_MS",
-        default_value_t = 250,
-        value_name = "MS"
-    )]
+    #[arg(long)]
     pub result_delay_ms: u64,
-    /// What the manager is told of this proplet.
-    #[arg(long, env = "PROPLET_DESCRIPTION")]
+    #[arg(long)]
     pub description: Option<String>,
-    /// Tags of this proplet, separated by commas.
-    #[arg(long, env = "PROPLET_TAGS", value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',')]
     pub tags: Vec<String>,
-    /// Where this proplet is.
-    #[arg(long, env = "PROPLET_LOCATION")]
+    #[arg(long)]
     pub location: Option<String>,
-    /// A folder for what is to survive a restart: latent deployments, and modules that a start names
-    /// by their digest. Made if it is not there. Nothing is kept if not given.
-    #[arg(long, env = "PROPLET_STORE", value_name = "FOLDER")]
+    #[arg(long)]
     pub store: Option<PathBuf>,
-    /// Most bytes of all modules in the store; those least recently used have to go.
-    #[arg(
-        long,
-        env = "PROPLET_STORE_BYTES",
-        value_name = "BYTES",
-        default_value_t = 16 << 20
-    )]
+    #[arg(long)]
     pub store_bytes: u64,
-    /// Ed25519 public keys, or files of them, separated by commas: modules that none of them has
-    /// signed are refused. All are taken if not given, or empty.
-    #[arg(
-        long,
-        env = "PROPLET_TRUSTED_KEYS",
-        value_name = "KEYS",
-        default_value = ""
-    )]
+    #[arg(long)]
     pub trusted_keys: String,
-    /// Most bytes of a model or a data set of a federated round.
-    #[arg(long, env = "PROPLET_DATA_MAX_BYTES", default_value_t = 65536)]
+    #[arg(long)]
     pub data_max_bytes: u32,
-    /// Where federated rounds get their models, if a task doesn't say.
-    #[arg(
-        long,
-        env = "MODEL_REGISTRY_URL",
-        value_name = "URL",
-        default_value = ""
-    )]
+    #[arg(long)]
     pub model_registry_url: String,
-    /// Where federated rounds get their data sets, if a task doesn't say.
-    #[arg(long, env = "DATA_STORE_URL", value_name = "URL", default_value = "")]
+    #[arg(long)]
     pub data_store_url: String,
-    /// Where federated rounds send their updates, if a task doesn't say.
-    #[arg(
-        long,
-        env = "MANAGER_COORDINATOR_URL",
-        value_name = "URL",
-        default_value = ""
-    )]
+    #[arg(long)]
     pub coordinator_url: String,
     /// Capacities and limits.
     #[command(flatten)]
     pub limits: Limits,
 }
 
+/// Gives an argument what the table of settings has of it: variable, help, range and default.
+fn configured(arg: Arg) -> Arg {
+    let of_flag = |setting: &&Setting| {
+        setting
+            .linux
+            .is_some_and(|linux| arg.get_long() == Some(linux.flag))
+    };
+    let Some(setting) = SETTINGS.iter().find(of_flag) else {
+        return arg;
+    };
+    let Some(linux) = setting.linux else {
+        return arg;
+    };
+    let arg = arg
+        .env(linux.variable)
+        .hide_env_values(setting.secret)
+        .help(help(setting));
+    let arg = match linux.default {
+        LinuxDefault::Is(value) => arg.required(false).default_value(value),
+        LinuxDefault::Unset(_) | LinuxDefault::Required => arg,
+    };
+    let arg = match (value_name(setting), arg.get_action()) {
+        (Some(name), ArgAction::Set) => arg.value_name(name),
+        _ => arg,
+    };
+    match setting.kind {
+        Kind::Number(min, _) if linux.cuts => ranged(arg, min..=u64::MAX),
+        Kind::Number(min, max) => ranged(arg, min..=max),
+        _ => arg,
+    }
+}
+
+/// The help of a flag, as clap's own has it: without a full stop.
+fn help(setting: &Setting) -> String {
+    let summary = setting.linux_help();
+    let mut help = summary[..1].to_uppercase() + &summary[1..];
+    if !setting.more.is_empty() {
+        help = help + ". " + setting.more.trim_end_matches('.');
+    }
+    if let Some(LinuxDefault::Unset(meaning)) = setting.linux.map(|linux| linux.default)
+        && meaning != "none"
+        && setting.kind != Kind::Switch
+    {
+        help = help + " [if not given: " + meaning + "]";
+    }
+    match (setting.kind, setting.linux) {
+        (Kind::Number(..), Some(linux)) if linux.cuts => {
+            format!(
+                "{help} [range: {}; a larger one is cut to it]",
+                setting.range()
+            )
+        }
+        (Kind::Number(0, u64::MAX), _) => help,
+        (Kind::Number(..), _) => format!("{help} [range: {}]", setting.range()),
+        _ => help,
+    }
+}
+
+fn value_name(setting: &Setting) -> Option<&'static str> {
+    Some(match (setting.kind, setting.unit) {
+        (Kind::Number(..), Unit::Seconds) => "SECONDS",
+        (Kind::Number(..), Unit::Milliseconds) => "MS",
+        (Kind::Number(..), Unit::Bytes) => "BYTES",
+        (Kind::Broker | Kind::Url, _) => "URL",
+        (Kind::Id, _) => "ID",
+        (Kind::Caps, _) => "NAMES",
+        (Kind::Keys, _) => "KEYS",
+        (Kind::Pem, _) => "FILE",
+        (Kind::Folder, _) => "FOLDER",
+        _ => return None,
+    })
+}
+
+/// Bounds a number of the type that the field has.
+fn ranged(arg: Arg, range: RangeInclusive<u64>) -> Arg {
+    let is = |id: TypeId| arg.get_value_parser().type_id() == id;
+    if is(TypeId::of::<u16>()) {
+        arg.value_parser(RangedU64ValueParser::<u16>::new().range(range))
+    } else if is(TypeId::of::<u32>()) {
+        arg.value_parser(RangedU64ValueParser::<u32>::new().range(range))
+    } else {
+        arg.value_parser(RangedU64ValueParser::<u64>::new().range(range))
+    }
+}
+
 impl Join {
     /// Where the broker is.
     ///
     /// # Errors
-    /// If the URL is none, or of a scheme that the host port doesn't speak.
+    /// If the URL can't be read, or is of a scheme that the host port doesn't speak.
     pub fn address(&self) -> Result<Address> {
         address(&self.broker)
     }
@@ -298,16 +318,20 @@ impl Join {
         })
     }
 
-    /// The heartbeat's interval. With the Linux proplet's default of 10 s, the manager takes a live
-    /// proplet for dead now and then.
+    /// Interval of the heartbeats: the table's most where a larger one is given, as Propeller's Linux proplet
+    /// has it by default.
     pub fn heartbeat(&self) -> Duration {
-        if self.heartbeat > HEARTBEAT_MAX {
+        let most = match table::find("heartbeat").map(|setting| setting.kind) {
+            Some(Kind::Number(_, most)) => most,
+            _ => self.heartbeat,
+        };
+        if self.heartbeat > most {
             log::warn!(
-                "heartbeats every {} s are too rare for the manager: sending them every {HEARTBEAT_MAX} s",
+                "heartbeats every {} s are too rare for the manager: sending them every {most} s",
                 self.heartbeat
             );
         }
-        Duration::from_secs(self.heartbeat.min(HEARTBEAT_MAX))
+        Duration::from_secs(self.heartbeat.min(most))
     }
 }
 
@@ -363,6 +387,7 @@ fn address(url: &str) -> Result<Address> {
 
 /// Settings of `proplet run`.
 #[derive(Debug, Clone, Args)]
+#[command(next_line_help = true)]
 pub struct Run {
     /// A module, as text (.wat) or binary (.wasm).
     pub file: PathBuf,
@@ -392,7 +417,7 @@ fn pair(text: &str) -> Result<(String, String)> {
     Ok((key.into(), value.into()))
 }
 
-/// What `proplet bench` measures.
+/// Subjects of `proplet bench`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BenchMode {
     /// Instances of one module: 1, 2, 4, 8, 16, 24 and so on by 8, until there can't be more.

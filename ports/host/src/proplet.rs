@@ -201,15 +201,13 @@ fn guest_limits(limits: &Limits) -> GuestLimits {
 
 fn task_limits(limits: &Limits) -> TaskLimits {
     let own = TaskLimits {
-        deadline: limits.deadline_max_ms.map(Duration::from_millis),
-        work: limits.work_max,
+        deadline: limits.deadline(),
+        work: limits.work(),
         stack: limits.stack_bytes,
         stack_max: limits.stack_max_bytes.max(limits.stack_bytes),
-        memory: limits.memory_max_bytes,
+        memory: limits.memory(),
         caps: limits.caps,
-        module_bytes: limits
-            .module_max_bytes
-            .map_or(usize::MAX, |bytes| bytes as usize),
+        module_bytes: limits.module_bytes(),
         preemption: limits.preemption.into(),
         ..Config::DEFAULT.limits
     };

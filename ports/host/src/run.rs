@@ -46,9 +46,9 @@ pub fn run(options: &cli::Run) -> Result<String> {
     };
     // The arena is this one task's.
     let mut limits = options.limits.clone();
-    limits
-        .memory_max_bytes
-        .get_or_insert(limits.arena_bytes.into());
+    if limits.memory_max_bytes == 0 {
+        limits.memory_max_bytes = limits.arena_bytes;
+    }
     let Proplet { mut agent, workers } = Proplet::new(&limits, config, None)?;
     let env: Map<String, Value> = options
         .env

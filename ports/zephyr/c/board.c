@@ -1,8 +1,7 @@
 /*
  * SPDX-License-Identifier: Apache-2.0
  *
- * What guests find behind gpio and sensor: the pins and sensors that the node zephyr,user of the
- * devicetree lists, counted from 0. A board that lists none has none.
+ * Pins and sensors of guests: those that the node zephyr,user of the devicetree lists, counted from 0.
  *
  *     / {
  *         zephyr,user {
@@ -108,7 +107,7 @@ int proplet_gpio_read(uint32_t pin)
 #if defined(CONFIG_SENSOR) && DT_NODE_HAS_PROP(USER, proplet_sensors)
 #include <zephyr/drivers/sensor.h>
 
-/* It is to go before the workers, whose guests wait for it, and after whoever serves people. */
+/* It goes before the workers, whose guests wait for it, and after the threads that serve people. */
 BUILD_ASSERT(CONFIG_PROPLET_BOARD_PRIORITY < CONFIG_PROPLET_WORKER_PRIORITY,
 	     "CONFIG_PROPLET_BOARD_PRIORITY must be above (a lower number than) the workers'");
 BUILD_ASSERT(CONFIG_PROPLET_BOARD_PRIORITY > CONFIG_MAIN_THREAD_PRIORITY,
@@ -119,20 +118,20 @@ BUILD_ASSERT(CONFIG_PROPLET_BOARD_PRIORITY > CONFIG_MAIN_THREAD_PRIORITY,
 static const struct device *const sensors[] = {
 	DT_FOREACH_PROP_ELEM_SEP(USER, proplet_sensors, SENSOR, (,))};
 
-/* What a guest's channel is here, and how many of the guest's unit one of Zephyr's is. */
+/* Zephyr's channel for each of the guest's, and how many of the guest's unit make one of Zephyr's. */
 static const struct {
 	enum sensor_channel channel;
 	int32_t scale;
 } channels[] = {
-	{SENSOR_CHAN_AMBIENT_TEMP, 1},
-	{SENSOR_CHAN_HUMIDITY, 1},
+	[PROPLET_CHANNEL_TEMPERATURE] = {SENSOR_CHAN_AMBIENT_TEMP, 1},
+	[PROPLET_CHANNEL_HUMIDITY] = {SENSOR_CHAN_HUMIDITY, 1},
 	/* Kilopascals here, pascals there. */
-	{SENSOR_CHAN_PRESS, 1000},
-	{SENSOR_CHAN_LIGHT, 1},
-	{SENSOR_CHAN_ACCEL_X, 1},
-	{SENSOR_CHAN_ACCEL_Y, 1},
-	{SENSOR_CHAN_ACCEL_Z, 1},
-	{SENSOR_CHAN_VOLTAGE, 1},
+	[PROPLET_CHANNEL_PRESSURE] = {SENSOR_CHAN_PRESS, 1000},
+	[PROPLET_CHANNEL_LIGHT] = {SENSOR_CHAN_LIGHT, 1},
+	[PROPLET_CHANNEL_ACCELERATION_X] = {SENSOR_CHAN_ACCEL_X, 1},
+	[PROPLET_CHANNEL_ACCELERATION_Y] = {SENSOR_CHAN_ACCEL_Y, 1},
+	[PROPLET_CHANNEL_ACCELERATION_Z] = {SENSOR_CHAN_ACCEL_Z, 1},
+	[PROPLET_CHANNEL_VOLTAGE] = {SENSOR_CHAN_VOLTAGE, 1},
 };
 
 /* Not every driver expects more than one thread, and all may take their time: this one alone reads

@@ -18,17 +18,15 @@
 
 LOG_MODULE_DECLARE(proplet, CONFIG_PROPLET_LOG_LEVEL);
 
-#define GIVEN_MAX 48
-
 /* In the process's argument list, which stays. */
-static const char *given[GIVEN_MAX];
+static const char *given[PROPLET_GIVEN_MAX];
 static uint32_t count;
 static char *last;
 static bool save;
 
 static void take(char *argv, int offset)
 {
-	if (count < GIVEN_MAX) {
+	if (count < PROPLET_GIVEN_MAX) {
 		given[count++] = argv + offset;
 	}
 }

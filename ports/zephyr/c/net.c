@@ -23,8 +23,10 @@
 
 LOG_MODULE_DECLARE(proplet, CONFIG_PROPLET_LOG_LEVEL);
 
-/* With its NUL. */
-#define HOST_MAX 129
+#ifdef CONFIG_DNS_RESOLVER
+BUILD_ASSERT(CONFIG_DNS_RESOLVER_MAX_NAME_LEN >= PROPLET_HOST_MAX,
+	     "CONFIG_DNS_RESOLVER_MAX_NAME_LEN is less than a broker's name may have");
+#endif
 
 static int wake_fd = -1;
 
@@ -85,7 +87,7 @@ static struct {
 	bool abandoned;
 	bool resolve;
 	bool tls;
-	char host[HOST_MAX];
+	char host[PROPLET_HOST_MAX + 1];
 	struct proplet_address address;
 	int result;
 	uint32_t tls_flags;
@@ -100,7 +102,7 @@ static socklen_t to_sockaddr(const struct proplet_address *from, struct sockaddr
 {
 	memset(to, 0, sizeof(*to));
 #ifdef CONFIG_NET_IPV6
-	if (from->family == 6) {
+	if (from->family == PROPLET_IPV6) {
 		struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)to;
 
 		in6->sin6_family = AF_INET6;
@@ -109,7 +111,7 @@ static socklen_t to_sockaddr(const struct proplet_address *from, struct sockaddr
 		return sizeof(*in6);
 	}
 #endif
-	if (from->family != 4) {
+	if (from->family != PROPLET_IPV4) {
 		return 0;
 	}
 	struct sockaddr_in *in = (struct sockaddr_in *)to;
@@ -124,7 +126,7 @@ static bool from_sockaddr(const struct sockaddr *from, struct proplet_address *t
 {
 #ifdef CONFIG_NET_IPV6
 	if (from->sa_family == AF_INET6) {
-		to->family = 6;
+		to->family = PROPLET_IPV6;
 		memcpy(to->bytes, &((const struct sockaddr_in6 *)from)->sin6_addr, 16);
 		return true;
 	}
@@ -132,7 +134,7 @@ static bool from_sockaddr(const struct sockaddr *from, struct proplet_address *t
 	if (from->sa_family != AF_INET) {
 		return false;
 	}
-	to->family = 4;
+	to->family = PROPLET_IPV4;
 	memcpy(to->bytes, &((const struct sockaddr_in *)from)->sin_addr, 4);
 	return true;
 }
@@ -160,12 +162,11 @@ static int resolve(void)
 }
 
 #ifdef CONFIG_PROPLET_TLS
-/* Tags of tls.c. */
-static const sec_tag_t tags[] = {1};
+static const sec_tag_t tags[] = {PROPLET_TLS_TAG};
 
 struct mbedtls_x509_crt;
 
-/* What is wrong with the peer's certificates: Zephyr forgets it when the handshake fails. */
+/* Keeps the faults of the peer's certificates: Zephyr forgets them when the handshake fails. */
 static int note_flags(void *context, struct mbedtls_x509_crt *certificate, int depth,
 		      uint32_t *flags)
 {

@@ -1,9 +1,10 @@
 /*
  * SPDX-License-Identifier: Apache-2.0
  *
- * What the crate rustapp declares in src/ffi.rs: the kernel and its subsystems, as plain
- * functions on integers and pointers. Where a function can fail, it returns 0 or more on success
- * and a negative errno otherwise.
+ * The seam between C and Rust: the kernel and its subsystems as plain functions on integers and
+ * pointers, and the functions of Rust that C calls. Rust's declarations are made from this file when
+ * it is built (build.rs): it has no #ifdef, and numbers that both sides use are here alone. Where a
+ * function can fail, it returns 0 or more on success and a negative errno otherwise.
  */
 
 #ifndef PROPLET_H
@@ -16,13 +17,11 @@
 /* log.c: `level` is one of LOG_LEVEL_*. */
 void proplet_log(uint32_t level, const char *text);
 
-#ifdef CONFIG_PROPLET_BENCH
-/* To the console, at once. */
+/* To the console, at once. Both only with CONFIG_PROPLET_BENCH. */
 void proplet_print(const char *text);
 /* Cycles of the hardware's clock since the first call, and how many there are in a second. For one
    thread, which calls it before 2^32 of them have passed: 18 s at 240 MHz. */
 uint64_t proplet_cycles(uint32_t *per_second);
-#endif
 
 /* threads.c */
 typedef void (*proplet_worker_fn)(uint32_t index);
@@ -31,18 +30,18 @@ typedef void (*proplet_worker_fn)(uint32_t index);
    what it needs, and otherwise comes back. Waits for all of them. False if one came back. */
 bool proplet_workers_start(proplet_worker_fn run);
 void proplet_worker_begun(void);
-/* Waits until a worker is woken, but no longer than `us` microseconds; UINT32_MAX is for ever. */
+#define PROPLET_FOREVER 0xffffffffu
+/* Waits until a worker is woken, but no longer than `us` microseconds, or without an end for
+   PROPLET_FOREVER. */
 void proplet_worker_wait(uint32_t us);
 /* Lets one worker through. */
 void proplet_worker_wake(void);
-#ifdef CONFIG_ARCH_POSIX
-/* Simulated time of so many branches and calls passes. */
+/* Lets the simulated time of `units` branches and calls pass. Only on native_sim. */
 void proplet_worker_worked(uint32_t units);
-#endif
 /* Nanoseconds that this thread has run. */
 uint64_t proplet_thread_time(void);
 
-/* The largest block that malloc gives, for ever. */
+/* The largest block that malloc gives; it is never freed. */
 void *proplet_arena(uint32_t *len);
 
 /* system.c */
@@ -69,16 +68,30 @@ typedef void (*proplet_board_fn)(void);
 void proplet_board_start(proplet_board_fn measure);
 /* False where there is no such thread. */
 bool proplet_board_wake(void);
-#define PROPLET_PIN_INPUT 0
-#define PROPLET_PIN_PULL_UP 1
-#define PROPLET_PIN_PULL_DOWN 2
-#define PROPLET_PIN_OUTPUT 3
+enum proplet_pin {
+	PROPLET_PIN_INPUT = 0,
+	PROPLET_PIN_PULL_UP = 1,
+	PROPLET_PIN_PULL_DOWN = 2,
+	PROPLET_PIN_OUTPUT = 3,
+};
 /* An output is low at first. */
 int proplet_gpio_configure(uint32_t pin, uint32_t mode);
 int proplet_gpio_write(uint32_t pin, bool is_high);
 /* 0 or 1. */
 int proplet_gpio_read(uint32_t pin);
-/* Millionths of the channel's unit; docs/host-api.md numbers the channels. On the board's thread. */
+/* Channels, with the units of docs/host-api.md. */
+enum proplet_channel {
+	PROPLET_CHANNEL_TEMPERATURE = 0,
+	PROPLET_CHANNEL_HUMIDITY = 1,
+	PROPLET_CHANNEL_PRESSURE = 2,
+	PROPLET_CHANNEL_LIGHT = 3,
+	PROPLET_CHANNEL_ACCELERATION_X = 4,
+	PROPLET_CHANNEL_ACCELERATION_Y = 5,
+	PROPLET_CHANNEL_ACCELERATION_Z = 6,
+	PROPLET_CHANNEL_VOLTAGE = 7,
+};
+
+/* Millionths of the channel's unit. On the board's thread. */
 int proplet_sensor_read(uint32_t sensor, uint32_t channel, int64_t *micro);
 /* From the kernel's generator, the cryptographically secure one where there is one. */
 void proplet_random_fill(void *to, uint32_t len);
@@ -93,11 +106,13 @@ struct proplet_wait {
 #define PROPLET_READ 1
 #define PROPLET_WRITE 2
 #define PROPLET_WAITS_MAX 3
+/* Bytes of a host's name, without its NUL. */
+#define PROPLET_HOST_MAX 128
 
 /* Before anything else of net.c and of wifi.c. */
 int proplet_net_start(void);
-/* Whether a wired interface has an address; true where sockets are somebody else's or Wi-Fi's state
-   machine knows. */
+/* Whether a wired interface has an address; true where sockets are offloaded, or with Wi-Fi, whose
+   state machine knows. */
 bool proplet_net_is_up(void);
 /* Ends a proplet_net_wait, the one under way or the next; from any thread. */
 void proplet_net_wake(void);
@@ -107,8 +122,11 @@ int proplet_net_read(int32_t fd, void *buf, uint32_t len);
 int proplet_net_write(int32_t fd, const void *buf, uint32_t len);
 void proplet_net_close(int32_t fd);
 
+#define PROPLET_IPV4 4
+#define PROPLET_IPV6 6
+
 struct proplet_address {
-	/* 4 or 6 */
+	/* PROPLET_IPV4, whose address is the first four bytes, or PROPLET_IPV6 */
 	uint8_t family;
 	uint8_t bytes[16];
 	uint16_t port;
@@ -121,16 +139,26 @@ struct proplet_address {
 int proplet_net_resolve(const char *host);
 /* `tls_host` is the name that the peer's certificate must have, or NULL for plain TCP. */
 int proplet_net_connect(const struct proplet_address *to, const char *tls_host);
+/* Faults of a peer's certificate, as MBEDTLS_X509_BADCERT_*; others may be set, too. */
+#define PROPLET_CERTIFICATE_EXPIRED 0x01
+#define PROPLET_CERTIFICATE_REVOKED 0x02
+#define PROPLET_CERTIFICATE_OTHER_NAME 0x04
+#define PROPLET_CERTIFICATE_NOT_TRUSTED 0x08
+#define PROPLET_CERTIFICATE_FUTURE 0x0200
 /* -EINPROGRESS, or the result of the request, which is over then: 0 with `address` set, a socket,
-   or an error, with what is wrong with the peer's certificate in `tls_flags`. */
+   or an error, with PROPLET_CERTIFICATE_* in `tls_flags` if a certificate is the reason. */
 int proplet_net_poll(struct proplet_address *address, uint32_t *tls_flags);
-/* Nobody waits for the request under way any more. */
+/* Gives the request under way up. */
 void proplet_net_abandon(void);
 
 /* tls.c: `pem` is kept, and ends with a NUL that `len` counts. */
-#define PROPLET_TLS_CA 0
-#define PROPLET_TLS_CERT 1
-#define PROPLET_TLS_KEY 2
+enum proplet_tls_kind {
+	PROPLET_TLS_CA = 0,
+	PROPLET_TLS_CERT = 1,
+	PROPLET_TLS_KEY = 2,
+};
+/* Zephyr's tag of all of them. */
+#define PROPLET_TLS_TAG 1
 int proplet_tls_add(uint32_t kind, const char *pem, uint32_t len);
 
 /* wifi.c */
@@ -146,7 +174,19 @@ enum proplet_wifi_kind {
 	PROPLET_WIFI_REFUSED = 7,
 };
 
+/* Reasons of PROPLET_WIFI_CONNECT_FAILED, as Zephyr's wifi_conn_status; others may come, too. */
+enum proplet_wifi_reason {
+	PROPLET_WIFI_WRONG_PASSWORD = 2,
+	PROPLET_WIFI_TIMEOUT = 3,
+	PROPLET_WIFI_NO_NETWORK = 4,
+};
+
+/* Bytes of a network's name and password, without their NUL. */
+#define PROPLET_WIFI_SSID_MAX 32
+#define PROPLET_WIFI_PSK_MAX 64
+
 struct proplet_wifi_event {
+	/* An enum proplet_wifi_kind. */
 	uint32_t kind;
 	int32_t status;
 	uint8_t address[4];
@@ -161,6 +201,9 @@ int proplet_wifi_dhcp(void);
 int proplet_wifi_access_point(void);
 
 /* settings.c: names come without "proplet/"; values are text without a NUL. */
+
+/* Bytes of a stored value that is not a certificate: four keys in hexadecimal. */
+#define PROPLET_VALUE_MAX 272
 typedef void (*proplet_setting_fn)(void *context, const char *name, uint32_t name_len,
 				   const char *value, uint32_t value_len);
 
@@ -179,23 +222,36 @@ int proplet_store_read(uint32_t offset, void *to, uint32_t len);
 int proplet_store_write(uint32_t offset, const void *from, uint32_t len);
 int proplet_store_erase(uint32_t offset, uint32_t len);
 
-/* Rust, for shell.c and native.c. Each fills `out` with text that ends with a NUL and returns
-   whether it is good news. Safe to call from any thread. */
+/* src/exports.rs, for shell.c, on any thread. */
+
+/* Whether a setting takes a value; if not, `out` is filled with a text that says why. */
 bool proplet_setting_check(const char *name, const char *value, uint32_t value_len, char *out,
 			   uint32_t out_len);
 /* Whether a value that was just stored is in force now. */
 bool proplet_setting_apply(const char *name, const char *value, uint32_t value_len);
-/* Which setting comes at `index`, or NULL past the last; whether its value is a secret. */
+/* The name of the setting at `index`, or NULL past the last; whether its value is a secret. */
 const char *proplet_setting_name(uint32_t index, bool *secret);
-/* Asks the control thread for a page: 0 status, 1 tasks, 2 modules. `out` is lent to it until it
-   calls proplet_report_done, or the question was taken back. */
-void proplet_report_ask(uint32_t topic, char *out, uint32_t out_len);
+enum proplet_page {
+	PROPLET_PAGE_STATUS = 0,
+	PROPLET_PAGE_TASKS = 1,
+	PROPLET_PAGE_MODULES = 2,
+};
+/* Asks the control thread for an enum proplet_page. `out` is lent to it until it calls
+   proplet_report_done, or the question was taken back. */
+void proplet_report_ask(uint32_t page, char *out, uint32_t out_len);
+/* Takes the question back; false if the control thread has it already. */
 bool proplet_report_retract(void);
-void proplet_report_done(void);
-/* The control thread is to say goodbye to the broker and to restart the device. */
+/* Has the control thread say goodbye to the broker and restart the device. */
 void proplet_ask_reboot(void);
 
-/* native.c: settings of the command line, to be taken after the stored ones. */
+/* shell.c: the page is written. */
+void proplet_report_done(void);
+
+/* native.c, on native_sim: settings of the command line, which go before the stored ones. */
+
+/* Settings that a command line may have; one for each there is. */
+#define PROPLET_GIVEN_MAX 64
+
 void proplet_native_settings(proplet_setting_fn each, void *context);
 
 #endif

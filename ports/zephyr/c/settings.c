@@ -17,10 +17,9 @@ LOG_MODULE_DECLARE(proplet, CONFIG_PROPLET_LOG_LEVEL);
 #define SUBTREE "proplet"
 
 #ifdef CONFIG_PROPLET_TLS
-#define VALUE_MAX MAX(272, CONFIG_PROPLET_TLS_CREDENTIAL_SIZE)
+#define VALUE_MAX MAX(PROPLET_VALUE_MAX, CONFIG_PROPLET_TLS_CREDENTIAL_SIZE)
 #else
-/* Four keys in hexadecimal. */
-#define VALUE_MAX 272
+#define VALUE_MAX PROPLET_VALUE_MAX
 #endif
 
 /* Of the one thread that loads. */
@@ -31,8 +30,8 @@ struct loading {
 	void *context;
 };
 
-/* Stands for a value that can't be had, and is none that a setting takes: to say nothing would be as
- * if it had not been stored.
+/* Hands over a value that no setting takes, in place of one that can't be read: without it the setting
+ * would look as if it had not been stored.
  */
 static int lost(const struct loading *loading, const char *name)
 {

@@ -14,8 +14,6 @@
 /* Commands run one at a time, on the shell's thread. */
 static char text[CONFIG_PROPLET_SHELL_TEXT_SIZE];
 
-enum topic { STATUS, TASKS, MODULES };
-
 static K_SEM_DEFINE(reported, 0, 1);
 
 void proplet_report_done(void)
@@ -23,10 +21,10 @@ void proplet_report_done(void)
 	k_sem_give(&reported);
 }
 
-static bool report(enum topic topic)
+static bool report(enum proplet_page page)
 {
 	k_sem_reset(&reported);
-	proplet_report_ask(topic, text, sizeof(text));
+	proplet_report_ask(page, text, sizeof(text));
 	if (k_sem_take(&reported, K_SECONDS(3)) == 0) {
 		return true;
 	}
@@ -38,9 +36,9 @@ static bool report(enum topic topic)
 	return true;
 }
 
-static int show(const struct shell *sh, enum topic topic)
+static int show(const struct shell *sh, enum proplet_page page)
 {
-	if (!report(topic)) {
+	if (!report(page)) {
 		shell_error(sh, "the control thread does not answer: see the log");
 		return -ETIMEDOUT;
 	}
@@ -61,21 +59,21 @@ static int cmd_status(const struct shell *sh, size_t argc, char **argv)
 {
 	ARG_UNUSED(argc);
 	ARG_UNUSED(argv);
-	return show(sh, STATUS);
+	return show(sh, PROPLET_PAGE_STATUS);
 }
 
 static int cmd_tasks(const struct shell *sh, size_t argc, char **argv)
 {
 	ARG_UNUSED(argc);
 	ARG_UNUSED(argv);
-	return show(sh, TASKS);
+	return show(sh, PROPLET_PAGE_TASKS);
 }
 
 static int cmd_modules(const struct shell *sh, size_t argc, char **argv)
 {
 	ARG_UNUSED(argc);
 	ARG_UNUSED(argv);
-	return show(sh, MODULES);
+	return show(sh, PROPLET_PAGE_MODULES);
 }
 
 struct getting {

@@ -62,7 +62,7 @@ void proplet_worker_begun(void)
 
 void proplet_worker_wait(uint32_t us)
 {
-	(void)k_sem_take(&door, us == UINT32_MAX ? K_FOREVER : K_USEC(us));
+	(void)k_sem_take(&door, us == PROPLET_FOREVER ? K_FOREVER : K_USEC(us));
 }
 
 void proplet_worker_wake(void)

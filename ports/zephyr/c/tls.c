@@ -6,11 +6,16 @@
 
 #include <errno.h>
 
+#include <mbedtls/x509.h>
 #include <zephyr/net/tls_credentials.h>
+#include <zephyr/toolchain.h>
 #include <zephyr/sys/util.h>
 
-/* The one tag of net.c. */
-#define TAG 1
+BUILD_ASSERT(PROPLET_CERTIFICATE_EXPIRED == MBEDTLS_X509_BADCERT_EXPIRED);
+BUILD_ASSERT(PROPLET_CERTIFICATE_REVOKED == MBEDTLS_X509_BADCERT_REVOKED);
+BUILD_ASSERT(PROPLET_CERTIFICATE_OTHER_NAME == MBEDTLS_X509_BADCERT_CN_MISMATCH);
+BUILD_ASSERT(PROPLET_CERTIFICATE_NOT_TRUSTED == MBEDTLS_X509_BADCERT_NOT_TRUSTED);
+BUILD_ASSERT(PROPLET_CERTIFICATE_FUTURE == MBEDTLS_X509_BADCERT_FUTURE);
 
 int proplet_tls_add(uint32_t kind, const char *pem, uint32_t len)
 {
@@ -23,5 +28,5 @@ int proplet_tls_add(uint32_t kind, const char *pem, uint32_t len)
 	if (kind >= ARRAY_SIZE(types)) {
 		return -EINVAL;
 	}
-	return tls_credential_add(TAG, types[kind], pem, len);
+	return tls_credential_add(PROPLET_TLS_TAG, types[kind], pem, len);
 }

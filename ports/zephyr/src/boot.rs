@@ -129,7 +129,7 @@ extern "C" fn worker(index: u32) {
     });
 }
 
-/// Measures what guests wait for, on the board's thread.
+/// Measures for the guests that wait, on the board's thread.
 extern "C" fn measure() {
     if let Some(workers) = critical_section::with(|cs| CREW.borrow(cs).get()) {
         while workers.measure() {}
@@ -416,7 +416,7 @@ fn store() -> Option<&'static mut dyn Store> {
 }
 
 #[cfg(CONFIG_PROPLET_SIGNATURES)]
-fn trust(agent: &mut crate::device::ZephyrAgent, settings: &'static Settings) {
+fn trust(agent: &mut crate::platform::ZephyrAgent, settings: &'static Settings) {
     if !settings.trusted_keys.is_empty() {
         agent.set_trust(proplet::module::signature::Trust::new(
             &settings.trusted_keys,
@@ -425,7 +425,7 @@ fn trust(agent: &mut crate::device::ZephyrAgent, settings: &'static Settings) {
 }
 
 #[cfg(not(CONFIG_PROPLET_SIGNATURES))]
-fn trust(_: &mut crate::device::ZephyrAgent, _: &'static Settings) {}
+fn trust(_: &mut crate::platform::ZephyrAgent, _: &'static Settings) {}
 
 fn config(settings: &'static Settings, reset: &str, arena: usize) -> Config<'static> {
     let some = |text: &'static str| Some(text).filter(|text| !text.is_empty());

@@ -1,17 +1,13 @@
 //! The agent of this port, and what it says to the shell.
 
-use crate::platform::Zephyr;
+use crate::platform::ZephyrAgent;
 use proplet::{
-    agent::{Agent, Delivery, Event, Progress, Qos, Request, Subscription, Ticket, Token},
+    agent::{Delivery, Event, Progress, Qos, Request, Subscription, Ticket, Token},
     engine::Text,
     time::Instant,
     wire::TopicName,
 };
-use proplet_engine::WamrEngine;
 use proplet_link::{Application, Status};
-
-/// The agent of this port.
-pub type ZephyrAgent = Agent<'static, WamrEngine<Zephyr>>;
 
 /// The agent, and a page for the shell after each event.
 pub struct Device<'a> {
@@ -24,15 +20,15 @@ impl Device<'_> {
     #[cfg(CONFIG_SHELL)]
     #[inline(never)]
     fn answer(&self, now: Instant) {
-        use crate::report;
-        let Some((topic, page)) = report::take() else {
+        use crate::{header, report};
+        let Some((which, page)) = report::take() else {
             return;
         };
         let mut text = heapless::String::<{ report::PAGE }>::new();
         // What does not fit is cut.
-        let _ = match topic {
-            0 => report::status(&mut text, &self.agent, self.status, now),
-            1 => report::tasks(&mut text, &self.agent, now),
+        let _ = match which {
+            header::PROPLET_PAGE_STATUS => report::status(&mut text, &self.agent, self.status, now),
+            header::PROPLET_PAGE_TASKS => report::tasks(&mut text, &self.agent, now),
             _ => report::modules(&mut text, &self.agent),
         };
         page.done(&text);

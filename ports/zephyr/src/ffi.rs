@@ -1,6 +1,8 @@
-//! The functions of `c/proplet.h`, each behind a safe one: all unsafe code of this crate.
+//! The functions of `c/proplet.h`, each behind a safe one: all unsafe code of this crate that calls C.
+//! Those that C calls are in `exports`.
 #![allow(unsafe_code)]
 
+use crate::header::*;
 use core::{
     ffi::{CStr, c_char, c_void},
     mem::MaybeUninit,
@@ -33,116 +35,17 @@ fn check(result: i32) -> Result<u32, Errno> {
     u32::try_from(result).map_err(|_| Errno(result.wrapping_neg()))
 }
 
-/// What a socket is waited for.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub struct Wait {
-    /// The socket.
-    pub fd: i32,
-    /// [`READ`], [`WRITE`].
-    pub events: u32,
-}
-
-pub const READ: u32 = 1;
-pub const WRITE: u32 = 2;
-/// Sockets that [`net_wait`] takes.
-pub const WAITS_MAX: usize = 3;
+/// A socket that the control thread waits for, with [`PROPLET_READ`] and [`PROPLET_WRITE`].
+pub type Wait = proplet_wait;
 
 /// An address and a port.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Address {
-    /// 4 or 6.
-    pub family: u8,
-    /// Of an IPv4 address, the first four.
-    pub bytes: [u8; 16],
-    pub port: u16,
-}
+pub type Address = proplet_address;
 
-/// What net_mgmt has to say.
+/// An event of net_mgmt.
 #[cfg(CONFIG_PROPLET_WIFI)]
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub struct WifiEvent {
-    /// One of `PROPLET_WIFI_*`.
-    pub kind: u32,
-    pub status: i32,
-    pub address: [u8; 4],
-}
+pub type WifiEvent = proplet_wifi_event;
 
-type SettingFn = unsafe extern "C" fn(*mut c_void, *const c_char, u32, *const c_char, u32);
-
-unsafe extern "C" {
-    fn proplet_log(level: u32, text: *const c_char);
-    #[cfg(CONFIG_PROPLET_BENCH)]
-    fn proplet_print(text: *const c_char);
-    #[cfg(CONFIG_PROPLET_BENCH)]
-    fn proplet_cycles(per_second: *mut u32) -> u64;
-    fn proplet_workers_start(run: extern "C" fn(u32)) -> bool;
-    fn proplet_worker_begun();
-    fn proplet_worker_wait(us: u32);
-    fn proplet_worker_wake();
-    #[cfg(CONFIG_ARCH_POSIX)]
-    fn proplet_worker_worked(units: u32);
-    fn proplet_thread_time() -> u64;
-    fn proplet_arena(len: *mut u32) -> *mut c_void;
-    fn proplet_uptime_us() -> u64;
-    fn proplet_busy_time() -> u64;
-    fn proplet_static_ram() -> u32;
-    fn proplet_ram_total() -> u32;
-    fn proplet_random() -> u32;
-    fn proplet_random_fill(to: *mut c_void, len: u32);
-    fn proplet_gpio_configure(pin: u32, mode: u32) -> i32;
-    fn proplet_gpio_write(pin: u32, is_high: bool) -> i32;
-    fn proplet_gpio_read(pin: u32) -> i32;
-    fn proplet_board_start(measure: extern "C" fn());
-    fn proplet_board_wake() -> bool;
-    fn proplet_sensor_read(sensor: u32, channel: u32, micro: *mut i64) -> i32;
-    fn proplet_reset_cause() -> *const c_char;
-    fn proplet_watchdog_start();
-    fn proplet_watchdog_feed();
-    fn proplet_reboot();
-    fn proplet_stack_unused() -> u32;
-    fn proplet_net_start() -> i32;
-    fn proplet_net_is_up() -> bool;
-    fn proplet_net_wake();
-    fn proplet_net_wait(waits: *const Wait, count: u32, timeout_ms: i32);
-    fn proplet_net_read(fd: i32, buf: *mut c_void, len: u32) -> i32;
-    fn proplet_net_write(fd: i32, buf: *const c_void, len: u32) -> i32;
-    fn proplet_net_close(fd: i32);
-    fn proplet_net_resolve(host: *const c_char) -> i32;
-    fn proplet_net_connect(to: *const Address, tls_host: *const c_char) -> i32;
-    fn proplet_net_poll(address: *mut Address, tls_flags: *mut u32) -> i32;
-    fn proplet_net_abandon();
-    fn proplet_settings_load(each: SettingFn, context: *mut c_void) -> i32;
-    #[cfg(CONFIG_PROPLET_TLS)]
-    fn proplet_tls_add(kind: u32, pem: *const c_char, len: u32) -> i32;
-    #[cfg(CONFIG_ARCH_POSIX)]
-    fn proplet_native_settings(each: SettingFn, context: *mut c_void);
-    #[cfg(CONFIG_SHELL)]
-    fn proplet_report_done();
-}
-
-#[cfg(CONFIG_PROPLET_STORE)]
-unsafe extern "C" {
-    fn proplet_store_len() -> u32;
-    fn proplet_store_open() -> i32;
-    fn proplet_store_read(offset: u32, to: *mut c_void, len: u32) -> i32;
-    fn proplet_store_write(offset: u32, from: *const c_void, len: u32) -> i32;
-    fn proplet_store_erase(offset: u32, len: u32) -> i32;
-}
-
-#[cfg(CONFIG_PROPLET_WIFI)]
-unsafe extern "C" {
-    fn proplet_wifi_start() -> i32;
-    fn proplet_wifi_next(event: *mut WifiEvent) -> bool;
-    fn proplet_wifi_connect(ssid: *const c_char, psk: *const c_char) -> i32;
-    fn proplet_wifi_disconnect() -> i32;
-    fn proplet_wifi_dhcp() -> i32;
-    fn proplet_wifi_access_point() -> i32;
-}
-
-/// One line for Zephyr's log; `level` as LOG_LEVEL_* count.
+/// Writes one line to Zephyr's log; `level` is one of LOG_LEVEL_*.
 pub fn log(level: u32, text: &CStr) {
     // SAFETY: the text ends with a NUL, and the log copies it.
     unsafe { proplet_log(level, text.as_ptr()) }
@@ -167,9 +70,9 @@ pub fn cycles() -> (u64, u32) {
 
 /// Starts the threads that run guests; each calls `run` with its number. Waits until each has called
 /// [`worker_begun`] or come back; false if one came back.
-pub fn workers_start(run: extern "C" fn(u32)) -> bool {
+pub fn workers_start(run: unsafe extern "C" fn(u32)) -> bool {
     // SAFETY: called once, by `boot`, so no thread object is started twice.
-    unsafe { proplet_workers_start(run) }
+    unsafe { proplet_workers_start(Some(run)) }
 }
 
 /// This worker has what it needs.
@@ -181,7 +84,7 @@ pub fn worker_begun() {
 /// Waits until a worker is woken, but no longer than `us` microseconds, if those are given.
 pub fn worker_wait(us: Option<u32>) {
     // SAFETY: takes a semaphore that is there from the start.
-    unsafe { proplet_worker_wait(us.unwrap_or(u32::MAX)) }
+    unsafe { proplet_worker_wait(us.unwrap_or(PROPLET_FOREVER)) }
 }
 
 /// Lets one worker through.
@@ -190,7 +93,7 @@ pub fn worker_wake() {
     unsafe { proplet_worker_wake() }
 }
 
-/// Simulated time passes.
+/// Lets the simulated time of `units` branches and calls pass.
 #[cfg(CONFIG_ARCH_POSIX)]
 pub fn worker_worked(units: u32) {
     // SAFETY: called on a worker, one at a time: the simulator has one processor.
@@ -203,7 +106,7 @@ pub fn thread_time() -> u64 {
     unsafe { proplet_thread_time() }
 }
 
-/// The malloc arena's largest block; empty if there is none.
+/// The malloc arena's largest block; empty if malloc has no room.
 pub fn arena() -> &'static mut [MaybeUninit<u8>] {
     let mut len = 0;
     // SAFETY: `len` can be written to.
@@ -211,7 +114,7 @@ pub fn arena() -> &'static mut [MaybeUninit<u8>] {
     if start.is_null() {
         return &mut [];
     }
-    // SAFETY: malloc gave `len` bytes to this call alone, and nobody frees them.
+    // SAFETY: malloc gave `len` bytes to this call alone, and they are never freed.
     unsafe { slice::from_raw_parts_mut(start.cast(), len as usize) }
 }
 
@@ -267,9 +170,9 @@ pub fn gpio_read(pin: u32) -> Result<bool, Errno> {
 
 /// Starts the board's thread, where the board has sensors; it calls `measure` after each
 /// [`board_wake`].
-pub fn board_start(measure: extern "C" fn()) {
+pub fn board_start(measure: unsafe extern "C" fn()) {
     // SAFETY: called once, by `boot`, so the thread object is not started twice.
-    unsafe { proplet_board_start(measure) }
+    unsafe { proplet_board_start(Some(measure)) }
 }
 
 /// False where the board has no sensors, and so no thread for them.
@@ -327,7 +230,7 @@ pub fn net_start() -> Result<(), Errno> {
     check(unsafe { proplet_net_start() }).map(drop)
 }
 
-/// Whether a wired interface has an address; true where there is none to ask.
+/// Whether a wired interface has an address; true on boards without one.
 pub fn net_is_up() -> bool {
     // SAFETY: reads the state of the kernel's interface.
     unsafe { proplet_net_is_up() }
@@ -395,7 +298,7 @@ pub struct Request {
     done: bool,
 }
 
-/// What a [`Request`] has come to.
+/// End of a [`Request`].
 #[derive(Debug)]
 pub enum Answer {
     Address(Address),
@@ -424,8 +327,8 @@ impl Request {
         Ok(Self { done: false })
     }
 
-    /// What came of it, and the flags of the peer's certificate if that was refused; `None` while
-    /// it is under way.
+    /// Its end, with PROPLET_CERTIFICATE_* if the peer's certificate was refused; `None` while it is
+    /// under way.
     pub fn poll(&mut self, dials: bool) -> Option<(Result<Answer, Errno>, u32)> {
         let (mut address, mut tls_flags) = (Address::default(), 0);
         // SAFETY: both can be written to.
@@ -467,13 +370,15 @@ unsafe extern "C" fn on_setting(
     // SAFETY: C passes the lengths of both.
     let (name, value) = unsafe { (bytes(name, name_len), bytes(value, value_len)) };
     let name = str::from_utf8(name).unwrap_or_default();
-    // What is no text is refused as any value is that no setting takes.
+    // A value that is not UTF-8 becomes one that no setting takes.
     each(name, str::from_utf8(value).unwrap_or("\0"));
 }
 
+/// Bytes at `start`; none if it is null.
+///
 /// # Safety
 /// `start` must be valid for `len` bytes during `'a`.
-unsafe fn bytes<'a>(start: *const c_char, len: u32) -> &'a [u8] {
+pub unsafe fn bytes<'a>(start: *const c_char, len: u32) -> &'a [u8] {
     if start.is_null() {
         return &[];
     }
@@ -489,7 +394,7 @@ pub fn settings_load(mut each: impl FnMut(&str, &str)) -> Result<(), Errno> {
     let mut each: Each<'_> = &mut each;
     let context: *mut Each<'_> = &mut each;
     // SAFETY: `on_setting` gets what it expects, and is not called after the return.
-    check(unsafe { proplet_settings_load(on_setting, context.cast()) }).map(drop)
+    check(unsafe { proplet_settings_load(Some(on_setting), context.cast()) }).map(drop)
 }
 
 /// Hands every setting of the command line to `each`.
@@ -498,7 +403,7 @@ pub fn native_settings(mut each: impl FnMut(&str, &str)) {
     let mut each: Each<'_> = &mut each;
     let context: *mut Each<'_> = &mut each;
     // SAFETY: as in `settings_load`.
-    unsafe { proplet_native_settings(on_setting, context.cast()) }
+    unsafe { proplet_native_settings(Some(on_setting), context.cast()) }
 }
 
 /// Gives a certificate or a key to Zephyr's TLS; `kind` is one of `PROPLET_TLS_*`.
@@ -508,7 +413,7 @@ pub fn native_settings(mut each: impl FnMut(&str, &str)) {
 #[cfg(CONFIG_PROPLET_TLS)]
 pub fn tls_add(kind: u32, pem: &'static CStr) -> Result<(), Errno> {
     let len = pem.to_bytes_with_nul().len() as u32;
-    // SAFETY: the text lives for ever, and its length counts the NUL.
+    // SAFETY: the text is static, and its length counts the NUL.
     check(unsafe { proplet_tls_add(kind, pem.as_ptr(), len) }).map(drop)
 }
 
@@ -564,112 +469,53 @@ pub mod wifi {
     }
 }
 
+/// A buffer of the shell's, lent to the control thread until [`Page::done`].
 #[cfg(CONFIG_SHELL)]
-pub mod shell {
-    //! What `c/shell.c` calls, on the shell's thread.
-    use super::*;
-    use crate::{report, settings};
+#[derive(Debug)]
+pub struct Page {
+    start: *mut u8,
+    len: usize,
+}
 
-    /// A buffer of the shell's, lent to the control thread until [`Page::done`].
-    #[derive(Debug)]
-    pub struct Page {
-        start: *mut u8,
-        len: usize,
-    }
+// SAFETY: `new` has the promise that one thread at a time has the buffer.
+#[cfg(CONFIG_SHELL)]
+unsafe impl Send for Page {}
 
-    // SAFETY: the shell's thread waits, and does not touch the buffer, from `report::ask` until
-    // `done`; so one thread at a time has it.
-    unsafe impl Send for Page {}
-
-    impl Page {
-        /// Writes `text`, cut to the room there is, and hands the buffer back.
-        pub fn done(self, text: &str) {
-            let len = text.len().min(self.len - 1);
-            // SAFETY: the buffer has more than `len` bytes and is this thread's for now.
-            unsafe {
-                ptr::copy_nonoverlapping(text.as_ptr(), self.start, len);
-                self.start.add(len).write(0);
-            }
-            // SAFETY: gives a semaphore.
-            unsafe { proplet_report_done() }
+#[cfg(CONFIG_SHELL)]
+impl Page {
+    /// Takes the buffer of `len` bytes at `start`, at least one.
+    ///
+    /// # Safety
+    /// The buffer must be valid, and untouched by others, until the page is dropped.
+    pub unsafe fn new(start: *mut c_char, len: u32) -> Self {
+        Self {
+            start: start.cast(),
+            len: len as usize,
         }
     }
 
-    /// Asks the control thread for a page. The caller waits for `proplet_report_done` then.
-    #[unsafe(no_mangle)]
-    extern "C" fn proplet_report_ask(topic: u32, out: *mut c_char, out_len: u32) {
-        report::ask(
-            topic,
-            Page {
-                start: out.cast(),
-                len: out_len as usize,
-            },
-        );
-        net_wake();
-    }
-
-    /// Takes the question back; false if the control thread has it already.
-    #[unsafe(no_mangle)]
-    extern "C" fn proplet_report_retract() -> bool {
-        report::retract()
-    }
-
-    #[unsafe(no_mangle)]
-    extern "C" fn proplet_ask_reboot() {
-        crate::platform::ask_shutdown();
-    }
-
-    #[unsafe(no_mangle)]
-    extern "C" fn proplet_setting_name(index: u32, secret: *mut bool) -> *const c_char {
-        let Some((name, is_secret)) = settings::name(index as usize) else {
-            return ptr::null();
-        };
-        // SAFETY: C passes a place for it.
-        unsafe { secret.write(is_secret) };
-        name.as_ptr()
-    }
-
-    #[unsafe(no_mangle)]
-    unsafe extern "C" fn proplet_setting_apply(
-        name: *const c_char,
-        value: *const c_char,
-        value_len: u32,
-    ) -> bool {
-        // SAFETY: the name ends with a NUL; the value has `value_len` bytes.
-        let (name, value) = unsafe { (CStr::from_ptr(name), bytes(value, value_len)) };
-        let (name, value) = (name.to_str(), str::from_utf8(value));
-        matches!((name, value), (Ok(name), Ok(value)) if settings::apply(name, value))
-    }
-
-    #[unsafe(no_mangle)]
-    unsafe extern "C" fn proplet_setting_check(
-        name: *const c_char,
-        value: *const c_char,
-        value_len: u32,
-        out: *mut c_char,
-        out_len: u32,
-    ) -> bool {
-        // SAFETY: the name ends with a NUL; the value has `value_len` bytes.
-        let (name, value) = unsafe { (CStr::from_ptr(name), bytes(value, value_len)) };
-        let name = name.to_str().unwrap_or_default();
-        // By reference: a move would be a second text on the stack.
-        let checked = settings::check(name, str::from_utf8(value).unwrap_or("\u{0}"));
-        let Err(error) = &checked else {
-            return true;
-        };
-        let len = error.len().min(out_len as usize - 1);
-        // SAFETY: `out` has `out_len` bytes, of which `len` and the NUL are written.
-        unsafe {
-            ptr::copy_nonoverlapping(error.as_ptr(), out.cast(), len);
-            out.add(len).write(0);
-        }
-        false
+    /// Writes `text`, cut to the room there is, and hands the buffer back.
+    pub fn done(self, text: &str) {
+        // SAFETY: by the promise of `new`.
+        unsafe { write_c_string(text, self.start.cast(), self.len) };
+        // SAFETY: gives a semaphore.
+        unsafe { proplet_report_done() }
     }
 }
 
-/// Bytes of a word of the store's flash.
-#[cfg(CONFIG_PROPLET_STORE)]
-pub const STORE_WORD: usize = 4;
+/// Writes `text` with a NUL, cut to `len` bytes.
+///
+/// # Safety
+/// `to` must be valid for `len` bytes, at least one.
+#[cfg(CONFIG_SHELL)]
+pub unsafe fn write_c_string(text: &str, to: *mut c_char, len: usize) {
+    let cut = text.len().min(len - 1);
+    // SAFETY: `to` has more than `cut` bytes, by the caller's promise.
+    unsafe {
+        ptr::copy_nonoverlapping(text.as_ptr(), to.cast(), cut);
+        to.add(cut).write(0);
+    }
+}
 
 /// Bytes of the store's flash.
 #[cfg(CONFIG_PROPLET_STORE)]

@@ -9,8 +9,8 @@
 //! shell, log, network ── Zephyr's own threads, all above the workers
 //! ```
 //!
-//! No heap: what lives as long as the firmware lies in statics whose sizes are Kconfig's. The
-//! malloc arena is WAMR's alone.
+//! No heap: statics, whose sizes are Kconfig's, hold all that lives as long as the firmware. The malloc
+//! arena is WAMR's alone.
 #![no_std]
 #![deny(unsafe_code)]
 
@@ -19,7 +19,9 @@ mod bench;
 mod boot;
 mod clock;
 mod device;
+mod exports;
 mod ffi;
+mod header;
 mod logger;
 mod net;
 mod platform;
@@ -30,11 +32,3 @@ mod sizes;
 mod store;
 #[cfg(CONFIG_PROPLET_WIFI)]
 mod wifi;
-
-/// The entry point that zephyr-lang-rust's `main` calls, on the control thread.
-// SAFETY: no other item of this name is linked.
-#[allow(unsafe_code)]
-#[unsafe(no_mangle)]
-extern "C" fn rust_main() {
-    boot::run();
-}

@@ -4,11 +4,12 @@ use crate::ffi;
 use core::{cell::RefCell, ffi::CStr, fmt::Write as _};
 use critical_section::Mutex;
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use zephyr::raw;
 
-/// Longest line in bytes, with its NUL; what is beyond is cut.
+/// Longest line in bytes, with its NUL; the rest is cut.
 const LINE: usize = 256;
 
-/// The line that is being made. Not on the stack of whoever logs: a guest does so on a worker's.
+/// The line that is being made. Not on the stack of the thread that logs: a guest does so on a worker's.
 static LINE_BUFFER: Mutex<RefCell<Line>> = Mutex::new(RefCell::new(Line {
     bytes: [0; LINE],
     len: 0,
@@ -22,8 +23,12 @@ impl Log for ZephyrLog {
     }
 
     fn log(&self, record: &Record<'_>) {
-        // LOG_LEVEL_ERR is 1, LOG_LEVEL_DBG is 4.
-        let level = record.level().min(Level::Debug) as u32;
+        let level = match record.level() {
+            Level::Error => raw::LOG_LEVEL_ERR,
+            Level::Warn => raw::LOG_LEVEL_WRN,
+            Level::Info => raw::LOG_LEVEL_INF,
+            Level::Debug | Level::Trace => raw::LOG_LEVEL_DBG,
+        };
         critical_section::with(|cs| {
             let mut line = LINE_BUFFER.borrow_ref_mut(cs);
             line.bytes.fill(0);
@@ -61,11 +66,11 @@ impl core::fmt::Write for Line {
 /// Sends every record to Zephyr's log, which has its own levels.
 #[allow(unsafe_code)]
 pub fn start() {
-    let level = match zephyr::kconfig::CONFIG_PROPLET_LOG_LEVEL {
-        0 => LevelFilter::Off,
-        1 => LevelFilter::Error,
-        2 => LevelFilter::Warn,
-        3 => LevelFilter::Info,
+    let level = match zephyr::kconfig::CONFIG_PROPLET_LOG_LEVEL as u32 {
+        raw::LOG_LEVEL_NONE => LevelFilter::Off,
+        raw::LOG_LEVEL_ERR => LevelFilter::Error,
+        raw::LOG_LEVEL_WRN => LevelFilter::Warn,
+        raw::LOG_LEVEL_INF => LevelFilter::Info,
         _ => LevelFilter::Debug,
     };
     // SAFETY: the control thread is the only one of Rust's so far, and nothing has logged. The

@@ -2,7 +2,8 @@
 
 use crate::{
     clock::ALARM,
-    ffi::{self, Address, Answer, Errno, READ, Request, Socket, WAITS_MAX, WRITE, Wait},
+    ffi::{self, Address, Answer, Errno, Request, Socket, Wait},
+    header,
 };
 use core::{
     cell::{Cell, RefCell},
@@ -19,8 +20,8 @@ use embedded_nal_async::{AddrType, Dns, TcpConnect};
 use proplet_link::{Stack, TlsError, reactor::block_on};
 use zephyr::raw;
 
-/// What the pending futures of the control thread's task wait for; forgotten at each wake-up.
-static WAITS: Mutex<RefCell<heapless::Vec<Wait, WAITS_MAX>>> =
+/// Sockets that the pending futures of the control thread's task wait for; forgotten at each wake-up.
+static WAITS: Mutex<RefCell<heapless::Vec<Wait, { header::PROPLET_WAITS_MAX as usize }>>> =
     Mutex::new(RefCell::new(heapless::Vec::new()));
 
 /// Whether Wi-Fi is up, where there is any.
@@ -79,7 +80,7 @@ fn wait_for(wait: Wait) {
     });
 }
 
-/// Why a connection, or a name, is none.
+/// Failure of a connection, or of a name's resolution.
 #[derive(Debug, Clone, Copy)]
 pub enum Error {
     /// Of a socket or of the dialer.
@@ -144,7 +145,7 @@ pub struct Network {
 
 impl Stack for Network {
     fn is_up(&self) -> bool {
-        // A wired interface wakes nobody: the longest sleep bounds how late this is seen.
+        // A wired interface wakes no thread: the longest sleep bounds how late this is seen.
         critical_section::with(|cs| UP.borrow(cs).get()) && ffi::net_is_up()
     }
 
@@ -198,7 +199,7 @@ async fn dialer(
 }
 
 /// Bytes of a host's name, with its NUL.
-const HOST_MAX: usize = 129;
+const HOST_MAX: usize = header::PROPLET_HOST_MAX as usize + 1;
 
 /// `text` with a NUL behind it; `None` if it has one or has no room.
 pub fn c_string<const N: usize>(text: &str) -> Option<heapless::CString<N>> {
@@ -231,8 +232,8 @@ impl Dns for Network {
 }
 
 fn to_ip(address: &Address) -> IpAddr {
-    match address.family {
-        6 => IpAddr::from(address.bytes),
+    match u32::from(address.family) {
+        header::PROPLET_IPV6 => IpAddr::from(address.bytes),
         _ => {
             let [a, b, c, d, ..] = address.bytes;
             IpAddr::from([a, b, c, d])
@@ -247,32 +248,31 @@ fn from_socket_addr(remote: SocketAddr) -> Address {
     };
     match remote.ip() {
         IpAddr::V4(ip) => {
-            address.family = 4;
+            address.family = header::PROPLET_IPV4 as u8;
             address.bytes[..4].copy_from_slice(&ip.octets());
         }
         IpAddr::V6(ip) => {
-            address.family = 6;
+            address.family = header::PROPLET_IPV6 as u8;
             address.bytes = ip.octets();
         }
     }
     address
 }
 
-/// What is wrong with a certificate, by Mbed TLS's `MBEDTLS_X509_BADCERT_*`.
+/// A certificate's fault in words, and a remedy.
 fn certificate_fault(flags: u32) -> &'static str {
-    const EXPIRED: u32 = 0x01;
-    const REVOKED: u32 = 0x02;
-    const CN_MISMATCH: u32 = 0x04;
-    const NOT_TRUSTED: u32 = 0x08;
-    const FUTURE: u32 = 0x0200;
     match flags {
-        f if f & CN_MISMATCH != 0 => {
+        f if f & header::PROPLET_CERTIFICATE_OTHER_NAME != 0 => {
             "it is for another name: check mqtt_broker_host or the URL, or let the certificate name that host"
         }
-        f if f & NOT_TRUSTED != 0 => "no CA of mqtt_tls_ca has signed it: check mqtt_tls_ca",
-        f if f & EXPIRED != 0 => "it has expired: renew it",
-        f if f & FUTURE != 0 => "it is not valid yet: check the device's clock",
-        f if f & REVOKED != 0 => "it is revoked",
+        f if f & header::PROPLET_CERTIFICATE_NOT_TRUSTED != 0 => {
+            "no CA of mqtt_tls_ca has signed it: check mqtt_tls_ca"
+        }
+        f if f & header::PROPLET_CERTIFICATE_EXPIRED != 0 => "it has expired: renew it",
+        f if f & header::PROPLET_CERTIFICATE_FUTURE != 0 => {
+            "it is not valid yet: check the device's clock"
+        }
+        f if f & header::PROPLET_CERTIFICATE_REVOKED != 0 => "it is revoked",
         _ => "it is not acceptable: its key or signature is too weak, or its use another",
     }
 }
@@ -307,7 +307,7 @@ const AHEAD: usize = 256;
 pub struct Connection {
     socket: Socket,
     ahead: [u8; AHEAD],
-    /// What of it is still to be given out.
+    /// The part of it that is still to be given out.
     unread: Range<usize>,
 }
 
@@ -332,7 +332,7 @@ async fn ready<T>(
 }
 
 async fn receive(socket: &Socket, buf: &mut [u8]) -> Result<usize, Error> {
-    ready(socket.fd(), READ, || socket.read(buf)).await
+    ready(socket.fd(), header::PROPLET_READ, || socket.read(buf)).await
 }
 
 impl Read for Connection {
@@ -353,7 +353,7 @@ impl Read for Connection {
 impl Write for Connection {
     async fn write(&mut self, buf: &[u8]) -> Result<usize, Error> {
         let socket = &self.socket;
-        ready(socket.fd(), WRITE, || socket.write(buf)).await
+        ready(socket.fd(), header::PROPLET_WRITE, || socket.write(buf)).await
     }
 
     async fn flush(&mut self) -> Result<(), Error> {

@@ -1,24 +1,27 @@
-//! What Zephyr gives the workers.
+//! Zephyr as the engine's platform.
 
-use crate::ffi;
+use crate::{ffi, header};
 use core::{
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
-use proplet::engine::ProcessUsage;
-use proplet_engine::{BoardError, Channel, PinMode, Platform};
+use proplet::{agent::Agent, engine::ProcessUsage};
+use proplet_engine::{BoardError, Channel, PinMode, Platform, WamrEngine};
+
+/// The agent of this port.
+pub type ZephyrAgent = Agent<'static, WamrEngine<Zephyr>>;
 
 /// The kernel.
 #[derive(Debug)]
 pub struct Zephyr;
 
-/// Longest wait at once, in microseconds: who waits looks again.
+/// Longest wait at once, in microseconds: a worker looks again then.
 const WAIT_MAX: u32 = 60_000_000;
 
-/// A run has ended, or a guest has a message, and nobody has looked yet.
+/// A run has ended, or a guest has a message, since the control thread last looked.
 static NOTIFIED: AtomicBool = AtomicBool::new(false);
 
-/// Somebody wants the device restarted.
+/// A restart of the device was asked for.
 static SHUTDOWN: AtomicBool = AtomicBool::new(false);
 
 /// Whether `flag` was set; it is not, afterwards. For flags that one thread alone clears: what
@@ -94,8 +97,13 @@ impl Platform for Zephyr {
     }
 
     fn gpio_configure(&self, pin: u32, mode: PinMode) -> Result<(), BoardError> {
-        // C counts them in the same order.
-        ffi::gpio_configure(pin, mode as u32).map_err(board_error)
+        let mode = match mode {
+            PinMode::Input => header::PROPLET_PIN_INPUT,
+            PinMode::InputPullUp => header::PROPLET_PIN_PULL_UP,
+            PinMode::InputPullDown => header::PROPLET_PIN_PULL_DOWN,
+            PinMode::Output => header::PROPLET_PIN_OUTPUT,
+        };
+        ffi::gpio_configure(pin, mode).map_err(board_error)
     }
 
     fn gpio_write(&self, pin: u32, is_high: bool) -> Result<(), BoardError> {
@@ -111,7 +119,17 @@ impl Platform for Zephyr {
     }
 
     fn sensor_read(&self, sensor: u32, channel: Channel) -> Result<i64, BoardError> {
-        ffi::sensor_read(sensor, channel.number()).map_err(board_error)
+        let channel = match channel {
+            Channel::AmbientTemperature => header::PROPLET_CHANNEL_TEMPERATURE,
+            Channel::Humidity => header::PROPLET_CHANNEL_HUMIDITY,
+            Channel::Pressure => header::PROPLET_CHANNEL_PRESSURE,
+            Channel::Light => header::PROPLET_CHANNEL_LIGHT,
+            Channel::AccelerationX => header::PROPLET_CHANNEL_ACCELERATION_X,
+            Channel::AccelerationY => header::PROPLET_CHANNEL_ACCELERATION_Y,
+            Channel::AccelerationZ => header::PROPLET_CHANNEL_ACCELERATION_Z,
+            Channel::Voltage => header::PROPLET_CHANNEL_VOLTAGE,
+        };
+        ffi::sensor_read(sensor, channel).map_err(board_error)
     }
 }
 

@@ -1,20 +1,20 @@
-//! What the shell shows: a question from its thread, a page from the control thread.
+//! Pages of the shell: a question from its thread, a page from the control thread.
 
 #[cfg(CONFIG_SHELL)]
 pub use asked::{ask, is_asked, retract, take};
 
 #[cfg(CONFIG_SHELL)]
 mod asked {
-    use crate::ffi::shell::Page;
+    use crate::ffi::Page;
     use core::cell::RefCell;
     use critical_section::Mutex;
 
     /// Shell commands run one at a time, so there is one question.
     static ASKED: Mutex<RefCell<Option<(u32, Page)>>> = Mutex::new(RefCell::new(None));
 
-    /// Asks for the page `topic`.
-    pub fn ask(topic: u32, page: Page) {
-        critical_section::with(|cs| ASKED.borrow_ref_mut(cs).replace((topic, page)));
+    /// Asks for a `PROPLET_PAGE_*`, to be written to `page`.
+    pub fn ask(which: u32, page: Page) {
+        critical_section::with(|cs| ASKED.borrow_ref_mut(cs).replace((which, page)));
     }
 
     /// Takes the question back; false if it is being answered.
@@ -33,7 +33,7 @@ mod asked {
     }
 }
 
-use crate::{device::ZephyrAgent, ffi};
+use crate::{ffi, platform::ZephyrAgent};
 use core::fmt::{self, Write};
 use proplet::{engine::Engine as _, module::hex::to_hex, time::Instant};
 use proplet_link::Status;
@@ -42,7 +42,7 @@ use proplet_link::Status;
 #[cfg(CONFIG_SHELL)]
 pub const PAGE: usize = zephyr::kconfig::CONFIG_PROPLET_SHELL_TEXT_SIZE as usize;
 
-/// Where the network stands.
+/// State of the network.
 pub fn network(out: &mut impl Write) -> fmt::Result {
     #[cfg(CONFIG_PROPLET_WIFI)]
     writeln!(out, "wifi      {}", crate::wifi::state())?;
@@ -109,7 +109,7 @@ pub fn status(
     )
 }
 
-/// Runs and deployments, a line each, as many as fit the page; and how many do not.
+/// Runs and deployments, a line each, as many as fit the page; and the number of those that do not.
 #[cfg(CONFIG_SHELL)]
 pub fn tasks(out: &mut heapless::String<PAGE>, agent: &ZephyrAgent, now: Instant) -> fmt::Result {
     /// Bytes of a line with the longest ids and name.
@@ -156,7 +156,7 @@ fn task(out: &mut impl Write, task: &proplet::agent::TaskView<'_>, now: Instant)
     }
 }
 
-/// What is loaded, a line each.
+/// Loaded modules, a line each.
 pub fn modules(out: &mut impl Write, agent: &ZephyrAgent) -> fmt::Result {
     writeln!(out, "entry users sha256")?;
     for module in agent.modules() {

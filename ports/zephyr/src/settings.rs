@@ -1,9 +1,9 @@
 //! The device's settings: the build's defaults, then what is stored, then the command line.
 
-use crate::ffi;
+use crate::{ffi, header};
 use proplet::{
     engine::Text,
-    settings::{self, CREDENTIALS, Settings},
+    settings::{self, CREDENTIALS, Settings, table},
 };
 use static_cell::ConstStaticCell;
 use zephyr::kconfig as k;
@@ -13,7 +13,18 @@ use core::{cell::RefCell, ffi::CStr};
 #[cfg(CONFIG_SHELL)]
 use critical_section::Mutex;
 
-static SETTINGS: ConstStaticCell<Settings> = ConstStaticCell::new(Settings::DEFAULT);
+// The numbers of c/proplet.h that are the core's.
+const _: () = {
+    assert!(header::PROPLET_HOST_MAX as usize == table::HOST_MAX);
+    assert!(header::PROPLET_WIFI_SSID_MAX as usize == table::SSID_MAX);
+    assert!(header::PROPLET_WIFI_PSK_MAX as usize == table::PSK_MAX);
+    // A key has 64 digits, and a comma.
+    assert!(header::PROPLET_VALUE_MAX as usize >= settings::KEYS_MAX * 65);
+    assert!(header::PROPLET_VALUE_MAX as usize >= table::SECRET_MAX);
+    assert!(header::PROPLET_GIVEN_MAX as usize >= table::SPECS.len());
+};
+
+static SETTINGS: ConstStaticCell<Settings> = ConstStaticCell::new(Settings::EMPTY);
 
 const HAS_TLS: bool = cfg!(CONFIG_PROPLET_TLS);
 const HAS_SIGNATURES: bool = cfg!(CONFIG_PROPLET_SIGNATURES);
@@ -24,8 +35,11 @@ pub fn load() -> &'static Settings {
     let settings = SETTINGS.take();
     settings.has_tls = HAS_TLS;
     settings.has_signatures = HAS_SIGNATURES;
+    if let Err(reason) = settings.set_defaults() {
+        log::error!("default of {reason}");
+    }
     build_defaults(settings);
-    // What can't be read or stored has been logged, with what is in force then.
+    // A failure has been logged, with the values that are in force then.
     let _ = ffi::settings_load(|name, value| set(settings, name, value));
     #[cfg(CONFIG_ARCH_POSIX)]
     ffi::native_settings(|name, value| set(settings, name, value));
@@ -43,6 +57,7 @@ fn set(settings: &mut Settings, name: &str, value: &str) {
     }
 }
 
+/// Takes the defaults that the build has. tests/settings.rs expects each option of the table here.
 fn build_defaults(settings: &mut Settings) {
     let texts = [
         ("wifi_ssid", wifi_default().0),
@@ -73,7 +88,7 @@ fn build_defaults(settings: &mut Settings) {
     settings.heartbeat = k::CONFIG_PROPLET_HEARTBEAT as u32;
     settings.metrics_interval = k::CONFIG_PROPLET_METRICS_INTERVAL as u32;
     settings.result_delay_ms = k::CONFIG_PROPLET_RESULT_DELAY_MS as u32;
-    settings.deadline_max_ms = k::CONFIG_PROPLET_DEADLINE_MAX_MS as u32;
+    settings.deadline_max_ms = k::CONFIG_PROPLET_DEADLINE_MAX_MS as u64;
     settings.slice = k::CONFIG_PROPLET_SLICE as u32;
     settings.slice_ms = k::CONFIG_PROPLET_SLICE_MS as u32;
     settings.module_max_bytes = k::CONFIG_PROPLET_MODULE_MAX_BYTES as u32;
@@ -109,7 +124,7 @@ fn wifi_default() -> (&'static str, &'static str) {
 /// Whether `name` can be set to `value`.
 ///
 /// # Errors
-/// What was expected.
+/// The expected values.
 #[cfg(CONFIG_SHELL)]
 pub fn check(name: &str, value: &str) -> Result<(), Text> {
     if CREDENTIALS.contains(&name) {
@@ -123,42 +138,23 @@ pub fn check(name: &str, value: &str) -> Result<(), Text> {
     })
 }
 
-/// What [`check`] sets: too large for the shell's stack, which tests/zephyr/shell measures.
+/// Target of [`check`]: too large for the shell's stack, which tests/zephyr/shell measures.
 #[cfg(CONFIG_SHELL)]
-static SCRATCH: Mutex<RefCell<Settings>> = Mutex::new(RefCell::new(Settings::DEFAULT));
-
-/// Whether a value that was stored is in force now.
-#[cfg(CONFIG_SHELL)]
-pub fn apply(name: &str, value: &str) -> bool {
-    let number = || value.parse().ok();
-    match name {
-        "slice" => crate::boot::set_slices(number(), None),
-        "slice_ms" => crate::boot::set_slices(None, number()),
-        _ => false,
-    }
-}
-
-#[cfg(CONFIG_SHELL)]
-const COUNT: usize = Settings::SPECS.len() + CREDENTIALS.len();
+static SCRATCH: Mutex<RefCell<Settings>> = Mutex::new(RefCell::new(Settings::EMPTY));
 
 /// All names as C needs them.
 #[cfg(CONFIG_SHELL)]
-static NAMES: [[u8; NAME]; COUNT] = names();
+static NAMES: [[u8; NAME]; table::SPECS.len()] = names();
 
 #[cfg(CONFIG_SHELL)]
 const NAME: usize = 24;
 
 #[cfg(CONFIG_SHELL)]
-const fn names() -> [[u8; NAME]; COUNT] {
-    let mut names = [[0; NAME]; COUNT];
+const fn names() -> [[u8; NAME]; table::SPECS.len()] {
+    let mut names = [[0; NAME]; table::SPECS.len()];
     let mut i = 0;
-    while i < COUNT {
-        let specs = Settings::SPECS.len();
-        let name = if i < specs {
-            Settings::SPECS[i].name.as_bytes()
-        } else {
-            CREDENTIALS[i - specs].as_bytes()
-        };
+    while i < table::SPECS.len() {
+        let name = table::SPECS[i].name.as_bytes();
         let mut at = 0;
         // The last byte must stay NUL: a longer name does not compile.
         assert!(name.len() < NAME);
@@ -175,25 +171,28 @@ const fn names() -> [[u8; NAME]; COUNT] {
 #[cfg(CONFIG_SHELL)]
 pub fn name(index: usize) -> Option<(&'static CStr, bool)> {
     let name = CStr::from_bytes_until_nul(NAMES.get(index)?).ok()?;
-    let secret = match Settings::SPECS.get(index) {
-        Some(spec) => spec.secret,
-        None => name == c"mqtt_tls_key",
-    };
-    Some((name, secret))
+    Some((name, table::SPECS[index].secret))
 }
 
 #[cfg(CONFIG_PROPLET_TLS)]
 pub mod credentials {
-    //! Certificates and keys, which Zephyr's TLS refers to for ever.
+    //! Certificates and keys, which stay: Zephyr's TLS refers to them.
     use super::*;
     use crate::sizes::PEM;
     use core::{cell::RefCell, ffi::CStr};
     use critical_section::Mutex;
 
-    /// CA, certificate, key; each with its NUL.
-    type Pems = [[u8; PEM + 1]; 3];
+    /// Kinds of [`CREDENTIALS`].
+    const KINDS: [header::proplet_tls_kind; CREDENTIALS.len()] = [
+        header::PROPLET_TLS_CA,
+        header::PROPLET_TLS_CERT,
+        header::PROPLET_TLS_KEY,
+    ];
 
-    static STORE: ConstStaticCell<Pems> = ConstStaticCell::new([[0; PEM + 1]; 3]);
+    /// Those of [`CREDENTIALS`], each with its NUL.
+    type Pems = [[u8; PEM + 1]; CREDENTIALS.len()];
+
+    static STORE: ConstStaticCell<Pems> = ConstStaticCell::new([[0; PEM + 1]; CREDENTIALS.len()]);
 
     /// The store, until it is Zephyr's.
     static LOADING: Mutex<RefCell<Option<&'static mut Pems>>> = Mutex::new(RefCell::new(None));
@@ -221,8 +220,8 @@ pub mod credentials {
             if pem.is_empty() {
                 continue;
             }
-            match ffi::tls_add(kind as u32, pem) {
-                Ok(()) => has_ca |= kind == 0,
+            match ffi::tls_add(KINDS[kind], pem) {
+                Ok(()) => has_ca |= KINDS[kind] == header::PROPLET_TLS_CA,
                 Err(e) => log::error!("{} is not taken: {e}", CREDENTIALS[kind]),
             }
         }
@@ -232,7 +231,7 @@ pub mod credentials {
 
 #[cfg(not(CONFIG_PROPLET_TLS))]
 pub mod credentials {
-    //! Without TLS there is nobody to give them to.
+    //! Without TLS they are checked and not kept.
     use super::*;
 
     /// There is no CA.

@@ -1,6 +1,6 @@
 //! The module store on the flash partition `modules_partition`.
 
-use crate::{ffi, sizes};
+use crate::{ffi, header, sizes};
 use core::fmt;
 use embedded_storage::nor_flash::{
     ErrorType, NorFlash, NorFlashError, NorFlashErrorKind, ReadNorFlash,
@@ -12,7 +12,7 @@ use static_cell::ConstStaticCell;
 /// The partition. Its length is devicetree's, and [`ffi::store_len`] knows it.
 pub struct Partition;
 
-/// What the flash driver says.
+/// Failure of the flash driver.
 pub struct Error(ffi::Errno);
 
 impl fmt::Debug for Error {
@@ -44,7 +44,7 @@ impl ReadNorFlash for Partition {
 }
 
 impl NorFlash for Partition {
-    const WRITE_SIZE: usize = ffi::STORE_WORD;
+    const WRITE_SIZE: usize = header::PROPLET_STORE_WORD as usize;
     const ERASE_SIZE: usize = sizes::STORE_PAGE;
 
     fn erase(&mut self, from: u32, to: u32) -> Result<(), Error> {

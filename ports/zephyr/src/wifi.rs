@@ -3,6 +3,7 @@
 use crate::{
     clock,
     ffi::{self, WifiEvent},
+    header,
     net::{self, c_string},
 };
 use core::{cell::Cell, future::poll_fn, net::IpAddr, task::Poll};
@@ -71,8 +72,11 @@ fn perform(action: Action, settings: &Settings) -> Result<(), ffi::Errno> {
     match action {
         Action::Connect => {
             let invalid = ffi::Errno(zephyr::raw::EINVAL as i32);
-            let ssid = c_string::<33>(&settings.wifi_ssid).ok_or(invalid)?;
-            let psk = c_string::<65>(&settings.wifi_psk).ok_or(invalid)?;
+            let ssid =
+                c_string::<{ header::PROPLET_WIFI_SSID_MAX as usize + 1 }>(&settings.wifi_ssid)
+                    .ok_or(invalid)?;
+            let psk = c_string::<{ header::PROPLET_WIFI_PSK_MAX as usize + 1 }>(&settings.wifi_psk)
+                .ok_or(invalid)?;
             ffi::wifi::connect(&ssid, &psk)
         }
         Action::Disconnect => ffi::wifi::disconnect(),
@@ -81,22 +85,22 @@ fn perform(action: Action, settings: &Settings) -> Result<(), ffi::Errno> {
     }
 }
 
-/// By `PROPLET_WIFI_*`, and by Zephyr's `wifi_conn_status`.
+/// The state machine's event for one of net_mgmt's.
 fn translate(event: &WifiEvent) -> Event {
     let status = event.status;
     match event.kind {
-        0 => Event::Associated,
-        1 => Event::ConnectFailed(match status {
-            2 => Reason::WrongPassword,
-            3 => Reason::Timeout,
-            4 => Reason::NoNetwork,
+        header::PROPLET_WIFI_ASSOCIATED => Event::Associated,
+        header::PROPLET_WIFI_CONNECT_FAILED => Event::ConnectFailed(match status as u32 {
+            header::PROPLET_WIFI_WRONG_PASSWORD => Reason::WrongPassword,
+            header::PROPLET_WIFI_TIMEOUT => Reason::Timeout,
+            header::PROPLET_WIFI_NO_NETWORK => Reason::NoNetwork,
             _ => Reason::Unknown(status),
         }),
-        2 => Event::LinkLost(Reason::Unknown(status)),
-        3 => Event::AddressBound(IpAddr::from(event.address)),
-        4 => Event::AddressLost,
-        5 => Event::AccessPointUp,
-        6 => Event::AccessPointFailed(status),
+        header::PROPLET_WIFI_LINK_LOST => Event::LinkLost(Reason::Unknown(status)),
+        header::PROPLET_WIFI_ADDRESS => Event::AddressBound(IpAddr::from(event.address)),
+        header::PROPLET_WIFI_ADDRESS_LOST => Event::AddressLost,
+        header::PROPLET_WIFI_AP_UP => Event::AccessPointUp,
+        header::PROPLET_WIFI_AP_FAILED => Event::AccessPointFailed(status),
         _ => Event::Refused(status),
     }
 }

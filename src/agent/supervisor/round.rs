@@ -3,8 +3,9 @@
 use super::Supervisor;
 use crate::{
     agent::{
+        gathering::{Gathering, Next, RoundData, Service},
         reason::{Reason, Refusal},
-        rounds::{Ended, Gathering, Next, RoundData, Service},
+        rounds::Ended,
         subscriptions::Receiver,
         tasks::{Purpose as Kind, State, TaskRecord},
     },

@@ -3,9 +3,9 @@
 use super::Supervisor;
 use crate::{
     agent::{
+        gathering::RoundData,
         outbox::{Body, Output},
         reason::{Reason, Refusal},
-        rounds::RoundData,
         tasks::{NEVER, Purpose as Kind, State, Stop, StopReason},
     },
     engine::{Call, Engine, Exit, Failure, ModuleId, Params, Record as _, Slot, TaskData, Values},

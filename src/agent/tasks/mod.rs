@@ -14,8 +14,8 @@ pub(super) use record::{
 use crate::{
     agent::{
         fetch::FETCHES_MAX,
+        gathering::{Gathering, Service},
         reason::{Reason, Refusal},
-        rounds::{Gathering, Service},
     },
     collections::{
         chain::Chains,

@@ -3,8 +3,8 @@
 
 use crate::{
     agent::{
+        gathering::Gathering,
         reason::{Reason, Refusal},
-        rounds::Gathering,
     },
     collections::{chain::END, heap, list},
     engine::{Engine, ModuleId, Record as _},

@@ -1,12 +1,16 @@
-//! What `hook/shim.h` offers of the WebAssembly Micro Runtime (WAMR), declared by hand.
+//! Declarations of `hook/shim.h`, the seam to the WebAssembly Micro Runtime (WAMR).
 //!
-//! The shim is C because it reads WAMR's own structures. It is the whole boundary: no function
+//! They are written by hand, so that a build needs no libclang, and compared with the header by the tests of
+//! this crate. The shim is C because it reads WAMR's own structures. It is the whole boundary: no function
 //! here takes or returns a float, none unwinds, and every pointer is either opaque or to one of the
 //! `repr(C)` types below. The safe crate `wamr` is its one user.
 #![no_std]
 
 use core::ffi::{CStr, c_char, c_void};
 use core::ptr;
+
+#[cfg(test)]
+mod seam;
 
 /// A loaded module.
 #[repr(C)]
@@ -26,7 +30,7 @@ pub struct ExecEnv {
     _opaque: [u8; 0],
 }
 
-/// What a thread runs guests with, and the operand stack that they run on.
+/// A thread's means to run guests, with the operand stack that they run on.
 #[repr(C)]
 pub struct Worker {
     _opaque: [u8; 0],
@@ -54,7 +58,7 @@ pub struct MemoryInfo {
     pub min_free: u32,
     /// The largest free block.
     pub largest_free: u32,
-    /// What guests that run may take.
+    /// Bytes that running guests may take.
     pub spare: u32,
     /// Pages of linear memory that all guests hold.
     pub pages: u32,
@@ -73,7 +77,7 @@ pub struct MemoryNeed {
 /// Stands for "the module has no such function".
 pub const NO_FUNCTION: u32 = u32::MAX;
 
-/// What loading finds out.
+/// Findings of loading.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ModuleInfo {
@@ -106,7 +110,7 @@ impl ModuleInfo {
     }
 }
 
-/// What all instances of a module have in common; made by the first, freed by the last.
+/// The common part of all instances of a module; made by the first, freed by the last.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Tables {
@@ -129,8 +133,16 @@ impl Tables {
     };
 }
 
-/// Arguments of a host function that waits: at most so many.
+/// Largest number of arguments of a host function that waits.
 pub const BLOCKING_ARGS: usize = 8;
+
+/// [`Call::is_some`] is false: there is no call.
+const NO_CALL: u8 = 0;
+
+/// Bytes of the header of a block of the arena.
+pub const BLOCK_HEADER: u32 = 4;
+/// Divides the size of a block with its header, in bytes.
+pub const BLOCK_ALIGN: u32 = 8;
 
 /// A call of an instance's function, or none. Its owner sets `instance` and the bounds while there
 /// is none; the rest is C's.
@@ -177,7 +189,7 @@ impl Call {
             stack_max,
             per_unit,
             debt: 0,
-            phase: 0,
+            phase: NO_CALL,
             tail: 0,
             entered: 0,
             work: 0,
@@ -188,7 +200,7 @@ impl Call {
     /// Whether there is a call.
     #[must_use]
     pub const fn is_some(&self) -> bool {
-        self.phase != 0
+        self.phase != NO_CALL
     }
 
     /// Whether it is on a worker's stack.
@@ -229,7 +241,7 @@ pub struct FunctionType {
     pub results: u32,
 }
 
-/// Sizes of WAMR's structures in this build, in bytes: what an estimate is made of.
+/// Sizes of WAMR's structures in this build, in bytes, of which an estimate is made.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(
@@ -274,7 +286,7 @@ pub struct NativeSymbol {
     pub function: *const c_void,
     /// As in `(ii)i`.
     pub signature: *const c_char,
-    /// What [`wasm_runtime_get_function_attachment`] gives back.
+    /// Result of [`wasm_runtime_get_function_attachment`].
     pub attachment: *const c_void,
 }
 
@@ -295,14 +307,14 @@ unsafe extern "C" {
     pub fn wamr_memory(info: *mut MemoryInfo);
     /// Bytes of the arena that guests leave free when they take pages.
     pub fn wamr_set_reserve(bytes: u32);
-    /// Has guests leave so many more free until [`wamr_promise_end`]. False where so many are not free.
+    /// Has guests leave `bytes` more free until [`wamr_promise_end`]. False where they are not free.
     pub fn wamr_promise(bytes: u32) -> bool;
     /// Ends this thread's promise.
     pub fn wamr_promise_end();
     /// An 8-aligned block, or null.
     pub fn wamr_alloc(size: u32) -> *mut c_void;
     /// A block of `size` bytes with what `block` had, where it was if the arena has room behind it;
-    /// or null, and `block` is as before. What is new has any value.
+    /// or null, and `block` is as before. New bytes have any value.
     pub fn wamr_realloc(block: *mut c_void, size: u32) -> *mut c_void;
     /// Gives a block back.
     pub fn wamr_free(block: *mut c_void);
@@ -408,7 +420,7 @@ unsafe extern "C" {
     pub fn wamr_blocked_args(worker: *const Worker, args: *mut u64) -> u32;
     /// That one waits on. False where it has used its call's work up: that traps when it is run.
     pub fn wamr_wait(worker: *mut Worker, args: *const u64, count: u32) -> bool;
-    /// That one has its result, of so many cells.
+    /// Gives that one its result, of `cells` cells.
     pub fn wamr_unblock(worker: *mut Worker, result: u64, cells: u32);
     /// Counts `units` of work for what a host function does.
     pub fn wamr_host_charge(exec_env: *mut ExecEnv, units: u32);
@@ -452,7 +464,7 @@ unsafe extern "C" {
     pub fn wasm_runtime_get_user_data(exec_env: *mut ExecEnv) -> *mut c_void;
 }
 
-/// What the C part was compiled from, for tests and benchmarks that compile it once more.
+/// Sources of the C part, for tests and benchmarks that compile it once more.
 #[cfg(not(target_os = "none"))]
 pub mod sources {
     /// The folder of this crate.

@@ -96,7 +96,7 @@ pub(crate) const fn block(len: u64) -> u64 {
     if len == 0 {
         0
     } else {
-        (len + 4).next_multiple_of(8)
+        (len + sys::BLOCK_HEADER as u64).next_multiple_of(sys::BLOCK_ALIGN as u64)
     }
 }
 
