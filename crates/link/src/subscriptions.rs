@@ -5,6 +5,10 @@ use minimq::{Error, Op, QoS, SubscriptionOptions, TopicFilter};
 use proplet::agent::Subscription;
 
 /// Subscriptions that the session has. They outlive a connection.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is no heap, and one of them in all"
+)]
 pub(crate) enum Subscriptions {
     /// It lacks some that the agent requires.
     Incomplete,

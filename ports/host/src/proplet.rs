@@ -10,6 +10,7 @@ use crate::{
     tls::Tls,
 };
 use anyhow::{Context as _, Result};
+use embassy_futures::select::{Either, select};
 use proplet::{
     agent::{Agent, DeploymentSlot, EXCHANGES_MAX, Letter, Storage, TaskSlot},
     config::{Config, Metadata, TaskLimits},
@@ -21,9 +22,12 @@ use proplet::{
 use proplet_engine::{
     DeviceConfig, ModuleState, Place, SlotState, WamrEngine, Workers, host_functions, with_memory,
 };
-use proplet_link::{Application, Buffers, Settings, Signal, Status};
+use proplet_link::{Buffers, LinkConfig, LinkStatus, Signal};
 use std::{
     array,
+    cell::RefCell,
+    convert::Infallible,
+    future::{Future, pending},
     hash::{BuildHasher, RandomState},
     mem::MaybeUninit,
     sync::atomic::{AtomicBool, Ordering},
@@ -276,16 +280,17 @@ impl Stop {
     }
 }
 
-/// Connects `app` to the broker and works until it is asked to stop.
+/// Connects the agent to the broker and works until it is asked to stop. `beside` is polled after the
+/// link, whenever that is.
 ///
 /// # Errors
 /// Settings with which no link can run, or certificates that can't be read.
 pub fn work(
     join: &Join,
-    app: &mut impl Application,
+    agent: &RefCell<HostAgent>,
     workers: &'static Workers<Linux>,
     stop: &Stop,
-    status: &Status,
+    beside: impl Future<Output = Infallible>,
 ) -> Result<()> {
     let Address { host, port, tls } = join.address()?;
     let files = join.tls_files()?;
@@ -296,7 +301,7 @@ pub fn work(
     }
     let wake = workers.platform().exits();
     let timeout = Duration::from_secs(join.timeout.into());
-    let settings = Settings {
+    let config = LinkConfig {
         host: &host,
         port,
         tls,
@@ -308,7 +313,7 @@ pub fn work(
         timeout,
         write_timeout: timeout,
         seed: RandomState::new().hash_one(clock::unix_ms()),
-        ..Settings::DEFAULT
+        ..LinkConfig::DEFAULT
     };
     let mut heads: [Vec<u8>; EXCHANGES_MAX] = array::from_fn(|_| vec![0; HTTP_BYTES]);
     let buffers = Buffers {
@@ -326,9 +331,12 @@ pub fn work(
         }
     };
     let network = Network::new(wake, certificates);
-    let link = proplet_link::run(&network, app, &settings, buffers, signal, status);
-    net::run(link, wake)?;
-    Ok(())
+    let status = LinkStatus::new();
+    let link = proplet_link::run(&network, agent, &config, buffers, signal, &status);
+    match net::run(select(link, beside), wake) {
+        Either::First(ended) => Ok(ended?),
+        Either::Second(never) => match never {},
+    }
 }
 
 /// `proplet join`.
@@ -356,7 +364,8 @@ pub fn join(join: &Join) -> Result<()> {
         join.channel,
         join.broker
     );
-    work(join, &mut agent, workers, &STOP, &Status::new())
+    let agent = RefCell::new(agent);
+    work(join, &agent, workers, &STOP, pending())
 }
 
 #[cfg(test)]
