@@ -1,12 +1,15 @@
-//! What Zephyr gives the workers.
+//! The kernel, as the engine's platform.
 
 use crate::ffi;
 use core::{
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
-use proplet::engine::ProcessUsage;
-use proplet_engine::{BoardError, Channel, PinMode, Platform};
+use proplet::{agent::Agent, engine::ProcessUsage};
+use proplet_engine::{BoardError, Channel, PinMode, Platform, WamrEngine};
+
+/// The agent of this port.
+pub type ZephyrAgent = Agent<'static, WamrEngine<Zephyr>>;
 
 /// The kernel.
 #[derive(Debug)]
