@@ -314,6 +314,7 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
     pub(super) fn delivered(&mut self, index: u16, delivery: Delivery, now: Instant) {
         let index = usize::from(index);
         let letter = &mut self.letters[index];
+        debug_assert_eq!(letter.state, State::Sent, "a fate is told once");
         match delivery {
             Delivery::Done if letter.body.next() => letter.state = State::Posted,
             Delivery::Done => self.free(index),
