@@ -63,7 +63,7 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> AgentDriver<'r, 'a, E, N> {
         self.agent.borrow_mut().handle(Event::Tick, agent_time(now));
     }
 
-    fn accept(&mut self, signal: Signal) {
+    pub(crate) fn accept(&mut self, signal: Signal) {
         let now = Instant::now();
         match (signal, &self.phase) {
             (Signal::Work, _) => {}
@@ -113,23 +113,16 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> AgentDriver<'r, 'a, E, N> {
         }
     }
 
-    /// Awaits `work` until a signal comes or `at` has passed.
+    /// Awaits `work` until a signal comes, which must be [accepted](Self::accept), or `at` has passed.
     ///
     /// Signals go first: messages could keep them waiting without end, which they can't do to
     /// messages. `work` is not taken by value: a future holds its arguments and pins them again.
-    pub(crate) async fn step<T>(
-        &mut self,
-        work: Pin<&mut impl Future<Output = T>>,
+    pub(crate) fn wait<'s, F: Future>(
+        &'s mut self,
+        work: Pin<&'s mut F>,
         at: Instant,
-    ) -> Option<T> {
-        match select3((self.signal)(), work, Timer::at(at)).await {
-            Either3::First(signal) => {
-                self.accept(signal);
-                None
-            }
-            Either3::Second(output) => Some(output),
-            Either3::Third(()) => None,
-        }
+    ) -> impl Future<Output = Either3<Signal, F::Output, ()>> {
+        select3((self.signal)(), work, Timer::at(at))
     }
 
     /// Awaits `work` while the agent is served, until the link is over.
@@ -160,8 +153,10 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> AgentDriver<'r, 'a, E, N> {
                 return Err(Stopped);
             }
             let at = self.deadline();
-            if let Some(output) = self.step(work.as_mut(), at).await {
-                return Ok(output);
+            match self.wait(work.as_mut(), at).await {
+                Either3::First(signal) => self.accept(signal),
+                Either3::Second(output) => return Ok(output),
+                Either3::Third(()) => {}
             }
         }
     }

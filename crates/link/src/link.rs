@@ -12,6 +12,7 @@ use crate::{
     ticks,
 };
 use core::{cell::RefCell, future::poll_fn, pin::pin, task::Poll};
+use embassy_futures::select::Either3;
 use embassy_time::{Duration, Instant, Timer, with_deadline, with_timeout};
 use log::{error, info, warn};
 use minimq::{ConnectEvent, Error, InboundPublish, PeerError, QoS, ReasonCode, Session};
@@ -154,22 +155,10 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         session: &mut Session<'_>,
         retry: &mut Retry,
     ) -> CloseReason {
-        let dialled = {
-            let dial = pin!(dial(
-                stack,
-                session,
-                self.config,
-                self.activity,
-                self.rx_len
-            ));
-            self.driver.run_until(dial).await
+        let mut connection = match self.connect(stack, session).await {
+            Ok(connection) => connection,
+            Err(reason) => return self.failed(reason),
         };
-        let mut connection = match dialled {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return self.failed(error.into()),
-            Err(Stopped) => return CloseReason::Stopped,
-        };
-        self.connected(connection.connect_event());
         let reason = match self.subscribe(&mut connection).await {
             Ok(()) => self.run_online(&mut connection, retry).await,
             Err(reason) => self.failed(reason),
@@ -190,10 +179,22 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         reason
     }
 
-    /// Begins anew with a connection, and with the session if the broker does.
-    fn connected(&mut self, event: ConnectEvent) {
+    /// Makes a connection, and begins anew with it, and with the session if the broker does.
+    async fn connect<'s, 'b, S: Stack>(
+        &mut self,
+        stack: &'s S,
+        session: &'s mut Session<'b>,
+    ) -> Result<LiveConnection<'s, 'b, 'r, S::Connection<'s>>, CloseReason> {
+        let dial = pin!(dial(
+            stack,
+            session,
+            self.config,
+            self.activity,
+            self.rx_len
+        ));
+        let connection = self.driver.run_until(dial).await??;
         self.liveness.reset();
-        if let ConnectEvent::Connected = event {
+        if let ConnectEvent::Connected = connection.connect_event() {
             self.subscriptions = Subscriptions::Incomplete;
             self.tell(Event::NewSession);
             // The broker knows nothing of the publications in flight.
@@ -201,6 +202,7 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
             self.publishing
                 .lose(|token, delivery| tell_fate(agent, token, delivery));
         }
+        Ok(connection)
     }
 
     /// Makes all subscriptions that the agent requires, unless the broker's session has them.
@@ -220,8 +222,9 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         for index in 0.. {
             let next = self.agent.borrow().subscription(index);
             let Some(filter) = next else { break };
-            let add = with_deadline(deadline, subscriptions::add(connection, &filter));
-            let op = match self.driver.run_until(pin!(add)).await? {
+            let topics = subscriptions::topics(&filter);
+            let subscribe = with_deadline(deadline, connection.subscribe(&topics, &[]));
+            let op = match self.driver.run_until(pin!(subscribe)).await? {
                 Ok(Ok(op)) => op,
                 Ok(Err(err)) => return Err(ConnectionError::new(&err, self.activity).into()),
                 Err(_) => return Err(ConnectionError::Timeout.into()),
@@ -308,12 +311,13 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
             let at = silent.map_or(at, |silent| at.min(silent));
             let progress = {
                 let poll = pin!(connection.poll());
-                self.driver.step(poll, at).await
+                self.driver.wait(poll, at).await
             };
             match progress {
-                Some(Ok(Some(message))) => self.deliver(&message),
-                Some(Ok(None)) | None => {}
-                Some(Err(Error::Peer(PeerError::Rejected(code)))) => {
+                Either3::First(signal) => self.driver.accept(signal),
+                Either3::Second(Ok(Some(message))) => self.deliver(&message),
+                Either3::Second(Ok(None)) | Either3::Third(()) => {}
+                Either3::Second(Err(Error::Peer(PeerError::Rejected(code)))) => {
                     if self
                         .subscriptions
                         .take_answer(|op| connection.is_pending(op))
@@ -322,7 +326,9 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
                     }
                     self.settle(connection.session(), Some(code));
                 }
-                Some(Err(err)) => return ConnectionError::new(&err, self.activity).into(),
+                Either3::Second(Err(err)) => {
+                    return ConnectionError::new(&err, self.activity).into();
+                }
             }
         }
     }

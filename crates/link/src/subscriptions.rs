@@ -57,17 +57,13 @@ pub(crate) async fn change<IO: minimq::Io>(
     change: &Subscription,
 ) -> Result<Op, Error<crate::bounded::Error<IO::Error>>> {
     match change {
-        Subscription::Add(filter) => add(connection, filter).await,
+        Subscription::Add(filter) => connection.subscribe(&topics(filter), &[]).await,
         Subscription::Remove(filter) => connection.unsubscribe(&[filter.as_str()], &[]).await,
     }
 }
 
-/// Asks for a subscription at QoS 1.
-pub(crate) async fn add<IO: minimq::Io>(
-    connection: &mut LiveConnection<'_, '_, '_, IO>,
-    filter: &str,
-) -> Result<Op, Error<crate::bounded::Error<IO::Error>>> {
+/// The topics of a request for a subscription at QoS 1.
+pub(crate) fn topics(filter: &str) -> [TopicFilter<'_>; 1] {
     let options = SubscriptionOptions::default().maximum_qos(QoS::AtLeastOnce);
-    let topics = [TopicFilter::new(filter).options(options)];
-    connection.subscribe(&topics, &[]).await
+    [TopicFilter::new(filter).options(options)]
 }

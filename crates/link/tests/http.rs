@@ -201,9 +201,8 @@ impl Got {
         match part {
             Part::Begin(length) => {
                 assert_eq!(self.length.replace(length), None, "it begins twice");
-                match self.room {
-                    Some(0) => return Err("no room at all"),
-                    _ => {}
+                if self.room == Some(0) {
+                    return Err("no room at all");
                 }
             }
             Part::Bytes(bytes) => {
