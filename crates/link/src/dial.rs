@@ -3,7 +3,7 @@
 use crate::{
     ConnectionError, LinkConfig, Stack, TlsError,
     bounded::{Bounded, PeerActivity},
-    ticks,
+    time::ticks,
 };
 use core::net::{IpAddr, SocketAddr};
 use embassy_time::{Instant, with_timeout};

@@ -1,6 +1,6 @@
 //! The agent's share of each wait: its ticks, the port's signals, and the shutdown.
 
-use crate::agent_time;
+use crate::{error::Stopped, time::agent_time};
 use core::{cell::RefCell, future::Future, pin::Pin};
 use embassy_futures::select::{Either3, select3};
 use embassy_time::{Duration, Instant, Timer};
@@ -24,9 +24,6 @@ pub enum Signal {
     /// Shut down: drain the agent and end. A second one ends without waiting.
     Shutdown,
 }
-
-/// The link has shut down.
-pub(crate) struct Stopped;
 
 /// Phase of the link's life.
 enum Phase {

@@ -1,4 +1,4 @@
-//! Why there is no connection to the broker.
+//! Reasons for which there is no connection to the broker.
 
 use crate::bounded::{self, PeerActivity};
 use core::fmt;
@@ -186,6 +186,27 @@ impl ConnectionError {
             13 => Self::Tls,
             _ => return None,
         })
+    }
+}
+
+/// The link has shut down.
+pub(crate) struct Stopped;
+
+/// Reason for the end of a connection, or of an attempt to make one.
+pub(crate) enum CloseReason {
+    Stopped,
+    Failed(ConnectionError),
+}
+
+impl From<Stopped> for CloseReason {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+impl From<ConnectionError> for CloseReason {
+    fn from(error: ConnectionError) -> Self {
+        Self::Failed(error)
     }
 }
 

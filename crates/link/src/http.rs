@@ -67,7 +67,7 @@ pub async fn exchange<'e, S: Stack, R>(
     buf: &'e mut [u8],
     timeout: Duration,
 ) -> core::result::Result<(), ExchangeError<'e, R, S>> {
-    let deadline = Instant::now().saturating_add(crate::ticks(timeout));
+    let deadline = Instant::now().saturating_add(crate::time::ticks(timeout));
     let mut transfer = Transfer {
         stack,
         request,

@@ -1,6 +1,6 @@
 //! The agent's HTTP requests.
 
-use crate::{Stack, agent_time, http};
+use crate::{Stack, http, time::agent_time};
 use core::{
     cell::{Cell, RefCell},
     convert::Infallible,

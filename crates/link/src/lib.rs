@@ -35,6 +35,7 @@ mod session;
 mod stack;
 mod status;
 mod subscriptions;
+mod time;
 
 pub use config::{Buffers, LinkConfig, SetupError};
 pub use driver::Signal;
@@ -42,13 +43,3 @@ pub use error::ConnectionError;
 pub use run::run;
 pub use stack::{Stack, TlsError};
 pub use status::{LinkState, LinkStatus};
-
-/// A duration in ticks; one that exceeds those is as good as unlimited.
-fn ticks(duration: core::time::Duration) -> embassy_time::Duration {
-    duration.try_into().unwrap_or(embassy_time::Duration::MAX)
-}
-
-/// A moment as the agent counts it.
-fn agent_time(now: embassy_time::Instant) -> proplet::time::Instant {
-    proplet::time::Instant::from_millis(now.as_millis())
-}

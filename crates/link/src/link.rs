@@ -1,15 +1,16 @@
 //! The conductor: sessions and connections, one after the other, and the state that they have.
 
 use crate::{
-    ConnectionError, LinkConfig, LinkState, LinkStatus, Signal, Stack, agent_time,
+    ConnectionError, LinkConfig, LinkState, LinkStatus, Signal, Stack,
     bounded::PeerActivity,
     dial::{LiveConnection, dial},
-    driver::{AgentDriver, Stopped},
+    driver::AgentDriver,
+    error::{CloseReason, Stopped},
     liveness::Liveness,
     publishing::{Attempt, Publishing, publish},
     session::{GOODBYE, goodbye},
     subscriptions::{self, Subscriptions},
-    ticks,
+    time::{agent_time, ticks},
 };
 use core::{cell::RefCell, future::poll_fn, pin::pin, task::Poll};
 use embassy_futures::select::Either3;
@@ -24,24 +25,6 @@ use proplet::{
 
 /// A connection that was served as long makes the next delay the first again.
 const STABLE: Duration = Duration::from_secs(10);
-
-/// Reason for the end of a connection, or of an attempt to make one.
-enum CloseReason {
-    Stopped,
-    Failed(ConnectionError),
-}
-
-impl From<Stopped> for CloseReason {
-    fn from(_: Stopped) -> Self {
-        Self::Stopped
-    }
-}
-
-impl From<ConnectionError> for CloseReason {
-    fn from(error: ConnectionError) -> Self {
-        Self::Failed(error)
-    }
-}
 
 /// The conductor: it alone knows the connection, the agent, and each part of the session's state.
 pub(crate) struct Link<'r, 'a, E: Engine, N> {

@@ -1,6 +1,6 @@
 //! Publications on their way to the broker, until their fates are known.
 
-use crate::{ConnectionError, agent_time, bounded::PeerActivity, dial::LiveConnection};
+use crate::{ConnectionError, bounded::PeerActivity, dial::LiveConnection, time::agent_time};
 use core::cell::{Cell, RefCell};
 use embassy_time::Instant;
 use log::error;

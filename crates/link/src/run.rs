@@ -1,13 +1,9 @@
 //! A link, from its setup to its shutdown.
 
 use crate::{
-    Buffers, LinkConfig, LinkState, LinkStatus, SetupError, Signal, Stack,
-    bounded::PeerActivity,
-    driver::{AgentDriver, Stopped},
-    http_client::HttpClient,
-    link::Link,
-    session::new_session,
-    ticks,
+    Buffers, LinkConfig, LinkState, LinkStatus, SetupError, Signal, Stack, bounded::PeerActivity,
+    driver::AgentDriver, error::Stopped, http_client::HttpClient, link::Link, session::new_session,
+    time::ticks,
 };
 use core::{
     cell::{Cell, RefCell},
