@@ -28,7 +28,7 @@ enum Probe {
 }
 
 impl Liveness {
-    /// With a keep-alive in seconds, of which zero is none.
+    /// With a keep-alive in seconds; zero turns it off.
     pub(crate) fn new(keep_alive: u16) -> Self {
         let silence_max = Duration::from_secs(keep_alive.into()) / 2;
         Self {

@@ -57,7 +57,7 @@ where
     };
     let exchanges = async {
         join_array(http.map(|buf| http_client.run(buf))).await;
-        // There are none.
+        // Without a buffer there is no client.
         pending().await
     };
     let signal = async || {

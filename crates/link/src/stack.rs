@@ -7,7 +7,7 @@ use embedded_nal_async::{Dns, TcpConnect};
 /// A port's network. A connection that fails above TCP, at TLS, fails with
 /// [`ErrorKind::InvalidData`], and displays why.
 pub trait Stack: TcpConnect + Dns {
-    /// Whether there is a network. While there is none, the link waits and does not
+    /// Whether there is a network. Without one, the link waits and does not
     /// try; a change must poll the link's task. A port that can't tell says yes.
     fn is_up(&self) -> bool {
         true

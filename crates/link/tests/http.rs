@@ -29,13 +29,13 @@ const BUF: usize = 1536;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a server does next.
+/// A server's next step.
 #[derive(Debug, Clone)]
 enum Step {
     Say(Vec<u8>),
     Wait(u64),
     Reset,
-    /// Nothing more, for ever.
+    /// Nothing more.
     Hang,
     /// The same, again and again; it is always there, and each read takes a millisecond.
     Repeat(Vec<u8>),
@@ -47,7 +47,7 @@ fn say(text: impl AsRef<[u8]>) -> Step {
     Step::Say(text.as_ref().into())
 }
 
-/// What is at the other end, and what it has seen.
+/// The servers, and the requests that they have seen.
 #[derive(Default)]
 struct World {
     /// A script for each connection; then the connection ends. Without one it is refused.
@@ -531,7 +531,7 @@ fn bodies_end_where_they_should() {
         "HTTP/1.0 200\nContent-Length: 3\n\nabc",
         "HTTP/1.1 200 \r\n\r\nabc",
         "HTTP/1.1 299 Fine\r\n\r\nabc",
-        // What goes before an answer.
+        // Interim responses.
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\nabc",
     ] {
         assert_eq!(get(whole).body(), "abc", "{whole}");
@@ -1024,7 +1024,7 @@ fn the_timeout_bounds_the_whole() {
             &[say("HTTP/1.1 200 OK\r\n\r\nabc"), Hang],
             "the server sent 3 bytes within 30 s, and no end of them",
         ),
-        // What never lets up must not keep the time from being seen.
+        // A server that never pauses must not keep the time from being seen.
         (
             &[Repeat(b"HTTP/1.1 100 Continue\r\n\r\n".into())],
             "no answer within 30 s",

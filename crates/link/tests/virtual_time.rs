@@ -711,6 +711,31 @@ fn shutdown_before_the_subscriptions_are_made_says_goodbye_too() {
 }
 
 #[test]
+fn shutdown_within_a_heartbeat_says_goodbye_behind_it() {
+    for point in 0..120 {
+        let setup = Setup::new();
+        setup.world.net.with(|w| {
+            w.write_most = 1;
+            w.lazy = true;
+        });
+        let net = setup.world.net.clone();
+        let ended = setup.run(async |world| {
+            at(5_000).await;
+            for _ in 0..point {
+                yield_now().await;
+            }
+            world.signals.send(Signal::Shutdown);
+            at(60_000).await;
+        });
+        assert!(ended);
+        assert_eq!(now(), 5_000);
+        let last = net.with(|w| w.seen.last().cloned());
+        let goodbye = (5_000, Seen::Disconnect(Some(0)));
+        assert_eq!(last, Some(goodbye), "point {point}");
+    }
+}
+
+#[test]
 fn shutdown_without_a_connection_ends_at_once() {
     for dial in [Dial::Refuse, Dial::Never, Dial::Mute] {
         let setup = Setup::new();
@@ -802,6 +827,45 @@ fn a_quiet_connection_is_kept() {
         // A broker of QoS 0 acknowledges nothing: the discovery is done when it is written.
         assert_eq!(net.sent(ALIVE), heartbeats(&log, 0, 3_600_000));
     }
+}
+
+#[test]
+fn a_broker_is_probed_again_on_a_connection_that_acknowledges() {
+    let setup = Setup::new();
+    let status = setup.world.status;
+    setup.run(async |world| {
+        world.net.with(|w| w.maximum_qos = Some(0));
+        at(100_000).await;
+        world.net.with(|w| w.maximum_qos = None);
+        world.net.cut(Cut::Eof);
+        at(200_000).await;
+        world.net.mute();
+        at(250_000).await;
+    });
+    assert_eq!(status.last_error(), Some(ConnectionError::Silent));
+    assert_eq!(status.losses(), 2);
+}
+
+#[test]
+fn the_reason_for_a_loss_is_that_of_its_connection() {
+    let setup = Setup::new();
+    setup.run(async |world| {
+        let last = || world.status.last_error().unwrap();
+        at(10_000).await;
+        world.net.dials(&[Dial::Say(&[0x20, 0]), Dial::Accept]);
+        world.net.kick(0x8e);
+        after(1).await;
+        assert_eq!(last(), ConnectionError::Closed(Some(0x8e)));
+        // The answer to the next CONNECT is not one, and says nothing of a reason.
+        while world.status.failures() == 0 {
+            after(1).await;
+        }
+        assert_eq!(last(), ConnectionError::Protocol);
+        at(20_000).await;
+        world.net.cut(Cut::Eof);
+        after(1).await;
+        assert_eq!(last(), ConnectionError::Closed(None));
+    });
 }
 
 #[test]
@@ -965,6 +1029,29 @@ fn a_guests_subscription_survives_a_cut() {
         let asked = net.times(|s| matches!(s, Seen::Subscribe(f) if f == "m/t/c/c/guest"));
         assert!(!asked.is_empty(), "cut at {point}");
     }
+}
+
+#[test]
+fn guests_subscriptions_are_made_one_after_the_other() {
+    let setup = Setup::new();
+    let net = setup.world.net.clone();
+    setup.run(async |world| {
+        at(9_000).await;
+        world.start_endless("guest", None);
+        at(12_000).await;
+        world.net.with(|w| w.hold_acks = true);
+        subscribe(&world, "one");
+        subscribe(&world, "two");
+        at(13_500).await;
+        world.net.with(|w| w.hold_acks = false);
+        world.net.cut(Cut::Reset);
+        at(20_000).await;
+    });
+    let asked = |topic: &str| net.times(|s| matches!(s, Seen::Subscribe(f) if f == topic));
+    let (one, two) = (asked("m/t/c/c/one"), asked("m/t/c/c/two"));
+    // The second waits for the answer to the first, which the session repeats.
+    assert_eq!((one[0], one.len()), (12_000, 2));
+    assert_eq!(two, one[1..]);
 }
 
 #[test]

@@ -76,7 +76,8 @@ fn slice<T>(len: usize, value: impl FnMut() -> T) -> &'static mut [T] {
     Box::leak(std::iter::repeat_with(value).take(len).collect())
 }
 
-/// Starts the runtime and the workers, and returns the engine, with a table of so many modules.
+/// Starts the runtime and the workers, and returns the engine, with a table of `modules`
+/// entries.
 /// Only one fits a process: WAMR is one.
 ///
 /// # Errors

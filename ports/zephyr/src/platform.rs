@@ -18,10 +18,10 @@ pub struct Zephyr;
 /// Longest wait at once, in microseconds: who waits looks again.
 const WAIT_MAX: u32 = 60_000_000;
 
-/// A run has ended, or a guest has a message, and nobody has looked yet.
+/// A run has ended, or a guest has a message, that was not looked at yet.
 static NOTIFIED: AtomicBool = AtomicBool::new(false);
 
-/// Somebody wants the device restarted.
+/// A restart was asked for.
 static SHUTDOWN: AtomicBool = AtomicBool::new(false);
 
 /// Whether `flag` was set; it is not, afterwards. For flags that one thread alone clears: what

@@ -114,7 +114,7 @@ pub fn now() -> u64 {
     Instant::now().as_millis()
 }
 
-/// Lets time pass in which nobody else has a turn.
+/// Lets time pass without a turn for others.
 pub fn spend(ms: u64) {
     NOW.set(NOW.get() + Duration::from_millis(ms).as_ticks());
 }
@@ -127,15 +127,15 @@ pub async fn after(ms: u64) {
     Timer::after(Duration::from_millis(ms)).await;
 }
 
-/// What a dial leads to.
+/// Outcome of a connection attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dial {
     Accept,
     /// Connection refused.
     Refuse,
-    /// No answer, for ever.
+    /// No answer.
     Never,
-    /// A connection on which nobody says anything.
+    /// A connection on which nothing is said.
     Mute,
     /// A CONNACK with this code, then the end.
     Login(u8),
@@ -147,7 +147,7 @@ pub enum Dial {
     Impostor,
 }
 
-/// What the broker has seen.
+/// An event that the broker has seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
     Dial,
@@ -204,12 +204,12 @@ struct Pipe {
     to_client: VecDeque<u8>,
     to_broker: Vec<u8>,
     cut: Option<Cut>,
-    /// What is written vanishes, and nothing comes.
+    /// Bytes that are written vanish, and none come.
     mute: bool,
     /// Nothing more can be written.
     jammed: bool,
     waker: Option<Waker>,
-    /// What the CONNECT said.
+    /// The will of the CONNECT.
     will: Option<(String, Vec<u8>)>,
     connected: bool,
 }
@@ -225,7 +225,7 @@ struct Session {
     lost: Option<u64>,
 }
 
-/// What the last CONNECT said.
+/// Contents of the last CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
     pub client: String,
@@ -306,7 +306,7 @@ impl Net {
         f(&mut self.0.borrow_mut())
     }
 
-    /// What the next dials lead to; those after them are accepted.
+    /// Outcomes of the next attempts; those after them are accepted.
     pub fn dials(&self, dials: &[Dial]) {
         self.with(|w| w.dials.extend(dials));
     }
@@ -390,8 +390,8 @@ impl Net {
         times
     }
 
-    /// Times and contents of publications to a topic. What was sent again for the same packet
-    /// identifier is left out.
+    /// Times and contents of publications to a topic, without those that were sent again for the same
+    /// packet identifier.
     pub fn published(&self, topic: &str) -> Vec<(u64, String)> {
         let mut known = Vec::new();
         self.with(|w| {

@@ -46,7 +46,7 @@ pub fn agent(config: Config<'static>) -> Rc<RefCell<TestAgent>> {
         slots: leak(|| TaskSlot::FREE, 256),
         deployments: leak(|| DeploymentSlot::FREE, 2),
         modules: leak(|| Entry::VACANT, 2),
-        fetches: leak(|| Fetch::VACANT, 2),
+        fetches: leak(|| Fetch::VACANT, 4),
         outbox: leak(|| Letter::VACANT, 512),
         packed: leak(|| 0, 256),
         unescaped: leak(|| 0, 256),
@@ -81,7 +81,7 @@ pub fn task_id(payload: &str) -> &str {
     id.split_once('"').unwrap().0
 }
 
-/// What was seen of the agent, at which millisecond.
+/// Changes that were seen of the agent, with their milliseconds.
 #[derive(Debug, Default)]
 pub struct Log {
     pub connected: Vec<u64>,
