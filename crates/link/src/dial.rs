@@ -1,4 +1,7 @@
-//! The way to the broker: resolve, connect, TLS, CONNECT.
+//! The way to the broker: resolve, connect, TLS, CONNECT, each bounded by the timeout.
+//!
+//! They are steps of the conductor, not one future: a connection is large, and each future that hands
+//! it on has it on the stack once more.
 
 use crate::{
     ConnectionError, LinkConfig, Stack, TlsError,
@@ -10,77 +13,50 @@ use embassy_time::{Instant, with_timeout};
 use embedded_io_async::{Error as _, ErrorKind};
 use embedded_nal_async::AddrType;
 use log::{info, warn};
-use minimq::{ConnectEvent, Connection, Error, Session};
+use minimq::{ConnectEvent, Connection, Error};
 
 /// A connection of the session, after its CONNACK.
 pub(crate) type LiveConnection<'s, 'b, 'w, IO> = Connection<'s, 'b, Bounded<'w, IO>>;
 
-/// Establishes the session on a new connection. `rx_len` is the length of the receive buffer. Each of
-/// the steps is bounded by the timeout of `config`.
-///
-/// # Errors
-/// The step that failed.
-pub(crate) async fn dial<'s, 'b, 'w, S: Stack>(
-    stack: &'s S,
-    session: &'s mut Session<'b>,
+/// Finds the address of the broker.
+pub(crate) async fn resolve<S: Stack>(
+    stack: &S,
     config: &LinkConfig<'_>,
-    activity: &'w PeerActivity,
-    rx_len: usize,
-) -> Result<LiveConnection<'s, 'b, 'w, S::Connection<'s>>, ConnectionError> {
-    // An address literal of IPv6 may come in the brackets that it has in a URL.
-    let host = config.host.trim_start_matches('[').trim_end_matches(']');
-    let ip = match host.parse::<IpAddr>() {
-        Ok(ip) => ip,
-        Err(_) => resolve(stack, config).await?,
-    };
-    let address = SocketAddr::new(ip, config.port);
-    info!("connecting to {address}");
-    let io = connect(stack, address, host, config).await?;
-    activity.reset();
-    let io = Bounded::new(io, activity, rx_len, ticks(config.write_timeout));
-    let connection = match with_timeout(ticks(config.timeout), session.connect(io)).await {
-        Ok(Ok(connection)) => connection,
-        // minimq does not know every code, nor the answer of a 3.1.1 broker.
-        Ok(Err(err)) => {
-            return Err(match (err, activity.reason_code.get()) {
-                (Error::Peer(_), Some(code)) if code != 0 => ConnectionError::Refused(code),
-                (err, _) => ConnectionError::new(&err, activity),
-            });
-        }
-        Err(_) => return Err(ConnectionError::Timeout),
-    };
-    activity.reason_code.set(None);
-    activity.last_heard.set(Instant::now());
-    match connection.connect_event() {
-        ConnectEvent::Connected => info!("connected to {address}, with a new session"),
-        ConnectEvent::Reconnected => info!("connected to {address}, session resumed"),
-    }
-    Ok(connection)
-}
-
-async fn resolve<S: Stack>(stack: &S, config: &LinkConfig<'_>) -> Result<IpAddr, ConnectionError> {
+) -> Result<SocketAddr, ConnectionError> {
     let host = config.host;
-    let lookup = stack.get_host_by_name(host, AddrType::Either);
-    match with_timeout(ticks(config.timeout), lookup).await {
-        Ok(Ok(ip)) => Ok(ip),
-        Ok(Err(err)) => {
-            warn!("{host}: {err:?}");
-            Err(ConnectionError::Resolve)
+    let ip = match literal(host).parse::<IpAddr>() {
+        Ok(ip) => ip,
+        Err(_) => {
+            let lookup = stack.get_host_by_name(host, AddrType::Either);
+            match with_timeout(ticks(config.timeout), lookup).await {
+                Ok(Ok(ip)) => ip,
+                Ok(Err(err)) => {
+                    warn!("{host}: {err:?}");
+                    return Err(ConnectionError::Resolve);
+                }
+                Err(_) => return Err(ConnectionError::Resolve),
+            }
         }
-        Err(_) => Err(ConnectionError::Resolve),
-    }
+    };
+    Ok(SocketAddr::new(ip, config.port))
 }
 
-async fn connect<'s, S: Stack>(
+/// An address literal of IPv6 may come in the brackets that it has in a URL.
+fn literal(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+/// Connects to the broker, with TLS if that is configured.
+pub(crate) async fn connect<'s, S: Stack>(
     stack: &'s S,
     address: SocketAddr,
-    host: &str,
     config: &LinkConfig<'_>,
 ) -> Result<S::Connection<'s>, ConnectionError> {
+    info!("connecting to {address}");
     let timeout = ticks(config.timeout);
     let connect = async {
         match config.tls {
-            true => stack.connect_tls(address, host).await,
+            true => stack.connect_tls(address, literal(config.host)).await,
             false => stack.connect(address).await.map_err(TlsError::Failed),
         }
     };
@@ -98,5 +74,42 @@ async fn connect<'s, S: Stack>(
             warn!("{address}: no answer within {} s", timeout.as_secs());
             Err(ConnectionError::Dial)
         }
+    }
+}
+
+/// Bounds a new connection: its packets to `rx_len` bytes, its writes in time.
+pub(crate) fn bounded<'w, IO>(
+    io: IO,
+    activity: &'w PeerActivity,
+    rx_len: usize,
+    config: &LinkConfig<'_>,
+) -> Bounded<'w, IO> {
+    activity.reset();
+    Bounded::new(io, activity, rx_len, ticks(config.write_timeout))
+}
+
+/// Takes note of the CONNACK.
+pub(crate) fn greeted<IO: minimq::Io>(
+    connection: &LiveConnection<'_, '_, '_, IO>,
+    activity: &PeerActivity,
+    address: SocketAddr,
+) {
+    activity.reason_code.set(None);
+    activity.last_heard.set(Instant::now());
+    match connection.connect_event() {
+        ConnectEvent::Connected => info!("connected to {address}, with a new session"),
+        ConnectEvent::Reconnected => info!("connected to {address}, session resumed"),
+    }
+}
+
+/// Failure of the CONNECT.
+pub(crate) fn refusal<E: embedded_io_async::Error>(
+    error: &Error<crate::bounded::Error<E>>,
+    activity: &PeerActivity,
+) -> ConnectionError {
+    // minimq does not know every code, nor the answer of a 3.1.1 broker.
+    match (error, activity.reason_code.get()) {
+        (Error::Peer(_), Some(code)) if code != 0 => ConnectionError::Refused(code),
+        (error, _) => ConnectionError::new(error, activity),
     }
 }

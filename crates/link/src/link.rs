@@ -3,7 +3,7 @@
 use crate::{
     ConnectionError, LinkConfig, LinkState, LinkStatus, Signal, Stack,
     bounded::PeerActivity,
-    dial::{LiveConnection, dial},
+    dial::{self, LiveConnection},
     driver::AgentDriver,
     error::{CloseReason, Stopped},
     liveness::Liveness,
@@ -49,6 +49,8 @@ fn tell_fate<E: Engine>(agent: &RefCell<Agent<'_, E>>, token: Token, delivery: D
 }
 
 impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
+    // In place: it is large.
+    #[inline(always)]
     pub(crate) fn new(
         agent: &'r RefCell<Agent<'a, E>>,
         driver: AgentDriver<'r, 'a, E, N>,
@@ -168,14 +170,23 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         stack: &'s S,
         session: &'s mut Session<'b>,
     ) -> Result<LiveConnection<'s, 'b, 'r, S::Connection<'s>>, CloseReason> {
-        let dial = pin!(dial(
-            stack,
-            session,
-            self.config,
-            self.activity,
-            self.rx_len
-        ));
-        let connection = self.driver.run_until(dial).await??;
+        let (config, activity) = (self.config, self.activity);
+        let address = {
+            let resolve = pin!(dial::resolve(stack, config));
+            self.driver.run_until(resolve).await??
+        };
+        let io = {
+            let connect = pin!(dial::connect(stack, address, config));
+            self.driver.run_until(connect).await??
+        };
+        let io = dial::bounded(io, activity, self.rx_len, config);
+        let handshake = with_timeout(ticks(config.timeout), session.connect(io));
+        let connection = match self.driver.run_until(pin!(handshake)).await? {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(err)) => return Err(dial::refusal(&err, activity).into()),
+            Err(_) => return Err(ConnectionError::Timeout.into()),
+        };
+        dial::greeted(&connection, activity, address);
         self.liveness.reset();
         if let ConnectEvent::Connected = connection.connect_event() {
             self.subscriptions = Subscriptions::Incomplete;

@@ -8,9 +8,9 @@ use crate::{
 use core::{
     cell::{Cell, RefCell},
     convert::Infallible,
-    future::{pending, poll_fn},
-    pin::pin,
-    task::Poll,
+    future::{Future, pending, poll_fn},
+    pin::{Pin, pin},
+    task::{Context, Poll},
 };
 use embassy_futures::{
     join::join_array,
@@ -76,7 +76,8 @@ where
     loop {
         let mut session = new_session(&agent.borrow(), config, rx, tx, will)?;
         // The session first: a request that it brings begins in the same poll.
-        match select(link.run_session(stack, &mut session), exchanges.as_mut()).await {
+        let exchanges = poll_fn(|cx| poll_apart(exchanges.as_mut(), cx));
+        match select(link.run_session(stack, &mut session), exchanges).await {
             Either::First(Ok(())) => link.give_up(),
             Either::First(Err(Stopped)) => break,
             Either::Second(never) => {
@@ -88,4 +89,10 @@ where
     status.set_state(LinkState::Ended);
     info!("the link has ended");
     Ok(())
+}
+
+/// Polls a future in a frame of its own, which is not part of the stack while others are polled.
+#[inline(never)]
+fn poll_apart<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    future.poll(cx)
 }
