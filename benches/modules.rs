@@ -7,9 +7,10 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::Parser as _;
 use proplet::{
-    agent::{Delivery, Event, Progress, Qos, RequestKind, Ticket},
+    agent::{Delivery, Event, Qos},
     config::Config,
-    engine::{Engine as _, Text},
+    engine::Engine as _,
+    http::{Accept, Method, Part},
     module::{hex::to_hex, table::digest},
     store::Store,
 };
@@ -23,7 +24,7 @@ use proplet_host::{
     store::FolderStore,
     tls::Tls,
 };
-use proplet_link::http::{self, Accept, Exchange, Method};
+use proplet_link::http;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 use std::{
@@ -48,7 +49,7 @@ const BOOTS: usize = 20;
 const CALLS: usize = 50;
 /// Bytes of the buffer for heads, as on a device that is not told otherwise.
 const HEAD: usize = 1536;
-/// What fetching may take beyond the module.
+/// Maximum bytes that fetching takes beyond the module.
 const GOAL: usize = 4096;
 /// Bytes that the store may have.
 const STORE: u64 = 1 << 20;
@@ -173,33 +174,28 @@ impl Bench {
             "start",
             &json!({"id": "fetched", "name": "main", "image_url": url}),
         );
-        let ticket = self.agent.poll_exchange().expect("the module is asked for");
-        let request = self.agent.request(ticket).expect("it is wanted");
-        assert_eq!(request.kind, RequestKind::Module);
-        let request = http::Request {
-            method: Method::Get,
-            url: &request.url,
-            body_len: 0,
-            accept: Accept::Module,
-            limit: request.limit,
-        };
+        let (id, request) = self.agent.poll_request().expect("the module is asked for");
+        assert_eq!(
+            (request.method, request.accept),
+            (Method::Get, Accept::Module)
+        );
         let wake = self.workers.platform().exits();
         let network = Network::new(wake, Tls::default());
         let (mut head, timeout) = ([0; HEAD], Duration::from_secs(10));
-        let mut parts = Parts {
-            agent: &mut self.agent,
-            ticket,
-            least: free,
+        let mut least = free;
+        let body = |_, _: &mut [u8]| 0;
+        let receive = |part: Part<'_>| {
+            let taken = self.agent.respond(id, part, clock::now());
+            least = least.min(self.agent.engine().arena().free);
+            taken
         };
-        let exchange = http::exchange(&network, &request, &mut parts, &mut head, timeout);
+        let exchange = http::exchange(&network, &request, body, receive, &mut head, timeout);
         let future = size_of_val(&exchange);
         net::run(exchange, wake).expect("the module comes");
-        let least = parts.least;
         let fetched = Instant::now();
         // In the first fetch, also what was taken while a buffer grew.
         let taken = free - least.min(self.agent.engine().arena().free_min);
-        let end = Progress::End(Ok(()));
-        let taken_on = self.agent.exchange(ticket, end, clock::now());
+        let taken_on = self.agent.respond(id, Part::End, clock::now());
         taken_on.expect("the module is good");
         let verified = Instant::now();
         assert_eq!(self.results(), "42");
@@ -212,36 +208,6 @@ impl Bench {
             future,
             taken,
         }
-    }
-}
-
-/// The agent's end of an exchange.
-struct Parts<'a> {
-    agent: &'a mut HostAgent,
-    ticket: Ticket,
-    /// The least of the arena that was free.
-    least: usize,
-}
-
-impl Parts<'_> {
-    fn tell(&mut self, progress: Progress<'_>) -> Result<(), Text> {
-        self.agent.exchange(self.ticket, progress, clock::now())?;
-        self.least = self.least.min(self.agent.engine().arena().free);
-        Ok(())
-    }
-}
-
-impl Exchange for Parts<'_> {
-    fn body(&mut self, offset: usize, to: &mut [u8]) -> usize {
-        self.agent.request_body(self.ticket, offset, to)
-    }
-
-    fn begin(&mut self, length: Option<usize>) -> Result<(), Text> {
-        self.tell(Progress::Begin(length))
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) -> Result<(), Text> {
-        self.tell(Progress::Bytes(bytes))
     }
 }
 

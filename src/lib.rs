@@ -27,8 +27,8 @@ pub mod retry;
 pub mod settings;
 pub mod store;
 pub mod task;
-#[cfg(test)]
-pub(crate) mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod text;
 pub mod time;
 pub mod wifi;

@@ -1,5 +1,5 @@
-//! An engine for tests of the core: an arena in numbers, modules in name only, runs that end
-//! when the test says so.
+//! An engine and a store for tests: an arena in numbers, modules in name only, runs that end when the
+//! test says so. Behind the feature `testing`, with std.
 
 extern crate std;
 
@@ -21,15 +21,15 @@ use std::{
     vec::Vec,
 };
 
-/// What the fake takes for an instance.
-pub(crate) const INSTANCE: usize = 100;
+/// Bytes that the fake takes for an instance.
+pub const INSTANCE: usize = 100;
 
-/// What the fake takes for parsing.
-pub(crate) const LOAD: usize = 10;
+/// Bytes that the fake takes for parsing.
+pub const LOAD: usize = 10;
 
 /// Bytes that count while they live.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct FakeBuffer {
+pub struct FakeBuffer {
     bytes: Vec<u8>,
     used: Rc<Cell<usize>>,
 }
@@ -56,14 +56,14 @@ impl Drop for FakeBuffer {
 
 /// A value, and bytes that count while they live.
 #[derive(Debug)]
-pub(crate) struct FakeRecord<T> {
+pub struct FakeRecord<T> {
     value: T,
     bytes: Rc<FakeBuffer>,
 }
 
 /// Bytes of a record.
 #[derive(Debug, Clone)]
-pub(crate) struct FakeBytes(Rc<FakeBuffer>);
+pub struct FakeBytes(Rc<FakeBuffer>);
 
 impl Deref for FakeBytes {
     type Target = [u8];
@@ -97,34 +97,47 @@ impl<T> Record<T> for FakeRecord<T> {
     }
 }
 
+/// A run that was begun.
 #[derive(Debug)]
-pub(crate) struct Spawned {
-    pub(crate) slot: Slot,
-    pub(crate) module: ModuleId,
-    pub(crate) export: String,
-    pub(crate) args: Vec<Value>,
-    pub(crate) limits: Limits,
-    pub(crate) data: TaskData<FakeBuffer, FakeBytes>,
+pub struct Spawned {
+    /// Its slot.
+    pub slot: Slot,
+    /// Its module.
+    pub module: ModuleId,
+    /// Name of the function that it calls.
+    pub export: String,
+    /// Arguments of the call.
+    pub args: Vec<Value>,
+    /// Its limits.
+    pub limits: Limits,
+    /// Data of its task.
+    pub data: TaskData<FakeBuffer, FakeBytes>,
 }
 
 /// A module is text: `export(params)` lines, such as `main(i32 i32)`. `trap` as first line makes
 /// it unloadable.
 #[derive(Debug)]
-pub(crate) struct FakeEngine {
+pub struct FakeEngine {
     total: usize,
     used: Rc<Cell<usize>>,
     modules: Vec<(ModuleId, FakeBuffer)>,
-    pub(crate) running: Vec<Spawned>,
-    pub(crate) interrupted: Vec<Slot>,
-    pub(crate) usage: RunUsage,
+    /// Runs under way.
+    pub running: Vec<Spawned>,
+    /// Those of them that were interrupted.
+    pub interrupted: Vec<Slot>,
+    /// Usage of each run.
+    pub usage: RunUsage,
     exits: VecDeque<Exit<FakeBuffer>>,
     messages: VecDeque<(Slot, Message<FakeBuffer>)>,
-    pub(crate) delivered: Vec<(Slot, String, Vec<u8>)>,
-    pub(crate) loads: usize,
+    /// Messages that guests were given, with their topics.
+    pub delivered: Vec<(Slot, String, Vec<u8>)>,
+    /// Number of modules that were loaded.
+    pub loads: usize,
 }
 
 impl FakeEngine {
-    pub(crate) fn new(total: usize) -> Self {
+    /// With an arena of `total` bytes.
+    pub fn new(total: usize) -> Self {
         Self {
             total,
             used: Rc::new(Cell::new(0)),
@@ -140,18 +153,18 @@ impl FakeEngine {
     }
 
     /// The run in `slot`.
-    pub(crate) fn run(&self, slot: Slot) -> &Spawned {
+    pub fn run(&self, slot: Slot) -> &Spawned {
         let mut runs = self.running.iter();
         runs.find(|run| run.slot == slot).expect("it runs")
     }
 
     /// Ends the run in `slot`.
-    pub(crate) fn exit(&mut self, slot: Slot, result: Result<Option<Value>, Failure<FakeBuffer>>) {
+    pub fn exit(&mut self, slot: Slot, result: Result<Option<Value>, Failure<FakeBuffer>>) {
         self.exit_with(slot, result, None);
     }
 
     /// Ends the run in `slot`, whose guest has published `output` as its result.
-    pub(crate) fn exit_with(
+    pub fn exit_with(
         &mut self,
         slot: Slot,
         result: Result<Option<Value>, Failure<FakeBuffer>>,
@@ -179,14 +192,14 @@ impl FakeEngine {
     }
 
     /// Ends what was interrupted.
-    pub(crate) fn exit_interrupted(&mut self) {
+    pub fn exit_interrupted(&mut self) {
         for slot in std::mem::take(&mut self.interrupted) {
             self.exit(slot, Err(Failure::Interrupted));
         }
     }
 
     /// The guest in `slot` publishes.
-    pub(crate) fn publish(&mut self, slot: Slot, topic: &str, payload: &[u8]) {
+    pub fn publish(&mut self, slot: Slot, topic: &str, payload: &[u8]) {
         let bytes = self.copy(&[topic.as_bytes(), payload].concat());
         let topic_len = topic.len();
         let message = Message::Publish { bytes, topic_len };
@@ -194,14 +207,14 @@ impl FakeEngine {
     }
 
     /// The guest in `slot` subscribes.
-    pub(crate) fn subscribe(&mut self, slot: Slot, filter: &str) {
+    pub fn subscribe(&mut self, slot: Slot, filter: &str) {
         let filter = self.copy(filter.as_bytes());
         self.messages
             .push_back((slot, Message::Subscribe { filter }));
     }
 
     /// A trap with these words, as far as there is room for them.
-    pub(crate) fn trap(&self, words: &str) -> Failure<FakeBuffer> {
+    pub fn trap(&self, words: &str) -> Failure<FakeBuffer> {
         let copy = self.allocate(words.len()).ok();
         Failure::Trap(copy.map(|mut copy| {
             copy.copy_from_slice(words.as_bytes());
@@ -398,20 +411,24 @@ impl Engine for FakeEngine {
     }
 }
 
-/// What a [`FakeStore`] keeps.
+/// Contents of a [`FakeStore`].
 #[derive(Debug, Default)]
-pub(crate) struct Kept {
-    pub(crate) modules: Vec<(Digest, Vec<u8>)>,
-    pub(crate) records: Vec<(u8, Vec<u8>)>,
-    pub(crate) is_full: bool,
+pub struct Kept {
+    /// Modules by their digests.
+    pub modules: Vec<(Digest, Vec<u8>)>,
+    /// Records by their indexes.
+    pub records: Vec<(u8, Vec<u8>)>,
+    /// Whether no further module finds room.
+    pub is_full: bool,
 }
 
 /// A store in memory; clones share it, as the boots of a device do.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct FakeStore(Arc<Mutex<Kept>>);
+pub struct FakeStore(Arc<Mutex<Kept>>);
 
 impl FakeStore {
-    pub(crate) fn kept(&self) -> MutexGuard<'_, Kept> {
+    /// Its contents, locked.
+    pub fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().expect("no test panics with it")
     }
 }

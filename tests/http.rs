@@ -4,13 +4,13 @@ mod support;
 
 use support::host as subject;
 
-use proplet::engine::Text;
+use proplet::http::{Accept, Method, Part, Request, Url};
 use proplet_host::{
     net::{self, Network},
     platform::WakeFd,
     tls::{Files, Tls},
 };
-use proplet_link::http::{Accept, Exchange, Method, Request, exchange};
+use proplet_link::http::exchange;
 use rustix::net::sockopt::set_socket_linger;
 use rustls::{
     RootCertStore, ServerConfig, ServerConnection, StreamOwned,
@@ -18,6 +18,7 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use std::{
+    convert::Infallible,
     fs,
     io::{self, BufRead as _, BufReader, Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
@@ -33,29 +34,21 @@ const LIMIT: usize = 1 << 20;
 /// A receiver that keeps all.
 #[derive(Debug, Default)]
 struct Got {
-    sends: Vec<u8>,
     length: Option<usize>,
     body: Vec<u8>,
     pieces: usize,
 }
 
-impl Exchange for Got {
-    fn body(&mut self, offset: usize, to: &mut [u8]) -> usize {
-        let rest = &self.sends[offset..];
-        let n = rest.len().min(to.len());
-        to[..n].copy_from_slice(&rest[..n]);
-        n
-    }
-
-    fn begin(&mut self, length: Option<usize>) -> Result<(), Text> {
-        self.length = length;
-        Ok(())
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) -> Result<(), Text> {
-        self.body.extend(bytes);
-        self.pieces += 1;
-        Ok(())
+impl Got {
+    fn receive(&mut self, part: Part<'_>) {
+        match part {
+            Part::Begin(length) => self.length = length,
+            Part::Bytes(bytes) => {
+                self.body.extend(bytes);
+                self.pieces += 1;
+            }
+            Part::End | Part::Failed(_) => panic!("the end is what the exchange returns"),
+        }
     }
 }
 
@@ -64,30 +57,34 @@ static TASK: Mutex<()> = Mutex::new(());
 
 fn carry_out(
     files: Files,
-    request: &Request<'_>,
+    request: &Request,
     sends: &[u8],
     timeout: Duration,
 ) -> Result<Got, String> {
     let _one = TASK.lock().unwrap_or_else(PoisonError::into_inner);
     let wake: &'static WakeFd = Box::leak(Box::new(WakeFd::new().expect("descriptors are left")));
     let network = Network::new(wake, Tls::new(files));
-    let mut got = Got {
-        sends: sends.into(),
-        ..Got::default()
+    let mut got = Got::default();
+    let body = |offset: usize, to: &mut [u8]| {
+        let rest = &sends[offset..];
+        let n = rest.len().min(to.len());
+        to[..n].copy_from_slice(&rest[..n]);
+        n
+    };
+    let receive = |part: Part<'_>| {
+        got.receive(part);
+        Ok::<(), Infallible>(())
     };
     let mut buf = [0; 2048];
-    let result = net::run(
-        exchange(&network, request, &mut got, &mut buf, timeout),
-        wake,
-    );
-    result.map(|()| got).map_err(|e| e.to_string())
+    let exchange = exchange(&network, request, body, receive, &mut buf, timeout);
+    let result = net::run(exchange, wake).map_err(|e| e.to_string());
+    result.map(|()| got)
 }
 
-fn request(url: &str) -> Request<'_> {
+fn request(url: &str) -> Request {
     Request {
         method: Method::Get,
-        url,
-        body_len: 0,
+        url: Url::try_from(url).expect("a URL"),
         accept: Accept::Module,
         limit: LIMIT,
     }
@@ -141,7 +138,7 @@ fn says(text: impl Into<Vec<u8>>) -> Script {
     Box::new(move |mut stream| stream.write_all(&text))
 }
 
-/// What one server leads to that says this.
+/// Outcome of a GET from a server that says this.
 fn answer(text: impl Into<Vec<u8>>) -> Result<Got, String> {
     let (port, server) = serve(vec![says(text)]);
     let result = get(&format!("http://127.0.0.1:{port}/"));
@@ -393,8 +390,7 @@ fn a_large_body_is_sent() {
     }]);
     let url = format!("http://127.0.0.1:{port}/results");
     let post = Request {
-        method: Method::Post,
-        body_len: length,
+        method: Method::Post { len: length },
         accept: Accept::Any,
         ..request(&url)
     };

@@ -347,6 +347,7 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
     pub(super) fn delivered(&mut self, index: u16, delivery: Delivery, now: Instant) {
         let index = usize::from(index);
         let entry = &mut self.entries[index];
+        debug_assert_eq!(entry.state, State::Sent, "a fate is told once");
         match delivery {
             Delivery::Done if entry.body.next() => entry.state = State::Posted,
             Delivery::Done => self.free(index),

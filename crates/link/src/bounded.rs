@@ -1,9 +1,9 @@
-//! A transport that never hands up a packet larger than the receive buffer, and never waits for
-//! ever to write.
+//! A transport that never hands up a packet larger than the receive buffer, and bounds each wait to
+//! write.
 //!
 //! All proplets of a channel receive all its messages, so most of the large ones are for others;
 //! and a broker may ignore the Maximum Packet Size that it was told. An MQTT client that closes
-//! the connection on such a message gets it again after the reconnect, for ever. So [`Bounded`]
+//! the connection on such a message gets it again after each reconnect. So [`Bounded`]
 //! follows the framing of what comes in. A PUBLISH that is too large is skipped as it arrives, of
 //! any size and without being stored, and the client reads the same PUBLISH (topic, packet
 //! identifier, flags) without properties and payload in its place, and acknowledges it.
@@ -25,58 +25,58 @@ const HEAD: usize = FRONT + 2 + TOPIC_MAX + 2 + 1;
 /// Bytes that are skipped between two rests in which others get their turn.
 const SKIP_BURST: usize = 64 * 1024;
 
-/// What a [`Bounded`] transport has seen. It outlives the transport and tells the owner of the
-/// MQTT client what the client does not.
+/// Activity of the peer of a [`Bounded`] transport. It outlives the transport, and has for the owner of
+/// the MQTT client facts that the client does not tell.
 #[derive(Debug)]
-pub struct Watch {
-    /// When the last byte came in.
-    pub heard: Cell<Instant>,
-    /// Size in bytes of the packet whose stub has just been read; taken by whoever handles it,
-    /// and gone when the next packet begins.
+pub struct PeerActivity {
+    /// Moment at which the last byte came in.
+    pub last_heard: Cell<Instant>,
+    /// Size in bytes of the packet whose stub has just been read; taken by the one who handles it,
+    /// and cleared when the next packet begins.
     pub skipped: Cell<Option<usize>>,
     /// Reason code of the last CONNACK or DISCONNECT, if it had one.
-    pub reason: Cell<Option<u8>>,
+    pub reason_code: Cell<Option<u8>>,
     /// Whether the peer has closed the stream.
-    pub ended: Cell<bool>,
+    pub closed: Cell<bool>,
 }
 
-impl Watch {
+impl PeerActivity {
     /// Forgets all, for a new transport.
     pub fn reset(&self) {
-        self.heard.set(Instant::now());
+        self.last_heard.set(Instant::now());
         self.skipped.set(None);
-        self.reason.set(None);
-        self.ended.set(false);
+        self.reason_code.set(None);
+        self.closed.set(false);
     }
 
     fn note(&self, bytes: usize) {
         if bytes == 0 {
-            self.ended.set(true);
+            self.closed.set(true);
         } else {
-            self.heard.set(Instant::now());
+            self.last_heard.set(Instant::now());
         }
     }
 }
 
-impl Default for Watch {
+impl Default for PeerActivity {
     fn default() -> Self {
         Self {
-            heard: Cell::new(Instant::MIN),
+            last_heard: Cell::new(Instant::MIN),
             skipped: Cell::new(None),
-            reason: Cell::new(None),
-            ended: Cell::new(false),
+            reason_code: Cell::new(None),
+            closed: Cell::new(false),
         }
     }
 }
 
-/// Why a [`Bounded`] transport failed. Each of these ends the connection.
+/// Failure of a [`Bounded`] transport. Each of these ends the connection.
 #[derive(Debug)]
 pub enum Error<E> {
     /// The transport below failed.
     Transport(E),
-    /// Nothing could be written for as long as the owner is ready to wait.
+    /// Nothing could be written for as long as the owner waits.
     Stalled,
-    /// A packet is too large and can't be replaced: it is no PUBLISH, or it has too long a topic
+    /// A packet is too large and can't be replaced: it is not a PUBLISH, or it has too long a topic
     /// or none.
     Oversized,
 }
@@ -103,11 +103,11 @@ impl<E: embedded_io_async::Error> embedded_io_async::Error for Error<E> {
     }
 }
 
-/// Where the inbound stream stands. Every read that was dropped before it was ready leaves it
+/// Position in the inbound stream. Every read that was dropped before it was ready leaves it
 /// unchanged.
 #[derive(Debug, Clone, Copy)]
-enum State {
-    /// In a fixed header; `head[..len]` is what there is of it.
+enum Position {
+    /// In a fixed header, of which `head[..len]` has come in.
     Fixed,
     /// The first bytes of the body of a CONNACK or DISCONNECT: wanted up to `end` in `head`,
     /// with `rest` bytes to follow.
@@ -133,14 +133,14 @@ enum State {
 #[derive(Debug)]
 pub struct Bounded<'w, IO> {
     io: IO,
-    watch: &'w Watch,
+    activity: &'w PeerActivity,
     /// Largest packet in bytes that is handed up.
     limit: usize,
     /// Longest wait to write a byte.
     patience: Duration,
     /// Since when writes have been tried in vain, over cancellations.
     stalled: Option<Instant>,
-    state: State,
+    position: Position,
     head: [u8; HEAD],
     len: usize,
     sent: usize,
@@ -150,14 +150,14 @@ pub struct Bounded<'w, IO> {
 
 impl<'w, IO> Bounded<'w, IO> {
     /// Bounds packets from `io` to `limit` bytes and each wait for a write to `patience`.
-    pub const fn new(io: IO, watch: &'w Watch, limit: usize, patience: Duration) -> Self {
+    pub const fn new(io: IO, activity: &'w PeerActivity, limit: usize, patience: Duration) -> Self {
         Self {
             io,
-            watch,
+            activity,
             limit,
             patience,
             stalled: None,
-            state: State::Fixed,
+            position: Position::Fixed,
             head: [0; HEAD],
             len: 0,
             sent: 0,
@@ -165,18 +165,18 @@ impl<'w, IO> Bounded<'w, IO> {
         }
     }
 
-    /// What to do after `head[..len]`, which has grown by a byte or two of a fixed header.
-    fn fixed<E>(&mut self) -> Result<State, Error<E>> {
+    /// The position after `head[..len]`, which has grown by a byte or two of a fixed header.
+    fn fixed<E>(&mut self) -> Result<Position, Error<E>> {
         let first = self.head[0];
         let Some(&last) = self.head[1..self.len].last() else {
-            return Ok(State::Fixed);
+            return Ok(Position::Fixed);
         };
         if last & 0x80 != 0 {
             return Ok(if self.len < 5 {
-                State::Fixed
+                Position::Fixed
             } else {
                 // No length ends after four bytes: the client's to refuse.
-                State::Emit { body: 0 }
+                Position::Emit { body: 0 }
             });
         }
         let body = self.head[1..self.len]
@@ -188,30 +188,30 @@ impl<'w, IO> Bounded<'w, IO> {
             PUBLISH if size > self.limit => {
                 self.first = first;
                 self.len = FRONT;
-                State::Keep {
+                Position::Keep {
                     size,
                     left: body,
                     end: FRONT + 2,
                 }
             }
             _ if size > self.limit => return Err(Error::Oversized),
-            CONNACK if body >= 2 => State::Reason {
+            CONNACK if body >= 2 => Position::Reason {
                 end: self.len + 2,
                 rest: body - 2,
             },
-            DISCONNECT if body >= 1 => State::Reason {
+            DISCONNECT if body >= 1 => Position::Reason {
                 end: self.len + 1,
                 rest: body - 1,
             },
-            _ => State::Emit { body },
+            _ => Position::Emit { body },
         })
     }
 
-    /// What to do after `head[FRONT..len]`, the beginning of an oversized PUBLISH's variable
+    /// The position after `head[FRONT..len]`, the beginning of an oversized PUBLISH's variable
     /// header.
-    fn keep<E>(&self, size: usize, left: usize, end: usize) -> Result<State, Error<E>> {
+    fn keep<E>(&self, size: usize, left: usize, end: usize) -> Result<Position, Error<E>> {
         if self.len < end {
-            return Ok(State::Keep { size, left, end });
+            return Ok(Position::Keep { size, left, end });
         }
         let topic = usize::from(u16::from_be_bytes([self.head[FRONT], self.head[FRONT + 1]]));
         let identifier = match (self.first >> 1) & 3 {
@@ -224,17 +224,17 @@ impl<'w, IO> Bounded<'w, IO> {
             return Err(Error::Oversized);
         }
         Ok(if self.len < whole {
-            State::Keep {
+            Position::Keep {
                 size,
                 left,
                 end: whole,
             }
         } else {
-            State::Skip { size, left }
+            Position::Skip { size, left }
         })
     }
 
-    /// Makes a PUBLISH without payload of what was kept.
+    /// Makes a PUBLISH without payload of the head that was kept.
     fn stub(&mut self) {
         self.head[self.len] = 0; // no properties
         self.len += 1;
@@ -257,7 +257,7 @@ impl<IO: Read> Bounded<'_, IO> {
         let room = &mut self.head[self.len..][..most];
         let n = self.io.read(room).await.map_err(Error::Transport)?;
         self.len += n;
-        self.watch.note(n);
+        self.activity.note(n);
         Ok(n)
     }
 }
@@ -273,41 +273,41 @@ impl<IO: Read> Read for Bounded<'_, IO> {
         }
         let mut burst = 0;
         loop {
-            match self.state {
-                State::Fixed => {
+            match self.position {
+                Position::Fixed => {
                     // Every packet has two bytes at least.
                     let begins = self.len == 0;
                     if self.fill(if begins { 2 } else { 1 }).await? == 0 {
                         return Ok(0);
                     }
                     if begins {
-                        self.watch.skipped.set(None);
+                        self.activity.skipped.set(None);
                     }
-                    self.state = self.fixed()?;
+                    self.position = self.fixed()?;
                 }
-                State::Reason { end, rest } => {
+                Position::Reason { end, rest } => {
                     if self.fill(end - self.len).await? == 0 {
                         return Ok(0);
                     }
                     if self.len == end {
-                        self.watch.reason.set(Some(self.head[end - 1]));
-                        self.state = State::Emit { body: rest };
+                        self.activity.reason_code.set(Some(self.head[end - 1]));
+                        self.position = Position::Emit { body: rest };
                     }
                 }
-                State::Keep { left: 0, .. } => return Err(Error::Oversized),
-                State::Keep { size, left, end } => {
+                Position::Keep { left: 0, .. } => return Err(Error::Oversized),
+                Position::Keep { size, left, end } => {
                     let n = self.fill((end - self.len).min(left)).await?;
                     if n == 0 {
                         return Ok(0);
                     }
-                    self.state = self.keep(size, left - n, end)?;
+                    self.position = self.keep(size, left - n, end)?;
                 }
-                State::Skip { size, left: 0 } => {
+                Position::Skip { size, left: 0 } => {
                     self.stub();
-                    self.watch.skipped.set(Some(size));
-                    self.state = State::Emit { body: 0 };
+                    self.activity.skipped.set(Some(size));
+                    self.position = Position::Emit { body: 0 };
                 }
-                State::Skip { size, left } => {
+                Position::Skip { size, left } => {
                     if burst >= SKIP_BURST {
                         burst = 0;
                         Timer::after_ticks(0).await;
@@ -319,44 +319,44 @@ impl<IO: Read> Read for Bounded<'_, IO> {
                         .read(&mut waste[..most])
                         .await
                         .map_err(Error::Transport)?;
-                    self.watch.note(n);
+                    self.activity.note(n);
                     if n == 0 {
                         return Ok(0);
                     }
                     burst += n;
-                    self.state = State::Skip {
+                    self.position = Position::Skip {
                         size,
                         left: left - n,
                     };
                 }
-                State::Emit { body } if self.sent == self.len => {
+                Position::Emit { body } if self.sent == self.len => {
                     self.len = 0;
                     self.sent = 0;
-                    self.state = if body == 0 {
-                        State::Fixed
+                    self.position = if body == 0 {
+                        Position::Fixed
                     } else {
-                        State::Body(body)
+                        Position::Body(body)
                     };
                 }
-                State::Emit { .. } => {
+                Position::Emit { .. } => {
                     let rest = &self.head[self.sent..self.len];
                     let n = rest.len().min(out.len());
                     out[..n].copy_from_slice(&rest[..n]);
                     self.sent += n;
                     return Ok(n);
                 }
-                State::Body(left) => {
+                Position::Body(left) => {
                     let most = left.min(out.len());
                     let n = self
                         .io
                         .read(&mut out[..most])
                         .await
                         .map_err(Error::Transport)?;
-                    self.watch.note(n);
-                    self.state = if n == left {
-                        State::Fixed
+                    self.activity.note(n);
+                    self.position = if n == left {
+                        Position::Fixed
                     } else {
-                        State::Body(left - n)
+                        Position::Body(left - n)
                     };
                     return Ok(n);
                 }

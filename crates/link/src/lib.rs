@@ -1,36 +1,45 @@
-//! What both ports of the proplet share above sockets: the MQTT session of one proplet, HTTP
-//! exchanges, and the reactor that drives them.
+//! The part of a proplet that both ports share above sockets: the MQTT session, HTTP exchanges, and
+//! the reactor that drives them.
 //!
 //! ```text
-//! port: sockets, clock, wake-up descriptor
+//! port: sockets, clock, wake-up descriptor, and the cell of the agent
 //!   └ reactor::block_on ─ one task
-//!       └ run ─ resolve ▸ dial ▸ CONNECT ▸ subscribe ▸ serve ▸ back off ▸ …
-//!           ├ Application: the agent, events in and publications out
-//!           └ minimq ─ bounded::Bounded ─ the port's TCP connection
+//!       ├ run ─ link: one session after the other
+//!       │   ├ dial ─ resolve ▸ connect ▸ TLS ▸ CONNECT
+//!       │   ├ subscriptions, publishing, liveness ─ the state of the session
+//!       │   ├ driver ─ the agent's ticks, signals and shutdown, while the link waits
+//!       │   ├ http_client ─ http: the agent's requests
+//!       │   └ minimq ─ bounded::Bounded ─ the port's TCP connection
+//!       └ whatever else the port does with the agent, beside the link
 //! ```
 //!
-//! Nothing here allocates, keeps global state, or blocks other than by being pending.
+//! `link` conducts; the parts below it do not know each other. Nothing here allocates, keeps global
+//! state, or blocks other than by being pending.
 
 #![no_std]
 #![forbid(unsafe_code)]
 
-mod application;
 pub mod bounded;
-mod courier;
+mod config;
+mod dial;
+mod driver;
+mod error;
 pub mod http;
+mod http_client;
 mod link;
+mod liveness;
+mod publishing;
 pub mod reactor;
-mod settings;
+mod run;
+mod session;
 mod stack;
 mod status;
+mod subscriptions;
+mod time;
 
-pub use application::Application;
-pub use link::{Signal, run};
-pub use settings::{Buffers, Settings, SetupError};
+pub use config::{Buffers, LinkConfig, SetupError};
+pub use driver::Signal;
+pub use error::ConnectionError;
+pub use run::run;
 pub use stack::{Stack, TlsError};
-pub use status::{State, Status, Trouble};
-
-/// A duration in ticks; what is too long for those is as good as for ever.
-fn ticks(duration: core::time::Duration) -> embassy_time::Duration {
-    duration.try_into().unwrap_or(embassy_time::Duration::MAX)
-}
+pub use status::{LinkState, LinkStatus};

@@ -5,7 +5,7 @@
 //! told the port what they wait for. So an [`Alarm`], which is one number, is queue enough for
 //! the driver, and the port sleeps in one `poll` over its sockets and its wake-up descriptor.
 //!
-//! What a port writes itself, because this crate forbids `unsafe` and has no clock:
+//! A port writes itself, because this crate forbids `unsafe` and has no clock:
 //!
 //! ```ignore
 //! static ALARM: Alarm = Alarm::new();

@@ -1,4 +1,4 @@
-//! What a link stands on.
+//! The network below a link.
 
 use core::{fmt, future::Future, net::SocketAddr};
 use embedded_io_async::ErrorKind;
@@ -7,13 +7,13 @@ use embedded_nal_async::{Dns, TcpConnect};
 /// A port's network. A connection that fails above TCP, at TLS, fails with
 /// [`ErrorKind::InvalidData`], and displays why.
 pub trait Stack: TcpConnect + Dns {
-    /// Whether there is a network to dial in. While there is none, the link waits and does not
+    /// Whether there is a network. Without one, the link waits and does not
     /// try; a change must poll the link's task. A port that can't tell says yes.
     fn is_up(&self) -> bool {
         true
     }
 
-    /// Whether [`connect_tls`](Self::connect_tls) has what it needs.
+    /// Whether [`connect_tls`](Self::connect_tls) is supported and has its certificates.
     fn has_tls(&self) -> bool {
         false
     }
@@ -30,7 +30,7 @@ pub trait Stack: TcpConnect + Dns {
     /// safe to drop as [`TcpConnect::connect`].
     ///
     /// # Errors
-    /// [`TlsError::Unsupported`] of a port that has no TLS, which is all that this body does.
+    /// [`TlsError::Unsupported`] of a port that has no TLS: this default.
     fn connect_tls(
         &self,
         remote: SocketAddr,
@@ -42,7 +42,7 @@ pub trait Stack: TcpConnect + Dns {
     }
 }
 
-/// Why there is no connection with TLS on it.
+/// Failure to make a connection with TLS on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsError<E> {
     /// The port has no TLS.

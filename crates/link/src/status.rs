@@ -1,165 +1,12 @@
-//! What a port shows of the link.
+//! State and counters of the link, for the port to show.
 
-use core::{
-    fmt,
-    sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering::Relaxed},
-};
+use crate::ConnectionError;
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering::Relaxed};
 
-/// Why the broker could not be reached, or was lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
-    /// The broker's name has no address.
-    Resolve,
-    /// There is no TCP connection to its address.
-    Dial,
-    /// There is a TCP connection, and no TLS on it.
-    Tls,
-    /// It did not answer in time.
-    Timeout,
-    /// It refused the connection, for this MQTT reason code.
-    Refused(u8),
-    /// It refused a subscription, for this MQTT reason code.
-    Subscription(u8),
-    /// It closed the connection, for this MQTT reason code if it named one.
-    Closed(Option<u8>),
-    /// It has gone silent.
-    Silent,
-    /// It has stopped reading.
-    Stalled,
-    /// The transport failed.
-    Transport,
-    /// It broke the protocol.
-    Protocol,
-    /// The send buffer is too small for a packet that has to go.
-    Buffer,
-}
-
-impl Trouble {
-    /// Whether the broker has ended the connection because of a packet of ours.
-    pub(crate) const fn is_our_packet(self) -> bool {
-        matches!(self, Self::Closed(Some(0x81 | 0x82 | 0x90 | 0x95 | 0x99)))
-    }
-}
-
-/// What an MQTT reason code means, and what to do about it.
-fn reason(code: u8) -> &'static str {
-    match code {
-        0x80 => "unspecified error",
-        0x81 | 0x82 => "the broker holds our packet for malformed",
-        0x83 => "implementation specific error",
-        0x01 | 0x84 => "no MQTT 5 here: use the broker's MQTT 5 port",
-        0x85 => "it does not like the client id, which is the proplet id",
-        0x86 => "bad user name or password: check the proplet id and the API key",
-        0x87 => "not authorised: check the proplet id, the API key and the channel's permissions",
-        0x88 => "the server is unavailable",
-        0x89 => "the server is busy",
-        0x8a => "banned: ask the broker's administrator",
-        0x8b => "the server is shutting down",
-        0x8c => "bad authentication method",
-        0x8d => "it missed our keep-alive",
-        0x8e => "session taken over: another client uses the same proplet id",
-        0x8f => "the topic filter is invalid: check tenant and channel",
-        0x90 => "the topic is invalid: check tenant and channel",
-        0x93 => "too many messages at once",
-        0x95 => "packet too large",
-        0x96 => "message rate too high",
-        0x97 => "quota exceeded",
-        0x98 => "administrative action",
-        0x9b => "the quality of service is not supported",
-        0x9c | 0x9d => "use another server",
-        0x9f => "connection rate exceeded",
-        0xa0 => "the longest time for a connection has passed",
-        // MQTT 3.1.1's return codes 2 to 5, from a broker that speaks nothing else.
-        0x02..=0x05 => "refused by an MQTT 3.1.1 broker: use its MQTT 5 port",
-        _ => "no known reason",
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Resolve => {
-                f.write_str("the broker's name can't be resolved: check it and the name server")
-            }
-            Self::Dial => {
-                f.write_str("no TCP connection to the broker: check its address and port")
-            }
-            Self::Tls => f.write_str(
-                "no TLS with the broker: check the certificates, and that the port speaks TLS",
-            ),
-            Self::Timeout => f.write_str("the broker does not answer"),
-            Self::Refused(code) => {
-                write!(f, "the broker refuses us: {} ({code:#04x})", reason(code))
-            }
-            Self::Subscription(code) => {
-                write!(
-                    f,
-                    "the broker refuses a subscription: {} ({code:#04x})",
-                    reason(code)
-                )
-            }
-            Self::Closed(Some(code)) => {
-                write!(
-                    f,
-                    "the broker closed the connection: {} ({code:#04x})",
-                    reason(code)
-                )
-            }
-            Self::Closed(None) => f.write_str("the broker closed the connection"),
-            Self::Silent => f.write_str("the broker has gone silent"),
-            Self::Stalled => f.write_str("the broker has stopped reading"),
-            Self::Transport => f.write_str("the connection broke"),
-            Self::Protocol => f.write_str("the peer does not speak MQTT 5 as it should"),
-            Self::Buffer => f.write_str("the send buffer is too small"),
-        }
-    }
-}
-
-impl Trouble {
-    fn pack(self) -> u16 {
-        let (kind, code) = match self {
-            Self::Resolve => (1, 0),
-            Self::Dial => (2, 0),
-            Self::Timeout => (3, 0),
-            Self::Refused(code) => (4, code),
-            Self::Subscription(code) => (5, code),
-            Self::Closed(Some(code)) => (6, code),
-            Self::Closed(None) => (7, 0),
-            Self::Silent => (8, 0),
-            Self::Stalled => (9, 0),
-            Self::Transport => (10, 0),
-            Self::Protocol => (11, 0),
-            Self::Buffer => (12, 0),
-            Self::Tls => (13, 0),
-        };
-        u16::from_be_bytes([kind, code])
-    }
-
-    fn unpack(packed: u16) -> Option<Self> {
-        let [kind, code] = packed.to_be_bytes();
-        Some(match kind {
-            1 => Self::Resolve,
-            2 => Self::Dial,
-            3 => Self::Timeout,
-            4 => Self::Refused(code),
-            5 => Self::Subscription(code),
-            6 => Self::Closed(Some(code)),
-            7 => Self::Closed(None),
-            8 => Self::Silent,
-            9 => Self::Stalled,
-            10 => Self::Transport,
-            11 => Self::Protocol,
-            12 => Self::Buffer,
-            13 => Self::Tls,
-            _ => return None,
-        })
-    }
-}
-
-/// What the link is doing.
+/// State of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum State {
+pub enum LinkState {
     /// Waiting before the next attempt, or not begun.
     Waiting = 0,
     /// Resolving, dialling, shaking hands or subscribing.
@@ -172,27 +19,27 @@ pub enum State {
 
 /// State and counters of a link, to be read from any thread. Only the link writes.
 #[derive(Debug)]
-pub struct Status {
+pub struct LinkStatus {
     state: AtomicU8,
-    trouble: AtomicU16,
+    error: AtomicU16,
     connects: AtomicU32,
     losses: AtomicU32,
     failures: AtomicU32,
     oversized: AtomicU32,
 }
 
-impl Default for Status {
+impl Default for LinkStatus {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Status {
+impl LinkStatus {
     /// The status of a link that has not begun.
     pub const fn new() -> Self {
         Self {
             state: AtomicU8::new(0),
-            trouble: AtomicU16::new(0),
+            error: AtomicU16::new(0),
             connects: AtomicU32::new(0),
             losses: AtomicU32::new(0),
             failures: AtomicU32::new(0),
@@ -200,19 +47,19 @@ impl Status {
         }
     }
 
-    /// What the link is doing.
-    pub fn state(&self) -> State {
+    /// State of the link.
+    pub fn state(&self) -> LinkState {
         match self.state.load(Relaxed) {
-            1 => State::Connecting,
-            2 => State::Connected,
-            3 => State::Ended,
-            _ => State::Waiting,
+            1 => LinkState::Connecting,
+            2 => LinkState::Connected,
+            3 => LinkState::Ended,
+            _ => LinkState::Waiting,
         }
     }
 
-    /// The last trouble, also after it has passed.
-    pub fn last_trouble(&self) -> Option<Trouble> {
-        Trouble::unpack(self.trouble.load(Relaxed))
+    /// The last error, also after a connection was made since.
+    pub fn last_error(&self) -> Option<ConnectionError> {
+        ConnectionError::unpack(self.error.load(Relaxed))
     }
 
     /// Connections made, up to the last subscription.
@@ -235,23 +82,23 @@ impl Status {
         self.oversized.load(Relaxed)
     }
 
-    pub(crate) fn set_state(&self, state: State) {
+    pub(crate) fn set_state(&self, state: LinkState) {
         self.state.store(state as u8, Relaxed);
     }
 
     pub(crate) fn connected(&self) {
         count(&self.connects);
-        self.set_state(State::Connected);
+        self.set_state(LinkState::Connected);
     }
 
-    pub(crate) fn lost(&self, trouble: Trouble) {
+    pub(crate) fn lost(&self, error: ConnectionError) {
         count(&self.losses);
-        self.trouble.store(trouble.pack(), Relaxed);
+        self.error.store(error.pack(), Relaxed);
     }
 
-    pub(crate) fn failed(&self, trouble: Trouble) {
+    pub(crate) fn failed(&self, error: ConnectionError) {
         count(&self.failures);
-        self.trouble.store(trouble.pack(), Relaxed);
+        self.error.store(error.pack(), Relaxed);
     }
 
     pub(crate) fn skipped(&self) {
@@ -269,17 +116,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trouble_survives_packing() {
-        for trouble in [
-            Trouble::Resolve,
-            Trouble::Refused(0x86),
-            Trouble::Closed(None),
-            Trouble::Closed(Some(0)),
-            Trouble::Buffer,
-            Trouble::Tls,
-        ] {
-            assert_eq!(Trouble::unpack(trouble.pack()), Some(trouble));
-        }
-        assert_eq!(Status::new().last_trouble(), None);
+    fn a_link_that_has_not_begun_has_no_error() {
+        let status = LinkStatus::new();
+        assert_eq!(status.last_error(), None);
+        assert_eq!(status.state(), LinkState::Waiting);
+    }
+
+    #[test]
+    fn the_last_error_is_shown() {
+        let status = LinkStatus::new();
+        status.failed(ConnectionError::Refused(0x86));
+        status.connected();
+        assert_eq!(status.last_error(), Some(ConnectionError::Refused(0x86)));
+        status.lost(ConnectionError::Closed(None));
+        assert_eq!(status.last_error(), Some(ConnectionError::Closed(None)));
+        assert_eq!(
+            (status.connects(), status.failures(), status.losses()),
+            (1, 1, 1)
+        );
     }
 }

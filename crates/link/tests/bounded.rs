@@ -5,7 +5,7 @@ mod support;
 use embassy_futures::select::{Either, select};
 use embassy_time::Duration;
 use embedded_io_async::{ErrorType, Read, Write};
-use proplet_link::bounded::{Bounded, Watch};
+use proplet_link::bounded::{Bounded, PeerActivity};
 use proptest::prelude::*;
 use std::{collections::VecDeque, future::poll_fn, task::Poll};
 use support::{Fault, packet, publish_packet, simulate};
@@ -57,13 +57,13 @@ impl Write for Pieces {
 
 /// Reads all, with buffers of these sizes, giving a read up whenever it is pending.
 fn read_all(bytes: &[u8], sizes: Vec<usize>, buffers: &[usize]) -> (Vec<u8>, Vec<usize>) {
-    let watch = Watch::default();
+    let activity = PeerActivity::default();
     let pieces = Pieces {
         bytes: bytes.iter().copied().collect(),
         sizes,
         turn: 0,
     };
-    let mut bounded = Bounded::new(pieces, &watch, LIMIT, Duration::from_secs(1));
+    let mut bounded = Bounded::new(pieces, &activity, LIMIT, Duration::from_secs(1));
     let (mut out, mut skipped) = (Vec::new(), Vec::new());
     simulate(async {
         for turn in 0.. {
@@ -83,10 +83,10 @@ fn read_all(bytes: &[u8], sizes: Vec<usize>, buffers: &[usize]) -> (Vec<u8>, Vec
                 },
                 Either::Second(()) => {}
             }
-            skipped.extend(watch.skipped.take());
+            skipped.extend(activity.skipped.take());
         }
     });
-    assert!(watch.ended.get());
+    assert!(activity.closed.get());
     (out, skipped)
 }
 
@@ -144,9 +144,9 @@ proptest! {
         bytes in proptest::collection::vec(any::<u8>(), 0..600),
         size in 1usize..20,
     ) {
-        let watch = Watch::default();
+        let activity = PeerActivity::default();
         let pieces = Pieces { bytes: bytes.into(), sizes: vec![size], turn: 0 };
-        let mut bounded = Bounded::new(pieces, &watch, LIMIT, Duration::from_secs(1));
+        let mut bounded = Bounded::new(pieces, &activity, LIMIT, Duration::from_secs(1));
         simulate(async {
             let mut buf = [0; 16];
             while let Ok(1..) = bounded.read(&mut buf).await {}
@@ -162,18 +162,18 @@ fn reason_codes_are_noted() {
         (&[0xe0, 0], None),
         (&[0xd0, 0], None),
     ] {
-        let watch = Watch::default();
+        let activity = PeerActivity::default();
         let pieces = Pieces {
             bytes: bytes.iter().copied().collect(),
             sizes: vec![1],
             turn: 0,
         };
-        let mut bounded = Bounded::new(pieces, &watch, LIMIT, Duration::from_secs(1));
+        let mut bounded = Bounded::new(pieces, &activity, LIMIT, Duration::from_secs(1));
         simulate(async {
             let mut buf = [0; 16];
             while bounded.read(&mut buf).await.unwrap() > 0 {}
         });
-        assert_eq!(watch.reason.get(), reason, "{bytes:x?}");
+        assert_eq!(activity.reason_code.get(), reason, "{bytes:x?}");
     }
 }
 
@@ -199,8 +199,13 @@ fn a_quarter_of_a_gigabyte_is_skipped_without_keeping_others_waiting() {
     }
     let head = vec![0x32, 0xff, 0xff, 0xff, 0x7f, 0, 1, b't', 0, 9, 0];
     let payload = 268_435_455 - (head.len() - 5);
-    let watch = Watch::default();
-    let mut bounded = Bounded::new(Huge(payload, head), &watch, LIMIT, Duration::from_secs(1));
+    let activity = PeerActivity::default();
+    let mut bounded = Bounded::new(
+        Huge(payload, head),
+        &activity,
+        LIMIT,
+        Duration::from_secs(1),
+    );
     let (mut out, mut turns) = (Vec::<u8>::new(), 0);
     simulate(async {
         loop {
@@ -216,6 +221,6 @@ fn a_quarter_of_a_gigabyte_is_skipped_without_keeping_others_waiting() {
         }
     });
     assert_eq!(out, publish_packet(0x32, "t", Some(9), &[]));
-    assert_eq!(watch.skipped.get(), Some(268_435_460));
+    assert_eq!(activity.skipped.get(), Some(268_435_460));
     assert!(turns > 1000);
 }

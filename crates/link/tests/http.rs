@@ -5,10 +5,13 @@ mod support;
 use embassy_futures::select::{Either, select};
 use embedded_io_async::{ErrorKind, ErrorType, Read, Write};
 use embedded_nal_async::{AddrType, Dns, TcpConnect};
-use proplet::engine::{Text, text};
+use proplet::{
+    http::{Accept, Method, Part, Request, Url},
+    wire::URL_MAX,
+};
 use proplet_link::{
     Stack, TlsError,
-    http::{Accept, Exchange, Method, Request, URL_MAX, exchange},
+    http::{ExchangeError, exchange},
 };
 use proptest::prelude::*;
 use std::{
@@ -26,13 +29,13 @@ const BUF: usize = 1536;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a server does next.
+/// A server's next step.
 #[derive(Debug, Clone)]
 enum Step {
     Say(Vec<u8>),
     Wait(u64),
     Reset,
-    /// Nothing more, for ever.
+    /// Nothing more.
     Hang,
     /// The same, again and again; it is always there, and each read takes a millisecond.
     Repeat(Vec<u8>),
@@ -44,7 +47,7 @@ fn say(text: impl AsRef<[u8]>) -> Step {
     Step::Say(text.as_ref().into())
 }
 
-/// What is at the other end, and what it has seen.
+/// The servers, and the requests that they have seen.
 #[derive(Default)]
 struct World {
     /// A script for each connection; then the connection ends. Without one it is refused.
@@ -187,44 +190,57 @@ impl Stack for Net {
 /// A receiver that keeps all.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Got {
-    sends: Vec<u8>,
     length: Option<Option<usize>>,
     body: Vec<u8>,
     /// Takes no more than that.
     room: Option<usize>,
 }
 
-impl Exchange for Got {
-    fn body(&mut self, offset: usize, to: &mut [u8]) -> usize {
-        let rest = &self.sends[offset.min(self.sends.len())..];
-        let n = rest.len().min(to.len());
-        to[..n].copy_from_slice(&rest[..n]);
-        n
-    }
-
-    fn begin(&mut self, length: Option<usize>) -> Result<(), Text> {
-        assert_eq!(self.length.replace(length), None, "it begins twice");
-        match self.room {
-            Some(0) => Err(text(format_args!("no room at all"))),
-            _ => Ok(()),
+impl Got {
+    fn receive(&mut self, part: Part<'_>) -> Result<(), &'static str> {
+        match part {
+            Part::Begin(length) => {
+                assert_eq!(self.length.replace(length), None, "it begins twice");
+                if self.room == Some(0) {
+                    return Err("no room at all");
+                }
+            }
+            Part::Bytes(bytes) => {
+                assert!(self.length.is_some(), "it has not begun");
+                assert!(!bytes.is_empty());
+                let len = self.body.len() + bytes.len();
+                if self.room.is_some_and(|room| len > room) {
+                    return Err("no more room");
+                }
+                self.body.extend(bytes);
+            }
+            Part::End | Part::Failed(_) => panic!("the end is what the exchange returns"),
         }
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) -> Result<(), Text> {
-        assert!(self.length.is_some(), "it has not begun");
-        assert!(!bytes.is_empty());
-        if self
-            .room
-            .is_some_and(|room| self.body.len() + bytes.len() > room)
-        {
-            return Err(text(format_args!("no more room")));
-        }
-        self.body.extend(bytes);
         Ok(())
     }
 }
 
-/// What an exchange has led to.
+/// Copies from a request's body.
+fn copy(body: &[u8], offset: usize, to: &mut [u8]) -> usize {
+    let rest = &body[offset.min(body.len())..];
+    let n = rest.len().min(to.len());
+    to[..n].copy_from_slice(&rest[..n]);
+    n
+}
+
+/// Carries out an exchange on a device.
+async fn send<'e>(
+    net: &Net,
+    request: &'e Request,
+    sends: &[u8],
+    got: &mut Got,
+    buf: &'e mut [u8],
+) -> Result<(), ExchangeError<'e, &'static str, Net>> {
+    let body = |offset, to: &mut [u8]| copy(sends, offset, to);
+    exchange(net, request, body, |part| got.receive(part), buf, TIMEOUT).await
+}
+
+/// Outcome of an exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Outcome {
     result: Result<(), String>,
@@ -249,19 +265,33 @@ impl Outcome {
     }
 }
 
-const GET: Request<'static> = Request {
-    method: Method::Get,
-    url: "http://example.org:8080/a.wasm",
-    body_len: 0,
-    accept: Accept::Module,
-    limit: 1000,
-};
+fn get_of(url: &str) -> Request {
+    Request {
+        url: Url::try_from(url).unwrap(),
+        method: Method::Get,
+        accept: Accept::Module,
+        limit: 1000,
+    }
+}
 
-fn carry_out(world: World, request: &Request<'_>, mut got: Got) -> Outcome {
+fn get_example() -> Request {
+    get_of("http://example.org:8080/a.wasm")
+}
+
+fn post_of(len: usize) -> Request {
+    Request {
+        method: Method::Post { len },
+        accept: Accept::Any,
+        ..get_example()
+    }
+}
+
+fn carry_out(world: World, request: &Request, sends: &[u8], mut got: Got) -> Outcome {
     let world = Rc::new(world);
     let net = Net(world.clone());
     let (result, took) = simulate(async {
-        let result = exchange(&net, request, &mut got, &mut [0; BUF], TIMEOUT).await;
+        let mut buf = [0; BUF];
+        let result = send(&net, request, sends, &mut got, &mut buf).await;
         (result.map_err(|e| e.to_string()), now())
     });
     assert_eq!(world.open.get(), 0, "a connection is left open");
@@ -276,7 +306,13 @@ fn carry_out(world: World, request: &Request<'_>, mut got: Got) -> Outcome {
 
 /// The same in pieces of any size, with the same outcome.
 #[track_caller]
-fn ask(request: &Request<'_>, got: &Got, servers: &[&[Step]]) -> Outcome {
+fn ask(request: &Request, servers: &[&[Step]]) -> Outcome {
+    converse(request, &[], &Got::default(), servers)
+}
+
+/// The same with a body, for a receiver.
+#[track_caller]
+fn converse(request: &Request, sends: &[u8], got: &Got, servers: &[&[Step]]) -> Outcome {
     let outcomes = [usize::MAX, 1, 2, 3, 7, 100].map(|piece| {
         let world = World {
             servers: RefCell::new(servers.iter().map(|steps| steps.to_vec()).collect()),
@@ -285,10 +321,10 @@ fn ask(request: &Request<'_>, got: &Got, servers: &[&[Step]]) -> Outcome {
             has_authentic_end: true,
             ..World::default()
         };
-        carry_out(world, request, got.clone())
+        carry_out(world, request, sends, got.clone())
     });
     for outcome in &outcomes {
-        // How much of what is too much was handed on is nobody's business.
+        // It may differ how much was handed on of a body that fails.
         assert_eq!(outcome.result, outcomes[0].result);
         if outcome.result.is_ok() {
             assert_eq!(outcome, &outcomes[0]);
@@ -300,7 +336,7 @@ fn ask(request: &Request<'_>, got: &Got, servers: &[&[Step]]) -> Outcome {
 /// Asks one server, which says this.
 #[track_caller]
 fn get(says: impl AsRef<[u8]>) -> Outcome {
-    ask(&GET, &Got::default(), &[&[say(says)]])
+    ask(&get_example(), &[&[say(says)]])
 }
 
 #[test]
@@ -365,12 +401,8 @@ fn hosts_ports_and_targets_are_those_of_the_url() {
             "Host: [::1]\r\n",
         ),
     ] {
-        let request = Request { url, ..GET };
-        let outcome = ask(
-            &request,
-            &Got::default(),
-            &[&[say("HTTP/1.1 204 \r\n\r\n")]],
-        );
+        let request = get_of(url);
+        let outcome = ask(&request, &[&[say("HTTP/1.1 204 \r\n\r\n")]]);
         assert_eq!(outcome.body(), "", "{url}");
         assert_eq!(outcome.dials, [dial], "{url}");
         assert!(outcome.requests[0].starts_with(line), "{url}");
@@ -380,12 +412,10 @@ fn hosts_ports_and_targets_are_those_of_the_url() {
 
 #[test]
 fn urls_that_lead_nowhere_are_refused_before_a_connection() {
-    let long = format!("http://h/{}", "x".repeat(URL_MAX - 8));
     for (url, words) in [
         ("http://h/ HTTP/1.1\r\nX: y", "space"),
         ("ftp://h/", "http:// or https://"),
         ("http://me:secret@h/", "user name or password"),
-        (&long, "the URL has 513 bytes, the limit is 512"),
         (
             "http://nowhere/",
             "the name of nowhere:80 can't be resolved",
@@ -393,29 +423,22 @@ fn urls_that_lead_nowhere_are_refused_before_a_connection() {
         ("https://impostor/", "no TLS with impostor:443: InvalidData"),
         ("http://gone:8080/", "gone:8080 refused the connection"),
     ] {
-        let outcome = ask(&Request { url, ..GET }, &Got::default(), &[]);
+        let outcome = ask(&get_of(url), &[]);
         assert!(outcome.error().contains(words), "{url}: {outcome:?}");
         assert!(outcome.requests.is_empty(), "{url}");
     }
-    let request = Request {
-        url: &long[..URL_MAX],
-        ..GET
-    };
-    let outcome = ask(
-        &request,
-        &Got::default(),
-        &[&[say("HTTP/1.1 204 \r\n\r\n")]],
-    );
+    // A longer one is not a request.
+    let long = format!("http://h/{}", "x".repeat(URL_MAX - 8));
+    assert!(Url::try_from(&*long).is_err());
+    let request = get_of(&long[..URL_MAX]);
+    let outcome = ask(&request, &[&[say("HTTP/1.1 204 \r\n\r\n")]]);
     assert_eq!(outcome.body(), "");
 }
 
 #[test]
 fn https_needs_tls() {
-    let request = Request {
-        url: "https://h/",
-        ..GET
-    };
-    let outcome = carry_out(World::default(), &request, Got::default());
+    let request = get_of("https://h/");
+    let outcome = carry_out(World::default(), &request, &[], Got::default());
     assert_eq!(
         outcome.error(),
         "https needs TLS, which this proplet does not have"
@@ -424,8 +447,7 @@ fn https_needs_tls() {
 
 #[test]
 fn over_https_a_body_ends_with_its_connection_only_where_that_is_told_from_a_cut() {
-    let request = |url| Request { url, ..GET };
-    let (http, https) = (request("http://h:1/"), request("https://h:1/"));
+    let (http, https) = (get_of("http://h:1/"), get_of("https://h:1/"));
     let close = "\r\nabc";
     let error = "h:1 does not say where its body ends: over https this proplet needs Content-Length or chunks";
     for (has_authentic_end, request, says, result) in [
@@ -447,9 +469,9 @@ fn over_https_a_body_ends_with_its_connection_only_where_that_is_told_from_a_cut
             has_authentic_end,
             ..World::default()
         };
-        let outcome = carry_out(world, request, Got::default());
+        let outcome = carry_out(world, request, &[], Got::default());
         assert_eq!(outcome.result, result, "{says}");
-        // Nobody has made room for what is refused.
+        // Room was not made for a body that is refused.
         assert_eq!(outcome.got.length.is_some(), result.is_ok());
         assert_eq!(outcome.got.body == b"abc", result.is_ok());
     }
@@ -509,7 +531,7 @@ fn bodies_end_where_they_should() {
         "HTTP/1.0 200\nContent-Length: 3\n\nabc",
         "HTTP/1.1 200 \r\n\r\nabc",
         "HTTP/1.1 299 Fine\r\n\r\nabc",
-        // What goes before an answer.
+        // Interim responses.
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\nabc",
     ] {
         assert_eq!(get(whole).body(), "abc", "{whole}");
@@ -713,8 +735,11 @@ fn the_limit_is_reached_and_not_passed() {
         assert_eq!(outcome.error(), error, "{head}");
         assert_eq!(outcome.got.body.len(), 1000);
     }
-    let none = Request { limit: 0, ..GET };
-    let says = |s: &str| ask(&none, &Got::default(), &[&[say(s)]]);
+    let none = Request {
+        limit: 0,
+        ..get_example()
+    };
+    let says = |s: &str| ask(&none, &[&[say(s)]]);
     assert_eq!(says("HTTP/1.1 200 OK\r\n\r\n").body(), "");
     assert_eq!(
         says("HTTP/1.1 200 OK\r\n\r\nx").error(),
@@ -732,9 +757,9 @@ fn a_module_has_a_type_of_modules_or_none() {
     );
     let any = Request {
         accept: Accept::Any,
-        ..GET
+        ..get_example()
     };
-    let outcome = ask(&any, &Got::default(), &[&[say(html)]]);
+    let outcome = ask(&any, &[&[say(html)]]);
     assert_eq!(outcome.body(), "abc");
     assert!(outcome.requests[0].contains("\r\nAccept: */*\r\n"));
 }
@@ -753,8 +778,7 @@ fn heads_have_room_in_the_buffer_or_are_refused() {
         "response headers are larger than 1536 bytes"
     );
     let endless = ask(
-        &GET,
-        &Got::default(),
+        &get_example(),
         &[&[say("HTTP/1.1 200 OK\r\n"), Repeat(b"x: y\r\n".into())]],
     );
     assert!(endless.error().contains("headers"), "{endless:?}");
@@ -787,8 +811,7 @@ fn fine() -> Step {
 #[test]
 fn redirects_are_followed() {
     let outcome = ask(
-        &GET,
-        &Got::default(),
+        &get_example(),
         &[
             &[moved(301, "http://other/x/y?z#f")],
             &[moved(302, "w?v")],
@@ -823,13 +846,13 @@ fn redirects_are_followed() {
 fn redirects_have_an_end() {
     let hop = [moved(302, "/a.wasm")];
     let loops = vec![&hop[..]; 11];
-    let outcome = ask(&GET, &Got::default(), &loops);
+    let outcome = ask(&get_example(), &loops);
     assert_eq!(outcome.error(), "too many redirects (10)");
     assert_eq!(outcome.dials.len(), 11);
     let fine = [fine()];
     let mut chain = vec![&hop[..]; 10];
     chain.push(&fine);
-    assert_eq!(ask(&GET, &Got::default(), &chain).body(), "abc");
+    assert_eq!(ask(&get_example(), &chain).body(), "abc");
 
     for (url, status, location, error) in [
         (
@@ -860,12 +883,8 @@ fn redirects_have_an_end() {
         ("http://a/", 300, "http://b/", "HTTP 300 from a:80"),
         ("http://a/", 305, "http://b/", "HTTP 305 from a:80"),
     ] {
-        let request = Request { url, ..GET };
-        let outcome = ask(
-            &request,
-            &Got::default(),
-            &[&[moved(status, location)], &fine],
-        );
+        let request = get_of(url);
+        let outcome = ask(&request, &[&[moved(status, location)], &fine]);
         assert!(outcome.error().contains(error), "{location}: {outcome:?}");
         assert_eq!(outcome.dials.len(), 1);
     }
@@ -883,14 +902,14 @@ fn redirects_have_an_end() {
         let far = format!("http://b/{}", "x".repeat(len - 9 - 200));
         let mut far = far;
         far.push_str(&format!("#{}", "f".repeat(199)));
-        let outcome = ask(&GET, &Got::default(), &[&[moved(302, &far)], &fine]);
+        let outcome = ask(&get_example(), &[&[moved(302, &far)], &fine]);
         match error {
             None => assert_eq!(outcome.body(), "abc"),
             Some(error) => assert!(outcome.error().contains(error), "{outcome:?}"),
         }
     }
     let far = format!("http://b/{}", "x".repeat(BUF / 2 - 9));
-    let outcome = ask(&GET, &Got::default(), &[&[moved(302, &far)], &fine]);
+    let outcome = ask(&get_example(), &[&[moved(302, &far)], &fine]);
     assert_eq!(
         outcome.error(),
         "the URL is too long: the request's head has more than 768 bytes"
@@ -900,18 +919,12 @@ fn redirects_have_an_end() {
 #[test]
 fn a_body_is_sent_whole_and_again_where_it_is_redirected() {
     let json = format!("{{\"x\":\"{}\"}}", "0123456789".repeat(500));
-    let sends = Got {
-        sends: json.clone().into(),
-        ..Got::default()
+    let post = |post: &Request, servers: &[&[Step]]| {
+        converse(post, json.as_bytes(), &Got::default(), servers)
     };
-    let post = Request {
-        method: Method::Post,
-        body_len: json.len(),
-        accept: Accept::Any,
-        ..GET
-    };
+    let request = post_of(json.len());
     for status in [307, 308] {
-        let outcome = ask(&post, &sends, &[&[moved(status, "/b")], &[fine()]]);
+        let outcome = post(&request, &[&[moved(status, "/b")], &[fine()]]);
         assert_eq!(outcome.result, Ok(()));
         assert_eq!(outcome.requests.len(), 2);
         for request in &outcome.requests {
@@ -926,32 +939,20 @@ fn a_body_is_sent_whole_and_again_where_it_is_redirected() {
         }
     }
     for status in [301, 302, 303] {
-        let outcome = ask(&post, &sends, &[&[moved(status, "/b")], &[fine()]]);
+        let outcome = post(&request, &[&[moved(status, "/b")], &[fine()]]);
         let error = format!(
             "HTTP {status} from example.org:8080: a POST is redirected by 307 and 308 only"
         );
         assert_eq!(outcome.error(), error);
     }
-    let short = Request {
-        body_len: json.len() + 1,
-        ..post
-    };
-    let outcome = ask(&short, &sends, &[&[fine()]]);
+    let outcome = post(&post_of(json.len() + 1), &[&[fine()]]);
     assert_eq!(outcome.error(), "the request's body has 5008 of 5009 bytes");
 }
 
 #[test]
 fn a_post_is_done_when_the_server_says_so() {
-    let sends = Got {
-        sends: b"{\"x\":1}".into(),
-        ..Got::default()
-    };
-    let post = Request {
-        method: Method::Post,
-        body_len: sends.sends.len(),
-        accept: Accept::Any,
-        ..GET
-    };
+    let json = b"{\"x\":1}";
+    let post = |servers: &[&[Step]]| converse(&post_of(json.len()), json, &Got::default(), servers);
     for says in [
         "HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
@@ -962,17 +963,17 @@ fn a_post_is_done_when_the_server_says_so() {
         "HTTP/1.1 200 OK\r\n\r\nok",
     ] {
         for end in [Reset, Hang] {
-            let outcome = ask(&post, &sends, &[&[say(says), end]]);
+            let outcome = post(&[&[say(says), end]]);
             assert_eq!(outcome.result, Ok(()), "{says}");
             assert_eq!(outcome.took, 0, "{says}");
             assert!(outcome.requests[0].ends_with("\r\n\r\n{\"x\":1}"));
-            // Nobody reads the answer.
+            // The answer is not read.
             assert_eq!((outcome.got.length, &outcome.got.body), (None, &vec![]));
         }
     }
-    let refused = ask(&post, &sends, &[&[say("HTTP/1.1 409 Conflict\r\n\r\n")]]);
+    let refused = post(&[&[say("HTTP/1.1 409 Conflict\r\n\r\n")]]);
     assert_eq!(refused.error(), "HTTP 409 from example.org:8080");
-    let cut = ask(&post, &sends, &[&[say("HTTP/1.1 200 OK\r\nX: y")]]);
+    let cut = post(&[&[say("HTTP/1.1 200 OK\r\nX: y")]]);
     let error = "example.org:8080 closed the connection within the head of its answer";
     assert_eq!(cut.error(), error);
 }
@@ -985,21 +986,22 @@ fn the_receiver_can_refuse() {
         ..Got::default()
     };
     assert_eq!(
-        ask(&GET, &room(0), &[&[say(says)]]).error(),
+        converse(&get_example(), &[], &room(0), &[&[say(says)]]).error(),
         "no room at all"
     );
     assert_eq!(
-        ask(&GET, &room(10), &[&[say(says)]]).error(),
+        converse(&get_example(), &[], &room(10), &[&[say(says)]]).error(),
         "no more room"
     );
-    assert_eq!(ask(&GET, &room(11), &[&[say(says)]]).body(), "abcdefghijk");
+    let outcome = converse(&get_example(), &[], &room(11), &[&[say(says)]]);
+    assert_eq!(outcome.body(), "abcdefghijk");
 }
 
 #[test]
 fn a_connection_that_breaks_is_an_error() {
     let head = say("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc");
     for steps in [&[Reset][..], &[head, Reset]] {
-        let outcome = ask(&GET, &Got::default(), &[steps]);
+        let outcome = ask(&get_example(), &[steps]);
         let error = "the connection to example.org:8080 broke: ConnectionReset";
         assert_eq!(outcome.error(), error);
     }
@@ -1010,8 +1012,7 @@ fn the_timeout_bounds_the_whole() {
     let head = || say("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc");
     // Slow, and within it.
     let slow = ask(
-        &GET,
-        &Got::default(),
+        &get_example(),
         &[&[Wait(9_000), head(), Wait(20_000), say("def")]],
     );
     assert_eq!(slow.body(), "abcdef");
@@ -1023,7 +1024,7 @@ fn the_timeout_bounds_the_whole() {
             &[say("HTTP/1.1 200 OK\r\n\r\nabc"), Hang],
             "the server sent 3 bytes within 30 s, and no end of them",
         ),
-        // What never lets up must not keep the time from being seen.
+        // A server that never pauses must not keep the time from being seen.
         (
             &[Repeat(b"HTTP/1.1 100 Continue\r\n\r\n".into())],
             "no answer within 30 s",
@@ -1036,21 +1037,18 @@ fn the_timeout_bounds_the_whole() {
             "the server sent 0 bytes within 30 s, and no end of them",
         ),
     ] {
-        let outcome = ask(&GET, &Got::default(), &[steps]);
+        let outcome = ask(&get_example(), &[steps]);
         assert_eq!(outcome.error(), error);
         assert!((30_000..=30_001).contains(&outcome.took), "{outcome:?}");
     }
     let drip = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n".bytes();
     let drip = drip.flat_map(|byte| [say([byte]), Wait(2_000)]);
     let drip: Vec<_> = drip.collect();
-    let outcome = ask(&GET, &Got::default(), &[&drip]);
+    let outcome = ask(&get_example(), &[&drip]);
     assert_eq!(outcome.error(), "no answer within 30 s");
     assert_eq!(outcome.took, 30_000);
-    let request = Request {
-        url: "http://silence/",
-        ..GET
-    };
-    let outcome = ask(&request, &Got::default(), &[]);
+    let request = get_of("http://silence/");
+    let outcome = ask(&request, &[]);
     assert_eq!(outcome.error(), "no answer within 30 s");
 }
 
@@ -1065,7 +1063,8 @@ fn who_drops_an_exchange_closes_its_connection() {
     simulate(async {
         let mut got = Got::default();
         let mut buf = [0; BUF];
-        let asked = exchange(&net, &GET, &mut got, &mut buf, TIMEOUT);
+        let request = get_example();
+        let asked = send(&net, &request, &[], &mut got, &mut buf);
         assert!(matches!(select(asked, after(10)).await, Either::Second(())));
         assert_eq!(world.dials.borrow().len(), 1);
         assert_eq!(world.open.get(), 0);
@@ -1128,13 +1127,14 @@ proptest! {
             has_tls: true,
             ..World::default()
         });
-        let method = if post { Method::Post } else { Method::Get };
-        let request = Request { method, body_len: 30, limit: 20, ..GET };
-        let mut got = Got { sends: vec![b'x'; 30], ..Got::default() };
+        let method = if post { Method::Post { len: 30 } } else { Method::Get };
+        let request = Request { method, limit: 20, ..get_example() };
+        let mut got = Got::default();
         let net = Net(world.clone());
-        let result = simulate(async {
-            exchange(&net, &request, &mut got, &mut vec![0; buf], TIMEOUT).await
-        });
+        let mut buf = vec![0; buf];
+        let result = simulate(send(&net, &request, &[b'x'; 30], &mut got, &mut buf));
+        // Each error has words.
+        prop_assert!(!result.as_ref().is_err_and(|e| e.to_string().is_empty()));
         prop_assert_eq!(world.open.get(), 0);
         prop_assert!(got.body.len() <= 20);
         match got.length {
@@ -1147,13 +1147,16 @@ proptest! {
     }
 }
 
-/// What lies in the stack of the thread that polls it.
+/// It lies in the stack of the thread that polls it.
 #[test]
 fn the_future_of_an_exchange_is_small() {
     let net = Net(Rc::new(World::default()));
     let mut got = Got::default();
     let mut buf = [0; BUF];
-    let future = exchange(&net, &GET, &mut got, &mut buf, TIMEOUT);
+    let request = get_example();
+    let body = |offset, to: &mut [u8]| copy(&[], offset, to);
+    let receive = |part: Part<'_>| got.receive(part);
+    let future = exchange(&net, &request, body, receive, &mut buf, TIMEOUT);
     let size = size_of_val(&future);
     println!(
         "{size} bytes, of which a connection has {}",

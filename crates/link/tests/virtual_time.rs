@@ -1,269 +1,80 @@
-//! The link against a model of a broker, in virtual time.
+//! The link with the agent, against a model of a broker, in virtual time.
 
 mod support;
 
 use embassy_futures::{
-    select::{Either, select},
+    select::{Either3, select3},
     yield_now,
 };
 use proplet::{
-    agent::{Delivery, Event, Qos, Subscription},
-    time::Instant,
-    wire::{TOPIC_MAX, TopicName},
+    agent::Event,
+    config::Config,
+    engine::Slot,
+    time::{Duration, Instant},
+    wire::TOPIC_MAX,
 };
 use proplet_link::{
-    Application, Buffers, Settings, SetupError, Signal, State, Status, Trouble, run,
+    Buffers, ConnectionError, LinkConfig, LinkState, LinkStatus, SetupError, Signal, run,
 };
 use proptest::prelude::*;
-use std::{cell::RefCell, collections::VecDeque, future::Future, rc::Rc};
-use support::{Cut, Dial, Login, Net, Seen, Signals, after, at, now, parks, simulate};
+use std::{cell::RefCell, future::Future, rc::Rc};
+use support::{
+    Cut, Dial, Login, Net, Seen, Signals, after, at, now, parks,
+    proplet::{CONFIG, Guests, ID, Log, TestAgent, agent, result_of, start_json, task_id},
+    simulate, warnings,
+};
 
 const ALIVE: &str = "m/t/c/c/control/proplet/alive";
 const CREATE: &str = "m/t/c/c/control/proplet/create";
 const RESULTS: &str = "m/t/c/c/control/proplet/results";
 const START: &str = "m/t/c/c/control/manager/start";
 const STOP: &str = "m/t/c/c/control/manager/stop";
-const INVOKE: &str = "m/t/c/c/control/manager/invoke";
 const CHUNKS: &str = "m/t/c/c/registry/server";
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Token {
-    Create,
-    Alive,
-    Result(usize),
-}
-
-#[derive(Debug, PartialEq, Eq, Clone, Copy)]
-enum Phase {
-    Waiting,
-    Given,
-    Settled(Delivery),
-}
-
-/// What a proplet does, without any of how it does it.
-#[derive(Default)]
-struct Log {
-    sessions: Vec<u64>,
-    connected: Vec<u64>,
-    disconnected: Vec<u64>,
-    alive: Vec<u64>,
-    messages: Vec<(u64, String, usize)>,
-    oversized: Vec<(u64, String, usize)>,
-    settled: Vec<(u64, Token, Delivery)>,
-    ticks: Vec<u64>,
-}
-
-struct Fake {
-    log: Rc<RefCell<Log>>,
-    online: bool,
-    created: bool,
-    creating: bool,
-    next_alive: u64,
-    again: bool,
-    /// Results: text, when it is due, and where it is.
-    results: Vec<(String, u64, Phase)>,
-    shutdown: bool,
-    /// Extra bytes of each result.
-    padding: usize,
-    /// A task ends at each of these moments, connected or not.
-    deadlines: VecDeque<u64>,
-    /// Filters that a guest asks for, each from that moment on.
-    wanted: VecDeque<(u64, TopicName)>,
-}
-
-impl Fake {
-    fn new(log: &Rc<RefCell<Log>>) -> Self {
-        Self {
-            log: log.clone(),
-            online: false,
-            created: false,
-            creating: false,
-            next_alive: u64::MAX,
-            again: false,
-            results: Vec::new(),
-            shutdown: false,
-            padding: 0,
-            deadlines: VecDeque::new(),
-            wanted: VecDeque::new(),
-        }
-    }
-}
-
-impl Application for Fake {
-    type Token = Token;
-
-    fn handle(&mut self, event: Event<'_>, now: Instant) {
-        let ms = now.as_millis();
-        let mut log = self.log.borrow_mut();
-        match event {
-            Event::Connected => {
-                assert!(!self.online);
-                self.online = true;
-                self.next_alive = ms;
-                self.again = true;
-                log.connected.push(ms);
-            }
-            Event::Disconnected => {
-                assert!(self.online);
-                self.online = false;
-                log.disconnected.push(ms);
-            }
-            Event::Message { topic, payload } => {
-                log.messages.push((ms, topic.into(), payload.len()));
-                if topic == START {
-                    let id = String::from_utf8_lossy(payload).into_owned();
-                    if !self.results.iter().any(|(known, ..)| *known == id) {
-                        self.results.push((id, ms + 250, Phase::Waiting));
-                    }
-                }
-            }
-            Event::Oversized { topic, size } => log.oversized.push((ms, topic.into(), size)),
-            Event::Tick => {
-                log.ticks.push(ms);
-                while self.deadlines.front().is_some_and(|at| *at <= ms) {
-                    let due = self.deadlines.pop_front().unwrap();
-                    assert_eq!(due, ms, "a deadline of a task was served late");
-                    self.results
-                        .push((format!("task-{due}"), due, Phase::Waiting));
-                }
-            }
-            Event::Shutdown => {
-                self.shutdown = true;
-                for (_, due, _) in &mut self.results {
-                    *due = ms;
-                }
-            }
-            Event::NewSession => log.sessions.push(ms),
-            Event::Published(..) => unreachable!(),
-        }
-    }
-
-    fn published(&mut self, token: Token, delivery: Delivery, now: Instant) {
-        self.log
-            .borrow_mut()
-            .settled
-            .push((now.as_millis(), token, delivery));
-        match token {
-            Token::Create => {
-                assert!(std::mem::take(&mut self.creating));
-                self.created = delivery == Delivery::Done;
-            }
-            Token::Alive => {}
-            Token::Result(i) => {
-                assert_eq!(self.results[i].2, Phase::Given);
-                self.results[i].2 = match delivery {
-                    Delivery::Lost => Phase::Waiting,
-                    other => Phase::Settled(other),
-                };
-            }
-        }
-    }
-
-    fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        let now = now.as_millis();
-        let alive = Some(self.next_alive).filter(|_| self.online);
-        let results = self.results.iter().filter(|r| r.2 == Phase::Waiting);
-        results
-            .map(|r| r.1)
-            .chain(alive)
-            .chain(self.deadlines.iter().copied())
-            .filter(|at| *at > now)
-            .min()
-            .map(Instant::from_millis)
-    }
-
-    fn poll_publish(&mut self, most: Qos, now: Instant) -> Option<(Token, Qos)> {
-        let ms = now.as_millis();
-        if !self.online {
-            return None;
-        }
-        if !self.created && !self.creating && most == Qos::AtLeastOnce {
-            self.creating = true;
-            return Some((Token::Create, Qos::AtLeastOnce));
-        }
-        if self.next_alive <= ms {
-            self.next_alive = ms + if self.again { 1000 } else { 4000 };
-            self.again = false;
-            self.log.borrow_mut().alive.push(ms);
-            return Some((Token::Alive, Qos::AtMostOnce));
-        }
-        let due = |(_, due, phase): &(_, u64, Phase)| *phase == Phase::Waiting && *due <= ms;
-        let next = self.results.iter().position(due)?;
-        if most == Qos::AtMostOnce {
-            return None;
-        }
-        self.results[next].2 = Phase::Given;
-        Some((Token::Result(next), Qos::AtLeastOnce))
-    }
-
-    fn topic(&self, token: Token) -> TopicName {
-        let topic = match token {
-            Token::Create => CREATE,
-            Token::Alive => ALIVE,
-            Token::Result(_) => RESULTS,
-        };
-        topic.try_into().unwrap()
-    }
-
-    fn write(&self, token: Token, buf: &mut [u8], now: Instant) -> Option<usize> {
-        let text = match token {
-            Token::Create => "create".into(),
-            Token::Alive => format!("alive {}", now.as_millis()),
-            Token::Result(i) => format!("{:1$}", self.results[i].0, self.padding),
-        };
-        buf.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
-        Some(text.len())
-    }
-
-    fn subscription(&self, index: usize) -> Option<TopicName> {
-        let topics = [START, STOP, INVOKE, CHUNKS];
-        topics.get(index).map(|topic| (*topic).try_into().unwrap())
-    }
-
-    fn poll_subscribe(&mut self) -> Option<Subscription> {
-        let is_due = |(at, _): &(u64, TopicName)| *at <= now();
-        if !self.online || !self.wanted.front().is_some_and(is_due) {
-            return None;
-        }
-        self.wanted.pop_front().map(|(_, f)| Subscription::Add(f))
-    }
-
-    fn will(&self, buf: &mut [u8]) -> Option<(TopicName, usize)> {
-        buf.get_mut(..7)?.copy_from_slice(b"offline");
-        Some((ALIVE.try_into().unwrap(), 7))
-    }
-
-    fn is_drained(&self) -> bool {
-        self.shutdown
-            && self
-                .results
-                .iter()
-                .all(|r| matches!(r.2, Phase::Settled(_)))
-    }
-}
-
-static ID: &str = "7f4d8a3c-proplet";
-
-const SETTINGS: Settings<'static> = Settings {
+const LINK: LinkConfig<'static> = LinkConfig {
     host: "broker.test",
     port: 1884,
-    proplet_id: "7f4d8a3c-proplet",
+    proplet_id: ID,
     api_key: "secret",
     seed: 7,
-    ..Settings::DEFAULT
+    ..LinkConfig::DEFAULT
 };
 
 struct World {
     net: Net,
-    log: Rc<RefCell<Log>>,
+    guests: Guests,
     signals: Signals,
-    status: &'static Status,
+    status: &'static LinkStatus,
+}
+
+impl World {
+    fn log(&self) -> Rc<RefCell<Log>> {
+        Rc::clone(&self.guests.log)
+    }
+
+    fn agent(&self) -> Rc<RefCell<TestAgent>> {
+        Rc::clone(&self.guests.agent)
+    }
+
+    /// Starts a task that ends at once. Its result is due after 250 ms.
+    fn start(&self, id: &str) {
+        start(&self.net, id);
+    }
+
+    /// Starts a task that ends when it must.
+    fn start_endless(&self, id: &str, deadline_ms: Option<u64>) {
+        let json = start_json(id, "endless", deadline_ms);
+        self.net.publish(START, json.as_bytes());
+    }
+}
+
+fn start(net: &Net, id: &str) {
+    net.publish(START, start_json(id, "main", None).as_bytes());
 }
 
 /// Runs the link while `script` does.
 struct Setup {
-    settings: Settings<'static>,
-    app: Fake,
+    config: LinkConfig<'static>,
     rx: usize,
     tx: usize,
     world: World,
@@ -271,25 +82,29 @@ struct Setup {
 
 impl Setup {
     fn new() -> Self {
-        let log = Rc::<RefCell<Log>>::default();
+        Self::with(CONFIG)
+    }
+
+    fn with(config: Config<'static>) -> Self {
+        let signals = Signals::default();
         Self {
-            settings: SETTINGS,
-            app: Fake::new(&log),
+            config: LINK,
             rx: 1024,
             tx: 2048,
             world: World {
                 net: Net::new(),
-                log,
-                signals: Signals::default(),
+                guests: Guests::new(agent(config), &signals),
+                signals,
                 status: Box::leak(Box::default()),
             },
         }
     }
 
     /// Runs until the script ends, or the link does; whether it was the link.
-    fn run<F: Future<Output = ()>>(mut self, script: impl FnOnce(World) -> F) -> bool {
+    fn run<F: Future<Output = ()>>(self, script: impl FnOnce(World) -> F) -> bool {
         let world = &self.world;
         let (net, signals, status) = (world.net.clone(), world.signals.clone(), world.status);
+        let guests = world.guests.clone();
         let (mut rx, mut tx, mut will) = (vec![0; self.rx], vec![0; self.tx], [0; 128]);
         let buffers = Buffers {
             rx: &mut rx,
@@ -297,68 +112,126 @@ impl Setup {
             will: &mut will,
             http: [],
         };
-        let settings = self.settings;
-        let signal = async || signals.next().await;
+        let config = self.config;
+        // A connection may be made and lost in one poll, but for waits that ask for signals.
+        let signal = async || {
+            guests.observe();
+            signals.next().await
+        };
         let script = script(self.world);
-        simulate(async {
-            let link = run(&net, &mut self.app, &settings, buffers, signal, status);
-            match select(script, link).await {
-                Either::First(()) => false,
-                Either::Second(result) => {
+        let ended = simulate(async {
+            let link = run(&net, &guests.agent, &config, buffers, signal, status);
+            match select3(script, link, guests.run()).await {
+                Either3::First(()) => false,
+                Either3::Second(result) => {
                     assert_eq!(result, Ok(()));
-                    assert_eq!(status.state(), State::Ended);
+                    assert_eq!(status.state(), LinkState::Ended);
                     true
                 }
+                Either3::Third(never) => match never {},
             }
-        })
+        });
+        guests.observe();
+        let log = guests.log.borrow();
+        let (connected, lost) = (log.connected.len(), log.disconnected.len());
+        assert_eq!(
+            connected,
+            status.connects() as usize,
+            "a connection was missed"
+        );
+        let losses = status.losses() as usize;
+        assert!((losses..=losses + usize::from(ended)).contains(&lost));
+        ended
     }
 }
 
-/// The results that have come, without what was sent again under the same identifier.
-fn results(net: &Net) -> Vec<String> {
-    let published = net.published(RESULTS);
-    published
-        .into_iter()
-        .map(|(_, text)| text.trim_end().into())
-        .collect()
+/// Whether each task has ended, and each result has been told as delivered.
+fn is_drained(agent: &Rc<RefCell<TestAgent>>) -> bool {
+    agent.borrow().is_drained()
 }
 
-/// The results that have come, with repetitions.
-fn all_results(net: &Net) -> Vec<String> {
-    net.with(|w| {
-        let seen = w.seen.iter().filter_map(|(_, seen)| match seen {
-            Seen::Publish { topic, payload, .. } if topic == RESULTS => {
-                Some(payload.trim_end().to_owned())
-            }
-            _ => None,
-        });
-        seen.collect()
+/// Tasks of the results that have come, without what was sent again under the same identifier.
+fn results(net: &Net) -> Vec<String> {
+    let published = net.published(RESULTS);
+    let ids = published.iter().map(|(_, payload)| task_id(payload).into());
+    ids.collect()
+}
+
+/// When the results of a task have come as they were first sent.
+fn arrivals(net: &Net, id: &str) -> Vec<u64> {
+    net.times(|seen| {
+        matches!(seen, Seen::Publish { dup: false, .. })
+            && result_of(seen).is_some_and(|(of, _)| of == id)
     })
 }
 
-/// At once, after one more second, then every four seconds, while connected.
-fn heartbeats(log: &Log, end: u64) -> Vec<u64> {
+/// Tasks of the results that have come, with repetitions.
+fn all_results(net: &Net) -> Vec<String> {
+    net.with(|w| {
+        let seen = w.seen.iter().filter_map(|(_, seen)| result_of(seen));
+        seen.map(|(id, _)| id.to_owned()).collect()
+    })
+}
+
+/// Tasks of results that came marked as repetitions.
+fn repeated(net: &Net) -> Vec<String> {
+    net.with(|w| {
+        let repeats = w
+            .seen
+            .iter()
+            .filter(|(_, s)| matches!(s, Seen::Publish { dup: true, .. }));
+        let seen = repeats.filter_map(|(_, seen)| result_of(seen));
+        seen.map(|(id, _)| id.to_owned()).collect()
+    })
+}
+
+/// New sessions.
+fn sessions(net: &Net) -> usize {
+    net.times(|s| matches!(s, Seen::Connect { present: false, .. }))
+        .len()
+}
+
+/// At once and then every four seconds, while connected; and one second after a connection that was
+/// made before the discovery was acknowledged, at `discovered`.
+fn heartbeats(log: &Log, discovered: u64, end: u64) -> Vec<u64> {
     let mut expected = Vec::new();
     for (i, &from) in log.connected.iter().enumerate() {
         let to = log.disconnected.get(i).copied().unwrap_or(end);
+        let next = if from <= discovered { 1000 } else { 4000 };
         expected.push(from);
-        expected.extend((from + 1000..to).step_by(4000));
+        expected.extend((from + next..to).step_by(4000));
     }
     expected
+}
+
+/// When the discovery was acknowledged.
+fn discoveries(net: &Net) -> Vec<u64> {
+    net.with(|w| {
+        let acknowledged = w.acknowledged.iter().filter(|(_, topic)| topic == CREATE);
+        acknowledged.map(|(at, _)| *at).collect()
+    })
+}
+
+/// The heartbeats were sent when they were due, up to `end`.
+#[track_caller]
+fn assert_heartbeats(net: &Net, log: &Log, end: u64) {
+    assert_eq!(net.published(CREATE).len(), 1);
+    let expected = heartbeats(log, discoveries(net)[0], end);
+    assert_eq!(net.written(ALIVE), expected);
 }
 
 #[test]
 fn an_hour_with_every_kind_of_fault() {
     let started = std::time::Instant::now();
-    let mut setup = Setup::new();
+    let setup = Setup::new();
     setup.world.net.with(|w| {
         w.write_most = 7;
         w.read_most = 5;
         w.lazy = true;
     });
-    setup.app.deadlines = (60_500..3_600_000).step_by(60_000).collect();
+    let deadlines: Vec<u64> = (60_500..3_600_000).step_by(60_000).collect();
     let net = setup.world.net.clone();
-    let log = setup.world.log.clone();
+    let log = setup.world.log();
     setup.run(async |world| {
         let net = &world.net;
         net.dials(&[
@@ -367,12 +240,17 @@ fn an_hour_with_every_kind_of_fault() {
             Dial::Mute,
             Dial::MuteAfterConnack,
         ]);
+        // A task ends at each of these moments, connected or not.
+        at(50_000).await;
+        for due in &deadlines {
+            world.start_endless(&format!("task-{due}"), Some(due - now()));
+        }
         let mut started = 0;
         for minute in 1..60 {
             at(minute * 60_000).await;
             for _ in 0..3 {
                 started += 1;
-                net.publish(START, format!("start-{started}").as_bytes());
+                world.start(&format!("start-{started}"));
             }
             match minute % 10 {
                 1 => {
@@ -410,7 +288,8 @@ fn an_hour_with_every_kind_of_fault() {
     });
 
     let log = log.borrow();
-    assert_eq!(log.alive, heartbeats(&log, 3_600_000));
+    assert_eq!(log.interrupted, deadlines, "none was served late");
+    assert_heartbeats(&net, &log, 3_600_000);
     let arrived = net.sent(ALIVE);
     // From there to the next dial nothing arrives, though the link can't know it.
     let (mutes, dials) = (
@@ -423,7 +302,7 @@ fn an_hour_with_every_kind_of_fault() {
             (from..to).contains(&at)
         })
     };
-    let mut expected = log.alive.clone();
+    let mut expected = net.written(ALIVE);
     expected.retain(|at| !muted(at));
     assert_eq!(arrived, expected);
     assert!(
@@ -451,17 +330,17 @@ fn an_hour_with_every_kind_of_fault() {
 #[test]
 fn a_resumed_session_delivers_once_and_keeps_commands() {
     let setup = Setup::new();
-    let (net, log) = (setup.world.net.clone(), setup.world.log.clone());
+    let (net, agent) = (setup.world.net.clone(), setup.world.agent());
     setup.run(async |world| {
         let net = &world.net;
         at(10_000).await;
         net.with(|w| w.hold_acks = true);
-        net.publish(START, b"a");
+        world.start("a");
         at(10_500).await;
         assert_eq!(results(net), ["a"]);
         net.cut(Cut::Reset);
         // A command in the time without a connection.
-        net.publish(START, b"b");
+        world.start("b");
         net.with(|w| w.hold_acks = false);
         at(20_000).await;
     });
@@ -473,8 +352,8 @@ fn a_resumed_session_delivers_once_and_keeps_commands() {
         "minimq repeats what was in flight"
     );
     assert_eq!(net.times(|s| matches!(s, Seen::Subscribe(_))).len(), 4);
-    let lost = |log: &Log| log.settled.iter().filter(|s| s.2 == Delivery::Lost).count();
-    assert_eq!(lost(&log.borrow()), 0);
+    // Had one been told as lost, it would have come anew.
+    assert!(is_drained(&agent));
     let connects: Vec<_> = net.with(|w| {
         let seen = w.seen.iter();
         seen.filter(|(_, s)| matches!(s, Seen::Connect { .. }))
@@ -499,30 +378,26 @@ fn a_resumed_session_delivers_once_and_keeps_commands() {
 #[test]
 fn a_lost_session_is_subscribed_again_and_in_flight_results_repeated() {
     let setup = Setup::new();
-    let (net, log) = (setup.world.net.clone(), setup.world.log.clone());
+    let (net, agent) = (setup.world.net.clone(), setup.world.agent());
     setup.run(async |world| {
         let net = &world.net;
         at(10_000).await;
         net.with(|w| w.hold_acks = true);
-        net.publish(START, b"a");
+        world.start("a");
         at(10_500).await;
         net.cut(Cut::Reset);
         net.forget();
         net.with(|w| w.hold_acks = false);
         at(15_000).await;
-        net.publish(START, b"b");
+        world.start("b");
         at(20_000).await;
     });
     // The broker had the first "a"; only it can know.
     assert_eq!(results(&net), ["a", "a", "b"]);
     assert_eq!(net.times(|s| matches!(s, Seen::Subscribe(_))).len(), 8);
-    let log = log.borrow();
-    let fate = |token| {
-        let of = log.settled.iter().filter(move |s| s.1 == token);
-        of.map(|s| s.2).collect::<Vec<_>>()
-    };
-    assert_eq!(fate(Token::Result(0)), [Delivery::Lost, Delivery::Done]);
-    assert_eq!(fate(Token::Result(1)), [Delivery::Done]);
+    // It was told as lost once, and then as delivered: as the other was.
+    assert_eq!(repeated(&net), Vec::<String>::new());
+    assert!(is_drained(&agent));
 }
 
 #[test]
@@ -535,11 +410,11 @@ fn a_publication_cut_off_in_the_middle_is_delivered_once() {
             w.write_most = 1;
             w.lazy = true;
         });
-        let (net, log) = (setup.world.net.clone(), setup.world.log.clone());
+        let (net, agent) = (setup.world.net.clone(), setup.world.agent());
         setup.run(async |world| {
             let net = &world.net;
             at(10_000).await;
-            net.publish(START, b"a");
+            world.start("a");
             at(10_249).await;
             after(1).await;
             for _ in 0..point {
@@ -548,10 +423,7 @@ fn a_publication_cut_off_in_the_middle_is_delivered_once() {
             net.cut(Cut::Reset);
             at(20_000).await;
         });
-        let log = log.borrow();
-        let done = (Token::Result(0), Delivery::Done);
-        let fates = log.settled.iter().filter(|s| (s.1, s.2) == done);
-        assert_eq!(fates.count(), 1, "point {point}");
+        assert!(is_drained(&agent), "point {point}");
         assert!(!all_results(&net).is_empty(), "point {point}");
         // Whatever comes more than once is marked as a repetition.
         assert_eq!(results(&net), ["a"], "point {point}");
@@ -563,34 +435,39 @@ fn a_publication_cut_off_in_the_middle_is_delivered_once() {
 #[test]
 fn messages_too_large_are_skipped() {
     let setup = Setup::new();
-    let (net, log) = (setup.world.net.clone(), setup.world.log.clone());
+    let (net, log) = (setup.world.net.clone(), setup.world.log());
     let status = setup.world.status;
     setup.run(async |world| {
         at(10_000).await;
         world.net.publish(CHUNKS, &vec![b'x'; 10_000_000]);
-        world.net.publish(START, b"a");
+        world.start("a");
         world.net.publish(START, b"");
         at(20_000).await;
     });
     let log = log.borrow();
     assert_eq!(log.connected.len(), 1);
-    assert_eq!(log.oversized.len(), 1);
     let size = 10_000_000 + 2 + CHUNKS.len() + 2 + 1 + 5;
-    assert_eq!(log.oversized[0], (10_000, CHUNKS.into(), size));
-    assert_eq!(
-        log.messages,
-        [(10_000, START.into(), 1), (10_000, START.into(), 0)]
+    let skipped = format!("{CHUNKS}: skipped a message of {size} bytes, the limit is 1024");
+    let [oversized, (refused_at, refused)] = &warnings()[..] else {
+        panic!("{:?}", warnings());
+    };
+    assert_eq!(*oversized, (10_000, skipped));
+    // The messages behind it were read: one starts a task, and the other is empty.
+    assert_eq!(log.running[0], (10_000, 1));
+    assert!(
+        *refused_at == 10_000 && refused.starts_with("start refused: "),
+        "{refused}"
     );
-    assert!(results(&net).contains(&"a".into()));
+    assert_eq!(arrivals(&net, "a"), [10_250]);
     assert_eq!(net.times(|s| *s == Seen::Acked).len(), 3);
     assert_eq!(status.oversized(), 1);
-    assert_eq!(log.alive, heartbeats(&log, 20_000));
+    assert_heartbeats(&net, &log, 20_000);
 }
 
 #[test]
 fn an_oversized_message_with_too_long_a_topic_ends_the_connection() {
     let setup = Setup::new();
-    let log = setup.world.log.clone();
+    let log = setup.world.log();
     let status = setup.world.status;
     setup.run(async |world| {
         at(10_000).await;
@@ -601,19 +478,22 @@ fn an_oversized_message_with_too_long_a_topic_ends_the_connection() {
         at(20_000).await;
     });
     assert_eq!(log.borrow().connected.len(), 2);
-    assert_eq!(status.last_trouble(), Some(Trouble::Protocol));
+    assert_eq!(status.last_error(), Some(ConnectionError::Protocol));
 }
 
 #[test]
 fn refused_credentials_are_tried_again_at_growing_intervals() {
     let setup = Setup::new();
-    let (net, log) = (setup.world.net.clone(), setup.world.log.clone());
+    let (net, log) = (setup.world.net.clone(), setup.world.log());
     let status = setup.world.status;
     setup.run(async |world| {
         world.net.dials(&[Dial::Login(0x86); 8]);
         world.net.with(|w| w.seen.clear());
         at(100_000).await;
-        assert_eq!(world.status.last_trouble(), Some(Trouble::Refused(0x86)));
+        assert_eq!(
+            world.status.last_error(),
+            Some(ConnectionError::Refused(0x86))
+        );
         at(200_000).await;
     });
     let dials = net.times(|s| *s == Seen::Dial);
@@ -649,16 +529,16 @@ fn without_a_network_nothing_is_dialled_and_its_return_is_not_slept_through() {
     setup.run(async |world| {
         at(50_000).await;
         assert_eq!(world.net.times(|s| *s == Seen::Dial), []);
-        assert_eq!(world.status.state(), State::Waiting);
+        assert_eq!(world.status.state(), LinkState::Waiting);
         world.net.with(|w| w.up = true);
         at(80_000).await;
-        assert_eq!(world.status.state(), State::Connected);
+        assert_eq!(world.status.state(), LinkState::Connected);
         world.net.with(|w| w.up = false);
         world.net.cut(Cut::Eof);
         at(200_000).await;
         world.net.with(|w| w.up = true);
         at(200_010).await;
-        assert_eq!(world.status.state(), State::Connected);
+        assert_eq!(world.status.state(), LinkState::Connected);
     });
     let dials = net.times(|s| *s == Seen::Dial);
     assert_eq!(dials, [50_000, 200_000]);
@@ -691,8 +571,8 @@ fn a_3_1_1_broker_is_named() {
             world.net.dials(&[Dial::Say(answer)]);
             at(100).await;
         });
-        let trouble = status.last_trouble().unwrap();
-        assert_eq!(trouble, Trouble::Refused(answer[3]));
+        let trouble = status.last_error().unwrap();
+        assert_eq!(trouble, ConnectionError::Refused(answer[3]));
         assert!(trouble.to_string().contains("MQTT 5"), "{trouble}");
     }
 }
@@ -712,7 +592,7 @@ fn garbage_from_the_network_is_survived() {
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
     ] {
         let setup = Setup::new();
-        let log = setup.world.log.clone();
+        let log = setup.world.log();
         setup.run(async |world| {
             world.net.dials(&[Dial::Say(answer)]);
             at(10_000).await;
@@ -727,14 +607,14 @@ fn garbage_from_the_network_is_survived() {
 #[test]
 fn refused_subscriptions_count_as_no_connection() {
     let setup = Setup::new();
-    let (net, log) = (setup.world.net.clone(), setup.world.log.clone());
+    let (net, log) = (setup.world.net.clone(), setup.world.log());
     let status = setup.world.status;
     setup.run(async |world| {
         world.net.with(|w| w.refuse_subscribe = Some(0x87));
         at(10_000).await;
         assert_eq!(
-            world.status.last_trouble(),
-            Some(Trouble::Subscription(0x87))
+            world.status.last_error(),
+            Some(ConnectionError::Subscription(0x87))
         );
         assert!(world.status.failures() >= 3);
         assert_eq!(world.status.connects(), 0);
@@ -750,11 +630,11 @@ fn refused_subscriptions_count_as_no_connection() {
 #[test]
 fn a_broker_mute_after_connack_does_not_use_up_the_session() {
     let setup = Setup::new();
-    let (net, log) = (setup.world.net.clone(), setup.world.log.clone());
+    let (net, log) = (setup.world.net.clone(), setup.world.log());
     setup.run(async |world| {
         world.net.dials(&[Dial::MuteAfterConnack; 12]);
         at(1_200_000).await;
-        world.net.publish(START, b"a");
+        world.start("a");
         after(1_000).await;
     });
     assert_eq!(log.borrow().connected.len(), 1);
@@ -763,12 +643,15 @@ fn a_broker_mute_after_connack_does_not_use_up_the_session() {
 
 #[test]
 fn shutdown_drains_results_and_says_goodbye() {
-    let setup = Setup::new();
-    let (net, log) = (setup.world.net.clone(), setup.world.log.clone());
+    let setup = Setup::with(Config {
+        result_delay: Duration::ZERO,
+        ..CONFIG
+    });
+    let (net, agent) = (setup.world.net.clone(), setup.world.agent());
     let ended = setup.run(async |world| {
         at(10_000).await;
         for i in 0..12 {
-            world.net.publish(START, format!("{i}").as_bytes());
+            world.start_endless(&i.to_string(), None);
         }
         at(10_010).await;
         world.signals.send(Signal::Shutdown);
@@ -779,11 +662,7 @@ fn shutdown_drains_results_and_says_goodbye() {
     assert_eq!(results(&net).len(), 12);
     let last: Vec<_> = net.with(|w| w.seen[w.seen.len() - 1..].to_vec());
     assert_eq!(last, [(10_010, Seen::Disconnect(Some(0)))], "and no will");
-    let log = log.borrow();
-    assert_eq!(
-        log.settled.iter().filter(|s| s.2 != Delivery::Done).count(),
-        0
-    );
+    assert!(is_drained(&agent));
 }
 
 #[test]
@@ -794,7 +673,7 @@ fn shutdown_ends_after_the_grace_period_or_the_second_signal() {
         let ended = setup.run(async |world| {
             at(9_000).await;
             world.net.with(|w| w.hold_acks = true);
-            world.net.publish(START, b"a");
+            world.start("a");
             at(10_000).await;
             world.signals.send(Signal::Shutdown);
             if let Some(second) = second {
@@ -832,6 +711,31 @@ fn shutdown_before_the_subscriptions_are_made_says_goodbye_too() {
 }
 
 #[test]
+fn shutdown_within_a_heartbeat_says_goodbye_behind_it() {
+    for point in 0..120 {
+        let setup = Setup::new();
+        setup.world.net.with(|w| {
+            w.write_most = 1;
+            w.lazy = true;
+        });
+        let net = setup.world.net.clone();
+        let ended = setup.run(async |world| {
+            at(5_000).await;
+            for _ in 0..point {
+                yield_now().await;
+            }
+            world.signals.send(Signal::Shutdown);
+            at(60_000).await;
+        });
+        assert!(ended);
+        assert_eq!(now(), 5_000);
+        let last = net.with(|w| w.seen.last().cloned());
+        let goodbye = (5_000, Seen::Disconnect(Some(0)));
+        assert_eq!(last, Some(goodbye), "point {point}");
+    }
+}
+
+#[test]
 fn shutdown_without_a_connection_ends_at_once() {
     for dial in [Dial::Refuse, Dial::Never, Dial::Mute] {
         let setup = Setup::new();
@@ -848,26 +752,31 @@ fn shutdown_without_a_connection_ends_at_once() {
 
 #[test]
 fn a_broker_that_stops_reading_is_dropped() {
-    let mut setup = Setup::new();
-    setup.app.deadlines = (10_100..30_000).step_by(100).collect();
-    let log = setup.world.log.clone();
+    let setup = Setup::new();
+    let deadlines: Vec<u64> = (10_100..30_000).step_by(100).collect();
+    let log = setup.world.log();
     let status = setup.world.status;
     setup.run(async |world| {
+        at(9_000).await;
+        for due in &deadlines {
+            world.start_endless(&format!("task-{due}"), Some(due - now()));
+        }
         at(10_000).await;
         world.net.jam();
         at(30_000).await;
     });
     let log = log.borrow();
     // The next write was at 10.1 s; task deadlines were served all along.
+    assert_eq!(log.interrupted, deadlines);
     assert_eq!(log.disconnected, [20_100]);
-    assert_eq!(status.last_trouble(), Some(Trouble::Stalled));
+    assert_eq!(status.last_error(), Some(ConnectionError::Stalled));
     assert_eq!(log.connected.len(), 2);
 }
 
 #[test]
 fn an_acknowledgement_that_hangs_is_not_forgotten_over_ticks() {
     let setup = Setup::new();
-    let log = setup.world.log.clone();
+    let log = setup.world.log();
     setup.run(async |world| {
         // Two seconds before the next heartbeat.
         at(11_000).await;
@@ -884,7 +793,7 @@ fn an_acknowledgement_that_hangs_is_not_forgotten_over_ticks() {
 #[test]
 fn a_broker_gone_silent_is_dropped() {
     let setup = Setup::new();
-    let log = setup.world.log.clone();
+    let log = setup.world.log();
     let status = setup.world.status;
     setup.run(async |world| {
         at(100_000).await;
@@ -893,7 +802,7 @@ fn a_broker_gone_silent_is_dropped() {
         at(150_000).await;
     });
     let log = log.borrow();
-    assert_eq!(status.last_trouble(), Some(Trouble::Silent));
+    assert_eq!(status.last_error(), Some(ConnectionError::Silent));
     assert!(
         (115_000..140_000).contains(&log.disconnected[0]),
         "{:?}",
@@ -907,7 +816,7 @@ fn a_quiet_connection_is_kept() {
     for maximum in [None, Some(0)] {
         let setup = Setup::new();
         let net = setup.world.net.clone();
-        let log = setup.world.log.clone();
+        let log = setup.world.log();
         setup.run(async |world| {
             world.net.with(|w| w.maximum_qos = maximum);
             at(3_600_000).await;
@@ -915,20 +824,59 @@ fn a_quiet_connection_is_kept() {
         let log = log.borrow();
         assert_eq!(log.connected.len(), 1);
         assert_eq!(log.disconnected.len(), 0);
-        let arrived = net.sent(ALIVE);
-        assert_eq!(arrived, log.alive);
+        // A broker of QoS 0 acknowledges nothing: the discovery is done when it is written.
+        assert_eq!(net.sent(ALIVE), heartbeats(&log, 0, 3_600_000));
     }
+}
+
+#[test]
+fn a_broker_is_probed_again_on_a_connection_that_acknowledges() {
+    let setup = Setup::new();
+    let status = setup.world.status;
+    setup.run(async |world| {
+        world.net.with(|w| w.maximum_qos = Some(0));
+        at(100_000).await;
+        world.net.with(|w| w.maximum_qos = None);
+        world.net.cut(Cut::Eof);
+        at(200_000).await;
+        world.net.mute();
+        at(250_000).await;
+    });
+    assert_eq!(status.last_error(), Some(ConnectionError::Silent));
+    assert_eq!(status.losses(), 2);
+}
+
+#[test]
+fn the_reason_for_a_loss_is_that_of_its_connection() {
+    let setup = Setup::new();
+    setup.run(async |world| {
+        let last = || world.status.last_error().unwrap();
+        at(10_000).await;
+        world.net.dials(&[Dial::Say(&[0x20, 0]), Dial::Accept]);
+        world.net.kick(0x8e);
+        after(1).await;
+        assert_eq!(last(), ConnectionError::Closed(Some(0x8e)));
+        // The answer to the next CONNECT is not one, and says nothing of a reason.
+        while world.status.failures() == 0 {
+            after(1).await;
+        }
+        assert_eq!(last(), ConnectionError::Protocol);
+        at(20_000).await;
+        world.net.cut(Cut::Eof);
+        after(1).await;
+        assert_eq!(last(), ConnectionError::Closed(None));
+    });
 }
 
 #[test]
 fn a_full_window_holds_back_no_heartbeat() {
     let setup = Setup::new();
-    let (net, log) = (setup.world.net.clone(), setup.world.log.clone());
+    let (net, log) = (setup.world.net.clone(), setup.world.log());
     setup.run(async |world| {
         at(10_000).await;
         world.net.with(|w| w.hold_acks = true);
         for i in 0..20 {
-            world.net.publish(START, format!("{i}").as_bytes());
+            world.start(&i.to_string());
         }
         at(24_000).await;
         assert_eq!(results(&world.net).len(), 8);
@@ -937,7 +885,7 @@ fn a_full_window_holds_back_no_heartbeat() {
         at(40_000).await;
     });
     let log = log.borrow();
-    assert_eq!(log.alive, heartbeats(&log, 40_000));
+    assert_heartbeats(&net, &log, 40_000);
     let mut texts = results(&net);
     texts.sort();
     texts.dedup();
@@ -947,85 +895,105 @@ fn a_full_window_holds_back_no_heartbeat() {
 
 #[test]
 fn a_full_send_buffer_delays_and_only_a_result_too_large_is_refused() {
-    let mut setup = Setup::new();
-    setup.app.padding = 700;
-    let (net, log) = (setup.world.net.clone(), setup.world.log.clone());
+    let setup = Setup::new();
+    setup.world.guests.output.set(700);
+    let (net, log) = (setup.world.net.clone(), setup.world.log());
     setup.run(async |world| {
         at(10_000).await;
         for i in 0..10 {
-            world.net.publish(START, format!("{i}").as_bytes());
+            world.start(&i.to_string());
         }
-        world.net.publish(START, &[b'x'; 980]);
+        at(10_001).await;
+        world.guests.output.set(980);
+        world.start("10");
         at(20_000).await;
     });
     assert_eq!(results(&net).len(), 11);
+    assert_eq!(arrivals(&net, "10"), [10_251]);
     assert_eq!(log.borrow().disconnected.len(), 0);
 
-    let mut setup = Setup::new();
-    setup.app.padding = 3000;
-    let (net, log) = (setup.world.net.clone(), setup.world.log.clone());
+    let setup = Setup::new();
+    setup.world.guests.output.set(3000);
+    let (net, log) = (setup.world.net.clone(), setup.world.log());
     setup.run(async |world| {
         at(10_000).await;
-        world.net.publish(START, b"a");
+        world.start("a");
         at(20_000).await;
     });
-    assert_eq!(results(&net).len(), 0);
+    // It was told as too large at 10,250 ms: five seconds later the agent says so much.
+    let [(at, said)] = &net.published(RESULTS)[..] else {
+        panic!("{:?}", results(&net));
+    };
+    let words = "the result of 3000 bytes is too large for the link or the broker";
+    assert!(*at == 15_250 && said.contains(words), "{at} ms: {said}");
     let log = log.borrow();
-    assert_eq!(log.settled.last().map(|s| s.1), Some(Token::Alive));
-    assert!(
-        log.settled
-            .contains(&(10_250, Token::Result(0), Delivery::TooLarge))
-    );
-    assert_eq!(log.alive, heartbeats(&log, 20_000));
+    assert_heartbeats(&net, &log, 20_000);
 }
 
 #[test]
 fn a_publication_that_the_broker_ends_connections_for_is_given_up_and_no_other() {
     let setup = Setup::new();
-    let (net, log) = (setup.world.net.clone(), setup.world.log.clone());
+    let (net, log, agent) = (
+        setup.world.net.clone(),
+        setup.world.log(),
+        setup.world.agent(),
+    );
     setup.run(async |world| {
         let net = &world.net;
-        net.with(|w| w.poison = Some("b"));
+        net.with(|w| w.poison = Some(r#""task_id":"b""#));
         at(10_000).await;
-        for id in [b"a", b"b", b"c", b"d"] {
-            net.publish(START, id);
+        for id in ["a", "b", "c", "d"] {
+            world.start(id);
         }
+        while world.status.losses() < 3 {
+            after(1).await;
+        }
+        net.with(|w| w.poison = None);
         at(100_000).await;
-        net.publish(START, b"e");
+        world.start("e");
         at(110_000).await;
     });
     let log = log.borrow();
-    let refused: Vec<_> = log
-        .settled
-        .iter()
-        .filter(|s| s.2 == Delivery::Refused)
-        .collect();
-    assert_eq!(refused.len(), 1, "{refused:?}");
-    assert_eq!(refused[0].1, Token::Result(1));
     let came = results(&net);
     for id in ["a", "c", "d", "e"] {
         assert_eq!(came.iter().filter(|r| *r == id).count(), 1, "{came:?}");
     }
     assert_eq!(log.disconnected.len(), 3);
-    assert_eq!(log.sessions.len(), 2, "the first, and the one after that");
+    assert_eq!(sessions(&net), 2, "the first, and the one after that");
+    // The one was told as refused, for which it has to wait, and the others as lost.
+    let again = log.connected[3];
+    assert_eq!(arrivals(&net, "b"), [10_250, again + 5_000]);
+    for id in ["c", "d"] {
+        assert_eq!(arrivals(&net, id), [again]);
+    }
+    assert!(is_drained(&agent));
+}
+
+/// The guest in the first slot subscribes.
+fn subscribe(world: &World, filter: &str) {
+    let mut agent = world.guests.agent.borrow_mut();
+    agent.engine_mut().subscribe(Slot(0), filter);
+    world.signals.send(Signal::Work);
 }
 
 #[test]
 fn a_guests_subscription_waits_for_room_in_the_send_buffer() {
     let filter = format!("m/t/c/c/{}", "x".repeat(110));
     for padding in (300..900).step_by(50) {
-        let mut setup = Setup::new();
-        setup.app.padding = padding;
-        let topic = TopicName::try_from(filter.as_str()).unwrap();
-        setup.app.wanted.push_back((12_000, topic));
+        let setup = Setup::new();
+        setup.world.guests.output.set(padding);
         let net = setup.world.net.clone();
         setup.run(async |world| {
             let net = &world.net;
+            at(9_000).await;
+            world.start_endless("guest", None);
             at(10_000).await;
             net.with(|w| w.hold_acks = true);
-            for id in [b"a", b"b", b"c", b"d", b"e", b"f"] {
-                net.publish(START, id);
+            for id in ["a", "b", "c", "d", "e", "f"] {
+                world.start(id);
             }
+            at(12_000).await;
+            subscribe(&world, &"x".repeat(110));
             // The broker is slow; it acknowledges all when the session is resumed.
             at(13_500).await;
             net.with(|w| w.hold_acks = false);
@@ -1040,17 +1008,18 @@ fn a_guests_subscription_waits_for_room_in_the_send_buffer() {
 #[test]
 fn a_guests_subscription_survives_a_cut() {
     for point in 0..60 {
-        let mut setup = Setup::new();
+        let setup = Setup::new();
         setup.world.net.with(|w| {
             w.write_most = 1;
             w.lazy = true;
         });
-        let topic = TopicName::try_from("m/t/c/c/guest").unwrap();
-        setup.app.wanted.push_back((12_000, topic));
         let net = setup.world.net.clone();
         setup.run(async |world| {
+            at(9_000).await;
+            world.start_endless("guest", None);
             at(12_000).await;
-            world.net.publish(START, b"a");
+            subscribe(&world, "guest");
+            world.start("a");
             for _ in 0..point {
                 yield_now().await;
             }
@@ -1063,30 +1032,53 @@ fn a_guests_subscription_survives_a_cut() {
 }
 
 #[test]
+fn guests_subscriptions_are_made_one_after_the_other() {
+    let setup = Setup::new();
+    let net = setup.world.net.clone();
+    setup.run(async |world| {
+        at(9_000).await;
+        world.start_endless("guest", None);
+        at(12_000).await;
+        world.net.with(|w| w.hold_acks = true);
+        subscribe(&world, "one");
+        subscribe(&world, "two");
+        at(13_500).await;
+        world.net.with(|w| w.hold_acks = false);
+        world.net.cut(Cut::Reset);
+        at(20_000).await;
+    });
+    let asked = |topic: &str| net.times(|s| matches!(s, Seen::Subscribe(f) if f == topic));
+    let (one, two) = (asked("m/t/c/c/one"), asked("m/t/c/c/two"));
+    // The second waits for the answer to the first, which the session repeats.
+    assert_eq!((one[0], one.len()), (12_000, 2));
+    assert_eq!(two, one[1..]);
+}
+
+#[test]
 fn a_refused_publication_is_told_as_refused() {
     let setup = Setup::new();
-    let log = setup.world.log.clone();
+    let (net, log, agent) = (
+        setup.world.net.clone(),
+        setup.world.log(),
+        setup.world.agent(),
+    );
     setup.run(async |world| {
         at(10_000).await;
         world
             .net
             .with(|w| w.refuse_publish = Some(("results", 0x97)));
-        world.net.publish(START, b"a");
+        world.start("a");
         at(10_500).await;
         world.net.with(|w| w.refuse_publish = None);
-        world.net.publish(START, b"b");
+        world.start("b");
         at(20_000).await;
     });
     let log = log.borrow();
     assert_eq!(log.connected.len(), 1);
-    assert!(
-        log.settled
-            .contains(&(10_250, Token::Result(0), Delivery::Refused))
-    );
-    assert!(
-        log.settled
-            .contains(&(10_750, Token::Result(1), Delivery::Done))
-    );
+    // The agent waits five seconds after a refusal, and after nothing else.
+    assert_eq!(arrivals(&net, "a"), [10_250, 15_250]);
+    assert_eq!(arrivals(&net, "b"), [10_750]);
+    assert!(is_drained(&agent));
 }
 
 #[test]
@@ -1099,7 +1091,7 @@ fn names_and_address_literals() {
         ("[2001:db8::1]", false, true),
     ] {
         let mut setup = Setup::new();
-        setup.settings.host = host;
+        setup.config.host = host;
         let status = setup.world.status;
         setup.run(async |world| {
             world.net.with(|w| w.resolves = resolves);
@@ -1107,7 +1099,7 @@ fn names_and_address_literals() {
         });
         assert_eq!(status.connects() == 1, connected, "{host}");
         if !connected {
-            assert_eq!(status.last_trouble(), Some(Trouble::Resolve));
+            assert_eq!(status.last_error(), Some(ConnectionError::Resolve));
         }
     }
 }
@@ -1120,8 +1112,8 @@ fn tls_is_for_the_name_that_is_set() {
         ("broker.test", false, None),
     ] {
         let mut setup = Setup::new();
-        setup.settings.host = host;
-        setup.settings.tls = tls;
+        setup.config.host = host;
+        setup.config.tls = tls;
         let (status, net) = (setup.world.status, setup.world.net.clone());
         net.with(|w| w.has_tls = true);
         setup.run(async |_| at(100).await);
@@ -1130,13 +1122,13 @@ fn tls_is_for_the_name_that_is_set() {
         assert_eq!(hosts, Vec::from_iter(name), "{host}");
     }
     let mut setup = Setup::new();
-    setup.settings.tls = true;
+    setup.config.tls = true;
     let (status, net) = (setup.world.status, setup.world.net.clone());
     net.with(|w| w.has_tls = true);
     net.dials(&[Dial::Impostor]);
     setup.run(async |world| {
         at(100).await;
-        assert_eq!(world.status.last_trouble(), Some(Trouble::Tls));
+        assert_eq!(world.status.last_error(), Some(ConnectionError::Tls));
         // It tries again.
         at(5_000).await;
     });
@@ -1146,8 +1138,8 @@ fn tls_is_for_the_name_that_is_set() {
 #[test]
 fn no_key_no_user_and_no_will() {
     let mut setup = Setup::new();
-    setup.settings.api_key = "";
-    setup.settings.will = false;
+    setup.config.api_key = "";
+    setup.config.will = false;
     let net = setup.world.net.clone();
     setup.run(async |world| {
         at(1_000).await;
@@ -1168,14 +1160,13 @@ fn settings_that_cannot_work_are_refused() {
         ("h", false, "", SetupError::PropletId),
         ("h", false, LONG, SetupError::PropletId),
     ] {
-        let settings = Settings {
+        let config = LinkConfig {
             host,
             tls,
             proplet_id: id,
-            ..SETTINGS
+            ..LINK
         };
-        let mut app = Fake::new(&Rc::default());
-        let (net, signals, status) = (Net::new(), Signals::default(), Status::new());
+        let (net, signals, status) = (Net::new(), Signals::default(), LinkStatus::new());
         let (mut rx, mut tx, mut will) = ([0; 64], [0; 64], [0; 64]);
         let buffers = Buffers {
             rx: &mut rx,
@@ -1185,8 +1176,8 @@ fn settings_that_cannot_work_are_refused() {
         };
         let result = simulate(run(
             &net,
-            &mut app,
-            &settings,
+            &agent(CONFIG),
+            &config,
             buffers,
             async || signals.next().await,
             &status,
@@ -1201,21 +1192,29 @@ fn a_send_buffer_too_small_is_told() {
     setup.tx = 64;
     let status = setup.world.status;
     setup.run(async |_| at(1_000).await);
-    assert_eq!(status.last_trouble(), Some(Trouble::Buffer));
+    assert_eq!(status.last_error(), Some(ConnectionError::Buffer));
 }
 
 #[test]
 fn a_worker_is_served_at_once_whatever_the_link_does() {
     for dial in [Dial::Accept, Dial::Refuse, Dial::Never, Dial::Mute] {
         let setup = Setup::new();
-        let log = setup.world.log.clone();
+        let log = setup.world.log();
+        let start = start_json("a", "endless", None);
+        let start = Event::Message {
+            topic: START,
+            payload: start.as_bytes(),
+        };
+        let agent = setup.world.agent();
+        agent.borrow_mut().handle(start, Instant::BOOT);
         setup.run(async |world| {
             world.net.dials(&[dial]);
             at(321).await;
+            agent.borrow_mut().engine_mut().exit(Slot(0), Ok(None));
             world.signals.send(Signal::Work);
             at(400).await;
         });
-        assert!(log.borrow().ticks.contains(&321), "{dial:?}");
+        assert_eq!(log.borrow().running, [(0, 1), (321, 0)], "{dial:?}");
     }
 }
 
@@ -1276,10 +1275,10 @@ proptest! {
         setup.world.net.with(|w| {
             (w.write_most, w.read_most, w.lazy) = (write_most, read_most, lazy);
         });
-        let (net, log) = (setup.world.net.clone(), setup.world.log.clone());
+        let (net, log, agent) =
+            (setup.world.net.clone(), setup.world.log(), setup.world.agent());
         let forgets = faults.iter().any(|(_, fault)| matches!(fault, Fault::Forget));
-        // A fault that finds no connection does nothing; what was started without a session is
-        // nobody's.
+        // A fault that finds no connection does nothing, nor a start without a session.
         let mut started = 0;
         let jams = RefCell::new(Vec::new());
         let ended = setup.run(async |world| {
@@ -1294,7 +1293,7 @@ proptest! {
                     Fault::HoldAcks(hold) => net.with(|w| w.hold_acks = hold),
                     Fault::Start(count) => for _ in 0..count {
                         started += 1;
-                        net.publish(START, format!("{started}").as_bytes());
+                        world.start(&started.to_string());
                     },
                     Fault::Oversized => net.publish(CHUNKS, &[0; 5_000]),
                     Fault::Forget => { net.cut(Cut::Reset); net.forget(); }
@@ -1321,20 +1320,22 @@ proptest! {
         });
         // At the moment of a loss either may come first.
         let unsure = |at: &u64| jammed(at) || log.disconnected.contains(at);
-        let mut alive = log.alive.clone();
-        let mut expected = heartbeats(&log, now() + 1);
+        let mut alive = net.written(ALIVE);
         alive.retain(|at| !unsure(at));
-        expected.retain(|at| !unsure(at));
-        prop_assert_eq!(alive, expected);
-        // Each result was told as delivered exactly once, and has arrived.
-        let done = |token| log.settled.iter().filter(|s| (s.1, s.2) == (token, Delivery::Done)).count();
+        // An acknowledgement of the discovery may have been lost with the connection.
+        let discovered = discoveries(&net).into_iter();
+        let mut expected = discovered.map(|discovered| {
+            let mut expected = heartbeats(&log, discovered, now() + 1);
+            expected.retain(|at| !unsure(at));
+            expected
+        });
+        prop_assert!(expected.any(|expected| alive == expected), "{alive:?}");
+        // Each result that there was has arrived, and was told as delivered.
+        prop_assert!(is_drained(&agent));
         let mut arrived = all_results(&net);
         arrived.sort();
         arrived.dedup();
-        for i in 0..arrived.len() {
-            prop_assert_eq!(done(Token::Result(i)), 1, "result {}", i);
-        }
-        prop_assert_eq!(done(Token::Result(arrived.len())), 0);
+        prop_assert_eq!(arrived.len(), log.ended);
         // New to the broker only once each, unless it has forgotten something.
         let mut new = results(&net);
         let count = new.len();

@@ -10,20 +10,26 @@ use crate::{
     tls::Tls,
 };
 use anyhow::{Context as _, Result};
+use embassy_futures::select::{Either, select};
 use proplet::{
-    agent::{Agent, DeploymentSlot, EXCHANGES_MAX, Letter, Storage, TaskSlot},
-    config::{Config, Metadata, TaskLimits},
+    agent::{Agent, DeploymentSlot, EXCHANGES_MAX, Fetch, OutboxEntry, Storage, TaskSlot},
+    config::{Config, TaskLimits},
     engine::GuestLimits,
-    module::{signature::Trust, source::Fetch, table::Entry},
+    module::{signature::Trust, table::Entry},
     store::Store,
     task::learning::Services,
+    wire::report::Metadata,
 };
 use proplet_engine::{
-    DeviceConfig, ModuleState, Place, SlotState, WamrEngine, Workers, host_functions, with_memory,
+    DeviceConfig, ModuleState, QueueEntry, SlotState, WamrEngine, Workers, host_functions,
+    with_memory,
 };
-use proplet_link::{Application, Buffers, Settings, Signal, Status};
+use proplet_link::{Buffers, LinkConfig, LinkStatus, Signal};
 use std::{
     array,
+    cell::RefCell,
+    convert::Infallible,
+    future::{Future, pending},
     hash::{BuildHasher, RandomState},
     mem::MaybeUninit,
     sync::atomic::{AtomicBool, Ordering},
@@ -72,7 +78,8 @@ fn slice<T>(len: usize, value: impl FnMut() -> T) -> &'static mut [T] {
     Box::leak(std::iter::repeat_with(value).take(len).collect())
 }
 
-/// Starts the runtime and the workers, and returns the engine, with a table of so many modules.
+/// Starts the runtime and the workers, and returns the engine, with a table of `modules`
+/// entries.
 /// Only one fits a process: WAMR is one.
 ///
 /// # Errors
@@ -97,7 +104,7 @@ pub fn start_engine(
         runtime,
         platform,
         states,
-        slice(slots, || Place::AWAY),
+        slice(slots, || QueueEntry::FREE),
         (limits.slice, limits.slice_ms),
         DeviceConfig {
             proplet_id,
@@ -132,7 +139,7 @@ impl Proplet {
             deployments: slice(deployments, || DeploymentSlot::FREE),
             modules: slice(modules, || Entry::VACANT),
             fetches: slice(8, || Fetch::VACANT),
-            outbox: slice(OUTBOX, || Letter::VACANT),
+            outbox: slice(OUTBOX, || OutboxEntry::VACANT),
             packed: slice(TEXT_BYTES, || 0),
             unescaped: slice(UNESCAPED_BYTES, || 0),
             store,
@@ -274,16 +281,17 @@ impl Stop {
     }
 }
 
-/// Connects `app` to the broker and works until it is asked to stop.
+/// Connects the agent to the broker and works until it is asked to stop. `beside` is polled after the
+/// link, whenever that is.
 ///
 /// # Errors
 /// Settings with which no link can run, or certificates that can't be read.
 pub fn work(
     join: &Join,
-    app: &mut impl Application,
+    agent: &RefCell<HostAgent>,
     workers: &'static Workers<Linux>,
     stop: &Stop,
-    status: &Status,
+    beside: impl Future<Output = Infallible>,
 ) -> Result<()> {
     let Address { host, port, tls } = join.address()?;
     let files = join.tls_files()?;
@@ -294,7 +302,7 @@ pub fn work(
     }
     let wake = workers.platform().exits();
     let timeout = Duration::from_secs(join.timeout.into());
-    let settings = Settings {
+    let config = LinkConfig {
         host: &host,
         port,
         tls,
@@ -306,7 +314,7 @@ pub fn work(
         timeout,
         write_timeout: timeout,
         seed: RandomState::new().hash_one(clock::unix_ms()),
-        ..Settings::DEFAULT
+        ..LinkConfig::DEFAULT
     };
     let mut heads: [Vec<u8>; EXCHANGES_MAX] = array::from_fn(|_| vec![0; HTTP_BYTES]);
     let buffers = Buffers {
@@ -324,9 +332,12 @@ pub fn work(
         }
     };
     let network = Network::new(wake, certificates);
-    let link = proplet_link::run(&network, app, &settings, buffers, signal, status);
-    net::run(link, wake)?;
-    Ok(())
+    let status = LinkStatus::new();
+    let link = proplet_link::run(&network, agent, &config, buffers, signal, &status);
+    match net::run(select(link, beside), wake) {
+        Either::First(ended) => Ok(ended?),
+        Either::Second(never) => match never {},
+    }
 }
 
 /// `proplet join`.
@@ -354,7 +365,8 @@ pub fn join(join: &Join) -> Result<()> {
         join.channel,
         join.broker
     );
-    work(join, &mut agent, workers, &STOP, &Status::new())
+    let agent = RefCell::new(agent);
+    work(join, &agent, workers, &STOP, pending())
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 use crate::{ffi, net, platform::Zephyr, sizes};
 use core::{fmt, time::Duration};
-use proplet::engine::{Limits, Preemption, Text, Weight};
+use proplet::engine::{Limits, Preemption, Weight};
 use proplet::settings::Settings;
+use proplet::text::Text;
 use proplet_bench::{Clock, Console, Lane, Mode, Options, Port};
 use proplet_engine::WamrEngine;
 use static_cell::ConstStaticCell;

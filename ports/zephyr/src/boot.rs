@@ -1,36 +1,37 @@
 //! Puts the proplet together, and keeps the control thread busy.
 
 use crate::{
-    device::Device,
     ffi, logger,
     net::{self, Network},
-    platform::{self, Zephyr},
+    platform::{self, Zephyr, ZephyrAgent},
     settings, sizes,
 };
 use core::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     fmt::Write as _,
     future::poll_fn,
     pin::{Pin, pin},
     task::Poll,
 };
 use critical_section::Mutex;
-use embassy_futures::select::select;
+use embassy_futures::select::{Either, select};
 use embassy_time::{Duration, Timer};
 use proplet::{
-    agent::{Agent, Letter, Storage},
-    config::{Config, Metadata, TaskLimits},
-    engine::{Engine as _, Preemption, Text, text},
-    module::{source::Fetch, table::Entry},
+    agent::{Agent, Fetch, OutboxEntry, Storage},
+    config::{Config, TaskLimits},
+    engine::{Engine as _, Preemption},
+    module::table::Entry,
     settings::Settings,
     store::Store,
+    text::{Text, text},
     time,
+    wire::report::Metadata,
 };
 use proplet_engine::{
-    DeviceConfig, HOST_FUNCTIONS, ModuleState, Place, Platform as _, SlotState, WamrEngine,
+    DeviceConfig, HOST_FUNCTIONS, ModuleState, Platform as _, QueueEntry, SlotState, WamrEngine,
     Workers, host_functions, with_memory,
 };
-use proplet_link::{Buffers, Signal, Status};
+use proplet_link::{Buffers, LinkConfig, LinkStatus, Signal};
 use static_cell::{ConstStaticCell, StaticCell};
 use wamr::{Buffer, HostFunction, Runtime, Worker};
 use zephyr::kconfig as k;
@@ -47,7 +48,7 @@ const ARCH: &str = if cfg!(target_arch = "x86_64") {
     k::CONFIG_ARCH
 };
 
-/// What ends a task's turn.
+/// The end of a task's turn.
 const PREEMPTION: Preemption = match cfg!(CONFIG_PROPLET_PREEMPTION_TIME) {
     false => Preemption::Fuel,
     true => Preemption::Time,
@@ -59,11 +60,11 @@ const ARENA_LEAST: usize = 4096;
 /// Tags of the discovery message.
 const TAGS: usize = 9;
 
-/// What a slot takes of static RAM, with its share of the module table as Kconfig has it by default.
+/// Bounds a slot's static RAM, with its share of the module table as Kconfig has it by default.
 #[cfg(target_pointer_width = "32")]
 const _: () = {
     let module = size_of::<Entry>() + size_of::<ModuleState>();
-    let slot = size_of::<TaskSlot>() + size_of::<SlotState<Zephyr>>() + size_of::<Place>();
+    let slot = size_of::<TaskSlot>() + size_of::<SlotState<Zephyr>>() + size_of::<QueueEntry>();
     assert!(
         slot + module.div_ceil(4) <= 64,
         "a slot takes more than 64 bytes"
@@ -79,7 +80,7 @@ type DeploymentSlot = proplet::agent::DeploymentSlot<WamrEngine<Zephyr>>;
 
 static STATES: Filled<SlotState<Zephyr>, { sizes::SLOTS }> =
     ConstStaticCell::new(heapless::Vec::new());
-static PLACES: Filled<Place, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
+static QUEUE: Filled<QueueEntry, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
 static NATIVES: ConstStaticCell<[HostFunction; HOST_FUNCTIONS]> =
     ConstStaticCell::new(host_functions::<Zephyr>());
 static SLOTS: Filled<TaskSlot, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
@@ -89,7 +90,7 @@ static MODULES: Filled<Entry, { sizes::MODULES }> = ConstStaticCell::new(heaples
 static LOADED: Filled<ModuleState, { sizes::MODULES }> = ConstStaticCell::new(heapless::Vec::new());
 static FETCHES: Filled<Fetch<Buffer>, { sizes::FETCHES }> =
     ConstStaticCell::new(heapless::Vec::new());
-static OUTBOX: Filled<Letter<Buffer>, { sizes::OUTBOX }> =
+static OUTBOX: Filled<OutboxEntry<Buffer>, { sizes::OUTBOX }> =
     ConstStaticCell::new(heapless::Vec::new());
 static PACKED: ConstStaticCell<[u8; sizes::TEXT]> = ConstStaticCell::new([0; sizes::TEXT]);
 static UNESCAPED: ConstStaticCell<[u8; sizes::UNESCAPED]> =
@@ -101,8 +102,8 @@ static WILL: ConstStaticCell<[u8; sizes::WILL]> = ConstStaticCell::new([0; sizes
 static TAG_LIST: StaticCell<heapless::Vec<&'static str, TAGS>> = StaticCell::new();
 static RESET_TAG: StaticCell<heapless::String<24>> = StaticCell::new();
 static WORKERS: StaticCell<Workers<Zephyr>> = StaticCell::new();
-static DEVICE: StaticCell<Device<'static>> = StaticCell::new();
-static LINK: Status = Status::new();
+static AGENT: StaticCell<RefCell<ZephyrAgent>> = StaticCell::new();
+static LINK: LinkStatus = LinkStatus::new();
 
 /// The workers, for threads that begin.
 static CREW: Mutex<Cell<Option<&'static Workers<Zephyr>>>> = Mutex::new(Cell::new(None));
@@ -129,7 +130,7 @@ extern "C" fn worker(index: u32) {
     });
 }
 
-/// Measures for the guests that wait, on the board's thread.
+/// Makes the measurements that guests wait for, on the board's thread.
 extern "C" fn measure() {
     if let Some(workers) = critical_section::with(|cs| CREW.borrow(cs).get()) {
         while workers.measure() {}
@@ -145,7 +146,7 @@ fn is_alive() -> bool {
     workers.longest_step(workers.platform().now()) < sizes::WATCHDOG
 }
 
-/// Changes the slices of what runs and will run. `false` before there are workers.
+/// Changes the slices of present and future runs. `false` before there are workers.
 #[cfg(CONFIG_SHELL)]
 pub fn set_slices(slice: Option<u32>, slice_ms: Option<u32>) -> bool {
     let Some(workers) = critical_section::with(|cs| CREW.borrow(cs).get()) else {
@@ -213,7 +214,7 @@ async fn wifi(_: &'static Settings) {
     core::future::pending().await
 }
 
-/// Until somebody wants a restart.
+/// Works until a restart is asked for.
 async fn work(
     settings: &'static Settings,
     reset: &'static str,
@@ -223,12 +224,12 @@ async fn work(
     if let Some(missing) = missing(settings, has_tls) {
         return wait_for_settings(&missing).await;
     }
-    let device = match engine.and_then(|engine| assemble(settings, reset, engine)) {
-        Ok(device) => device,
+    let agent = match engine.and_then(|engine| assemble(settings, reset, engine)) {
+        Ok(agent) => agent,
         Err(reason) => return wait_for_settings(&reason).await,
     };
     let timeout = time::Duration::from_secs(settings.timeout.into());
-    let link_settings = proplet_link::Settings {
+    let config = LinkConfig {
         host: &settings.mqtt_broker_host,
         port: settings.mqtt_broker_port,
         tls: settings.mqtt_tls_enabled,
@@ -240,7 +241,7 @@ async fn work(
         timeout,
         write_timeout: timeout,
         seed: u64::from(ffi::random()) << 32 | u64::from(ffi::random()),
-        ..proplet_link::Settings::DEFAULT
+        ..LinkConfig::DEFAULT
     };
     let buffers = Buffers {
         rx: RX.take(),
@@ -256,17 +257,32 @@ async fn work(
         settings.mqtt_broker_host,
         settings.mqtt_broker_port
     );
-    let link = proplet_link::run(&network, device, &link_settings, buffers, signal, &LINK);
-    if let Err(e) = link.await {
+    let link = proplet_link::run(&network, agent, &config, buffers, signal, &LINK);
+    if let Either::First(Err(e)) = select(link, answer_shell(agent)).await {
         wait_for_settings(&text(format_args!("{e}"))).await;
     }
+}
+
+/// Answers the shell beside the link; its question wakes the control thread.
+#[cfg(CONFIG_SHELL)]
+async fn answer_shell(agent: &RefCell<ZephyrAgent>) {
+    poll_fn(|_| {
+        crate::report::answer(&agent.borrow(), &LINK, crate::clock::now());
+        Poll::Pending
+    })
+    .await
+}
+
+#[cfg(not(CONFIG_SHELL))]
+async fn answer_shell(_: &RefCell<ZephyrAgent>) {
+    core::future::pending().await
 }
 
 async fn signal() -> Signal {
     poll_fn(|_| {
         if platform::take_shutdown() {
             Poll::Ready(Signal::Shutdown)
-        } else if platform::take_notified() || is_asked() {
+        } else if platform::take_notified() {
             Poll::Ready(Signal::Work)
         } else {
             Poll::Pending
@@ -275,17 +291,7 @@ async fn signal() -> Signal {
     .await
 }
 
-#[cfg(CONFIG_SHELL)]
-fn is_asked() -> bool {
-    crate::report::is_asked()
-}
-
-#[cfg(not(CONFIG_SHELL))]
-fn is_asked() -> bool {
-    false
-}
-
-/// What is missing to join a network.
+/// The first setting that is missing to join a network, or unusable.
 fn missing(settings: &Settings, has_tls: bool) -> Option<Text> {
     if settings.mqtt_tls_enabled && !has_tls {
         return Some(text(format_args!(
@@ -299,7 +305,7 @@ fn missing(settings: &Settings, has_tls: bool) -> Option<Text> {
     Some(text(format_args!("{name} is not set")))
 }
 
-/// Says what is wrong, again and again, while the shell and the network go on.
+/// Logs the reason again and again, while the shell and the network go on.
 async fn wait_for_settings(reason: &str) {
     loop {
         log::error!(
@@ -312,9 +318,7 @@ async fn wait_for_settings(reason: &str) {
                 false => Poll::Pending,
             }
         });
-        if let embassy_futures::select::Either::First(()) =
-            select(shutdown, Timer::after(COMPLAINT)).await
-        {
+        if let Either::First(()) = select(shutdown, Timer::after(COMPLAINT)).await {
             return;
         }
     }
@@ -324,7 +328,7 @@ async fn wait_for_settings(reason: &str) {
 fn answer_without_agent(reason: &str) {
     if let Some((_, page)) = crate::report::take() {
         let mut text = heapless::String::<512>::new();
-        // What does not fit is cut.
+        // A text that does not fit is cut.
         let _ = crate::report::network(&mut text);
         let _ = writeln!(text, "proplet   not working: {reason}");
         page.done(&text);
@@ -353,7 +357,7 @@ fn engine(settings: &'static Settings) -> Result<WamrEngine<Zephyr>, Text> {
         runtime,
         Zephyr,
         fill(&STATES, sizes::SLOTS, SlotState::new),
-        fill(&PLACES, sizes::SLOTS, || Place::AWAY),
+        fill(&QUEUE, sizes::SLOTS, || QueueEntry::FREE),
         (settings.slice, settings.slice_ms),
         DeviceConfig {
             proplet_id: &settings.proplet_id,
@@ -381,7 +385,7 @@ fn assemble(
     settings: &'static Settings,
     reset: &'static str,
     engine: WamrEngine<Zephyr>,
-) -> Result<&'static mut Device<'static>, Text> {
+) -> Result<&'static RefCell<ZephyrAgent>, Text> {
     let arena_len = engine.arena().total;
     let slots = sizes::SLOTS.min(settings.instances.into());
     let deployments = sizes::DEPLOYMENTS.min(settings.deployments.into());
@@ -390,7 +394,7 @@ fn assemble(
         deployments: fill(&DEPLOYMENTS, deployments, || DeploymentSlot::FREE),
         modules: fill(&MODULES, sizes::MODULES, || Entry::VACANT),
         fetches: fill(&FETCHES, sizes::FETCHES, || Fetch::VACANT),
-        outbox: fill(&OUTBOX, sizes::OUTBOX, || Letter::VACANT),
+        outbox: fill(&OUTBOX, sizes::OUTBOX, || OutboxEntry::VACANT),
         packed: &mut PACKED.take()[..],
         unescaped: &mut UNESCAPED.take()[..],
         store: store(),
@@ -399,10 +403,7 @@ fn assemble(
         .map_err(|e| text(format_args!("{e}")))?;
     trust(&mut agent, settings);
     agent.restore(crate::clock::now());
-    Ok(DEVICE.init(Device {
-        agent,
-        status: &LINK,
-    }))
+    Ok(AGENT.init(RefCell::new(agent)))
 }
 
 #[cfg(CONFIG_PROPLET_STORE)]
@@ -416,7 +417,7 @@ fn store() -> Option<&'static mut dyn Store> {
 }
 
 #[cfg(CONFIG_PROPLET_SIGNATURES)]
-fn trust(agent: &mut crate::platform::ZephyrAgent, settings: &'static Settings) {
+fn trust(agent: &mut ZephyrAgent, settings: &'static Settings) {
     if !settings.trusted_keys.is_empty() {
         agent.set_trust(proplet::module::signature::Trust::new(
             &settings.trusted_keys,
@@ -425,7 +426,7 @@ fn trust(agent: &mut crate::platform::ZephyrAgent, settings: &'static Settings) 
 }
 
 #[cfg(not(CONFIG_PROPLET_SIGNATURES))]
-fn trust(_: &mut crate::platform::ZephyrAgent, _: &'static Settings) {}
+fn trust(_: &mut ZephyrAgent, _: &'static Settings) {}
 
 fn config(settings: &'static Settings, reset: &str, arena: usize) -> Config<'static> {
     let some = |text: &'static str| Some(text).filter(|text| !text.is_empty());

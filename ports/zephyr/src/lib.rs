@@ -18,7 +18,6 @@
 mod bench;
 mod boot;
 mod clock;
-mod device;
 mod exports;
 mod ffi;
 mod header;

@@ -1,4 +1,4 @@
-//! Zephyr as the engine's platform.
+//! The kernel, as the engine's platform.
 
 use crate::{ffi, header};
 use core::{
@@ -18,10 +18,10 @@ pub struct Zephyr;
 /// Longest wait at once, in microseconds: a worker looks again then.
 const WAIT_MAX: u32 = 60_000_000;
 
-/// A run has ended, or a guest has a message, since the control thread last looked.
+/// A run has ended, or a guest has a message, that was not looked at yet.
 static NOTIFIED: AtomicBool = AtomicBool::new(false);
 
-/// A restart of the device was asked for.
+/// A restart was asked for.
 static SHUTDOWN: AtomicBool = AtomicBool::new(false);
 
 /// Whether `flag` was set; it is not, afterwards. For flags that one thread alone clears: what

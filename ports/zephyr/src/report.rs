@@ -1,7 +1,7 @@
-//! Pages of the shell: a question from its thread, a page from the control thread.
+//! The shell's pages: a question from its thread, a page from the control thread.
 
 #[cfg(CONFIG_SHELL)]
-pub use asked::{ask, is_asked, retract, take};
+pub use asked::{ask, retract, take};
 
 #[cfg(CONFIG_SHELL)]
 mod asked {
@@ -22,11 +22,6 @@ mod asked {
         take().is_some()
     }
 
-    /// Whether there is a question.
-    pub fn is_asked() -> bool {
-        critical_section::with(|cs| ASKED.borrow_ref(cs).is_some())
-    }
-
     /// The question, if there is one.
     pub fn take() -> Option<(u32, Page)> {
         critical_section::with(|cs| ASKED.borrow_ref_mut(cs).take())
@@ -36,13 +31,32 @@ mod asked {
 use crate::{ffi, platform::ZephyrAgent};
 use core::fmt::{self, Write};
 use proplet::{engine::Engine as _, module::hex::to_hex, time::Instant};
-use proplet_link::Status;
+use proplet_link::LinkStatus;
 
 /// Bytes of a page.
 #[cfg(CONFIG_SHELL)]
 pub const PAGE: usize = zephyr::kconfig::CONFIG_PROPLET_SHELL_TEXT_SIZE as usize;
 
-/// State of the network.
+/// Answers the question, if there is one.
+// The page is not to be part of the frame of all that the control thread does.
+#[cfg(CONFIG_SHELL)]
+#[inline(never)]
+pub fn answer(agent: &ZephyrAgent, link: &LinkStatus, now: Instant) {
+    use crate::header;
+    let Some((which, page)) = take() else {
+        return;
+    };
+    let mut text = heapless::String::<PAGE>::new();
+    // A text that does not fit is cut.
+    let _ = match which {
+        header::PROPLET_PAGE_STATUS => status(&mut text, agent, link, now),
+        header::PROPLET_PAGE_TASKS => tasks(&mut text, agent, now),
+        _ => modules(&mut text, agent),
+    };
+    page.done(&text);
+}
+
+/// The state of the network.
 pub fn network(out: &mut impl Write) -> fmt::Result {
     #[cfg(CONFIG_PROPLET_WIFI)]
     writeln!(out, "wifi      {}", crate::wifi::state())?;
@@ -62,7 +76,7 @@ pub fn network(out: &mut impl Write) -> fmt::Result {
 pub fn status(
     out: &mut impl Write,
     agent: &ZephyrAgent,
-    link: &Status,
+    link: &LinkStatus,
     now: Instant,
 ) -> fmt::Result {
     let (status, arena) = (agent.status(), agent.engine().arena());
@@ -80,8 +94,8 @@ pub fn status(
         link.losses(),
         link.failures()
     )?;
-    match link.last_trouble() {
-        Some(trouble) => writeln!(out, "; last trouble: {trouble}")?,
+    match link.last_error() {
+        Some(error) => writeln!(out, "; last trouble: {error}")?,
         None => writeln!(out)?,
     }
     writeln!(

@@ -2,8 +2,8 @@
 
 use crate::{ffi, header};
 use proplet::{
-    engine::Text,
     settings::{self, CREDENTIALS, Settings, table},
+    text::Text,
 };
 use static_cell::ConstStaticCell;
 use zephyr::kconfig as k;

@@ -5,7 +5,7 @@ use core::fmt;
 use embedded_storage::nor_flash::{
     ErrorType, NorFlash, NorFlashError, NorFlashErrorKind, ReadNorFlash,
 };
-use proplet::{engine::text, store::Store};
+use proplet::{store::Store, text::text};
 use proplet_store::{FlashStore, Opened};
 use static_cell::ConstStaticCell;
 

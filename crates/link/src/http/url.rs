@@ -1,14 +1,13 @@
-//! The URLs of servers, and where a redirect leads.
+//! The URLs of servers, and of redirects.
 
 use core::{fmt, net::Ipv6Addr, ops::Range};
-use proplet::engine::{Text, text};
 
-/// Characters of a host that error messages show.
+/// Characters of a host that are shown.
 const SHOWN: usize = 64;
 
 /// A URL of http or https, in its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Url<'a> {
+pub(super) struct ParsedUrl<'a> {
     pub(super) tls: bool,
     /// A name or an address, without brackets.
     pub(super) host: &'a str,
@@ -19,28 +18,20 @@ pub(super) struct Url<'a> {
     origin: usize,
 }
 
-impl<'a> Url<'a> {
-    pub(super) fn parse(url: &'a str) -> Result<Self, Text> {
+impl<'a> ParsedUrl<'a> {
+    pub(super) fn parse(url: &'a str) -> Result<Self, UrlError<'a>> {
         if url.bytes().any(|byte| !byte.is_ascii_graphic()) {
-            return Err(text(format_args!(
-                "the URL has a space, a control character or one beyond ASCII: percent-encode it"
-            )));
+            return Err(UrlError::Character);
         }
         let (tls, rest) = match url.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
-            _ => {
-                return Err(text(format_args!(
-                    "the URL does not begin with http:// or https://"
-                )));
-            }
+            _ => return Err(UrlError::Scheme),
         };
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
         if authority.contains('@') {
-            return Err(text(format_args!(
-                "the URL has a user name or password, which is not supported"
-            )));
+            return Err(UrlError::User);
         }
         let (host, port) = match authority.strip_prefix('[') {
             Some(rest) => rest.split_once(']').unwrap_or(("", "")),
@@ -51,9 +42,7 @@ impl<'a> Url<'a> {
             false => !host.is_empty() && host.bytes().all(is_name),
         };
         if !is_host {
-            return Err(text(format_args!(
-                "the URL has the host '{authority:.SHOWN$}', expected a name or an address, and then :PORT or nothing"
-            )));
+            return Err(UrlError::Host(authority));
         }
         let port = match (port, tls) {
             ("" | ":", true) => Some(443),
@@ -65,11 +54,7 @@ impl<'a> Url<'a> {
                 .and_then(|digits| digits.parse().ok())
                 .filter(|port| *port != 0),
         };
-        let port = port.ok_or_else(|| {
-            text(format_args!(
-                "the URL has the port of '{authority:.SHOWN$}', expected 1 to 65535"
-            ))
-        })?;
+        let port = port.ok_or(UrlError::Port(authority))?;
         Ok(Self {
             tls,
             host,
@@ -85,6 +70,43 @@ impl<'a> Url<'a> {
         Authority {
             host: self.host,
             port: (self.port != default).then_some(self.port),
+        }
+    }
+}
+
+/// Fault of a URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum UrlError<'a> {
+    /// It has a character that must be encoded.
+    Character,
+    /// Its scheme is another one.
+    Scheme,
+    /// It names a user.
+    User,
+    /// The host in this authority is not one.
+    Host(&'a str),
+    /// The port in this authority is not one.
+    Port(&'a str),
+}
+
+impl fmt::Display for UrlError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Character => f.write_str(
+                "the URL has a space, a control character or one beyond ASCII: percent-encode it",
+            ),
+            Self::Scheme => f.write_str("the URL does not begin with http:// or https://"),
+            Self::User => {
+                f.write_str("the URL has a user name or password, which is not supported")
+            }
+            Self::Host(authority) => write!(
+                f,
+                "the URL has the host '{authority:.SHOWN$}', expected a name or an address, and then :PORT or nothing"
+            ),
+            Self::Port(authority) => write!(
+                f,
+                "the URL has the port of '{authority:.SHOWN$}', expected 1 to 65535"
+            ),
         }
     }
 }
@@ -111,7 +133,7 @@ impl fmt::Display for Authority<'_> {
 }
 
 /// The server, for a person.
-impl fmt::Display for Url<'_> {
+impl fmt::Display for ParsedUrl<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let authority = Authority {
             host: self.host,
@@ -121,31 +143,32 @@ impl fmt::Display for Url<'_> {
     }
 }
 
-/// Puts the URL that a redirect leads to into the beginning of `buf`, and returns its length, at
-/// most `most`. The Location lies at `location` in `buf`; `base` is the URL that was asked for, or
+/// Puts the URL that a redirect leads to into the beginning of `buf`, and returns its length. The
+/// Location lies at `location` in `buf`; `base` is the URL that was asked for, which can be parsed, or
 /// `None` if that is the first `len` bytes of `buf`.
+///
+/// # Errors
+/// Its length, if that is more than `limit`; `buf` is as before.
 pub(super) fn redirect(
     buf: &mut [u8],
     base: Option<&str>,
     len: usize,
     location: Range<usize>,
-    most: usize,
-) -> Result<usize, Text> {
+    limit: usize,
+) -> Result<usize, usize> {
     let old = match base {
         Some(base) => base.as_bytes(),
         None => &buf[..len],
     };
     let old = str::from_utf8(old).unwrap_or_default();
-    let origin = Url::parse(old)?.origin;
+    let origin = ParsedUrl::parse(old).map_or(0, |url| url.origin);
     let (keep, slash) = kept(old, origin, &buf[location.clone()]);
     let to = keep + usize::from(slash);
     let len = to + location.len();
-    if len > most {
-        return Err(text(format_args!(
-            "the redirect leads to a URL of {len} bytes, the limit is {most}"
-        )));
+    if len > limit {
+        return Err(len);
     }
-    // A base outside is copied when nothing lies in its place any more.
+    // A base outside is copied after the Location, which may lie in its place.
     buf.copy_within(location, to);
     if let Some(base) = base {
         buf[..keep].copy_from_slice(&base.as_bytes()[..keep]);
@@ -157,7 +180,7 @@ pub(super) fn redirect(
     Ok(origin + without_dots(&mut buf[origin..len]))
 }
 
-/// How much of the URL `base`, whose path begins at `origin`, stays in front of `location`, and
+/// Bytes of the URL `base`, whose path begins at `origin`, stays in front of `location`, and
 /// whether a slash comes between.
 fn kept(base: &str, origin: usize, location: &[u8]) -> (usize, bool) {
     let path = &base[origin..];
@@ -251,7 +274,7 @@ mod tests {
             ),
         ];
         for (url, tls, host, port, target, authority) in cases {
-            let got = Url::parse(url).unwrap();
+            let got = ParsedUrl::parse(url).unwrap();
             assert_eq!((got.tls, got.host, got.port), (tls, host, port), "{url}");
             assert_eq!(got.target, target, "{url}");
             assert_eq!(got.authority().to_string(), authority, "{url}");
@@ -285,7 +308,7 @@ mod tests {
             ("http://h/\u{e4}", "ASCII"),
             ("http://h/\0", "control"),
         ] {
-            let reason = Url::parse(url).unwrap_err();
+            let reason = ParsedUrl::parse(url).unwrap_err().to_string();
             assert!(reason.contains(words), "{url}: {reason}");
             assert!(!reason.contains("secret"), "{url}: {reason}");
         }
@@ -346,14 +369,13 @@ mod tests {
         let len = redirect(&mut buf, Some("http://h/"), 0, at.clone(), 14).unwrap();
         assert_eq!(&buf[..len], b"http://h/12345");
         let mut buf = *b"....................................../12345";
-        let reason = redirect(&mut buf, Some("http://h/"), 0, at, 13).unwrap_err();
-        assert!(reason.contains("of 14 bytes, the limit is 13"), "{reason}");
+        assert_eq!(redirect(&mut buf, Some("http://h/"), 0, at, 13), Err(14));
     }
 
     proptest! {
         #[test]
         fn no_url_and_no_location_panics(url in "(http://[a/?#.:@]{0,9}|.{0,20})", location in "[a:/.?#]{0,12}") {
-            let _ = Url::parse(&url);
+            let _ = ParsedUrl::parse(&url);
             let mut buf = std::vec![b' '; 100];
             buf.extend(location.as_bytes());
             let at = 100..buf.len();

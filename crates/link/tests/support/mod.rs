@@ -8,6 +8,8 @@
     reason = "shared by test files of which none uses it all"
 )]
 
+pub mod proplet;
+
 use embassy_time::{Duration, Instant, Timer};
 use embedded_io_async::{ErrorKind, ErrorType, Read, Write};
 use embedded_nal_async::{AddrType, Dns, TcpConnect};
@@ -29,6 +31,7 @@ use std::{
 };
 
 thread_local! {
+    static WARNINGS: RefCell<Vec<(u64, String)>> = const { RefCell::new(Vec::new()) };
     static NOW: Cell<u64> = const { Cell::new(0) };
     static PARKS: Cell<u64> = const { Cell::new(0) };
     static ALARM: Alarm = const { Alarm::new() };
@@ -48,6 +51,28 @@ impl embassy_time_driver::Driver for Clock {
 
 embassy_time_driver::time_driver_impl!(static CLOCK: Clock = Clock);
 
+/// Keeps the warnings of each thread.
+struct Logger;
+
+impl log::Log for Logger {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            WARNINGS.with_borrow_mut(|w| w.push((now(), record.args().to_string())));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Warnings and errors of the simulation, with their milliseconds.
+pub fn warnings() -> Vec<(u64, String)> {
+    WARNINGS.with_borrow(Clone::clone)
+}
+
 #[derive(Default)]
 struct Woken(AtomicBool);
 
@@ -61,6 +86,10 @@ impl Wake for Woken {
 pub fn simulate<F: Future>(future: F) -> F::Output {
     NOW.set(0);
     PARKS.set(0);
+    WARNINGS.take();
+    // Another test may have set it.
+    let _ = log::set_logger(&Logger);
+    log::set_max_level(log::LevelFilter::Warn);
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(woken.clone());
     ALARM.with(|alarm| {
@@ -85,7 +114,7 @@ pub fn now() -> u64 {
     Instant::now().as_millis()
 }
 
-/// Lets time pass in which nobody else has a turn.
+/// Lets time pass without a turn for others.
 pub fn spend(ms: u64) {
     NOW.set(NOW.get() + Duration::from_millis(ms).as_ticks());
 }
@@ -98,15 +127,15 @@ pub async fn after(ms: u64) {
     Timer::after(Duration::from_millis(ms)).await;
 }
 
-/// What a dial leads to.
+/// Outcome of a connection attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dial {
     Accept,
     /// Connection refused.
     Refuse,
-    /// No answer, for ever.
+    /// No answer.
     Never,
-    /// A connection on which nobody says anything.
+    /// A connection on which nothing is said.
     Mute,
     /// A CONNACK with this code, then the end.
     Login(u8),
@@ -118,7 +147,7 @@ pub enum Dial {
     Impostor,
 }
 
-/// What the broker has seen.
+/// An event that the broker has seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
     Dial,
@@ -175,12 +204,12 @@ struct Pipe {
     to_client: VecDeque<u8>,
     to_broker: Vec<u8>,
     cut: Option<Cut>,
-    /// What is written vanishes, and nothing comes.
+    /// Bytes that are written vanish, and none come.
     mute: bool,
     /// Nothing more can be written.
     jammed: bool,
     waker: Option<Waker>,
-    /// What the CONNECT said.
+    /// The will of the CONNECT.
     will: Option<(String, Vec<u8>)>,
     connected: bool,
 }
@@ -196,7 +225,7 @@ struct Session {
     lost: Option<u64>,
 }
 
-/// What the last CONNECT said.
+/// Contents of the last CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
     pub client: String,
@@ -218,7 +247,7 @@ pub struct World {
     pub hold_acks: bool,
     /// The code with which publications to a topic are refused.
     pub refuse_publish: Option<(&'static str, u8)>,
-    /// A payload for which the broker ends the connection.
+    /// A part of a payload for which the broker ends the connection.
     pub poison: Option<&'static str>,
     /// The code with which subscriptions are refused.
     pub refuse_subscribe: Option<u8>,
@@ -232,6 +261,10 @@ pub struct World {
     pub tls_hosts: Vec<String>,
     /// When connections have gone mute.
     pub mutes: Vec<u64>,
+    /// Publications that were written to a mute connection: times and topics.
+    pub vanished: Vec<(u64, String)>,
+    /// Publications that were acknowledged: times and topics.
+    pub acknowledged: Vec<(u64, String)>,
     pub login: Option<Login>,
     pipe: Option<Pipe>,
     session: Option<Session>,
@@ -260,6 +293,8 @@ impl Net {
             has_tls: false,
             tls_hosts: Vec::new(),
             mutes: Vec::new(),
+            vanished: Vec::new(),
+            acknowledged: Vec::new(),
             login: None,
             pipe: None,
             session: None,
@@ -271,7 +306,7 @@ impl Net {
         f(&mut self.0.borrow_mut())
     }
 
-    /// What the next dials lead to; those after them are accepted.
+    /// Outcomes of the next attempts; those after them are accepted.
     pub fn dials(&self, dials: &[Dial]) {
         self.with(|w| w.dials.extend(dials));
     }
@@ -344,8 +379,19 @@ impl Net {
         })
     }
 
-    /// Times and contents of publications to a topic. What was sent again for the same packet
-    /// identifier is left out.
+    /// Times of publications to a topic that were written as they were first sent.
+    pub fn written(&self, topic: &str) -> Vec<u64> {
+        let mut times = self.sent(topic);
+        self.with(|w| {
+            let vanished = w.vanished.iter().filter(|(_, t)| t == topic);
+            times.extend(vanished.map(|(at, _)| *at));
+        });
+        times.sort_unstable();
+        times
+    }
+
+    /// Times and contents of publications to a topic, without those that were sent again for the same
+    /// packet identifier.
     pub fn published(&self, topic: &str) -> Vec<(u64, String)> {
         let mut known = Vec::new();
         self.with(|w| {
@@ -543,6 +589,12 @@ impl World {
 
     fn packet(&mut self, first: u8, body: &[u8]) {
         let mut r = Reader(body);
+        if self.pipe.as_ref().is_some_and(|pipe| pipe.mute) {
+            if first >> 4 == 3 && first & 8 == 0 {
+                self.vanished.push((now(), r.string()));
+            }
+            return;
+        }
         match first >> 4 {
             1 => self.connect(r),
             3 => {
@@ -551,10 +603,11 @@ impl World {
                 let id = (qos > 0).then(|| r.u16());
                 r.properties();
                 let payload = String::from_utf8(r.0.into()).unwrap();
-                let is_poison = self.poison.is_some_and(|poison| payload == poison);
+                let is_poison = self.poison.is_some_and(|poison| payload.contains(poison));
                 let refused = self
                     .refuse_publish
                     .filter(|(suffix, _)| topic.ends_with(suffix));
+                let name = topic.clone();
                 self.see(Seen::Publish {
                     topic,
                     payload,
@@ -565,17 +618,18 @@ impl World {
                 if is_poison {
                     self.send(&[0xe0, 1, 0x82]);
                     self.closed(false);
-                    let pipe = self.pipe.as_mut().unwrap();
-                    // What was written meanwhile is not read any more.
-                    pipe.to_broker.clear();
-                    pipe.mute = true;
+                    // Packets behind it are not answered.
+                    self.pipe.as_mut().unwrap().mute = true;
                 } else if let Some(id) = id
                     && !self.hold_acks
                 {
                     let [high, low] = id.to_be_bytes();
                     match refused {
                         Some((_, code)) => self.send(&[0x40, 3, high, low, code]),
-                        None => self.send(&[0x40, 2, high, low]),
+                        None => {
+                            self.acknowledged.push((now(), name));
+                            self.send(&[0x40, 2, high, low]);
+                        }
                     }
                 }
             }
@@ -806,10 +860,8 @@ impl Write for Stream {
             if pipe.jammed {
                 return None;
             }
-            if !pipe.mute {
-                pipe.to_broker.extend(&buf[..n]);
-                w.receive();
-            }
+            pipe.to_broker.extend(&buf[..n]);
+            w.receive();
             Some(Ok(n))
         })
         .await

@@ -1,4 +1,4 @@
-//! What the demo shows, and what it expects of it.
+//! The demo's story, and its expectations.
 
 use super::{
     PATIENCE,

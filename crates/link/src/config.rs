@@ -1,15 +1,15 @@
-//! Settings of a link.
+//! Configuration of a link, and its memory.
 
 use core::{fmt, time::Duration};
 
-/// How to reach the broker, and how patient to be.
+/// Address of the broker, identity of the proplet, and time limits.
 #[derive(Clone, Copy)]
-pub struct Settings<'a> {
+pub struct LinkConfig<'a> {
     /// Name or address, IPv4 or IPv6, of the broker.
     pub host: &'a str,
-    /// Its TCP port for MQTT 5.
+    /// TCP port of the broker's MQTT 5.
     pub port: u16,
-    /// Whether to speak TLS there, to the owner of a certificate for the host.
+    /// Whether to speak TLS with the owner of a certificate for the host.
     pub tls: bool,
     /// The proplet's id: MQTT client id and user name. 1 to 64 bytes.
     pub proplet_id: &'a str,
@@ -17,8 +17,8 @@ pub struct Settings<'a> {
     pub api_key: &'a str,
     /// MQTT keep-alive in seconds.
     pub keep_alive: u16,
-    /// How long, in seconds, the broker keeps the session of a lost connection and commands for
-    /// it. Zero turns that off.
+    /// Seconds for which the broker keeps the session of a lost connection and commands for it. Zero
+    /// turns that off.
     pub session_expiry: u32,
     /// Whether to leave a last will: "offline", on the alive topic.
     pub will: bool,
@@ -29,17 +29,17 @@ pub struct Settings<'a> {
     pub write_timeout: Duration,
     /// Delay after the first failure, doubled for each further one.
     pub retry_first: Duration,
-    /// Most that the delay grows to.
+    /// Maximum of that delay.
     pub retry_most: Duration,
     /// Longest time of an HTTP exchange, redirects included.
     pub http_timeout: Duration,
-    /// How long a shutdown waits for the application to be drained.
+    /// Longest wait of a shutdown for the agent to be drained.
     pub grace: Duration,
     /// Seed of the delays' jitter; different on each device.
     pub seed: u64,
 }
 
-impl Settings<'_> {
+impl LinkConfig<'_> {
     /// The defaults, without an identity and a broker.
     pub const DEFAULT: Self = Self {
         host: "",
@@ -58,12 +58,22 @@ impl Settings<'_> {
         grace: Duration::from_secs(2),
         seed: 0,
     };
+
+    /// Refuses a configuration with which no link can run.
+    pub(crate) fn check(&self, has_tls: bool) -> Result<(), SetupError> {
+        match self {
+            Self { host: "", .. } => Err(SetupError::Host),
+            Self { tls: true, .. } if !has_tls => Err(SetupError::Tls),
+            Self { proplet_id: "", .. } => Err(SetupError::PropletId),
+            _ => Ok(()),
+        }
+    }
 }
 
-impl fmt::Debug for Settings<'_> {
+impl fmt::Debug for LinkConfig<'_> {
     /// Everything but the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
+        f.debug_struct("LinkConfig")
             .field("host", &self.host)
             .field("port", &self.port)
             .field("tls", &self.tls)
@@ -84,8 +94,8 @@ impl fmt::Debug for Settings<'_> {
 /// Memory of a link.
 #[derive(Debug)]
 pub struct Buffers<'b, const N: usize> {
-    /// One inbound packet: the largest that the application is to see, with its topic. Larger
-    /// ones are skipped.
+    /// One inbound packet: the largest that the agent gets, with its topic. Larger ones are
+    /// skipped.
     pub rx: &'b mut [u8],
     /// Outbound packets: up to eight that wait for their acknowledgement, and at any time the
     /// CONNECT (some 100 bytes, the ids, the secret, the will). At least 2 KiB; 4 KiB hold eight
@@ -98,10 +108,10 @@ pub struct Buffers<'b, const N: usize> {
     pub http: [&'b mut [u8]; N],
 }
 
-/// Settings or buffers with which no link can run.
+/// Configuration or buffers with which no link can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SetupError {
-    /// There is no host.
+    /// No host is named.
     Host,
     /// TLS is asked for, and the stack has none.
     Tls,
