@@ -1,9 +1,10 @@
 //! The proplet as a Zephyr application: what the portable crates need of the kernel.
 //!
 //! ```text
-//! main thread (control) ── block_on ── link::run ─┬─ Device ── agent ── engine
-//!                      │                          └─ Network ── sockets, dialer thread
-//!                      └─ wifi::run ── net_mgmt
+//! main thread (control) ── block_on ─┬─ link::run ─┬─ agent ── engine
+//!                                    │             └─ Network ── sockets, dialer thread
+//!                                    ├─ report::answer ── agent, for the shell
+//!                                    └─ wifi::run ── net_mgmt
 //! worker-0 …           ── Workers::run
 //! board ── Workers::measure, where the board has sensors
 //! shell, log, network ── Zephyr's own threads, all above the workers
