@@ -28,6 +28,9 @@ const RUN: Duration = Duration::from_millis(3);
 /// How long a run takes to end when it is interrupted.
 const STOP: Duration = Duration::from_micros(1500);
 
+/// End of a fake run.
+type Outcome = Result<Option<Value>, Failure<Vec<u8>>>;
+
 struct Running {
     module: ModuleId,
     weight: u8,
@@ -43,7 +46,7 @@ struct Fake {
     runs: Vec<Option<Running>>,
     ended: u64,
     /// Result of the run that ends as the n-th.
-    result: fn(u64, i32) -> Result<Option<Value>, Failure<Vec<u8>>>,
+    result: fn(u64, i32) -> Outcome,
     /// Bytes that each instance really takes.
     instance: usize,
     /// Whether runs go on when they are interrupted.
@@ -74,7 +77,7 @@ impl Port for FakePort {
     }
 }
 
-fn right(_: u64, result: i32) -> Result<Option<Value>, Failure<Vec<u8>>> {
+fn right(_: u64, result: i32) -> Outcome {
     Ok(Some(Value::I32(result)))
 }
 
