@@ -86,9 +86,9 @@ fn check_ladder(bench: &Value) -> u64 {
         assert!((held - in_pieces..=held).contains(&measured), "{step}");
         assert_eq!(step["agrees"], measured == held, "{step}");
         assert!(number(&step["wall_ns"]) >= 100_000_000, "{step}");
-        assert_eq!(step["latency_ns"]["count"], step["iterations"], "{step}");
         // On a busy machine none may have ended.
         if number(&step["iterations"]) > 0 {
+            assert_eq!(step["latency_ns"]["count"], step["iterations"], "{step}");
             let latency = ["least", "mean", "most"].map(|of| number(&step["latency_ns"][of]));
             assert!(latency[0] > 0 && latency.is_sorted(), "{step}");
         }

@@ -5,6 +5,7 @@ pub mod board;
 pub mod cli;
 pub mod clock;
 pub mod demo;
+mod module;
 pub mod net;
 pub mod platform;
 pub mod proplet;

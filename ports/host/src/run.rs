@@ -1,7 +1,7 @@
 //! `proplet run`: one module, without a broker.
 
-use crate::{cli, clock, proplet::Proplet};
-use anyhow::{Context as _, Result, anyhow};
+use crate::{cli, clock, module::load, proplet::Proplet};
+use anyhow::{Result, anyhow};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use proplet::{
     agent::{Delivery, Event, Qos},
@@ -10,7 +10,7 @@ use proplet::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Map, Value, json};
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 const TASK: &str = "run";
 /// Name of its tenant, its channel and its proplet.
@@ -20,14 +20,6 @@ const LOCAL: &str = "local";
 const MESSAGE_BYTES: usize = 4096;
 /// Most bytes of JSON that one of a result takes: `\u0001`.
 const ESCAPE_BYTES: usize = 6;
-
-/// Reads a module, as text (.wat) or binary (.wasm).
-pub(crate) fn load(path: &Path) -> Result<Vec<u8>> {
-    let file = path.display();
-    let module = std::fs::read(path).with_context(|| format!("{file} can't be read"))?;
-    let module = wat::parse_bytes(&module).with_context(|| format!("{file} is no module"))?;
-    Ok(module.into_owned())
-}
 
 /// Runs the module as a task that an agent gets by message, and returns its result.
 ///

@@ -1,6 +1,6 @@
 //! `proplet keygen`, `sign` and `verify`: signed modules, as `wasmsign2` makes and reads them.
 
-use crate::{cli, run::load};
+use crate::{cli, module::load};
 use anyhow::{Context as _, Result, anyhow, bail};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ed25519_compact::{KeyPair, SecretKey, Seed};
