@@ -81,6 +81,31 @@ const OWNERS: [&str; 6] = [
     "agent/outbox",
 ];
 
+/// The link: the conductor is near the top, and below it the machines that it conducts.
+const LINK: &[&str] = &[
+    "time",
+    "config",
+    "stack",
+    "reactor",
+    "bounded",
+    "error",
+    "status",
+    "dial",
+    "driver",
+    "liveness",
+    "publishing",
+    "subscriptions",
+    "session",
+    "http/url",
+    "http/error",
+    "http/head",
+    "http/body",
+    "http",
+    "http_client",
+    "link",
+    "run",
+];
+
 /// The firmware: what C calls, and the entry point, are at the top.
 const ZEPHYR: &[&str] = &[
     "header", "sizes", "ffi", "clock", "logger", "net", "platform", "store", "settings", "wifi",
@@ -109,6 +134,11 @@ fn owners_do_not_use_each_other() {
         }
     }
     assert_eq!(seen.len(), OWNERS.len(), "{seen:?}");
+}
+
+#[test]
+fn the_link_has_no_circle() {
+    assert_layers("crates/link/src", LINK);
 }
 
 #[test]

@@ -4,8 +4,10 @@
 //! it on has it on the stack once more.
 
 use crate::{
-    ConnectionError, LinkConfig, Stack, TlsError,
     bounded::{Bounded, PeerActivity},
+    config::LinkConfig,
+    error::ConnectionError,
+    stack::{Stack, TlsError},
     time::ticks,
 };
 use core::net::{IpAddr, SocketAddr};

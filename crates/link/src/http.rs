@@ -21,7 +21,7 @@ mod url;
 
 pub use error::{Awaited, Error, ErrorKind, Quote, ResponseError};
 
-use crate::{Stack, TlsError};
+use crate::stack::{Stack, TlsError};
 use body::{Body, Incoming, pause};
 use core::{
     net::{IpAddr, SocketAddr},

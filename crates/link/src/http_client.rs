@@ -1,6 +1,6 @@
 //! The agent's HTTP requests.
 
-use crate::{Stack, http, time::agent_time};
+use crate::{http, stack::Stack, time::agent_time};
 use core::{
     cell::{Cell, RefCell},
     convert::Infallible,

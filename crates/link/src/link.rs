@@ -1,14 +1,16 @@
 //! The conductor: sessions and connections, one after the other, and the state that they have.
 
 use crate::{
-    ConnectionError, LinkConfig, LinkState, LinkStatus, Signal, Stack,
     bounded::PeerActivity,
+    config::LinkConfig,
     dial::{self, LiveConnection},
-    driver::AgentDriver,
-    error::{CloseReason, Stopped},
+    driver::{AgentDriver, Signal},
+    error::{CloseReason, ConnectionError, Stopped},
     liveness::Liveness,
     publishing::{Attempt, Publishing, publish},
     session::{GOODBYE, goodbye},
+    stack::Stack,
+    status::{LinkState, LinkStatus},
     subscriptions::{self, Subscriptions},
     time::{agent_time, ticks},
 };

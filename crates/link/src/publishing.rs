@@ -1,6 +1,8 @@
 //! Publications on their way to the broker, until their fates are known.
 
-use crate::{ConnectionError, bounded::PeerActivity, dial::LiveConnection, time::agent_time};
+use crate::{
+    bounded::PeerActivity, dial::LiveConnection, error::ConnectionError, time::agent_time,
+};
 use core::cell::{Cell, RefCell};
 use embassy_time::Instant;
 use log::error;

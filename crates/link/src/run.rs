@@ -1,8 +1,15 @@
 //! A link, from its setup to its shutdown.
 
 use crate::{
-    Buffers, LinkConfig, LinkState, LinkStatus, SetupError, Signal, Stack, bounded::PeerActivity,
-    driver::AgentDriver, error::Stopped, http_client::HttpClient, link::Link, session::new_session,
+    bounded::PeerActivity,
+    config::{Buffers, LinkConfig, SetupError},
+    driver::{AgentDriver, Signal},
+    error::Stopped,
+    http_client::HttpClient,
+    link::Link,
+    session::new_session,
+    stack::Stack,
+    status::{LinkState, LinkStatus},
     time::ticks,
 };
 use core::{

@@ -1,6 +1,9 @@
 //! Begin and end of an MQTT session.
 
-use crate::{LinkConfig, SetupError, dial::LiveConnection};
+use crate::{
+    config::{LinkConfig, SetupError},
+    dial::LiveConnection,
+};
 use embassy_time::Duration;
 use log::debug;
 use minimq::{ConfigBuilder, QoS, Session, Will};

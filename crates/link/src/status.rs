@@ -1,6 +1,6 @@
 //! State and counters of the link, for the port to show.
 
-use crate::ConnectionError;
+use crate::error::ConnectionError;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering::Relaxed};
 
 /// State of a link.
