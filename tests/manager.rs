@@ -5,8 +5,6 @@
 
 #[path = "../modules/wamr/wamr/tests/compilers/mod.rs"]
 mod compilers;
-#[path = "manager/rounds.rs"]
-mod rounds;
 mod support;
 
 use serde_json::{Value, json};
@@ -23,6 +21,11 @@ use support::{
     ADD, Broker, CHANNEL, Dir, ID, LOOP, Message, Peer, Proplet, Proxy, SOON, TENANT, base64,
     chunks, free_port, host as subject, is_missing, wasm, with,
 };
+
+/// Experiments of the manager's coordinator.
+mod manager {
+    mod rounds;
+}
 
 const COMPLETED: u64 = 3;
 const FAILED: u64 = 4;

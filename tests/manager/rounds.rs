@@ -1,7 +1,7 @@
 //! Federated rounds of `guests/rust/linear`, which the manager starts for an experiment.
 
-use super::{COMPLETED, FAILED, Stage};
 use crate::{
+    COMPLETED, FAILED, Stage,
     compilers::{build_crate, guests},
     support::{Coordinator, Dir, ID},
 };
