@@ -11,9 +11,6 @@ use std::process::{Command, Output};
 
 use wamr_sys::sources as origin;
 
-#[path = "../sources.rs"]
-mod sources;
-
 /// What a board has for guests, by default: 192 KiB.
 pub(crate) const ARENA: u32 = 196_608;
 /// What a guest has whose instructions are counted.
@@ -189,11 +186,10 @@ pub(crate) fn no_32_bits() -> Result<(), String> {
 
 /// A compiler with WAMR's sources and settings.
 fn with_wamr(width: Width) -> Result<cc::Build, String> {
-    let (ours, wamr) = (Path::new(origin::CRATE).join(".."), Path::new(origin::WAMR));
     let mut c = compiler(width);
-    sources::add(&mut c, &ours, wamr, &["all", "posix", "plain"])?;
+    wamr_build::add(&mut c, Path::new(origin::WAMR), &["all", "posix", "plain"])?;
     if width == Width::Bits32 || cfg!(target_arch = "x86") {
-        c.flags(sources::X86_FLAGS);
+        c.flags(wamr_build::X86_FLAGS);
     }
     Ok(c)
 }
