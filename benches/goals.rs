@@ -6,8 +6,6 @@
 
 #[path = "../modules/wamr/wamr-sys/capacity/mod.rs"]
 mod capacity;
-#[path = "../modules/wamr/wamr/tests/compilers/mod.rs"]
-mod compilers;
 #[path = "../modules/wamr/wamr/tests/worst/guests.rs"]
 mod worst;
 
@@ -24,6 +22,7 @@ use proplet_host::{
     platform::Linux,
     proplet::start_engine,
 };
+use proplet_testing::compilers;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},

@@ -3,10 +3,9 @@
 //! The manager's binary is named by `PROPELLER_MANAGER`, or lies in `target/peers`, or is found as
 //! `propeller-manager` on the path.
 
-#[path = "../modules/wamr/wamr/tests/compilers/mod.rs"]
-mod compilers;
 mod support;
 
+use proplet_testing::{is_missing, say_skipped};
 use serde_json::{Value, json};
 use std::{
     fs::{self, File},
@@ -19,7 +18,7 @@ use std::{
 };
 use support::{
     ADD, Broker, CHANNEL, Dir, ID, LOOP, Message, Peer, Proplet, Proxy, SOON, TENANT, base64,
-    chunks, free_port, host as subject, is_missing, wasm, with,
+    chunks, free_port, host as subject, wasm, with,
 };
 
 /// Experiments of the manager's coordinator.
@@ -503,7 +502,7 @@ fn a_latent_task_is_invoked_over_http() {
             !required,
             "this manager has no invoke route: {status} {answer}"
         );
-        support::say_skipped("this manager has no invoke route");
+        say_skipped("this manager has no invoke route");
         return;
     }
     stage.start(&id);

@@ -2,11 +2,11 @@
 
 use crate::{
     COMPLETED, FAILED, Stage,
-    compilers::{build_crate, guests},
     support::{Coordinator, Dir, ID},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use proplet::module::{hex::to_hex, table::digest};
+use proplet_testing::compilers::{build_crate, guests};
 use serde_json::{Value, json};
 use std::fs;
 

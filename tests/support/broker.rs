@@ -1,6 +1,6 @@
 //! A mosquitto of the test's own.
 
-use super::is_missing;
+use proplet_testing::is_missing;
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs::{self, File},

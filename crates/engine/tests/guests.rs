@@ -2,15 +2,13 @@
 //! every function. Needs what the tests of `wamr` need for its guests; without it they say so.
 
 mod common;
-#[path = "../../../modules/wamr/wamr/tests/compilers/mod.rs"]
-mod compilers;
 
 use common::{Bench, LIMITS, bench};
-use compilers::{build_crate, built, compile, guests};
 use proplet::{
     engine::{Engine as _, Exit, Message, ModuleId, Slot, Value},
     time::Duration,
 };
+use proplet_testing::compilers::{build_crate, built, compile, guests};
 use serde_json::{Value as Json, json};
 use std::{fs, time::Instant};
 use wamr::Buffer;

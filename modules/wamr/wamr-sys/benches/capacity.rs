@@ -8,8 +8,8 @@ use std::thread;
 
 #[path = "../capacity/mod.rs"]
 mod capacity;
-#[path = "../../wamr/tests/compilers/mod.rs"]
-mod compilers;
+
+use proplet_testing::compilers;
 
 use capacity::{ARENA, CHECKSUM, CPU, MEM, MEM_64K, MSG, PAGE_BYTES, Program, Width};
 

@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 
 #[path = "../capacity/mod.rs"]
 mod capacity;
-#[path = "../../wamr/tests/compilers/mod.rs"]
-mod compilers;
+
+use proplet_testing::compilers;
 
 use capacity::{ARENA, CHECKSUM, CPU, MEM, MEM_64K, MSG, PAGE, PAGE_BYTES, Program, Width};
 

@@ -3,15 +3,13 @@
 //! them the tests say that they skip, and `PROPLET_REQUIRE_PEERS=1` forbids that.
 
 mod common;
-mod compilers;
 
 use std::collections::VecDeque;
 use std::fs;
 use std::sync::OnceLock;
 
-use compilers::{build_crate, built, compile, guests};
-
 use common::{Budget, Guest, alone, load_bytes, runtime_in};
+use proplet_testing::compilers::{build_crate, built, compile, guests};
 use wamr::{InstanceConfig, Memory, Runtime, Trap, TrapKind, Value};
 
 fn rt() -> Runtime {
