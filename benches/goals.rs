@@ -4,12 +4,9 @@
 //! Capacity is that of a 32-bit build, as on the boards: a C program around the module build. The
 //! rest is this process's engine, with guests on one core.
 
-#[path = "../modules/wamr/wamr-sys/capacity/mod.rs"]
-mod capacity;
 #[path = "../modules/wamr/wamr/tests/worst/guests.rs"]
 mod worst;
 
-use capacity::{ARENA, PAGE_BYTES, Program, Width};
 use clap::Parser as _;
 use proplet::engine::{
     Call, Engine as _, Exit, Failure, Limits, ModuleId, Preemption, Slot, TaskData, Value, Weight,
@@ -22,7 +19,10 @@ use proplet_host::{
     platform::Linux,
     proplet::start_engine,
 };
-use proplet_testing::compilers;
+use proplet_testing::{
+    capacity::{self, ARENA, PAGE_BYTES, Program, Width},
+    compilers,
+};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},

@@ -1,6 +1,8 @@
 //! Means that tests and benches of several packages share. A dev-dependency only: it has `std`, and
 //! its features bring the crates whose tests ask for them.
 
+#[cfg(feature = "capacity")]
+pub mod capacity;
 pub mod compilers;
 mod skip;
 

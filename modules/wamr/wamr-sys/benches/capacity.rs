@@ -6,12 +6,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::thread;
 
-#[path = "../capacity/mod.rs"]
-mod capacity;
-
+use proplet_testing::capacity::{
+    self, ARENA, CHECKSUM, CPU, MEM, MEM_64K, MSG, PAGE_BYTES, Program, Width,
+};
 use proplet_testing::compilers;
-
-use capacity::{ARENA, CHECKSUM, CPU, MEM, MEM_64K, MSG, PAGE_BYTES, Program, Width};
 
 /// The operand stack, one for all guests.
 const STACK: u32 = 4096;

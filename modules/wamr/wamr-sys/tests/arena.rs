@@ -8,10 +8,7 @@ use std::time::{Duration, Instant};
 
 use wamr_sys as sys;
 
-#[path = "../capacity/mod.rs"]
-mod capacity;
-
-use capacity::{Program, Width};
+use proplet_testing::capacity::{Program, Width, has_32_bits};
 
 const LINEAR: u32 = 1;
 /// Of arenas, and of blocks: in the one there is always too little room, in the other sometimes.
@@ -198,10 +195,10 @@ fn an_exact_fit_leaves_its_neighbour_sound() {
     assert_eq!(info().largest_free, total);
 }
 
-/// Runs a test on arena/model.c, on this process's width of pointers and on 32 bits.
+/// Runs a test on crates/testing/c/arena_model.c, on this process's width of pointers and on 32 bits.
 fn on_both_widths(test: impl Fn(&Program)) {
     for width in [Width::Own, Width::Bits32] {
-        if width == Width::Own || capacity::has_32_bits() {
+        if width == Width::Own || has_32_bits() {
             test(&Program::build_arena_model(width).expect("the program compiles"));
         }
     }

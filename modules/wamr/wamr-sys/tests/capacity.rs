@@ -5,12 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-#[path = "../capacity/mod.rs"]
-mod capacity;
-
+use proplet_testing::capacity::{
+    self, ARENA, CHECKSUM, CPU, MEM, MEM_64K, MSG, PAGE, PAGE_BYTES, Program, Width,
+};
 use proplet_testing::compilers;
-
-use capacity::{ARENA, CHECKSUM, CPU, MEM, MEM_64K, MSG, PAGE, PAGE_BYTES, Program, Width};
 
 /// What upstream's benchmark gives each guest to use; here it is one stack for all.
 const STACK: u32 = 4096;

@@ -78,11 +78,7 @@ const OURS: [&str; 4] = [
 pub(crate) fn corpus() -> Vec<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
     let mut files = Vec::new();
-    for folder in [
-        "wat",
-        "tests/zephyr/wamr/guests",
-        "modules/wamr/wamr-sys/capacity",
-    ] {
+    for folder in ["wat", "tests/zephyr/wamr/guests", "crates/testing/src"] {
         wat_files(&root.join(folder), &mut files);
     }
     assert!(files.len() >= 20, "{} files", files.len());
