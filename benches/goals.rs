@@ -4,9 +4,6 @@
 //! Capacity is that of a 32-bit build, as on the boards: a C program around the module build. The
 //! rest is this process's engine, with guests on one core.
 
-#[path = "../modules/wamr/wamr/tests/worst/guests.rs"]
-mod worst;
-
 use clap::Parser as _;
 use proplet::engine::{
     Call, Engine as _, Exit, Failure, Limits, ModuleId, Preemption, Slot, TaskData, Value, Weight,
@@ -21,7 +18,7 @@ use proplet_host::{
 };
 use proplet_testing::{
     capacity::{self, ARENA, PAGE_BYTES, Program, Width},
-    compilers,
+    compilers, worst,
 };
 use rustix::{
     event::{PollFd, PollFlags, poll},

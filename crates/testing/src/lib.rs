@@ -5,6 +5,7 @@
 pub mod capacity;
 pub mod compilers;
 mod skip;
+pub mod worst;
 
 use std::env;
 use std::fs;

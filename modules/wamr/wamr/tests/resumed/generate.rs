@@ -7,7 +7,7 @@ use arbitrary::Unstructured;
 use wamr::{Signature, ValType, Value};
 use wasm_smith::{Config, InstructionKind, InstructionKinds, Module};
 
-use crate::host::IMPORTS;
+use super::host::IMPORTS;
 use crate::samples::{BASES, Random, mutate};
 
 /// What a linear memory and a table may grow to.

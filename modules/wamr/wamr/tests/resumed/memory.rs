@@ -11,7 +11,7 @@ use wasm_encoder::{
 };
 use wasm_smith::{Config, InstructionKind, InstructionKinds};
 
-use crate::generate;
+use super::generate;
 use crate::samples::Random;
 
 type Access = (fn(MemArg) -> Instruction<'static>, ValType, u32);

@@ -7,9 +7,9 @@ use wasmi::{
     StoreLimitsBuilder, TrapCode, Val,
 };
 
+use super::host;
+use super::observed::{IMPORT, MEMORY_ITSELF};
 use crate::MEMORY;
-use crate::host;
-use crate::observed::{IMPORT, MEMORY_ITSELF};
 
 /// What WAMR lets a table grow to, whatever its declared maximum. Larger ones are not compared.
 const ELEMENTS: usize = 1024;

@@ -6,15 +6,17 @@
 //! the stack. Ends, globals, tables, memory and work must be equal in all. Another engine says what
 //! results and memory must be. `RESUMED` says how many samples, `RESUMED_SEED` from which seed.
 
-#[path = "../common/mod.rs"]
 mod common;
-mod generate;
-mod host;
-mod memory;
-mod observed;
-mod oracle;
-#[path = "../samples/mod.rs"]
 mod samples;
+
+/// Samples, and the two engines that run them.
+mod resumed {
+    pub(crate) mod generate;
+    pub(crate) mod host;
+    pub(crate) mod memory;
+    pub(crate) mod observed;
+    pub(crate) mod oracle;
+}
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,8 +24,9 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use common::{alone, load_bytes, runtime_in};
-use host::{HOST, Seen};
-use oracle::{End, Oracle, Other};
+use resumed::host::{HOST, Seen};
+use resumed::oracle::{End, Oracle, Other};
+use resumed::{generate, memory, observed};
 use samples::{Random, setting};
 use wamr::{
     Buffer, Instance, InstanceConfig, Module, ResumableCall, Runtime, ThreadEnv, Trap, TrapKind,
