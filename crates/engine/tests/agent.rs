@@ -1,8 +1,5 @@
 //! The agent on WAMR: what a task costs, everything counted, and how many there may be.
 
-mod common;
-
-use common::{ARENA, Bench, ID, Threads};
 use proplet::{
     agent::{Agent, Delivery, DeploymentSlot, Event, Fetch, OutboxEntry, Qos, Storage, TaskSlot},
     config::Config,
@@ -11,6 +8,7 @@ use proplet::{
     time::Instant,
 };
 use proplet_engine::{ModuleState, QueueEntry, SlotState, WamrEngine, Workers};
+use proplet_testing::engine::{ARENA, Bench, ID, Threads};
 use serde_json::{Value as Json, json};
 use std::{collections::BTreeMap, iter, thread, time::Duration};
 

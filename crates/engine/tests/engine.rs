@@ -2,14 +2,12 @@
 //!
 //! WAMR is one for a process, and the arena's figures are compared: so this is one test.
 
-mod common;
-
-use common::{Bench, LIMITS, SLOTS, bench, trap};
 use proplet::{
     engine::{Call, Engine, Failure, Limits, ModuleId, Preemption, Slot, TaskData, Value, Weight},
     task::caps::Caps,
     time::Duration,
 };
+use proplet_testing::engine::{Bench, LIMITS, SLOTS, bench, trap};
 use std::{sync::atomic::Ordering, thread};
 
 #[test]

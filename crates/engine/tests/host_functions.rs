@@ -1,16 +1,15 @@
-//! What guests may call, called by guests.
+//! Host functions, called by guests.
 
-mod common;
-
-use common::{
-    Bench, Data, GUEST_LIMITS, ID, LIMITS, Threads, bench_of, imports, lines, show_memory, trap,
-};
 use proplet::{
     engine::{Engine as _, Exit, Failure, Limits, Message, ModuleId, Slot, TaskData, Value},
     task::caps::Cap,
     time::Duration,
 };
 use proplet_engine::{Channel, PinMode, Platform as _, host_functions};
+use proplet_testing::engine::{
+    Bench, Data, GUEST_LIMITS, ID, LIMITS, SLOTS, Threads, bench_of, imports, lines, output,
+    show_memory, trap,
+};
 use proptest::{
     prelude::*,
     sample,
@@ -23,7 +22,7 @@ const ALL_CAPS: &str = "time,random,timer,publish,subscribe,gpio,sensor";
 
 /// With room for a memory that is full, what its guest says, and gaps.
 fn bench() -> std::sync::MutexGuard<'static, Bench> {
-    bench_of(common::SLOTS, 512 * 1024)
+    bench_of(SLOTS, 512 * 1024)
 }
 
 /// A guest whose `main` is `body`, with four parameters and three locals, and a malloc that starts
@@ -48,8 +47,25 @@ fn args(args: [u32; 4]) -> [Value; 4] {
     args.map(|arg| Value::I32(arg.cast_signed()))
 }
 
-impl Bench {
+/// Runs of [`guest`].
+trait GuestBench {
     /// Runs a guest with data, and returns its exit; what it publishes is lost.
+    fn run_guest(
+        &mut self,
+        data: Data,
+        segments: &str,
+        body: &str,
+        numbers: [u32; 4],
+    ) -> Exit<Buffer>;
+
+    /// The value that a guest with capabilities returns.
+    fn value(&mut self, caps: &str, body: &str, numbers: [u32; 4]) -> i32;
+
+    /// The trap of such a guest.
+    fn trap(&mut self, caps: &str, segments: &str, body: &str, numbers: [u32; 4]) -> String;
+}
+
+impl GuestBench for Bench {
     fn run_guest(
         &mut self,
         data: Data,
@@ -64,14 +80,12 @@ impl Bench {
         exit
     }
 
-    /// The value that a guest with capabilities returns.
     fn value(&mut self, caps: &str, body: &str, numbers: [u32; 4]) -> i32 {
         let data = self.data(caps, &[], &[]);
         let exit = self.run_guest(data, "", body, numbers);
         value(&exit)
     }
 
-    /// The trap of such a guest.
     fn trap(&mut self, caps: &str, segments: &str, body: &str, numbers: [u32; 4]) -> String {
         let data = self.data(caps, &[], &[]);
         let exit = self.run_guest(data, segments, body, numbers);
@@ -84,12 +98,6 @@ fn value(exit: &Exit<Buffer>) -> i32 {
         Ok(Some(Value::I32(value))) => value,
         ref other => panic!("expected a value, found {other:?}"),
     }
-}
-
-fn output(exit: &Exit<Buffer>) -> Option<&str> {
-    exit.output
-        .as_deref()
-        .map(|bytes| str::from_utf8(bytes).unwrap())
 }
 
 /// Publishes as the result what lies at the offset in the guest's memory, so that a test can see it.

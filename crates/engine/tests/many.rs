@@ -1,12 +1,10 @@
 //! Thousands of guests on one worker: their ends, their order and their shares.
 
-mod common;
-
-use common::{Bench, Data, LIMITS, STUCK, bench_of, trap};
 use proplet::{
     engine::{Engine as _, Exit, Failure, Limits, Message, ModuleId, Slot, Value, Weight},
     time::Duration,
 };
+use proplet_testing::engine::{Bench, Data, LIMITS, STUCK, bench_of, trap};
 use std::{
     sync::{MutexGuard, atomic::Ordering},
     thread,
@@ -53,10 +51,8 @@ fn bench() -> MutexGuard<'static, Bench> {
     bench_of(SLOTS, ARENA)
 }
 
-impl Bench {
-    fn any_data(&mut self) -> Data {
-        self.data(CAPS, &["an input"], &[("KEY", "value")])
-    }
+fn any_data(bench: &mut Bench) -> Data {
+    bench.data(CAPS, &["an input"], &[("KEY", "value")])
 }
 
 #[test]
@@ -100,7 +96,7 @@ fn thousands_that_sleep_are_stopped() {
     // As many as the arena holds with 4 KiB of memory each.
     let slots = 2000;
     for slot in 0..slots {
-        let data = bench.any_data();
+        let data = any_data(&mut bench);
         bench.spawn_with(slot, &[Value::I32(1)], LIMITS, data);
     }
     bench.stop_all(0..slots);
@@ -136,7 +132,7 @@ fn neighbours_are_torn_down_in_every_state() {
         match (next(8), runs[slot.index()]) {
             (0 | 1, None) => {
                 let what = next(STATES);
-                let data = bench.any_data();
+                let data = any_data(&mut bench);
                 let args = [Value::I32(what as i32)];
                 bench.spawn_with(slot.0, &args, LIMITS, data);
                 runs[slot.index()] = Some(what);
@@ -270,7 +266,7 @@ fn ten_thousand_rounds_leave_the_arena_as_it_was() {
     for round in 0..10_000_u32 {
         let slot = (round * 7 % SLOTS as u32) as u16;
         if round % 4 == 0 {
-            let data = bench.any_data();
+            let data = any_data(&mut bench);
             let call = proplet::engine::Call {
                 module: ModuleId(1),
                 export: "main",
@@ -395,7 +391,7 @@ fn exits_and_messages_come_in_their_order() {
     bench.load(0, ANY).unwrap();
     let order: Vec<u16> = (0..300_u16).map(|n| n * 77 % 300).collect();
     for slot in &order {
-        let data = bench.any_data();
+        let data = any_data(&mut bench);
         bench.spawn_with(*slot, &[Value::I32(6)], LIMITS, data);
     }
     while !bench.engine.has_exited(Slot(*order.last().unwrap())) {

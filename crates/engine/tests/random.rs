@@ -1,8 +1,5 @@
 //! The agent on WAMR, in a small arena, with random commands: each is answered once, and nothing is left.
 
-mod common;
-
-use common::{Bench, ID, Threads};
 use proplet::{
     agent::{Agent, Delivery, DeploymentSlot, Event, Fetch, OutboxEntry, Qos, Storage, TaskSlot},
     config::Config,
@@ -12,6 +9,7 @@ use proplet::{
     time::Instant,
 };
 use proplet_engine::WamrEngine;
+use proplet_testing::engine::{Bench, ID, Threads};
 use serde_json::{Value as Json, json};
 use std::{collections::BTreeMap, iter, thread, time::Duration};
 

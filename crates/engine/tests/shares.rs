@@ -1,14 +1,12 @@
 //! Shares of guests that owe work, room at each level of the arena, and slots that are used again at once.
 
-mod common;
-
-use common::{Bench, LIMITS, bench_of, trap};
 use proplet::{
     engine::{
         Call, Engine as _, Failure, Limits, ModuleId, Preemption, Slot, TaskData, Value, Weight,
     },
     time::Duration,
 };
+use proplet_testing::engine::{Bench, LIMITS, bench_of, trap};
 use std::{sync::MutexGuard, thread, time::Instant};
 
 const SLOTS: usize = 512;

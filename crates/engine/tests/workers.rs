@@ -1,12 +1,10 @@
 //! Four workers, and slots that are used again at once: nothing of one task is another's.
 
-mod common;
-
-use common::{Bench, LIMITS, STUCK, bench_of};
 use proplet::{
     engine::{Engine as _, Failure, Limits, Message, ModuleId, Preemption, Slot, Value, Weight},
     time::Duration,
 };
+use proplet_testing::engine::{Bench, LIMITS, STUCK, bench_of};
 use std::{sync::Once, thread, time::Instant};
 
 /// Its parameters say what it does, which sensor it reads, and what it is called.

@@ -4,6 +4,8 @@
 #[cfg(feature = "capacity")]
 pub mod capacity;
 pub mod compilers;
+#[cfg(feature = "engine")]
+pub mod engine;
 mod skip;
 pub mod worst;
 
