@@ -1,4 +1,4 @@
-//! What a guest's call of a host function costs.
+//! Cost of a guest's call of a host function.
 //! `cargo bench -p proplet-engine --bench host_calls`
 
 use proplet::engine::{Engine as _, ModuleId, Slot, Value};
@@ -68,7 +68,7 @@ fn measure(bench: &mut Bench, call: &str) -> f64 {
 }
 
 fn main() {
-    log::set_logger(&Sink).expect("there is none yet");
+    log::set_logger(&Sink).expect("it is the first logger");
     log::set_max_level(log::LevelFilter::Trace);
     let mut bench = bench();
     // A slice as on Linux: what is measured is the call.

@@ -142,7 +142,7 @@ fn says(text: impl Into<Vec<u8>>) -> Script {
     Box::new(move |mut stream| stream.write_all(&text))
 }
 
-/// What one server leads to that says this.
+/// Outcome of an exchange with a server that says this.
 fn answer(text: impl Into<Vec<u8>>) -> Result<Got, String> {
     let (port, server) = serve(vec![says(text)]);
     let result = get(&format!("http://127.0.0.1:{port}/"));

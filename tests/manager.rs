@@ -99,7 +99,7 @@ impl Manager {
         fs::read_to_string(self.dir.path("manager.log")).unwrap_or_default()
     }
 
-    /// Status and body of an answer; `None` if nobody listens.
+    /// Status and body of an answer; `None` if it does not listen.
     fn try_call(&self, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
         // The manager itself waits 30 s for an invocation.
@@ -559,7 +559,7 @@ fn the_manager_keeps_a_proplet_whose_link_breaks() {
         .proplet
         .expect_log(&format!("task {late} runs in slot"));
     stage.proxy.close();
-    // It ends, and one starts, while nobody can be told; the manager holds the proplet for alive.
+    // It ends, and one starts, while the link is down; the manager holds the proplet for alive.
     stage
         .proplet
         .expect_log(&format!("task {late} failed: deadline of 1000 ms exceeded"));

@@ -128,7 +128,7 @@ fn a_model_learns_from_round_to_round() {
         assert_eq!(update["proplet_id"], ID);
         assert_eq!(update["num_samples"], samples.len());
 
-        // What the manager has is the same, in an envelope.
+        // The manager has the same, in an envelope.
         let envelope = &task["results"];
         assert_eq!(envelope["round_id"], update["round_id"], "{task}");
         assert_eq!(envelope["format"], "f32-delta", "{task}");

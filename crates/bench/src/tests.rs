@@ -36,6 +36,8 @@ struct Running {
     is_interrupted: bool,
 }
 
+type Outcome = Result<Option<Value>, Failure<Vec<u8>>>;
+
 /// Runs end when their time has come; each may be made to fail by its number.
 struct Fake {
     now: Rc<Cell<Duration>>,
@@ -43,7 +45,7 @@ struct Fake {
     runs: Vec<Option<Running>>,
     ended: u64,
     /// Result of the run that ends as the n-th.
-    result: fn(u64, i32) -> Result<Option<Value>, Failure<Vec<u8>>>,
+    result: fn(u64, i32) -> Outcome,
     /// Bytes that each instance really takes.
     instance: usize,
     /// Whether runs go on when they are interrupted.

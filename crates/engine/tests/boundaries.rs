@@ -42,7 +42,7 @@ struct Case<'a> {
     function: &'a str,
     args: [u32; 4],
     memory: &'a [(u32, &'a [u8])],
-    /// What the guest's malloc gives.
+    /// The offset that the guest's malloc returns.
     heap: u32,
     env: &'a [(&'a str, &'a str)],
     inputs: &'a [&'a str],

@@ -220,7 +220,7 @@ fn a_guest_reads_its_environment() {
         let key: String = key.iter().map(|b| format!("\\{b:02x}")).collect();
         let segments =
             format!(r#"(data (i32.const 100) "{key}") (data (i32.const 200) "........")"#);
-        // What is behind the first `cap` bytes is as it was.
+        // Bytes behind the first `cap` are as they were.
         let body = "(local.set $n
                 (call $get_env (i32.const 100) (local.get $a) (i32.const 200) (local.get $b)))
             (call $publish_result (i32.const 200) (i32.const 8))
@@ -469,7 +469,7 @@ fn random_fills_exactly_what_is_asked() {
     assert_eq!(exit.usage.work, 1 + 500);
 }
 
-/// What a guest has said, as text.
+/// A message of a guest, as text.
 fn said(message: &Message<Buffer>) -> String {
     match message {
         Message::Publish { bytes, topic_len } => {
@@ -682,7 +682,7 @@ fn a_guest_receives_what_is_delivered() {
         bench.value("subscribe", receive, [65_536, 0, 65_532, 0]),
         -1
     );
-    // Nobody hears it, and nobody counts it.
+    // It is neither heard nor counted.
     bench.engine.deliver(Slot(0), "a", b"b");
     assert_eq!((bench.free(), bench.usage(0).dropped), (before, 0));
 }
@@ -865,7 +865,7 @@ fn a_guest_logs() {
     let (lines, exit) = log(2, 100, 60_000);
     assert_eq!(lines, [format!("INFO slot 0: {}…", "\u{fffd}".repeat(160))]);
     assert_eq!(exit.usage.dropped, 0);
-    // Nobody would read it: it is neither logged nor counted.
+    // It would not be read: it is neither logged nor counted.
     let (lines, exit) = log(4, 0, 16);
     assert_eq!((lines.len(), exit.usage.dropped), (0, 0));
     assert_eq!(log(2, u32::MAX, 0).0, ["INFO slot 0: "]);
@@ -909,7 +909,7 @@ fn floods_are_dammed() {
     let exit = bench.run_guest(TaskData::NONE, "", &empty, [0; 4]);
     assert_eq!((lines().len(), exit.usage.dropped), (12, 49_988));
 
-    // While nobody listens there is one message; then, so many a second.
+    // Without a reader there is one message; then, `messages` a second.
     let most = GUEST_LIMITS.messages as usize;
     bench.load(0, &guest(TOPIC, &flood(PUBLISH))).unwrap();
     let data = bench.data("publish", &[], &[]);
@@ -999,7 +999,7 @@ fn who_sleeps_is_stopped_at_once() {
 #[test]
 fn sleep_takes_its_time() {
     let mut bench = bench();
-    // What woke the slot in vain does not shorten the next sleep.
+    // A wake in vain does not shorten the next sleep.
     bench.engine.interrupt(Slot(0));
     let began = Instant::now();
     let body = "(call $sleep_ms (i32.const 40)) (i32.const 1)";
@@ -1040,7 +1040,7 @@ fn a_run_that_cannot_begin_gives_its_data_back() {
 const MEMORY: usize = 65_536;
 /// Where its malloc begins.
 const HEAP: u32 = 3000;
-/// What lies where in it: things that a call may need.
+/// Offsets in it of things that a call may need.
 const KNOWN: [(u32, &str); 6] = [
     (16, "KEY"),
     (32, "sensors/one"),
@@ -1052,11 +1052,11 @@ const KNOWN: [(u32, &str); 6] = [
 const LONG: &str = "a value that is longer than the buffers of most calls here are";
 const INCOMING: (&str, &[u8]) = ("sensors/two", b"21.5");
 
-/// What a call does.
+/// The effect of a call.
 #[derive(Debug)]
 enum Effect {
     Trap,
-    /// Returns a number, or any, with so many bytes of any value from there on.
+    /// Returns a number, or any, with bytes of any value: their offset and number.
     Done(Option<i32>, u32, u32),
 }
 
@@ -1381,7 +1381,7 @@ fn any_arguments_do_what_they_should_and_no_more() {
                     return Err(TestCaseError::fail(format!("{exit:?}")));
                 };
                 prop_assert!(returned.is_none_or(|expected| expected == value), "{value}");
-                // What it published before, if that was its call.
+                // Without the message that the call published before.
                 let shown = &shown[shown.len().saturating_sub(MEMORY)..];
                 prop_assert_eq!(shown.len(), MEMORY);
                 let differs = |at: &usize| shown[*at] != memory[*at] && !any.contains(at);

@@ -178,7 +178,7 @@ fn who_waits_for_a_measurement_for_ever_is_stopped() {
             (Slot(slot), Err(Failure::Interrupted))
         );
     }
-    // What the board measures for the one that was stopped is not the next one's in its slot.
+    // A measurement for the one that was stopped is not the next one's in its slot.
     spawn(&mut bench, 0, 0);
     assert_eq!(bench.engine.exited(), None);
     drop(stuck);

@@ -14,7 +14,7 @@ const ARENA: usize = 8 << 20;
 
 const ENDLESS: &str = r#"(module (func (export "main") (loop (br 0))))"#;
 
-/// Measures so many times, and then spins.
+/// Measures as often as it is told, and then spins.
 const MEASURES: &str = r#"(module
     (import "env" "sensor_read" (func $read (param i32 i32 i32) (result i32)))
     (memory 1 1)
@@ -81,7 +81,7 @@ fn spawn_of(bench: &mut Bench, module: u16, slot: u16, args: &[Value], limits: L
     bench.engine.spawn(Slot(slot), &call, data).unwrap();
 }
 
-/// One that has measured owes work. It is to pay that, and not to have whole slices for ever.
+/// One that has measured owes work. It must pay that, and not have whole slices without end.
 #[test]
 fn one_of_little_weight_that_owes_work_has_no_more_than_its_share() {
     let mut bench = bench();

@@ -16,6 +16,7 @@ use proplet_engine::{
     WamrEngine, Workers, host_functions,
 };
 use std::{
+    iter,
     mem::MaybeUninit,
     sync::{
         Condvar, LazyLock, Mutex, MutexGuard, Once, OnceLock, PoisonError,
@@ -282,10 +283,9 @@ pub fn bench_of(slots: usize, arena: usize) -> MutexGuard<'static, Bench> {
 impl Bench {
     /// Starts the engine, a worker and the board's thread. A process can have one.
     pub fn new(slots: usize, arena: usize) -> Self {
-        let arena = Box::leak(vec![MaybeUninit::uninit(); arena].into_boxed_slice());
+        let arena = leaked(arena, MaybeUninit::uninit);
         let natives = Box::leak(Box::new(host_functions::<Threads>()));
         let runtime = Runtime::init(arena, natives).unwrap();
-        let states: Vec<SlotState<Threads>> = (0..slots).map(|_| SlotState::new()).collect();
         let config = DeviceConfig {
             proplet_id: ID,
             limits: GUEST_LIMITS,
@@ -296,8 +296,8 @@ impl Bench {
         let workers = Workers::new(
             runtime,
             Threads::new(),
-            states.leak(),
-            vec![QueueEntry::FREE; slots].leak(),
+            leaked(slots, SlotState::new),
+            leaked(slots, || QueueEntry::FREE),
             (1000, 10),
             config,
         );
@@ -311,9 +311,8 @@ impl Bench {
                 workers.platform().wait_board();
             }
         });
-        let modules: Vec<ModuleState> = (0..4).map(|_| ModuleState::default()).collect();
         Self {
-            engine: WamrEngine::new(workers, modules.leak()),
+            engine: WamrEngine::new(workers, leaked(4, ModuleState::default)),
             workers,
         }
     }
@@ -451,6 +450,11 @@ impl Bench {
 
 fn words(refusal: impl std::fmt::Display) -> String {
     refusal.to_string()
+}
+
+/// Storage that lives as long as the process.
+pub fn leaked<T>(len: usize, value: impl FnMut() -> T) -> &'static mut [T] {
+    Box::leak(iter::repeat_with(value).take(len).collect())
 }
 
 /// Strings as the core packs them.

@@ -116,7 +116,7 @@ fn all_of(parts: &[&[u8]]) -> Vec<u8> {
 /// It exports `run`, which never ends.
 #[derive(Debug)]
 pub struct Guest {
-    /// What it does, in a few words.
+    /// Its way to be slow, in a few words.
     pub name: &'static str,
     /// The module.
     pub wasm: Vec<u8>,

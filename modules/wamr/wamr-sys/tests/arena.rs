@@ -14,8 +14,8 @@ const LINEAR: u32 = 1;
 /// Of arenas, and of blocks: in the one there is always too little room, in the other sometimes.
 const SIZES: [(usize, usize); 2] = [(100_000, 12_000), (400_000, 65_536)];
 
-/// What an operation of arena.c may do at the most, in steps of its loops, in arenas of less than 1 GiB:
-/// seven ways down a tree of 27.
+/// Maximum of an operation of arena.c, in steps of its loops, in arenas of less than 1 GiB: seven ways
+/// down a tree of 27.
 const STEPS_MOST: u64 = 7 * 27;
 
 unsafe extern "C" {
@@ -264,7 +264,7 @@ impl Crowd {
         block
     }
 
-    /// What it takes to allocate a block and free it.
+    /// Time to allocate a block and free it.
     fn pair(&mut self, turns: u32) -> Duration {
         let start = Instant::now();
         for _ in 0..turns {
@@ -274,7 +274,7 @@ impl Crowd {
         start.elapsed() / turns
     }
 
-    /// What it takes to free any one of those that are held and to allocate another.
+    /// Time to free any one of those that are held and to allocate another.
     fn replace(&mut self, turns: u32) -> Duration {
         let start = Instant::now();
         for _ in 0..turns {

@@ -10,7 +10,7 @@ use proplet_testing::capacity::{
 };
 use proplet_testing::compilers;
 
-/// What upstream's benchmark gives each guest to use; here it is one stack for all.
+/// Bytes of stack, as upstream's benchmark gives to each guest; here it is one stack for all.
 const STACK: u32 = 4096;
 /// Kconfig's default for 32 bits.
 const CACHE_LINES: u32 = 64;
@@ -28,7 +28,7 @@ fn program() -> Option<&'static Program> {
     made.as_ref()
 }
 
-/// What a count of guests says.
+/// Result of a count of guests.
 struct Counted {
     fit: u64,
     /// Bytes of each one's linear memory at its end.

@@ -45,7 +45,7 @@ fn call(instance: &mut Guest, name: &str, args: &[i32]) -> Result<i32, Trap> {
     }
 }
 
-/// What the guests are to compute.
+/// The same filter, in plain Rust.
 #[derive(Clone, Default)]
 struct Filter(VecDeque<i32>);
 

@@ -10,7 +10,7 @@ use wasm_smith::{Config, InstructionKind, InstructionKinds, Module};
 use super::host::IMPORTS;
 use crate::samples::{BASES, Random, mutate};
 
-/// What a linear memory and a table may grow to.
+/// Maxima to which a linear memory and a table may grow.
 const PAGES: u64 = 4;
 const ELEMENTS: u64 = 100;
 
