@@ -1,17 +1,9 @@
-//! What upstream's benchmark and the study of preemption in Wasmtime published, and what this
-//! proplet does, side by side. `cargo bench --bench goals`
+//! Figures that upstream's benchmark and the study of preemption in Wasmtime published, and those of
+//! this proplet, side by side. `cargo bench --bench goals`
 //!
 //! Capacity is that of a 32-bit build, as on the boards: a C program around the module build. The
 //! rest is this process's engine, with guests on one core.
 
-#[path = "../modules/wamr/wamr-sys/capacity/mod.rs"]
-mod capacity;
-#[path = "../modules/wamr/wamr/tests/compilers/mod.rs"]
-mod compilers;
-#[path = "../modules/wamr/wamr/tests/worst/guests.rs"]
-mod worst;
-
-use capacity::{ARENA, PAGE_BYTES, Program, Width};
 use clap::Parser as _;
 use proplet::engine::{
     Call, Engine as _, Exit, Failure, Limits, ModuleId, Preemption, Slot, TaskData, Value, Weight,
@@ -23,6 +15,10 @@ use proplet_host::{
     cli::{self, Cli, Command},
     platform::Linux,
     proplet::start_engine,
+};
+use proplet_testing::{
+    capacity::{self, ARENA, PAGE_BYTES, Program, Width},
+    compilers, worst,
 };
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -138,7 +134,7 @@ fn main() {
         tasks(&mut table);
     }
     let mut bench = Bench::new();
-    // What is compared runs on one core.
+    // Runs that are compared share one core.
     let cores = sched_getaffinity(None).expect("the kernel says where we may run");
     sched_setaffinity(None, &one_of(&cores)).expect("it is one of those");
     bench.overheads(&mut table);
@@ -731,7 +727,7 @@ impl Bench {
     }
 
     /// Processor time against the interpreter without any hook: the least of each in turns in
-    /// which each runs once, in rotating order. What else the machine does only adds to a time. So
+    /// which each runs once, in rotating order. Other work of the machine only adds to a time. So
     /// does where in a cache line its frames begin, by a tenth and more: each turn has another place.
     fn overhead(&mut self, study: &Study) -> [f64; 4] {
         let wat = study.in_all_places();

@@ -1,12 +1,9 @@
-//! What a guest's call of a host function costs.
+//! Cost of a guest's call of a host function.
 //! `cargo bench -p proplet-engine --bench host_calls`
 
-#[path = "../crates/engine/tests/common/mod.rs"]
-mod common;
-
-use common::{Bench, LIMITS, bench};
 use proplet::engine::{Engine as _, ModuleId, Slot, Value};
 use proplet_engine::host_functions;
+use proplet_testing::engine::{Bench, LIMITS, Threads, bench};
 use std::time::{Duration, Instant};
 
 /// Calls in a run.
@@ -71,7 +68,7 @@ fn measure(bench: &mut Bench, call: &str) -> f64 {
 }
 
 fn main() {
-    log::set_logger(&Sink).expect("there is none yet");
+    log::set_logger(&Sink).expect("it is the first logger");
     log::set_max_level(log::LevelFilter::Trace);
     let mut bench = bench();
     // A slice as on Linux: what is measured is the call.
@@ -113,6 +110,6 @@ fn main() {
     drop(bench.engine.take_message(Slot(0)));
     println!(
         "\n{} host functions, fastest of {RUNS} runs of {CALLS} calls",
-        host_functions::<common::Threads>().len()
+        host_functions::<Threads>().len()
     );
 }

@@ -49,7 +49,7 @@ const BOOTS: usize = 20;
 const CALLS: usize = 50;
 /// Bytes of the buffer for heads, as on a device that is not told otherwise.
 const HEAD: usize = 1536;
-/// Maximum bytes that fetching takes beyond the module.
+/// Bytes that fetching may take beyond the module.
 const GOAL: usize = 4096;
 /// Bytes that the store may have.
 const STORE: u64 = 1 << 20;

@@ -181,7 +181,7 @@ impl Plot {
 
 impl Drop for Plot {
     fn drop(&mut self) {
-        // What is left lies in Cargo's own directory.
+        // A file that is left lies in Cargo's own directory.
         let _ = fs::remove_file(&self.0);
     }
 }

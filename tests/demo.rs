@@ -40,7 +40,7 @@ fn proplet(args: &[&str], limit: Duration) -> Output {
         .expect("the binary starts");
     let mut guard = Guard(Some(child));
     let deadline = Instant::now() + limit;
-    // What it prints fits a pipe's buffer.
+    // Its output fits a pipe's buffer.
     while let Some(child) = &mut guard.0 {
         if child.try_wait().expect("its state").is_some() {
             break;
@@ -102,7 +102,7 @@ impl Module {
 
 impl Drop for Module {
     fn drop(&mut self) {
-        // What is left lies in Cargo's own directory.
+        // Files that are left lie in Cargo's own directory.
         let _ = fs::remove_file(&self.0);
     }
 }
@@ -314,7 +314,7 @@ fn help_names_the_commands_and_bad_arguments_are_refused() {
     for (option, value, words) in [
         ("--broker", "mqtts://", "the host is missing"),
         ("--broker", "http://h", "http://h"),
-        // What is given by mistake does not mean to trust everybody.
+        // An option given by mistake does not mean to trust everybody.
         ("--trusted-keys", ",", "--trusted-keys: ',' has no keys"),
         (
             "--trusted-keys",

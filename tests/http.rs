@@ -11,6 +11,7 @@ use proplet_host::{
     tls::{Files, Tls},
 };
 use proplet_link::http::exchange;
+use proplet_testing::is_missing;
 use rustix::net::sockopt::set_socket_linger;
 use rustls::{
     RootCertStore, ServerConfig, ServerConnection, StreamOwned,
@@ -27,7 +28,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use support::{Authority, Dir, Identity, SOON, free_port, is_missing, program};
+use support::{Authority, Dir, Identity, SOON, free_port, program};
 
 const LIMIT: usize = 1 << 20;
 

@@ -3,12 +3,9 @@
 //! The manager's binary is named by `PROPELLER_MANAGER`, or lies in `target/peers`, or is found as
 //! `propeller-manager` on the path.
 
-#[path = "../modules/wamr/wamr/tests/compilers/mod.rs"]
-mod compilers;
-#[path = "manager/rounds.rs"]
-mod rounds;
 mod support;
 
+use proplet_testing::{is_missing, say_skipped};
 use serde_json::{Value, json};
 use std::{
     fs::{self, File},
@@ -21,8 +18,13 @@ use std::{
 };
 use support::{
     ADD, Broker, CHANNEL, Dir, ID, LOOP, Message, Peer, Proplet, Proxy, SOON, TENANT, base64,
-    chunks, free_port, host as subject, is_missing, wasm, with,
+    chunks, free_port, host as subject, wasm, with,
 };
+
+/// Experiments of the manager's coordinator.
+mod manager {
+    mod rounds;
+}
 
 const COMPLETED: u64 = 3;
 const FAILED: u64 = 4;
@@ -97,7 +99,7 @@ impl Manager {
         fs::read_to_string(self.dir.path("manager.log")).unwrap_or_default()
     }
 
-    /// Status and body of an answer; `None` if nobody listens.
+    /// Status and body of an answer; `None` if it does not listen.
     fn try_call(&self, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
         // The manager itself waits 30 s for an invocation.
@@ -500,7 +502,7 @@ fn a_latent_task_is_invoked_over_http() {
             !required,
             "this manager has no invoke route: {status} {answer}"
         );
-        support::say_skipped("this manager has no invoke route");
+        say_skipped("this manager has no invoke route");
         return;
     }
     stage.start(&id);
@@ -557,7 +559,7 @@ fn the_manager_keeps_a_proplet_whose_link_breaks() {
         .proplet
         .expect_log(&format!("task {late} runs in slot"));
     stage.proxy.close();
-    // It ends, and one starts, while nobody can be told; the manager holds the proplet for alive.
+    // It ends, and one starts, while the link is down; the manager holds the proplet for alive.
     stage
         .proplet
         .expect_log(&format!("task {late} failed: deadline of 1000 ms exceeded"));

@@ -46,7 +46,7 @@ impl Folder {
             .expect("the binary runs")
     }
 
-    /// What it prints, a line.
+    /// Its output, a line.
     fn run(&self, args: &[&str]) -> String {
         let output = self.proplet(args);
         let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
@@ -101,7 +101,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left lies in Cargo's own directory.
+        // Files that are left lie in Cargo's own directory.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

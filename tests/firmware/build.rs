@@ -13,7 +13,7 @@ fn zephyr(dir: &Dir, name: &str) -> PathBuf {
     base
 }
 
-/// What `west zephyr-export` writes.
+/// Writes a note as `west zephyr-export` does.
 fn register(home: &Path, note: &str, base: &Path) {
     let registry = home.join(".cmake/packages/Zephyr");
     fs::create_dir_all(&registry).expect("a folder");
@@ -30,7 +30,7 @@ fn zephyr_base_goes_before_the_registry() {
     let found = |base: &Path| find(Some(base.as_os_str()), Some(home.as_os_str()));
     assert_eq!(found(&named), Some(named));
     assert_eq!(found(Path::new("")), Some(registered));
-    // Who names one that is none is not to be given another.
+    // A wrong ZEPHYR_BASE must not lead to another Zephyr.
     assert_eq!(found(&dir.path("nowhere")), None);
 }
 

@@ -1,4 +1,4 @@
-//! What the device keeps in flash, and what it makes of settings that are none.
+//! Settings in the flash of the device, and bad ones.
 
 use crate::support::{
     Broker, Message, Peer, Proplet, QUIET, SOON,

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What the shell says when it is ready for a command.
+/// The shell is ready for a command.
 const PROMPT: &str = "uart:~$ ";
 
 struct Shell {
@@ -52,9 +52,9 @@ impl Shell {
         written.expect("the terminal takes a line");
     }
 
-    /// What a command shows, up to the next prompt.
+    /// Runs a command, and returns its output, up to the next prompt.
     fn run(&mut self, command: &str) -> String {
-        // What came since the last command is not this one's.
+        // Output since the last command is not this one's.
         while self.output.recv_timeout(Duration::from_millis(100)).is_ok() {}
         self.write(command);
         let deadline = Instant::now() + SOON;

@@ -1,9 +1,10 @@
 //! MQTT over TLS, to a broker with certificates made for the test.
 
 use crate::support::{
-    ADD, Broker, Dir, Peer, Proplet, SOON, firmware::Device, free_port, is_alive, is_missing,
-    program, start_image, wasm,
+    ADD, Broker, Dir, Peer, Proplet, SOON, firmware::Device, free_port, is_alive, program,
+    start_image, wasm,
 };
+use proplet_testing::is_missing;
 use serde_json::json;
 use std::{
     fs,

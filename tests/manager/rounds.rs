@@ -1,12 +1,12 @@
 //! Federated rounds of `guests/rust/linear`, which the manager starts for an experiment.
 
-use super::{COMPLETED, FAILED, Stage};
 use crate::{
-    compilers::{build_crate, guests},
+    COMPLETED, FAILED, Stage,
     support::{Coordinator, Dir, ID},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use proplet::module::{hex::to_hex, table::digest};
+use proplet_testing::compilers::{build_crate, guests};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -128,7 +128,7 @@ fn a_model_learns_from_round_to_round() {
         assert_eq!(update["proplet_id"], ID);
         assert_eq!(update["num_samples"], samples.len());
 
-        // What the manager has is the same, in an envelope.
+        // The manager has the same, in an envelope.
         let envelope = &task["results"];
         assert_eq!(envelope["round_id"], update["round_id"], "{task}");
         assert_eq!(envelope["format"], "f32-delta", "{task}");

@@ -1,6 +1,6 @@
 //! Turns by processor time.
 
-use crate::{shares::assert_ends, support::Stage};
+use crate::{scenarios::shares::assert_ends, support::Stage};
 
 #[test]
 fn tasks_end_in_time_where_turns_are_by_time() {

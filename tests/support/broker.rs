@@ -1,6 +1,6 @@
 //! A mosquitto of the test's own.
 
-use super::is_missing;
+use proplet_testing::is_missing;
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs::{self, File},
@@ -32,7 +32,7 @@ impl Dir {
 
 impl Drop for Dir {
     fn drop(&mut self) {
-        // What is left lies in Cargo's own directory.
+        // Files that are left lie in Cargo's own directory.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -63,8 +63,8 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    /// Starts one that lets everybody in, or only these users; `None` where there is none to
-    /// start, or no proplet to meet it.
+    /// Starts one that lets everybody in, or only these users; `None` without a mosquitto, or without
+    /// a proplet to meet it.
     pub(crate) fn start(users: Option<&[(&str, &str)]>) -> Option<Self> {
         Self::start_with(users, String::new())
     }
@@ -162,14 +162,14 @@ impl Broker {
         self.child = Some(child);
     }
 
-    /// Stops it in its tracks: connections stay, and nobody answers; or lets it go on.
+    /// Stops it in its tracks: connections stay, and are not answered; or lets it go on.
     pub(crate) fn freeze(&self, frozen: bool) {
         let signal = if frozen { Signal::STOP } else { Signal::CONT };
         let child = self.child.as_ref().expect("it runs");
         kill_process(Pid::from_child(child), signal).expect("it runs");
     }
 
-    /// What it has logged.
+    /// Its log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.dir.path("mosquitto.log")).unwrap_or_default()
     }

@@ -27,12 +27,12 @@ const ARENA_BYTES: u32 = 1 << 20;
 /// Whether it knows the date.
 pub(crate) const HAS_CLOCK: bool = false;
 
-/// Whether there is none to test; says so.
+/// Whether it is missing; says so.
 pub(crate) fn is_missing() -> bool {
     zephyr::is_missing()
 }
 
-/// What it says of itself in its discovery; null is left out.
+/// Metadata of its discovery; null is left out.
 pub(crate) fn metadata() -> Vec<(&'static str, Value)> {
     vec![
         ("environment", json!("embedded")),
@@ -144,7 +144,7 @@ impl Device {
         settings
     }
 
-    /// What starts it with these settings.
+    /// The command that starts it with these settings.
     fn command(&self, settings: &[Setting]) -> Command {
         let mut command = command(zephyr::executable());
         command.arg("-rt");

@@ -15,12 +15,12 @@ pub(crate) const NOT_FOR_IT: &[(&str, &str)] = &[];
 /// Whether it knows the date.
 pub(crate) const HAS_CLOCK: bool = true;
 
-/// Whether there is none to test; says so.
+/// Whether it is missing; says so.
 pub(crate) fn is_missing() -> bool {
     false
 }
 
-/// What it says of itself in its discovery; null is left out.
+/// Metadata of its discovery; null is left out.
 pub(crate) fn metadata() -> Vec<(&'static str, Value)> {
     let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("Linux has a name");
     vec![

@@ -24,11 +24,9 @@ pub(crate) use proxy::Proxy;
 pub(crate) use server::{Coordinator, Request, Server, reply, reply_module};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use proplet_testing::say;
 use serde_json::{Value, json};
-use std::{
-    io::Write as _,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// The proplet under test.
 pub(crate) const ID: &str = "1b0f1a3c-7d24-4a8e-9f53-2f6f0f7a9a01";
@@ -115,34 +113,6 @@ pub(crate) fn chunks(app: &str, module: &[u8], size: usize) -> Vec<Value> {
     let total = module.len().div_ceil(size);
     let chunk = |(index, data): (usize, &[u8])| json!({"app_name": app, "chunk_idx": index, "total_chunks": total, "data": base64(data)});
     module.chunks(size).enumerate().map(chunk).collect()
-}
-
-/// Whether a test that needs `peer` is to be skipped; says so, or fails where none may be.
-pub(crate) fn is_missing(found: bool, peer: &str, remedy: &str) -> bool {
-    is_missing_unless("PROPLET_REQUIRE_PEERS", found, peer, remedy)
-}
-
-/// As [`is_missing`], where `variable` forbids to skip.
-pub(crate) fn is_missing_unless(variable: &str, found: bool, peer: &str, remedy: &str) -> bool {
-    if !found {
-        assert!(
-            std::env::var_os(variable).is_none_or(|v| v != "1"),
-            "no {peer}, and {variable}=1 forbids to skip: {remedy}"
-        );
-        say_skipped(&format!("no {peer} ({remedy})"));
-    }
-    !found
-}
-
-/// Says so plainly: what a test that passes prints is not shown, what it writes is.
-pub(crate) fn say_skipped(why: &str) {
-    say(&format!("skipped: {why}"));
-}
-
-fn say(line: &str) {
-    std::io::stderr()
-        .write_all(format!("\n{line}\n").as_bytes())
-        .expect("stderr can be written");
 }
 
 /// Whether `test` asks for what its subject is not made for; says so.

@@ -35,7 +35,7 @@ struct Inbox {
     messages: Vec<Message>,
     /// Subscriptions that the broker has acknowledged.
     subscribed: usize,
-    /// What it can't help.
+    /// Errors that it can't help.
     trouble: String,
     closed: bool,
 }
@@ -71,7 +71,7 @@ impl Peer {
         options
             .set_max_packet_size(PACKET_MAX, PACKET_MAX)
             .set_keep_alive(Duration::from_secs(30))
-            // Beyond its own limit of 20, mosquitto 2.0.11 lets QoS 2 messages wait for ever.
+            // Beyond its own limit of 20, mosquitto 2.0.11 lets QoS 2 messages wait without end.
             .set_inflight(10)
             .set_last_will(LastWill::new("tests/peer", "gone", QoS::AtMostOnce, false));
         if let Some((user, password)) = user {
@@ -138,7 +138,7 @@ impl Peer {
         self.publish_raw(&format!("m/{TENANT}/c/{CHANNEL}/{topic}"), payload);
     }
 
-    /// Publishes on a topic that is none of the channel's.
+    /// Publishes on a topic outside the channel.
     pub(crate) fn publish_raw(&self, topic: &str, payload: Vec<u8>) {
         self.client
             .publish(topic, QoS::ExactlyOnce, false, payload)
@@ -169,7 +169,7 @@ impl Peer {
         self.wait(timeout, |i| i.messages.iter().find(|m| wanted(m)).cloned())
     }
 
-    /// As [`find`](Self::find); fails if there is none in time.
+    /// As [`find`](Self::find); fails if none comes in time.
     pub(crate) fn expect(
         &self,
         timeout: Duration,

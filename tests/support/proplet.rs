@@ -78,7 +78,7 @@ impl Proplet {
         }
     }
 
-    /// What it has logged.
+    /// Lines that it has logged.
     pub(crate) fn log(&self) -> Vec<String> {
         let lines = self.log.lines.lock();
         lines.unwrap_or_else(PoisonError::into_inner).clone()
@@ -123,12 +123,12 @@ impl Proplet {
         self.child.try_wait().expect("its state").is_none()
     }
 
-    /// What Ctrl-C does.
+    /// As Ctrl-C.
     pub(crate) fn ctrl_c(&self) {
         kill_process(Pid::from_child(&self.child), Signal::INT).expect("it runs");
     }
 
-    /// What `kill -9` does.
+    /// As `kill -9`.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it runs");
     }

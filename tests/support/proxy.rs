@@ -14,7 +14,7 @@ use std::{
 struct State {
     /// Connections are closed as soon as they are made.
     closed: AtomicBool,
-    /// What the proplet sends is thrown away.
+    /// Bytes of the proplet are thrown away.
     mute: AtomicBool,
     ended: AtomicBool,
     streams: Mutex<Vec<TcpStream>>,

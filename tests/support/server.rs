@@ -153,7 +153,7 @@ fn reply_json(stream: &mut TcpStream, body: &Value) {
     reply(stream, 200, "application/json", body.to_string().as_bytes());
 }
 
-/// What the coordinator of an experiment knows.
+/// The coordinator's state of an experiment.
 struct Experiment {
     /// The models, by version.
     models: Vec<Value>,

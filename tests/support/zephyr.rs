@@ -1,6 +1,6 @@
 //! Finds Zephyr, and builds the firmware for native_sim with it.
 
-use super::is_missing_unless;
+use proplet_testing::is_missing_unless;
 use serde_json::Value;
 use std::{
     env,

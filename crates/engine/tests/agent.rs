@@ -1,8 +1,5 @@
 //! The agent on WAMR: what a task costs, everything counted, and how many there may be.
 
-mod common;
-
-use common::{ARENA, Bench, ID, Threads};
 use proplet::{
     agent::{
         Agent, Delivery, DeploymentSlot, Event, Fetch, OutboxEntry, Qos, Reason, Refusal, Storage,
@@ -14,8 +11,9 @@ use proplet::{
     time::Instant,
 };
 use proplet_engine::{ModuleState, QueueEntry, SlotState, WamrEngine, Workers};
+use proplet_testing::engine::{ARENA, Bench, ID, Threads, leaked};
 use serde_json::{Value as Json, json};
-use std::{collections::BTreeMap, iter, thread, time::Duration};
+use std::{collections::BTreeMap, thread, time::Duration};
 use wamr::Buffer;
 
 type TestAgent = Agent<'static, WamrEngine<Threads>>;
@@ -36,20 +34,16 @@ struct Proplet {
     now: Instant,
 }
 
-fn slice<T>(len: usize, value: impl Fn() -> T) -> &'static mut [T] {
-    Box::leak(iter::repeat_with(value).take(len).collect())
-}
-
 impl Proplet {
     fn new() -> Self {
         let storage = Storage {
-            slots: slice(SLOTS, || TaskSlot::FREE),
-            deployments: slice(2, || DeploymentSlot::FREE),
-            modules: slice(4, || Entry::VACANT),
-            fetches: slice(2, || Fetch::VACANT),
-            outbox: slice(SLOTS, || OutboxEntry::VACANT),
-            packed: slice(1024, || 0),
-            unescaped: slice(256, || 0),
+            slots: leaked(SLOTS, || TaskSlot::FREE),
+            deployments: leaked(2, || DeploymentSlot::FREE),
+            modules: leaked(4, || Entry::VACANT),
+            fetches: leaked(2, || Fetch::VACANT),
+            outbox: leaked(SLOTS, || OutboxEntry::VACANT),
+            packed: leaked(1024, || 0),
+            unescaped: leaked(256, || 0),
             store: None,
         };
         let config = Config {

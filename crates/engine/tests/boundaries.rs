@@ -1,14 +1,14 @@
 //! Host functions at the boundaries of guest memory, and of the pieces in which they copy it.
 
-mod common;
-
-use common::{Bench, GUEST_LIMITS, ID, LIMITS, PART, Threads, bench, imports, lines, show_memory};
 use proplet::{
     engine::{Engine as _, Failure, Limits, Message, ModuleId, Slot, Value},
     time::Duration,
     wire::{check_guest_filter, check_guest_topic},
 };
 use proplet_engine::host_functions;
+use proplet_testing::engine::{
+    Bench, GUEST_LIMITS, ID, LIMITS, PART, Threads, bench, imports, lines, show_memory,
+};
 use std::{ops::Range, sync::atomic::Ordering};
 
 /// The guest's memory in bytes.
@@ -42,7 +42,7 @@ struct Case<'a> {
     function: &'a str,
     args: [u32; 4],
     memory: &'a [(u32, &'a [u8])],
-    /// What the guest's malloc gives.
+    /// The offset that the guest's malloc returns.
     heap: u32,
     env: &'a [(&'a str, &'a str)],
     inputs: &'a [&'a str],

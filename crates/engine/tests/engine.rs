@@ -2,14 +2,12 @@
 //!
 //! WAMR is one for a process, and the arena's figures are compared: so this is one test.
 
-mod common;
-
-use common::{Bench, LIMITS, SLOTS, bench, trap};
 use proplet::{
     engine::{Call, Engine, Failure, Limits, ModuleId, Preemption, Slot, TaskData, Value, Weight},
     task::caps::Caps,
     time::Duration,
 };
+use proplet_testing::engine::{Bench, LIMITS, SLOTS, bench, trap};
 use std::{sync::atomic::Ordering, thread};
 
 #[test]
@@ -246,7 +244,7 @@ fn shares(bench: &mut Bench) {
     bench.engine.unload(ModuleId(0));
 }
 
-/// What asks for more than there is gets less, or traps, and leaves nothing behind.
+/// A guest that asks for more than there is gets less, or traps, and leaves nothing behind.
 fn greed(bench: &mut Bench) {
     let grow = r#"(module (memory 0) (func (export "main") (result i32)
         (loop (br_if 0 (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))

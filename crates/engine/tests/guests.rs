@@ -1,25 +1,16 @@
 //! Guests that compilers make with `guests/c/proplet.h` and `guests/rust/proplet-guest`: both find
-//! every function. Needs what the tests of `wamr` need for its guests; without it they say so.
+//! every function. They need the compilers that the guests of `wamr`'s tests need, and say so where
+//! these are missing.
 
-mod common;
-#[path = "../../../modules/wamr/wamr/tests/compilers/mod.rs"]
-mod compilers;
-
-use common::{Bench, LIMITS, bench};
-use compilers::{build_crate, built, compile, guests};
 use proplet::{
     engine::{Engine as _, Exit, Message, ModuleId, Slot, Value},
     time::Duration,
 };
+use proplet_testing::compilers::{build_crate, built, compile, guests};
+use proplet_testing::engine::{Bench, ID, LIMITS, Threads, bench, output, trap};
 use serde_json::{Value as Json, json};
 use std::{fs, time::Instant};
 use wamr::Buffer;
-
-fn output(exit: &Exit<Buffer>) -> Option<&str> {
-    exit.output
-        .as_deref()
-        .map(|bytes| str::from_utf8(bytes).unwrap())
-}
 
 /// Runs a guest, and returns its exit and what it has published.
 fn run(
@@ -90,7 +81,7 @@ fn is_a_station(wasm: Option<Vec<u8>>) {
         &[("PERIOD_MS", "1")],
     );
     assert_eq!(
-        common::trap(&exit),
+        trap(&exit),
         "capability 'sensor' is not granted: PROPLET_CAPS"
     );
     drop(exit);
@@ -185,7 +176,7 @@ fn is_as_expected(wasm: &[u8]) {
     let mut bench = bench();
     let before = bench.free();
     // All of them: none is left out.
-    let imports = proplet_engine::host_functions::<common::Threads>();
+    let imports = proplet_engine::host_functions::<Threads>();
     for function in imports {
         let name = function.name.to_bytes();
         let found = wasm.windows(name.len()).any(|window| window == name);
@@ -256,7 +247,7 @@ fn the_linear_guest_learns_what_samples_have_in_common() {
         let update: Json = serde_json::from_str(&said).unwrap();
         assert_eq!(value, 0, "{update}");
         assert_eq!(update["round_id"], "r1");
-        assert_eq!(update["proplet_id"], common::ID);
+        assert_eq!(update["proplet_id"], ID);
         assert_eq!(update["base_model_uri"], "fl/models/global_model_v0");
         assert_eq!(update["num_samples"], samples.len());
         let number = |json: &Json| json.as_f64().expect("a number");

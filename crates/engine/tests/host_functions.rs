@@ -1,16 +1,15 @@
-//! What guests may call, called by guests.
+//! Host functions, called by guests.
 
-mod common;
-
-use common::{
-    Bench, Data, GUEST_LIMITS, ID, LIMITS, Threads, bench_of, imports, lines, show_memory, trap,
-};
 use proplet::{
     engine::{Engine as _, Exit, Failure, Limits, Message, ModuleId, Slot, TaskData, Value},
     task::caps::Cap,
     time::Duration,
 };
 use proplet_engine::{Channel, PinMode, Platform as _, host_functions};
+use proplet_testing::engine::{
+    Bench, Data, GUEST_LIMITS, ID, LIMITS, SLOTS, Threads, bench_of, imports, lines, output,
+    show_memory, trap,
+};
 use proptest::{
     prelude::*,
     sample,
@@ -23,7 +22,7 @@ const ALL_CAPS: &str = "time,random,timer,publish,subscribe,gpio,sensor";
 
 /// With room for a memory that is full, what its guest says, and gaps.
 fn bench() -> std::sync::MutexGuard<'static, Bench> {
-    bench_of(common::SLOTS, 512 * 1024)
+    bench_of(SLOTS, 512 * 1024)
 }
 
 /// A guest whose `main` is `body`, with four parameters and three locals, and a malloc that starts
@@ -48,8 +47,25 @@ fn args(args: [u32; 4]) -> [Value; 4] {
     args.map(|arg| Value::I32(arg.cast_signed()))
 }
 
-impl Bench {
+/// Runs of [`guest`].
+trait GuestBench {
     /// Runs a guest with data, and returns its exit; what it publishes is lost.
+    fn run_guest(
+        &mut self,
+        data: Data,
+        segments: &str,
+        body: &str,
+        numbers: [u32; 4],
+    ) -> Exit<Buffer>;
+
+    /// The value that a guest with capabilities returns.
+    fn value(&mut self, caps: &str, body: &str, numbers: [u32; 4]) -> i32;
+
+    /// The trap of such a guest.
+    fn trap(&mut self, caps: &str, segments: &str, body: &str, numbers: [u32; 4]) -> String;
+}
+
+impl GuestBench for Bench {
     fn run_guest(
         &mut self,
         data: Data,
@@ -64,14 +80,12 @@ impl Bench {
         exit
     }
 
-    /// The value that a guest with capabilities returns.
     fn value(&mut self, caps: &str, body: &str, numbers: [u32; 4]) -> i32 {
         let data = self.data(caps, &[], &[]);
         let exit = self.run_guest(data, "", body, numbers);
         value(&exit)
     }
 
-    /// The trap of such a guest.
     fn trap(&mut self, caps: &str, segments: &str, body: &str, numbers: [u32; 4]) -> String {
         let data = self.data(caps, &[], &[]);
         let exit = self.run_guest(data, segments, body, numbers);
@@ -84,12 +98,6 @@ fn value(exit: &Exit<Buffer>) -> i32 {
         Ok(Some(Value::I32(value))) => value,
         ref other => panic!("expected a value, found {other:?}"),
     }
-}
-
-fn output(exit: &Exit<Buffer>) -> Option<&str> {
-    exit.output
-        .as_deref()
-        .map(|bytes| str::from_utf8(bytes).unwrap())
 }
 
 /// Publishes as the result what lies at the offset in the guest's memory, so that a test can see it.
@@ -212,7 +220,7 @@ fn a_guest_reads_its_environment() {
         let key: String = key.iter().map(|b| format!("\\{b:02x}")).collect();
         let segments =
             format!(r#"(data (i32.const 100) "{key}") (data (i32.const 200) "........")"#);
-        // What is behind the first `cap` bytes is as it was.
+        // Bytes behind the first `cap` are as they were.
         let body = "(local.set $n
                 (call $get_env (i32.const 100) (local.get $a) (i32.const 200) (local.get $b)))
             (call $publish_result (i32.const 200) (i32.const 8))
@@ -461,7 +469,7 @@ fn random_fills_exactly_what_is_asked() {
     assert_eq!(exit.usage.work, 1 + 500);
 }
 
-/// What a guest has said, as text.
+/// A message of a guest, as text.
 fn said(message: &Message<Buffer>) -> String {
     match message {
         Message::Publish { bytes, topic_len } => {
@@ -674,7 +682,7 @@ fn a_guest_receives_what_is_delivered() {
         bench.value("subscribe", receive, [65_536, 0, 65_532, 0]),
         -1
     );
-    // Nobody hears it, and nobody counts it.
+    // It is neither heard nor counted.
     bench.engine.deliver(Slot(0), "a", b"b");
     assert_eq!((bench.free(), bench.usage(0).dropped), (before, 0));
 }
@@ -857,7 +865,7 @@ fn a_guest_logs() {
     let (lines, exit) = log(2, 100, 60_000);
     assert_eq!(lines, [format!("INFO slot 0: {}…", "\u{fffd}".repeat(160))]);
     assert_eq!(exit.usage.dropped, 0);
-    // Nobody would read it: it is neither logged nor counted.
+    // It would not be read: it is neither logged nor counted.
     let (lines, exit) = log(4, 0, 16);
     assert_eq!((lines.len(), exit.usage.dropped), (0, 0));
     assert_eq!(log(2, u32::MAX, 0).0, ["INFO slot 0: "]);
@@ -901,7 +909,7 @@ fn floods_are_dammed() {
     let exit = bench.run_guest(TaskData::NONE, "", &empty, [0; 4]);
     assert_eq!((lines().len(), exit.usage.dropped), (12, 49_988));
 
-    // While nobody listens there is one message; then, so many a second.
+    // Without a reader there is one message; then, `messages` a second.
     let most = GUEST_LIMITS.messages as usize;
     bench.load(0, &guest(TOPIC, &flood(PUBLISH))).unwrap();
     let data = bench.data("publish", &[], &[]);
@@ -991,7 +999,7 @@ fn who_sleeps_is_stopped_at_once() {
 #[test]
 fn sleep_takes_its_time() {
     let mut bench = bench();
-    // What woke the slot in vain does not shorten the next sleep.
+    // A wake in vain does not shorten the next sleep.
     bench.engine.interrupt(Slot(0));
     let began = Instant::now();
     let body = "(call $sleep_ms (i32.const 40)) (i32.const 1)";
@@ -1032,7 +1040,7 @@ fn a_run_that_cannot_begin_gives_its_data_back() {
 const MEMORY: usize = 65_536;
 /// Where its malloc begins.
 const HEAP: u32 = 3000;
-/// What lies where in it: things that a call may need.
+/// Offsets in it of things that a call may need.
 const KNOWN: [(u32, &str); 6] = [
     (16, "KEY"),
     (32, "sensors/one"),
@@ -1044,11 +1052,11 @@ const KNOWN: [(u32, &str); 6] = [
 const LONG: &str = "a value that is longer than the buffers of most calls here are";
 const INCOMING: (&str, &[u8]) = ("sensors/two", b"21.5");
 
-/// What a call does.
+/// The effect of a call.
 #[derive(Debug)]
 enum Effect {
     Trap,
-    /// Returns a number, or any, with so many bytes of any value from there on.
+    /// Returns a number, or any, with bytes of any value: their offset and number.
     Done(Option<i32>, u32, u32),
 }
 
@@ -1373,7 +1381,7 @@ fn any_arguments_do_what_they_should_and_no_more() {
                     return Err(TestCaseError::fail(format!("{exit:?}")));
                 };
                 prop_assert!(returned.is_none_or(|expected| expected == value), "{value}");
-                // What it published before, if that was its call.
+                // Without the message that the call published before.
                 let shown = &shown[shown.len().saturating_sub(MEMORY)..];
                 prop_assert_eq!(shown.len(), MEMORY);
                 let differs = |at: &usize| shown[*at] != memory[*at] && !any.contains(at);

@@ -1,12 +1,13 @@
 //! Thousands of guests on one worker: their ends, their order and their shares.
 
-mod common;
+mod any;
 
-use common::{Bench, Data, LIMITS, STUCK, bench_of, trap};
+use any::{ANY, PUBLISHES_ONCE, SLEEPS, STATES};
 use proplet::{
     engine::{Engine as _, Exit, Failure, Limits, Message, ModuleId, Slot, Value, Weight},
     time::Duration,
 };
+use proplet_testing::engine::{Bench, LIMITS, STUCK, bench_of, trap};
 use std::{
     sync::{MutexGuard, atomic::Ordering},
     thread,
@@ -19,44 +20,8 @@ const ARENA: usize = 16 << 20;
 const ENDLESS: &str = r#"(module (func (export "main") (loop (br 0))))"#;
 const QUICK: &str = r#"(module (func (export "main") (result i32) (i32.const 7)))"#;
 
-/// Its parameter says what it does; see [`STATES`].
-const ANY: &str = r#"(module
-    (import "env" "sleep_ms" (func $sleep (param i32)))
-    (import "env" "timer_start" (func $start (param i32)))
-    (import "env" "timer_wait" (func $wait (result i32)))
-    (import "env" "sensor_read" (func $read (param i32 i32 i32) (result i32)))
-    (import "env" "random" (func $random (param i32 i32)))
-    (import "env" "publish" (func $publish (param i32 i32 i32 i32) (result i32)))
-    (import "env" "publish_result" (func $result (param i32 i32)))
-    (memory 1 1) (data (i32.const 0) "topic")
-    (func $say (drop (call $publish (i32.const 0) (i32.const 5) (i32.const 0) (i32.const 100))))
-    (func (export "main") (param $what i32) (result i32)
-        (call $result (i32.const 0) (i32.const 5))
-        (block $6 (block $5 (block $4 (block $3 (block $2 (block $1 (block $0
-            (br_table $0 $1 $2 $3 $4 $5 $6 (local.get $what)))
-        (loop (br 0)))
-        (call $sleep (i32.const -1)))
-        (call $start (i32.const 1)) (loop (drop (call $wait)) (br 0)))
-        (loop (drop (call $read (i32.const 0) (i32.const 0) (i32.const 8))) (br 0)))
-        (loop (call $random (i32.const 8) (i32.const 2048)) (br 0)))
-        (loop (call $say) (br 0)))
-        (call $say)
-        (i32.const 9)))"#;
-
-/// Spins, sleeps, waits for a timer, measures, fills memory by the piece, says much, says one thing and
-/// ends.
-const STATES: u32 = 7;
-
-const CAPS: &str = "time,timer,random,sensor,publish";
-
 fn bench() -> MutexGuard<'static, Bench> {
     bench_of(SLOTS, ARENA)
-}
-
-impl Bench {
-    fn any_data(&mut self) -> Data {
-        self.data(CAPS, &["an input"], &[("KEY", "value")])
-    }
 }
 
 #[test]
@@ -100,35 +65,32 @@ fn thousands_that_sleep_are_stopped() {
     // As many as the arena holds with 4 KiB of memory each.
     let slots = 2000;
     for slot in 0..slots {
-        let data = bench.any_data();
-        bench.spawn_with(slot, &[Value::I32(1)], LIMITS, data);
+        let data = any::data(&mut bench);
+        bench.spawn_with(slot, &any::args(SLEEPS, 0, 9), LIMITS, data);
     }
     bench.stop_all(0..slots);
     bench.engine.unload(ModuleId(0));
     assert_eq!(bench.free(), before);
 }
 
-/// Guests come and go next to each other in every state that there is.
+/// Guests come and go next to each other in every state.
 #[test]
 fn neighbours_are_torn_down_in_every_state() {
     const GUESTS: u32 = 48;
     let mut bench = bench();
     let before = bench.free();
     bench.load(0, ANY).unwrap();
-    let mut random = 0x2545_f491_u32;
-    let mut next = |below: u32| {
-        random ^= random << 13;
-        random ^= random >> 17;
-        random ^= random << 5;
-        random % below
-    };
+    let mut next = any::random();
     let mut runs = [None; GUESTS as usize];
     let (mut ends, mut stops) = ([0; STATES as usize], 0);
     let mut check = |what: u32, exit: &Exit<Buffer>| {
         let expected = [Err(Failure::Interrupted), Ok(Some(Value::I32(9)))];
         assert!(expected.contains(&exit.result), "{what}: {exit:?}");
         assert_eq!(exit.result.is_ok(), exit.output.is_some());
-        assert!(what == STATES - 1 || exit.result.is_err(), "it has no end");
+        assert!(
+            what >= PUBLISHES_ONCE || exit.result.is_err(),
+            "it has no end"
+        );
         ends[what as usize] += 1;
     };
     for step in 0..6000_u32 {
@@ -136,9 +98,8 @@ fn neighbours_are_torn_down_in_every_state() {
         match (next(8), runs[slot.index()]) {
             (0 | 1, None) => {
                 let what = next(STATES);
-                let data = bench.any_data();
-                let args = [Value::I32(what as i32)];
-                bench.spawn_with(slot.0, &args, LIMITS, data);
+                let data = any::data(&mut bench);
+                bench.spawn_with(slot.0, &any::args(what, 0, 9), LIMITS, data);
                 runs[slot.index()] = Some(what);
             }
             (2, _) => {
@@ -217,7 +178,7 @@ fn who_waits_for_a_measurement_for_ever_is_stopped() {
             (Slot(slot), Err(Failure::Interrupted))
         );
     }
-    // What the board measures for the one that was stopped is not the next one's in its slot.
+    // A measurement for the one that was stopped is not the next one's in its slot.
     spawn(&mut bench, 0, 0);
     assert_eq!(bench.engine.exited(), None);
     drop(stuck);
@@ -270,11 +231,11 @@ fn ten_thousand_rounds_leave_the_arena_as_it_was() {
     for round in 0..10_000_u32 {
         let slot = (round * 7 % SLOTS as u32) as u16;
         if round % 4 == 0 {
-            let data = bench.any_data();
+            let data = any::data(&mut bench);
             let call = proplet::engine::Call {
                 module: ModuleId(1),
                 export: "main",
-                args: &[Value::I32(6)],
+                args: &any::args(PUBLISHES_ONCE, 0, 9),
                 limits: LIMITS,
             };
             bench.engine.spawn(Slot(slot), &call, data).unwrap();
@@ -395,8 +356,8 @@ fn exits_and_messages_come_in_their_order() {
     bench.load(0, ANY).unwrap();
     let order: Vec<u16> = (0..300_u16).map(|n| n * 77 % 300).collect();
     for slot in &order {
-        let data = bench.any_data();
-        bench.spawn_with(*slot, &[Value::I32(6)], LIMITS, data);
+        let data = any::data(&mut bench);
+        bench.spawn_with(*slot, &any::args(PUBLISHES_ONCE, 0, 9), LIMITS, data);
     }
     while !bench.engine.has_exited(Slot(*order.last().unwrap())) {
         thread::yield_now();

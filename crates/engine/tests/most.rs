@@ -1,12 +1,10 @@
 //! As many guests as there are numbers for.
 
-mod common;
-
-use common::{Bench, LIMITS, bench_of};
 use proplet::{
     engine::{Engine as _, Failure, ModuleId, Slot, Value},
     time::Duration,
 };
+use proplet_testing::engine::{Bench, LIMITS, bench_of};
 use std::{
     sync::{MutexGuard, atomic::Ordering},
     thread,

@@ -1,8 +1,5 @@
 //! The agent on WAMR, in a small arena, with random commands: each is answered once, and nothing is left.
 
-mod common;
-
-use common::{Bench, ID, Threads};
 use proplet::{
     agent::{Agent, Delivery, DeploymentSlot, Event, Fetch, OutboxEntry, Qos, Storage, TaskSlot},
     config::Config,
@@ -12,8 +9,9 @@ use proplet::{
     time::Instant,
 };
 use proplet_engine::WamrEngine;
+use proplet_testing::engine::{Bench, ID, Threads, leaked};
 use serde_json::{Value as Json, json};
-use std::{collections::BTreeMap, iter, thread, time::Duration};
+use std::{collections::BTreeMap, thread, time::Duration};
 
 const SLOTS: usize = 48;
 const ARENA: usize = 160 * 1024;
@@ -33,10 +31,6 @@ const GUESTS: [&str; 7] = [
             (br 0))))"#,
     r#"(module (memory 1 1) (data (i32.const 70000) "x") (func (export "main")))"#,
 ];
-
-fn slice<T>(len: usize, value: impl Fn() -> T) -> &'static mut [T] {
-    Box::leak(iter::repeat_with(value).take(len).collect())
-}
 
 struct Chaos {
     agent: Agent<'static, WamrEngine<Threads>>,
@@ -98,13 +92,13 @@ impl Chaos {
 fn random_commands_in_a_small_arena() {
     use base64::{Engine as _, prelude::BASE64_STANDARD};
     let storage = Storage {
-        slots: slice(SLOTS, || TaskSlot::FREE),
-        deployments: slice(4, || DeploymentSlot::FREE),
-        modules: slice(4, || Entry::VACANT),
-        fetches: slice(2, || Fetch::VACANT),
-        outbox: slice(400, || OutboxEntry::VACANT),
-        packed: slice(1024, || 0),
-        unescaped: slice(256, || 0),
+        slots: leaked(SLOTS, || TaskSlot::FREE),
+        deployments: leaked(4, || DeploymentSlot::FREE),
+        modules: leaked(4, || Entry::VACANT),
+        fetches: leaked(2, || Fetch::VACANT),
+        outbox: leaked(400, || OutboxEntry::VACANT),
+        packed: leaked(1024, || 0),
+        unescaped: leaked(256, || 0),
         store: None,
     };
     let mut config = Config {

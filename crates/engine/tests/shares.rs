@@ -1,14 +1,12 @@
 //! Shares of guests that owe work, room at each level of the arena, and slots that are used again at once.
 
-mod common;
-
-use common::{Bench, LIMITS, bench_of, trap};
 use proplet::{
     engine::{
         Call, Engine as _, Failure, Limits, ModuleId, Preemption, Slot, TaskData, Value, Weight,
     },
     time::Duration,
 };
+use proplet_testing::engine::{Bench, LIMITS, bench_of, trap};
 use std::{sync::MutexGuard, thread, time::Instant};
 
 const SLOTS: usize = 512;
@@ -16,7 +14,7 @@ const ARENA: usize = 8 << 20;
 
 const ENDLESS: &str = r#"(module (func (export "main") (loop (br 0))))"#;
 
-/// Measures so many times, and then spins.
+/// Measures as often as it is told, and then spins.
 const MEASURES: &str = r#"(module
     (import "env" "sensor_read" (func $read (param i32 i32 i32) (result i32)))
     (memory 1 1)
@@ -83,7 +81,7 @@ fn spawn_of(bench: &mut Bench, module: u16, slot: u16, args: &[Value], limits: L
     bench.engine.spawn(Slot(slot), &call, data).unwrap();
 }
 
-/// One that has measured owes work. It is to pay that, and not to have whole slices for ever.
+/// One that has measured owes work. It must pay that, and not have whole slices without end.
 #[test]
 fn one_of_little_weight_that_owes_work_has_no_more_than_its_share() {
     let mut bench = bench();

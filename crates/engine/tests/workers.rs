@@ -1,51 +1,14 @@
 //! Four workers, and slots that are used again at once: nothing of one task is another's.
 
-mod common;
+mod any;
 
-use common::{Bench, LIMITS, STUCK, bench_of};
+use any::{ANY, STATES};
 use proplet::{
     engine::{Engine as _, Failure, Limits, Message, ModuleId, Preemption, Slot, Value, Weight},
     time::Duration,
 };
+use proplet_testing::engine::{Bench, LIMITS, STUCK, bench_of};
 use std::{sync::Once, thread, time::Instant};
-
-/// Its parameters say what it does, which sensor it reads, and what it is called.
-const ANY: &str = r#"(module
-    (import "env" "sleep_ms" (func $sleep (param i32)))
-    (import "env" "timer_start" (func $start (param i32)))
-    (import "env" "timer_wait" (func $wait (result i32)))
-    (import "env" "sensor_read" (func $read (param i32 i32 i32) (result i32)))
-    (import "env" "random" (func $random (param i32 i32)))
-    (import "env" "publish" (func $publish (param i32 i32 i32 i32) (result i32)))
-    (import "env" "publish_result" (func $result (param i32 i32)))
-    (memory 1 1) (data (i32.const 0) "topic")
-    (func (export "main") (param $what i32) (param $sensor i32) (param $name i32) (result i32)
-        (local $n i32)
-        (i32.store (i32.const 16) (local.get $name))
-        (call $result (i32.const 0) (i32.const 5))
-        (block $7 (block $6 (block $5 (block $4 (block $3 (block $2 (block $1 (block $0
-            (br_table $0 $1 $2 $3 $4 $5 $6 $7 (local.get $what)))
-        (loop (br 0)))
-        (call $sleep (i32.const -1)))
-        (call $start (i32.const 1)) (loop (drop (call $wait)) (br 0)))
-        ;; Measures, and looks whether it is its own measurement.
-        (local.set $n (i32.const 20))
-        (loop
-            (i64.store (i32.const 8) (i64.const 0))
-            (drop (call $read (local.get $sensor) (i32.const 0) (i32.const 8)))
-            (if (i64.ne (i64.load (i32.const 8))
-                    (select (i64.const -1250001) (i64.const 9) (i32.eqz (local.get $sensor))))
-                (then (unreachable)))
-            (br_if 0 (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))
-        (return (local.get $name)))
-        (loop (call $random (i32.const 64) (i32.const 2048)) (br 0)))
-        (loop (drop (call $publish (i32.const 0) (i32.const 5) (i32.const 16) (i32.const 4))) (br 0)))
-        (drop (call $publish (i32.const 0) (i32.const 5) (i32.const 16) (i32.const 4)))
-        (return (local.get $name)))
-        (loop (call $sleep (i32.const 0)) (br_if 0 (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 50))))
-        (local.get $name)))"#;
-
-const STATES: u32 = 8;
 
 fn with_workers(bench: &Bench, more: usize) {
     static ONCE: Once = Once::new();
@@ -67,20 +30,15 @@ fn storm(preemption: Preemption, seconds: u64) {
     bench.workers.set_slice_ms(1);
     let before = bench.free();
     bench.load(0, ANY).unwrap();
-    let mut random = 0x2545_f491_u32;
-    let mut next = |below: u32| {
-        random ^= random << 13;
-        random ^= random >> 17;
-        random ^= random << 5;
-        random % below
-    };
+    let mut next = any::random();
     let mut runs: [Option<(u32, i32, bool)>; GUESTS as usize] = [None; GUESTS as usize];
     let (mut name, mut ends) = (1, [0; STATES as usize]);
     let heard = |runs: &[Option<(u32, i32, bool)>], slot: Slot, message: Message<wamr::Buffer>| {
         let Message::Publish { bytes, topic_len } = message else {
             panic!("it does not subscribe");
         };
-        let name = i32::from_le_bytes(bytes[topic_len..].try_into().unwrap());
+        let payload: [u8; 100] = bytes[topic_len..].try_into().unwrap();
+        let name = i32::from_le_bytes(payload[..4].try_into().unwrap());
         let (_, expected, _) = runs[slot.index()].expect("it is there");
         assert_eq!(name, expected, "a message of the one before");
     };
@@ -91,27 +49,14 @@ fn storm(preemption: Preemption, seconds: u64) {
         match (next(9), runs[slot.index()]) {
             (0 | 1, None) if !ending => {
                 let what = next(STATES);
-                let sensor = if next(2) == 0 { 0 } else { STUCK as i32 };
+                let sensor = if next(2) == 0 { 0 } else { STUCK };
                 let limits = Limits {
                     weight: Weight(1 + next(100) as u8),
                     ..LIMITS
                 };
-                let data = bench.data(
-                    "time,timer,random,sensor,publish",
-                    &["an input"],
-                    &[("KEY", "value")],
-                );
+                let data = any::data(&mut bench);
                 name += 1;
-                bench.spawn_with(
-                    slot.0,
-                    &[
-                        Value::I32(what as i32),
-                        Value::I32(sensor),
-                        Value::I32(name),
-                    ],
-                    limits,
-                    data,
-                );
+                bench.spawn_with(slot.0, &any::args(what, sensor, name), limits, data);
                 runs[slot.index()] = Some((what, name, false));
             }
             (2, Some(run)) => {
@@ -137,7 +82,7 @@ fn storm(preemption: Preemption, seconds: u64) {
                     match &exit.result {
                         Ok(value) => assert_eq!(*value, Some(Value::I32(name)), "{what}"),
                         Err(Failure::Interrupted) => {
-                            assert!(was_stopped, "{what}: nobody stopped it")
+                            assert!(was_stopped, "{what}: it was not stopped")
                         }
                         Err(e) => panic!("{what}: {e:?}"),
                     }

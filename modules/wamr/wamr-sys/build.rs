@@ -7,13 +7,11 @@ use std::process::Command;
 
 use serde_json::Value;
 
-mod sources;
-
 /// The registry package that carries WAMR's sources, and its version in Cargo.lock.
 const PACKAGE: &str = "wamrx-sys";
 const VERSION: &str = "0.3.0";
 
-/// The settings of the host build that Zephyr's has in Kconfig.
+/// Settings of the host build that Zephyr's has in Kconfig.
 const CACHE_LINES: &str = "PROPLET_WAMR_BLOCK_ADDR_CACHE_SIZE";
 /// Bytes of a page of linear memory; 0 for memories in one block.
 const PAGE_BYTES: &str = "PROPLET_WAMR_PAGE_BYTES";
@@ -30,14 +28,12 @@ fn build() -> Result<(), String> {
     println!("cargo::rerun-if-env-changed={CACHE_LINES}");
     println!("cargo::rerun-if-env-changed={PAGE_BYTES}");
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=sources.rs");
     if variable("CARGO_CFG_TARGET_OS")? == "none" {
         return Ok(());
     }
-    let ours = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("..");
     let wamr = wamr_root()?;
     for watched in ["config", "hook"] {
-        println!("cargo::rerun-if-changed={}", ours.join(watched).display());
+        println!("cargo::rerun-if-changed={}/{watched}", wamr_build::FOLDER);
     }
 
     let mut platforms = vec!["all", "posix"];
@@ -45,9 +41,9 @@ fn build() -> Result<(), String> {
         platforms.push("plain");
     }
     let mut c = cc::Build::new();
-    sources::add(&mut c, &ours, &wamr, &platforms)?;
+    wamr_build::add(&mut c, &wamr, &platforms)?;
     if variable("CARGO_CFG_TARGET_ARCH")? == "x86" {
-        c.flags(sources::X86_FLAGS);
+        c.flags(wamr_build::X86_FLAGS);
     }
     println!("cargo::rustc-check-cfg=cfg(arena_seals)");
     if variable("PROFILE")? == "debug" {

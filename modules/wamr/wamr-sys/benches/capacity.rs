@@ -6,12 +6,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::thread;
 
-#[path = "../capacity/mod.rs"]
-mod capacity;
-#[path = "../../wamr/tests/compilers/mod.rs"]
-mod compilers;
-
-use capacity::{ARENA, CHECKSUM, CPU, MEM, MEM_64K, MSG, PAGE_BYTES, Program, Width};
+use proplet_testing::capacity::{
+    self, ARENA, CHECKSUM, CPU, MEM, MEM_64K, MSG, PAGE_BYTES, Program, Width,
+};
+use proplet_testing::compilers;
 
 /// The operand stack, one for all guests.
 const STACK: u32 = 4096;
@@ -21,11 +19,11 @@ const LINES: [u32; 5] = [16, 32, 64, 128, 256];
 const PAGES: [u32; 4] = [512, PAGE_BYTES, 2048, 4096];
 /// Turns of each; odd, so that the median is one of them.
 const TURNS: usize = 5;
-/// Which blocks contend for a line is a matter of where a compiler happens to put them: so many
-/// layouts of each switch are timed together.
+/// Layouts of each switch that are timed together: which blocks contend for a line is a matter of
+/// where a compiler happens to put them.
 const LAYOUTS: u32 = 5;
 
-/// What `run(n)` of a module is timed with.
+/// Modules of which `run(n)` is timed.
 struct Workload {
     name: String,
     wats: Vec<String>,
@@ -64,7 +62,7 @@ fn assemble(name: &str, wat: &str) -> PathBuf {
     capacity::assemble(&format!("bench-{name}"), wat)
 }
 
-/// What runs `main(argument)`.
+/// A module that runs `main(argument)`.
 struct Guest {
     name: &'static str,
     module: PathBuf,
@@ -218,8 +216,8 @@ fn workloads() -> Vec<Workload> {
     switches.into_iter().chain(files).collect()
 }
 
-/// What a compiler makes of a loop around a switch of `arms` cases: as many nested blocks, entered
-/// together at each of the `n` rounds and left by a `br_table` in pseudorandom order. The cases
+/// The code that a compiler makes of a loop around a switch of `arms` cases: as many nested blocks,
+/// entered together at each of the `n` rounds and left by a `br_table` in pseudorandom order. The cases
 /// take turns at leaving by br, after an if or a block of their own, and by br_if or else falling
 /// into the next. A layout is a choice of how long each case's code is.
 fn switch(arms: u32, layout: u32) -> String {
@@ -239,7 +237,7 @@ fn switch(arms: u32, layout: u32) -> String {
         " (i32.rem_u (i32.shr_u (local.get $random) (i32.const 8)) (i32.const {arms})))"
     ));
     for arm in 0..arms {
-        // What precedes belongs to the block that this case's label ends.
+        // The code before this belongs to the block that this case's label ends.
         let add = |n| format!("(local.set $sum (i32.add (local.get $sum) (i32.const {n})))");
         let bit = "(i32.and (local.get $sum) (i32.const 1))";
         emit(")");

@@ -1,4 +1,4 @@
-//! What the slice hook costs: the hooked interpreter against the plain one, in one process, turn by
+//! Cost of the slice hook: the hooked interpreter against the plain one, in one process, turn by
 //! turn. `cargo bench -p wamr-sys --features plain --bench hook`
 
 use std::ptr;

@@ -464,11 +464,9 @@ unsafe extern "C" {
     pub fn wasm_runtime_get_user_data(exec_env: *mut ExecEnv) -> *mut c_void;
 }
 
-/// Sources of the C part, for tests and benchmarks that compile it once more.
+/// Origin of the C part, for tests and benchmarks that compile it once more.
 #[cfg(not(target_os = "none"))]
 pub mod sources {
-    /// The folder of this crate.
-    pub const CRATE: &str = env!("CARGO_MANIFEST_DIR");
     /// The folder of WAMR.
     pub const WAMR: &str = env!("PROPLET_WAMR_CORE");
     /// The target.

@@ -8,17 +8,14 @@ use std::time::{Duration, Instant};
 
 use wamr_sys as sys;
 
-#[path = "../capacity/mod.rs"]
-mod capacity;
-
-use capacity::{Program, Width};
+use proplet_testing::capacity::{Program, Width, has_32_bits};
 
 const LINEAR: u32 = 1;
 /// Of arenas, and of blocks: in the one there is always too little room, in the other sometimes.
 const SIZES: [(usize, usize); 2] = [(100_000, 12_000), (400_000, 65_536)];
 
-/// What an operation of arena.c may do at the most, in steps of its loops, in arenas of less than 1 GiB:
-/// seven ways down a tree of 27.
+/// Maximum of an operation of arena.c, in steps of its loops, in arenas of less than 1 GiB: seven ways
+/// down a tree of 27.
 const STEPS_MOST: u64 = 7 * 27;
 
 unsafe extern "C" {
@@ -198,10 +195,10 @@ fn an_exact_fit_leaves_its_neighbour_sound() {
     assert_eq!(info().largest_free, total);
 }
 
-/// Runs a test on arena/model.c, on this process's width of pointers and on 32 bits.
+/// Runs a test on crates/testing/c/arena_model.c, on this process's width of pointers and on 32 bits.
 fn on_both_widths(test: impl Fn(&Program)) {
     for width in [Width::Own, Width::Bits32] {
-        if width == Width::Own || capacity::has_32_bits() {
+        if width == Width::Own || has_32_bits() {
             test(&Program::build_arena_model(width).expect("the program compiles"));
         }
     }
@@ -267,7 +264,7 @@ impl Crowd {
         block
     }
 
-    /// What it takes to allocate a block and free it.
+    /// Time to allocate a block and free it.
     fn pair(&mut self, turns: u32) -> Duration {
         let start = Instant::now();
         for _ in 0..turns {
@@ -277,7 +274,7 @@ impl Crowd {
         start.elapsed() / turns
     }
 
-    /// What it takes to free any one of those that are held and to allocate another.
+    /// Time to free any one of those that are held and to allocate another.
     fn replace(&mut self, turns: u32) -> Duration {
         let start = Instant::now();
         for _ in 0..turns {

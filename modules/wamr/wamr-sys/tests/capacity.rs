@@ -5,14 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-#[path = "../capacity/mod.rs"]
-mod capacity;
-#[path = "../../wamr/tests/compilers/mod.rs"]
-mod compilers;
+use proplet_testing::capacity::{
+    self, ARENA, CHECKSUM, CPU, MEM, MEM_64K, MSG, PAGE, PAGE_BYTES, Program, Width,
+};
+use proplet_testing::compilers;
 
-use capacity::{ARENA, CHECKSUM, CPU, MEM, MEM_64K, MSG, PAGE, PAGE_BYTES, Program, Width};
-
-/// What upstream's benchmark gives each guest to use; here it is one stack for all.
+/// Bytes of stack, as upstream's benchmark gives to each guest; here it is one stack for all.
 const STACK: u32 = 4096;
 /// Kconfig's default for 32 bits.
 const CACHE_LINES: u32 = 64;
@@ -30,7 +28,7 @@ fn program() -> Option<&'static Program> {
     made.as_ref()
 }
 
-/// What a count of guests says.
+/// Result of a count of guests.
 struct Counted {
     fit: u64,
     /// Bytes of each one's linear memory at its end.

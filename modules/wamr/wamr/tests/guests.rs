@@ -3,15 +3,13 @@
 //! them the tests say that they skip, and `PROPLET_REQUIRE_PEERS=1` forbids that.
 
 mod common;
-mod compilers;
 
 use std::collections::VecDeque;
 use std::fs;
 use std::sync::OnceLock;
 
-use compilers::{build_crate, built, compile, guests};
-
 use common::{Budget, Guest, alone, load_bytes, runtime_in};
+use proplet_testing::compilers::{build_crate, built, compile, guests};
 use wamr::{InstanceConfig, Memory, Runtime, Trap, TrapKind, Value};
 
 fn rt() -> Runtime {
@@ -47,7 +45,7 @@ fn call(instance: &mut Guest, name: &str, args: &[i32]) -> Result<i32, Trap> {
     }
 }
 
-/// What the guests are to compute.
+/// The same filter, in plain Rust.
 #[derive(Clone, Default)]
 struct Filter(VecDeque<i32>);
 

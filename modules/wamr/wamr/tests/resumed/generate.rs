@@ -7,10 +7,10 @@ use arbitrary::Unstructured;
 use wamr::{Signature, ValType, Value};
 use wasm_smith::{Config, InstructionKind, InstructionKinds, Module};
 
-use crate::host::IMPORTS;
+use super::host::IMPORTS;
 use crate::samples::{BASES, Random, mutate};
 
-/// What a linear memory and a table may grow to.
+/// Maxima to which a linear memory and a table may grow.
 const PAGES: u64 = 4;
 const ELEMENTS: u64 = 100;
 
@@ -78,11 +78,7 @@ const OURS: [&str; 4] = [
 pub(crate) fn corpus() -> Vec<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
     let mut files = Vec::new();
-    for folder in [
-        "wat",
-        "tests/zephyr/wamr/guests",
-        "modules/wamr/wamr-sys/capacity",
-    ] {
+    for folder in ["wat", "tests/zephyr/wamr/guests", "crates/testing/src"] {
         wat_files(&root.join(folder), &mut files);
     }
     assert!(files.len() >= 20, "{} files", files.len());

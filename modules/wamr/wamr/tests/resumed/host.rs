@@ -1,4 +1,4 @@
-//! The host functions of the samples, for WAMR. What each does depends on its arguments and the
+//! The host functions of the samples, for WAMR. The effect of each depends on its arguments and the
 //! guest's memory alone.
 
 use std::any::Any;
@@ -56,7 +56,7 @@ pub(crate) static HOST: [HostFunction; 9] = [
     },
 ];
 
-/// What a generated module may import.
+/// Imports that a generated module may have.
 pub(crate) const IMPORTS: &str = r#"(module
     (import "env" "read" (func (param i32 i32) (result i32)))
     (import "env" "poke" (func (param i32 i32)))

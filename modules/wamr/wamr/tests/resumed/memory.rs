@@ -11,7 +11,7 @@ use wasm_encoder::{
 };
 use wasm_smith::{Config, InstructionKind, InstructionKinds};
 
-use crate::generate;
+use super::generate;
 use crate::samples::Random;
 
 type Access = (fn(MemArg) -> Instruction<'static>, ValType, u32);
@@ -45,7 +45,7 @@ const STORES: [Access; 9] = [
     (Instruction::I64Store32, ValType::I64, 4),
 ];
 
-/// What the samples import, in this order: name, parameters, results.
+/// Imports of the samples, in this order: name, parameters, results.
 const IMPORTED: [(&str, &[ValType], &[ValType]); 4] = [
     ("read", &[ValType::I32, ValType::I32], &[ValType::I32]),
     ("poke", &[ValType::I32, ValType::I32], &[]),
@@ -72,7 +72,7 @@ fn one_of<T: Copy>(random: &mut Random, all: &[T]) -> T {
     all[random.below(all.len())]
 }
 
-/// A multiple of a page's size, within so many Wasm pages, or up to nine bytes beside it.
+/// A multiple of a page's size, within `wasm_pages`, or up to nine bytes beside it.
 fn near(random: &mut Random, wasm_pages: u32) -> u32 {
     let grain = one_of(random, &GRAINS);
     let at = random.below((wasm_pages * 65_536 / grain) as usize) as u32 * grain;
@@ -99,7 +99,7 @@ struct Body<'r> {
     /// To come back to what was written.
     places: &'r [u32],
     segments: &'r [(Option<u32>, Vec<u8>)],
-    /// What the counter of a loop is multiplied by, and the most that this gives; 0 outside of one.
+    /// Factor of the counter of a loop, and the maximum of the product; 0 outside of one.
     stride: u32,
     span: u32,
 }
@@ -166,7 +166,7 @@ impl Body<'_> {
         offset.into()
     }
 
-    /// The address so many bytes before the memory's end, wherever that is.
+    /// The address `bytes` before the memory's end, wherever that is.
     fn number_from_end(&mut self, bytes: u32) {
         self.add(&[
             Instruction::MemorySize(0),
@@ -329,7 +329,7 @@ impl Body<'_> {
         }
     }
 
-    /// A place where the call can be left: there is none in a line without a branch.
+    /// A place where the call can be left: a line without a branch has no such place.
     fn branch(&mut self) {
         self.add(&[
             Instruction::Block(BlockType::Empty),

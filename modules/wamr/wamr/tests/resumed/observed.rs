@@ -1,4 +1,4 @@
-//! Makes what a module's instances hold visible: for each global and each table an exported function
+//! Makes the state of a module's instances visible: for each global and each table an exported function
 //! that tells about it, and an import, exported again, by which the host reads the memory.
 
 use wasm_encoder::reencode::{Error, Reencode};
@@ -16,7 +16,7 @@ pub(crate) const MEMORY_ITSELF: &str = "~";
 /// The host function behind [`MEMORY`]: module and name.
 pub(crate) const IMPORT: (&str, &str) = ("env", "~memory");
 
-/// What this WAMR takes.
+/// Features that this WAMR takes.
 pub(crate) fn features() -> WasmFeatures {
     WasmFeatures::MUTABLE_GLOBAL
         | WasmFeatures::SATURATING_FLOAT_TO_INT

@@ -1,4 +1,4 @@
-//! What another engine makes of the same calls.
+//! The same calls in another engine.
 
 use wamr::{TrapKind, Value};
 use wasmi::errors::HostError;
@@ -7,13 +7,13 @@ use wasmi::{
     StoreLimitsBuilder, TrapCode, Val,
 };
 
+use super::host;
+use super::observed::{IMPORT, MEMORY_ITSELF};
 use crate::MEMORY;
-use crate::host;
-use crate::observed::{IMPORT, MEMORY_ITSELF};
 
-/// What WAMR lets a table grow to, whatever its declared maximum. Larger ones are not compared.
+/// Maximum to which WAMR lets a table grow, whatever it declares. Larger ones are not compared.
 const ELEMENTS: usize = 1024;
-/// What it may execute in a call; more is not compared.
+/// Maximum of instructions in a call; more is not compared.
 const FUEL: u64 = 3_000_000;
 
 /// How a call ended there.

@@ -1,8 +1,8 @@
 /*
  * SPDX-License-Identifier: Apache-2.0
  *
- * What an arena of a given size holds in the build that this file is compiled with, whether every
- * byte of it comes back, and how long a call takes. Only the shim is used, as the crate wamr uses
+ * How many instances an arena of a given size holds in the build that this file is compiled with,
+ * whether every byte of it comes back, and how long a call takes. Only the shim is used, as the crate wamr uses
  * it; that crate's own block for each loaded module, 56 to 96 bytes, is not in the figures, nor is
  * the record of each instance's call, whose size is.
  *

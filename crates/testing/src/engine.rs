@@ -1,8 +1,7 @@
-//! What the tests share: a platform of plain threads, and the test as the agent.
+//! An engine on a platform of plain threads, with the test as its agent.
 //!
-//! WAMR is one for a process: so is the bench, and tests that use it take turns.
-#![allow(dead_code, reason = "each test binary uses its own part")]
-#![allow(unreachable_pub, reason = "a module of test binaries")]
+//! WAMR is one for a process: so is the bench, and tests that use it take turns. Its methods panic
+//! where the test goes wrong.
 
 use proplet::{
     engine::{
@@ -17,6 +16,7 @@ use proplet_engine::{
     WamrEngine, Workers, host_functions,
 };
 use std::{
+    iter,
     mem::MaybeUninit,
     sync::{
         Condvar, LazyLock, Mutex, MutexGuard, Once, OnceLock, PoisonError,
@@ -27,13 +27,17 @@ use std::{
 };
 use wamr::{Buffer, Bytes, Runtime};
 
-/// What a task is given.
+/// The data of a task.
 pub type Data = TaskData<Buffer, Bytes>;
 
+/// Slots of [`bench()`].
 pub const SLOTS: usize = 8;
+/// The proplet's id.
 pub const ID: &str = "3fe95a65-74f1-4ede-bf20-ef565f04cecb";
+/// Bytes of the arena of [`bench()`]: a board's, by default.
 pub const ARENA: usize = 192 * 1024;
 
+/// Limits of a run that needs no others.
 pub const LIMITS: Limits = Limits {
     stack: 4096,
     memory_max: None,
@@ -41,6 +45,7 @@ pub const LIMITS: Limits = Limits {
     weight: Weight::DEFAULT,
 };
 
+/// Limits of every guest.
 pub const GUEST_LIMITS: GuestLimits = GuestLimits {
     log_bytes: 200,
     messages: 30,
@@ -48,7 +53,7 @@ pub const GUEST_LIMITS: GuestLimits = GuestLimits {
     result_bytes: 512,
 };
 
-/// A guest shows its memory in parts of so many bytes.
+/// Bytes of a part in which a guest shows its memory.
 pub const PART: usize = 4096;
 
 /// Code that publishes the first `bytes` of a guest's memory in parts, on the topic of one byte at
@@ -65,9 +70,11 @@ pub fn show_memory(bytes: usize) -> String {
 }
 
 /// One worker, slices that are only counted, and a clock that the test may set.
+#[derive(Debug)]
 pub struct Threads {
     woken: Mutex<bool>,
     changed: Condvar,
+    /// Slices that have ended.
     pub slices: AtomicUsize,
     /// The slices at the last end of a run, or message.
     pub notified: AtomicUsize,
@@ -85,9 +92,9 @@ pub struct Threads {
     stuck: Mutex<()>,
 }
 
-pub const PINS: usize = 4;
+const PINS: usize = 4;
 
-/// A sensor that may not answer.
+/// A sensor that does not answer while [`Threads::stick`] holds it.
 pub const STUCK: u32 = 1_000_000;
 
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -125,7 +132,7 @@ impl Threads {
         *lock(&self.clock) = now;
     }
 
-    /// The next bytes of the generator, which it still gives.
+    /// The next bytes of the generator, without taking them.
     pub fn random_ahead(&self, len: usize) -> Vec<u8> {
         let first = self.random.load(Ordering::SeqCst);
         let nth = |n: usize| first.wrapping_add(RANDOM_STEP.wrapping_mul(n as u64));
@@ -234,8 +241,8 @@ impl Platform for Threads {
         true
     }
 
-    /// Sensor 0 has a temperature; sensor 1 has a voltage and can't be read. The sensor [`STUCK`] does not answer
-    /// while it is stuck.
+    /// Sensor 0 has a temperature; sensor 1 has a voltage and can't be read. The sensor [`STUCK`]
+    /// does not answer while it is stuck.
     fn sensor_read(&self, sensor: u32, channel: Channel) -> Result<i64, BoardError> {
         match (sensor, channel) {
             (0, Channel::AmbientTemperature) => Ok(-1_250_001),
@@ -249,8 +256,11 @@ impl Platform for Threads {
     }
 }
 
+/// The engine and its workers.
 pub struct Bench {
+    /// The engine.
     pub engine: WamrEngine<Threads>,
+    /// Its workers, of which one runs, and the platform.
     pub workers: &'static Workers<Threads>,
 }
 
@@ -259,7 +269,7 @@ pub fn bench() -> MutexGuard<'static, Bench> {
     bench_of(SLOTS, ARENA)
 }
 
-/// The same with so many slots, and an arena of so many bytes. The first call decides.
+/// As [`bench()`], with other numbers of slots and of bytes of the arena. The first call decides.
 pub fn bench_of(slots: usize, arena: usize) -> MutexGuard<'static, Bench> {
     static BENCH: OnceLock<Mutex<Bench>> = OnceLock::new();
     let mut bench = lock(BENCH.get_or_init(|| Mutex::new(Bench::new(slots, arena))));
@@ -271,12 +281,11 @@ pub fn bench_of(slots: usize, arena: usize) -> MutexGuard<'static, Bench> {
 }
 
 impl Bench {
-    /// The only one of its process.
+    /// Starts the engine, a worker and the board's thread. A process can have one.
     pub fn new(slots: usize, arena: usize) -> Self {
-        let arena = Box::leak(vec![MaybeUninit::uninit(); arena].into_boxed_slice());
+        let arena = leaked(arena, MaybeUninit::uninit);
         let natives = Box::leak(Box::new(host_functions::<Threads>()));
         let runtime = Runtime::init(arena, natives).unwrap();
-        let states: Vec<SlotState<Threads>> = (0..slots).map(|_| SlotState::new()).collect();
         let config = DeviceConfig {
             proplet_id: ID,
             limits: GUEST_LIMITS,
@@ -287,8 +296,8 @@ impl Bench {
         let workers = Workers::new(
             runtime,
             Threads::new(),
-            states.leak(),
-            vec![QueueEntry::FREE; slots].leak(),
+            leaked(slots, SlotState::new),
+            leaked(slots, || QueueEntry::FREE),
             (1000, 10),
             config,
         );
@@ -302,22 +311,32 @@ impl Bench {
                 workers.platform().wait_board();
             }
         });
-        let modules: Vec<ModuleState> = (0..4).map(|_| ModuleState::default()).collect();
         Self {
-            engine: WamrEngine::new(workers, modules.leak()),
+            engine: WamrEngine::new(workers, leaked(4, ModuleState::default)),
             workers,
         }
     }
 
+    /// Free bytes of the arena.
     pub fn free(&self) -> usize {
         self.engine.arena().free
     }
 
+    /// Assembles a module and loads it.
+    ///
+    /// # Errors
+    ///
+    /// The engine's refusal, in words.
     pub fn load(&mut self, module: u16, wat: &str) -> Result<(), String> {
         let wasm = wat::parse_str(wat).unwrap_or_else(|e| panic!("{e}"));
         self.load_bytes(module, &wasm)
     }
 
+    /// Loads a module.
+    ///
+    /// # Errors
+    ///
+    /// The engine's refusal, in words.
     pub fn load_bytes(&mut self, module: u16, wasm: &[u8]) -> Result<(), String> {
         let mut buffer = self.engine.allocate(wasm.len()).map_err(words)?;
         buffer.copy_from_slice(wasm);
@@ -333,7 +352,7 @@ impl Bench {
         copy
     }
 
-    /// What a task is given.
+    /// The data of a task with these capabilities, inputs and variables of its environment.
     pub fn data(&mut self, caps: &str, inputs: &[&str], env: &[(&str, &str)]) -> Data {
         let inputs = pack(inputs.iter().copied());
         let env = pack(env.iter().flat_map(|(key, value)| [*key, *value]));
@@ -351,6 +370,10 @@ impl Bench {
     }
 
     /// Calls an export of module 0.
+    ///
+    /// # Errors
+    ///
+    /// The engine's refusal, in words.
     pub fn call(
         &mut self,
         slot: u16,
@@ -368,10 +391,12 @@ impl Bench {
         self.engine.spawn(Slot(slot), &call, data).map_err(words)
     }
 
+    /// Calls `main` of module 0, without data.
     pub fn spawn(&mut self, slot: u16, args: &[Value], limits: Limits) {
         self.spawn_with(slot, args, limits, TaskData::NONE);
     }
 
+    /// The next exit.
     pub fn exit(&mut self) -> Exit<Buffer> {
         self.exit_while(|_| {})
     }
@@ -399,7 +424,7 @@ impl Bench {
         exit
     }
 
-    /// Why a task of `main` of `wat` can't be made.
+    /// The words with which a task of `main` of `wat` is refused.
     pub fn refusal(&mut self, wat: &str) -> String {
         self.load(0, wat).unwrap();
         let refused = self.call(0, "main", &[], LIMITS, TaskData::NONE);
@@ -417,6 +442,7 @@ impl Bench {
         }
     }
 
+    /// Usage of the run in a slot.
     pub fn usage(&self, slot: u16) -> RunUsage {
         self.engine.usage(Slot(slot))
     }
@@ -426,13 +452,34 @@ fn words(refusal: impl std::fmt::Display) -> String {
     refusal.to_string()
 }
 
+/// Storage that lives as long as the process.
+pub fn leaked<T>(len: usize, value: impl FnMut() -> T) -> &'static mut [T] {
+    Box::leak(iter::repeat_with(value).take(len).collect())
+}
+
 /// Strings as the core packs them.
-pub fn pack<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<u8> {
+fn pack<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<u8> {
     texts
         .flat_map(|text| [&(text.len() as u16).to_le_bytes(), text.as_bytes()].concat())
         .collect()
 }
 
+/// The result that a guest published, as text.
+///
+/// # Panics
+///
+/// If it is no text.
+#[must_use]
+pub fn output(exit: &Exit<Buffer>) -> Option<&str> {
+    let bytes = exit.output.as_deref();
+    bytes.map(|bytes| str::from_utf8(bytes).expect("the result is text"))
+}
+
+/// The words of the trap that ended a run.
+///
+/// # Panics
+///
+/// If it ended otherwise.
 pub fn trap(exit: &Exit<Buffer>) -> &str {
     match &exit.result {
         Err(Failure::Trap(Some(words))) => str::from_utf8(words).expect("a trap's words are text"),
@@ -440,7 +487,12 @@ pub fn trap(exit: &Exit<Buffer>) -> &str {
     }
 }
 
-/// The imports of all functions there are, each under its own name.
+/// WAT that imports every host function under its own name.
+///
+/// # Panics
+///
+/// If a signature has a letter other than `i` and `I`.
+#[must_use]
 pub fn imports() -> String {
     let imports = host_functions::<Threads>().into_iter().map(|function| {
         let (name, signature) = (function.name.to_str(), function.signature.to_str());
@@ -480,7 +532,11 @@ impl log::Log for Lines {
     fn flush(&self) {}
 }
 
-/// Those since the last time.
+/// Lines that guests have logged since the last call. The first call installs the logger.
+///
+/// # Panics
+///
+/// If there is another logger.
 pub fn lines() -> Vec<String> {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -1,38 +1,28 @@
-//! Compilers of guests, for the tests of several packages.
-#![allow(dead_code, reason = "each test binary uses its own part")]
-#![allow(unreachable_pub, reason = "a module of test binaries")]
+//! Compilers of guests.
+//!
+//! Each returns `None` where it is missing and the test may be skipped, which it says, and panics
+//! where the guest does not compile.
 
+use crate::{is_missing, scratch, skip};
 use std::env;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The repository's folder of guests.
 pub fn guests() -> PathBuf {
-    let folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
-    let mut found = folders.map(|folder| folder.join("guests"));
-    found
-        .find(|guests| guests.is_dir())
-        .expect("the repository has guests")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests")
 }
 
-/// A folder for what the tests build.
+/// A folder for compiled guests.
+///
+/// # Panics
+///
+/// If it can't be made.
 pub fn built() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
-    fs::create_dir_all(&folder).unwrap();
+    let folder = scratch().join("guests");
+    fs::create_dir_all(&folder).expect("the folder can be made");
     folder
-}
-
-/// Says that a test is skipped for want of `tool`, or fails where none may be.
-fn skip(tool: &str, remedy: &str) {
-    assert!(
-        env::var_os("PROPLET_REQUIRE_PEERS").is_none_or(|v| v != "1"),
-        "no {tool}, and PROPLET_REQUIRE_PEERS=1 forbids to skip: {remedy}"
-    );
-    // What a test that passes prints is not shown, what it writes is.
-    let line = format!("\nskipped: no {tool} ({remedy})\n");
-    std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
 fn succeed(command: &mut Command) {
@@ -68,7 +58,7 @@ pub fn compile_plainly(source: &Path) -> Option<Vec<u8>> {
 
 fn compile_with(source: &Path, extension: &str, flags: &[&str]) -> Option<Vec<u8>> {
     let Some((clang, wasm_ld)) = clang() else {
-        skip("clang and wasm-ld", "Debian: clang-19, lld-19");
+        skip("no clang and wasm-ld (Debian: clang-19, lld-19)");
         return None;
     };
     let wasm = built().join(source.file_name()?).with_extension(extension);
@@ -92,12 +82,9 @@ fn has_target() -> bool {
         .output()
         .unwrap();
     let libraries = String::from_utf8(libraries.stdout).unwrap();
-    let there = Path::new(libraries.trim()).is_dir();
-    if !there {
-        let remedy = format!("rustup target add {TARGET}");
-        skip(&format!("core for {TARGET}"), &remedy);
-    }
-    there
+    let found = Path::new(libraries.trim()).is_dir();
+    let remedy = format!("rustup target add {TARGET}");
+    !is_missing(found, &format!("core for {TARGET}"), &remedy)
 }
 
 /// Compiles a crate of one file as cargo's release profile does, with a stack of 1 MiB.

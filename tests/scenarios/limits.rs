@@ -150,7 +150,7 @@ fn memory_is_as_large_as_asked_for() {
         "1",
         "pages before"
     );
-    // What is bounded are the pages that are written to, not the size.
+    // The bound is on pages that are written to, not on the size.
     assert_eq!(call("bounded", "grow", 3, Some(1024))["results"], "1");
     assert_eq!(call("within", "touch", 65_535, Some(2048))["results"], "7");
     let body = call("beyond", "touch", 65_535, Some(1024));
@@ -163,7 +163,7 @@ fn memory_is_as_large_as_asked_for() {
     assert_eq!(call("all", "fill", 65_536, None)["results"], "7");
 }
 
-/// Writes to so many bytes from 0 on.
+/// Writes to as many bytes from 0 on as its parameter says.
 const FILL: &str = r#"(module (memory 8) (func (export "main") (param i32) (result i32)
     (memory.fill (i32.const 0) (i32.const 7) (local.get 0)) (i32.const 1)))"#;
 
@@ -180,7 +180,7 @@ impl Stage {
         (least.parse().unwrap(), most.parse().unwrap())
     }
 
-    /// Fills so many whole pages, and one byte more.
+    /// Fills `pages` whole pages, and one byte more.
     fn fills(&self, pages: u32, page: u32, env: &Value) {
         let fill = |id: &str, bytes: u32| {
             self.run(

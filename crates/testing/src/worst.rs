@@ -1,4 +1,4 @@
-//! The worst guests that we could write, for steps of bounded work.
+//! The worst guests that we could write, against steps of bounded work.
 
 /// A module in bytes: text for a megabyte of code takes long to parse.
 struct Code {
@@ -26,7 +26,7 @@ fn section(id: u8, items: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// The functions, all without results; the last one is exported as `run`. A memory of `pages`, and a
-/// table of as many elements as `elements` has, beside a segment of those.
+/// table of `elements`, with a segment of as many.
 fn assemble(codes: &[Code], pages: (u32, u32), elements: u32) -> Vec<u8> {
     let count = codes.len() as u32;
     let types: Vec<_> = codes
@@ -93,7 +93,7 @@ const BR: u8 = 0x0c;
 const BR_TABLE: u8 = 0x0e;
 const LOCAL_GET: u8 = 0x20;
 
-/// `body` for ever.
+/// Repeats `body` without end.
 fn forever(body: &[u8]) -> Vec<u8> {
     [&[0x03, 0x40], body, &[BR, 0, END]].concat()
 }
@@ -114,12 +114,17 @@ fn all_of(parts: &[&[u8]]) -> Vec<u8> {
 }
 
 /// It exports `run`, which never ends.
-pub(crate) struct Guest {
-    pub(crate) name: &'static str,
-    pub(crate) wasm: Vec<u8>,
+#[derive(Debug)]
+pub struct Guest {
+    /// Its way to be slow, in a few words.
+    pub name: &'static str,
+    /// The module.
+    pub wasm: Vec<u8>,
 }
 
-pub(crate) fn guests() -> Vec<Guest> {
+/// All of them.
+#[must_use]
+pub fn guests() -> Vec<Guest> {
     let guest = |name, wasm| Guest { name, wasm };
     vec![
         guest("a loop", run_only(0, forever(&[]))),
@@ -293,7 +298,7 @@ fn tables_in_a_list() -> Vec<u8> {
     ])
 }
 
-/// Recursion so deep, of frames that each go through so many bytes without a branch after the call.
+/// Recursion of `deep` frames that each go through `bytes` of code without a branch after the call.
 fn returning(deep: u32, bytes: usize) -> Vec<u8> {
     let down = all_of(&[
         &[

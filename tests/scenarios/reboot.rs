@@ -1,4 +1,4 @@
-//! What a proplet still knows after its power was gone.
+//! Tasks and modules of a proplet whose power was gone.
 
 use crate::{
     subject::Home,

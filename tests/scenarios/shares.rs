@@ -32,7 +32,7 @@ fn turns_are_as_long_as_the_weights_say() {
         return;
     };
     let weights = [10_u64, 20, 40, 80];
-    // What a task does alone, before the next is there, weighs least for the heaviest; so it does after
+    // Work of a task alone, before the next is there, weighs least for the heaviest; so it does after
     // others have been stopped.
     for weight in weights.into_iter().rev() {
         let id = weight.to_string();

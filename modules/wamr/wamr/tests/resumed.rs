@@ -1,20 +1,22 @@
-//! What a guest does, and the work that it takes, is the same however its calls are cut into steps,
+//! Effects of a guest, and the work that it takes, are the same however its calls are cut into steps,
 //! whoever runs between them, and on whichever worker and thread.
 //!
 //! Each sample's functions are called with random arguments: in one step each; in steps of random
 //! fuel among other guests on one worker; the same on workers of several threads; and without leaving
-//! the stack. Ends, globals, tables, memory and work must be equal in all. Another engine says what
-//! results and memory must be. `RESUMED` says how many samples, `RESUMED_SEED` from which seed.
+//! the stack. Ends, globals, tables, memory and work must be equal in all. Another engine gives
+//! the expected results and memory. `RESUMED` is a number of samples, `RESUMED_SEED` the first seed.
 
-#[path = "../common/mod.rs"]
 mod common;
-mod generate;
-mod host;
-mod memory;
-mod observed;
-mod oracle;
-#[path = "../samples/mod.rs"]
 mod samples;
+
+/// Samples, and the two engines that run them.
+mod resumed {
+    pub(crate) mod generate;
+    pub(crate) mod host;
+    pub(crate) mod memory;
+    pub(crate) mod observed;
+    pub(crate) mod oracle;
+}
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,8 +24,9 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use common::{alone, load_bytes, runtime_in};
-use host::{HOST, Seen};
-use oracle::{End, Oracle, Other};
+use resumed::host::{HOST, Seen};
+use resumed::oracle::{End, Oracle, Other};
+use resumed::{generate, memory, observed};
 use samples::{Random, setting};
 use wamr::{
     Buffer, Instance, InstanceConfig, Module, ResumableCall, Runtime, ThreadEnv, Trap, TrapKind,
@@ -70,7 +73,7 @@ struct Call {
     is_import: bool,
 }
 
-/// What is known after a call.
+/// Everything known after a call.
 #[derive(Clone, PartialEq, Debug)]
 struct Outcome {
     end: Result<Vec<u64>, (TrapKind, String)>,
@@ -98,7 +101,8 @@ impl<'c> Run<'c> {
         let config = InstanceConfig {
             stack_bytes: case.stack_bytes,
             memory_bytes_max: Some(MEMORY),
-            // What could grow to more is bounded here as there; the others take a page when it is written to.
+            // A memory that could grow to more is bounded here as there; others take a page when it is
+            // written to.
             memory_commit: case
                 .module
                 .memory()
@@ -470,7 +474,7 @@ fn limits_hold(case: &Case, free: &[Outcome], limited: &[Outcome]) {
                 Some(TrapKind::OutOfWork),
                 "limit {limit}: {text:?}"
             );
-            // What follows has another beginning.
+            // Later calls would begin elsewhere.
             return;
         }
     }
@@ -478,7 +482,7 @@ fn limits_hold(case: &Case, free: &[Outcome], limited: &[Outcome]) {
 
 /// Whether it is more than WebAssembly says.
 fn is_other_here(case: &Case) -> bool {
-    // What runs first by its name alone.
+    // Functions that run first by their names alone.
     let firsts = ["_initialize", "__wasm_call_ctors", "__post_instantiate"];
     firsts.iter().any(|name| case.module.function(name).is_ok())
 }
@@ -674,7 +678,8 @@ fn batch(
     all_ways(worker, &cases, &expected, random, figures);
 }
 
-/// Batches of what `next` makes, so many samples at least. Each leaves the arena as it was.
+/// Batches of samples, `first` and then those that `next` makes, `count` at least. Each leaves the
+/// arena as it was.
 fn all_of(
     first: &[Vec<u8>],
     count: u64,

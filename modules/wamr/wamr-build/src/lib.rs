@@ -1,21 +1,24 @@
-//! What WAMR and the slice hook are compiled from, and how: for build.rs, and for what builds a
-//! program around them.
+//! The sources of WAMR and of the slice hook, and their flags: for the build script of `wamr-sys`,
+//! and for tests that build a C program around them.
 
 use std::fs;
 use std::path::Path;
 
-/// What 32-bit x86 needs beside: a compiler that is left alone takes the x87, which rounds an f64
-/// twice. Every other target has arithmetic as WebAssembly wants it.
-pub(crate) const X86_FLAGS: [&str; 2] = ["-msse2", "-mfpmath=sse"];
+/// The folder that holds `config/` and `hook/`.
+pub const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// Adds the sources, the include directories and the settings. `ours` is the folder that holds
-/// `config/`, `wamr` the one that holds `core/`; `platforms` are the list's that are meant.
-pub(crate) fn add(
-    c: &mut cc::Build,
-    ours: &Path,
-    wamr: &Path,
-    platforms: &[&str],
-) -> Result<(), String> {
+/// Further flags for 32-bit x86: a compiler that is left alone takes the x87, which rounds an f64
+/// twice. Every other target has arithmetic as WebAssembly wants it.
+pub const X86_FLAGS: [&str; 2] = ["-msse2", "-mfpmath=sse"];
+
+/// Adds the sources, the include directories and the settings. `wamr` is the folder that holds
+/// `core/`; `platforms` are those of the list whose sources are taken.
+///
+/// # Errors
+///
+/// The list can't be read, or a line of it is not `platform kind path`.
+pub fn add(c: &mut cc::Build, wamr: &Path, platforms: &[&str]) -> Result<(), String> {
+    let ours = Path::new(FOLDER);
     c.flag("-include")
         .flag(path_text(&ours.join("config/wamr_config.h"))?);
     c.flag_if_supported("-fno-strict-aliasing").warnings(false);

@@ -1,7 +1,7 @@
 //! Starts, stops, results, arguments and exports.
 
 use crate::{
-    presence::assert_timestamp,
+    scenarios::presence::assert_timestamp,
     support::{
         ADD, ID, LOOP, QUIET, SOON, Stage, assert_heartbeats, is_results, start, stop, with,
     },

@@ -1,15 +1,12 @@
 //! The worst guests that we could write: how long a step of theirs takes, and a deadline.
 
-#[path = "../common/mod.rs"]
 mod common;
-mod guests;
-#[path = "../stepping/mod.rs"]
 mod stepping;
 
 use std::time::{Duration, Instant};
 
 use common::{alone, load_bytes, runtime_in};
-use guests::{Guest, guests};
+use proplet_testing::worst::{Guest, guests};
 use stepping::{HOST, make, worker};
 use wamr::{Instance, Module, ResumableCall, Runtime, ThreadEnv, Trap};
 

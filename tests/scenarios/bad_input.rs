@@ -1,4 +1,4 @@
-//! Whatever a stranger sends: it is answered where it can be, and it harms nobody else.
+//! Messages of strangers: each is answered where it can be, and harms no other.
 
 use crate::support::{
     ADD, ID, LOOP, QUIET, SOON, Stage, assert_heartbeats, base64, chunks, invoke, is_results, wasm,
@@ -70,7 +70,7 @@ fn messages_that_are_no_commands() {
     let stage = &neighbour.stage;
     let start = |payload: Vec<u8>| stage.peer.publish_bytes("control/manager/start", payload);
 
-    // Nobody can be told of these.
+    // These name no task that an answer could be for.
     let nested = |open: &str| open.repeat(100_000).into_bytes();
     for topic in ["start", "stop", "invoke"].map(|t| format!("control/manager/{t}")) {
         for payload in [

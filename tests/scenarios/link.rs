@@ -1,4 +1,4 @@
-//! What the network does to a proplet.
+//! A proplet on a bad network.
 
 use crate::support::{
     ADD, Broker, ID, LOOP, Message, Peer, Proplet, Proxy, QUIET, SOON, assert_heartbeats, is_alive,
@@ -75,7 +75,7 @@ fn workers_go_on_and_results_arrive_once_when_the_broker_was_restarted() {
     let before = work(&route.peer.sample(SOON, "endless", began));
     route.proxy.close();
     route.broker.stop();
-    // All of them have ended, and nobody can be told.
+    // All of them have ended, and the manager can't be told.
     let down = "failed: deadline of 2000 ms exceeded";
     route.proplet.expect_logs(SOON, down, 12);
     route.broker.restart();
@@ -171,7 +171,7 @@ fn a_start_that_the_broker_repeats_is_not_run_twice() {
     route.start("sum", ADD, json!({"inputs": ["20", "22"]}));
     route.proplet.expect_log("task loop runs in slot");
     route.proplet.expect_log("task sum completed: '42'");
-    // Its results are on their way, to nobody.
+    // Its results are on their way, and lost.
     thread::sleep(QUIET);
     assert!(route.peer.all(is_results).is_empty());
     route.proxy.close();
@@ -233,7 +233,7 @@ fn a_wrong_password_is_named_and_tried_again() {
     let mut proplet = Proplet::join(broker.port, &["--key", "wrong"]);
     proplet.expect_log("the API key");
     proplet.expect_logs(SOON, "next attempt in", 2);
-    assert!(proplet.is_running(), "it tries again, for ever");
+    assert!(proplet.is_running(), "it tries again, without end");
     assert!(
         !proplet.log().iter().any(|l| l.contains("wrong")),
         "the log tells the key"

@@ -180,7 +180,7 @@ fn chunks_that_lie_fail_the_tasks_that_wait_for_them() {
     for (app, ..) in cases {
         assert_eq!(stage.peer.all_results(app).len(), 1, "results of {app}");
     }
-    // What failed is asked for anew.
+    // A module that failed is asked for anew.
     stage.start_image("again", "total", &json!({}));
     let is_request = |m: &Message| m.topic == "registry/proplet" && m.body["app_name"] == "total";
     stage
