@@ -136,6 +136,40 @@ fn owners_do_not_use_each_other() {
     assert_eq!(seen.len(), OWNERS.len(), "{seen:?}");
 }
 
+/// Methods of one type, in files: no import shows who calls whom.
+#[test]
+fn the_supervisors_files_call_those_below_them() {
+    const FOLDER: &str = "agent/supervisor";
+    let files: Vec<_> = CORE
+        .iter()
+        .filter(|name| name.starts_with(FOLDER))
+        .collect();
+    let source = |name: &str| {
+        let file = match name {
+            FOLDER => format!("{FOLDER}/mod.rs"),
+            name => format!("{name}.rs"),
+        };
+        fs::read_to_string(folder("src").join(file)).expect("a source")
+    };
+    let mut above: Vec<(String, &str)> = Vec::new();
+    for name in files.iter().rev() {
+        let source = source(name);
+        for (method, owner) in &above {
+            let calls = source.contains(&format!("self.{method}("));
+            assert!(
+                !calls,
+                "{name} calls {method} of {owner}, which is above it"
+            );
+        }
+        let methods = source.split("fn ").skip(1).map(|rest| {
+            let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_'));
+            rest[..end.unwrap_or(rest.len())].to_owned()
+        });
+        above.extend(methods.map(|method| (method, **name)));
+    }
+    assert!(above.len() > 50, "{above:?}");
+}
+
 #[test]
 fn the_link_has_no_circle() {
     assert_layers("crates/link/src", LINK);
