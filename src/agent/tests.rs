@@ -643,7 +643,7 @@ fn a_task_that_was_stopped_may_be_started_at_once() {
     bench.send("control/manager/stop", stop.clone());
     bench.start(with(task("a"), json!({"latent": true})));
     assert_eq!(bench.agent.status().deployed, 1);
-    // It had completed, but nobody knew yet.
+    // It had completed, which was not known yet.
     let mut bench = Bench::online();
     bench.start(task("a"));
     bench.exit(0, Ok(Some(Value::I32(42))));

@@ -214,14 +214,14 @@ pub struct Metrics<'a> {
     pub cpu_metrics: CpuMetrics,
     /// Memory.
     pub memory_metrics: MemoryMetrics,
-    /// Pages of linear memory that guests have written to; left out if there are none. Not of the protocol, as
+    /// Pages of linear memory that guests have written to; left out if it is 0. Not of the protocol, as
     /// all that follows: the manager ignores it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_pages: Option<u32>,
     /// Bytes of such a page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_page_bytes: Option<u32>,
-    /// Tasks that run on, seconds after their deadline or their stop; left out if there are none.
+    /// Tasks that run on, seconds after their deadline or their stop; left out if it is 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overdue_tasks: Option<usize>,
     /// Steps of guests, since boot, that took more than a second of processor time; without, there was none.
@@ -306,7 +306,7 @@ pub struct Sample {
     pub thread_count: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_descriptor_count: Option<u32>,
-    /// Pages of linear memory that it has written to; left out if there are none. Not of the protocol, as all that
+    /// Pages of linear memory that it has written to; left out if it is 0. Not of the protocol, as all that
     /// follows: the manager ignores it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_pages: Option<u32>,

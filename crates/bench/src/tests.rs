@@ -16,10 +16,10 @@ use std::{cell::Cell, format, rc::Rc, string::String, vec, vec::Vec};
 
 const ARENA: usize = 10_000;
 
-/// What the fake takes for parsing, beyond the bytes.
+/// Bytes that the fake takes for parsing, beyond the module's.
 const LOAD: usize = 10;
 
-/// What the fake takes for an instance.
+/// Bytes that the fake takes for an instance.
 const INSTANCE: usize = 300;
 
 /// How long a run takes.

@@ -308,7 +308,7 @@ impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize>
     }
 
     /// Pieces that find room in a page. They are as long as they may be if a page without room for
-    /// a record is to hold so many places' worth, where a piece and any other item is one place and
+    /// a record is to hold as many places, where a piece and any other item is one place and
     /// a record two.
     const PER_PAGE: usize = {
         assert!(

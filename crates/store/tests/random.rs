@@ -20,7 +20,7 @@ type TestStore<'f, const WORD: usize> = Borrowed<'f, WORD, 4096, SLOTS, RECORDS>
 #[derive(Debug, Clone)]
 enum Step {
     Run(Op),
-    /// The power goes during the calls from then on, after so many operations of the flash.
+    /// The power goes during the calls from then on, after `left` operations of the flash.
     Cut(u64, Tear),
     Reboot,
 }
@@ -130,7 +130,7 @@ fn follow<const WORD: usize>(pages: usize, steps: &[Step]) {
     model.check(&mut store, &all_ops());
 }
 
-/// Calls go on while bits flip: nothing panics or goes on for ever, and once they flip no more, a
+/// Calls go on while bits flip: nothing panics or goes on without end, and once they flip no more, a
 /// caller that drops what is not what its digest says has a store that works.
 fn survive(seed: u64, flips: usize, steps: &[Step]) {
     let mut flash = RamFlash::<4, 4096>::new(16);

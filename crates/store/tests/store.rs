@@ -1,4 +1,4 @@
-//! What a caller sees: limits and their texts, who has to go, and what is not written.
+//! The store as its caller sees it: limits and their texts, evictions, and writes that are left out.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What the store costs. Run with `--ignored --nocapture` to see it.
+//! Costs of the store. Run with `--ignored --nocapture` to see it.
 
 mod support;
 

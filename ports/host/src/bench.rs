@@ -42,7 +42,7 @@ const COLORS: [RGBColor; 3] = [
     RGBColor(0, 130, 70),
 ];
 
-/// What the process gives the bench.
+/// Services of the process for the bench.
 #[derive(Debug)]
 pub struct Process(pub &'static Workers<Linux>);
 

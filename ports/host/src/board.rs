@@ -25,7 +25,7 @@ pub struct Board {
 #[derive(Debug, Clone, Copy)]
 struct Pin {
     mode: PinMode,
-    /// What it drives, if it is an output.
+    /// Level that it drives, if it is an output.
     is_high: bool,
 }
 
@@ -78,7 +78,7 @@ impl Board {
     }
 
     /// A pin's level: what it drives; or else what comes over the wire; or else its pull, which is
-    /// down if there is none.
+    /// down without one.
     ///
     /// # Errors
     /// There is no such pin.
@@ -101,7 +101,7 @@ fn find(pins: &mut [Pin], pin: u32) -> Result<&mut Pin, BoardError> {
     pins.get_mut(index).ok_or(BoardError::Absent)
 }
 
-/// What a sensor measures at a time since boot, in millionths of the channel's unit.
+/// Measurement of a sensor at a time since boot, in millionths of the channel's unit.
 ///
 /// # Errors
 /// There is no such sensor, or it doesn't have the channel.

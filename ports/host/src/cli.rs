@@ -394,7 +394,7 @@ pub struct Run {
     /// Arguments of the function.
     #[arg(allow_negative_numbers = true)]
     pub inputs: Vec<String>,
-    /// The exported function to call. If there is none of that name: main, run or _start.
+    /// The exported function to call. Without one of that name: main, run or _start.
     #[arg(long, default_value = "main")]
     pub export: String,
     /// Environment of the task, such as PROPLET_DEADLINE_MS=500.
@@ -447,7 +447,7 @@ pub enum BenchMode {
     mut_arg("result_max_bytes", |arg| arg.hide(true)),
 )]
 pub struct Bench {
-    /// What to measure.
+    /// Kind of bench.
     #[arg(default_value = "shared")]
     pub mode: BenchMode,
     /// The workload of the mode shared; cpu if not given.

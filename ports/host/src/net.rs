@@ -28,7 +28,7 @@ use std::{
 };
 
 thread_local! {
-    /// What the pending futures of this thread's task wait for; forgotten at each wake-up.
+    /// Descriptors that the pending futures of this thread's task wait for; forgotten at each wake-up.
     /// A connection that is dropped meanwhile is closed, and waited for no more.
     static WAITS: RefCell<Vec<(Weak<TcpStream>, PollFlags)>> = const { RefCell::new(Vec::new()) };
     /// Whether the wake-up descriptor was set since [`woken`] was last ready.
@@ -220,9 +220,9 @@ impl Stack for Network {
 pub struct Connection {
     stream: Rc<TcpStream>,
     tls: Option<Session>,
-    /// What was read ahead: MQTT headers are asked for byte by byte.
+    /// Bytes that were read ahead: MQTT headers are asked for byte by byte.
     ahead: Box<[u8; 4096]>,
-    /// What of it is still to be given out.
+    /// Part of it that is still to be given out.
     unread: Range<usize>,
 }
 

@@ -1,4 +1,4 @@
-//! What the process gives its workers.
+//! Services of the process for its workers.
 
 use crate::{
     board::{self, Board},
@@ -97,7 +97,7 @@ impl Door {
 }
 
 impl Linux {
-    /// For so many workers.
+    /// For `workers` workers.
     ///
     /// # Errors
     /// If the process has no descriptors left.

@@ -67,7 +67,7 @@ pub fn run(options: &cli::Run) -> Result<String> {
             let token = publication.token;
             let topic = agent.topic(token);
             let is_result = topic == results;
-            // The others are nobody's here: what a guest publishes need not be JSON, nor fit.
+            // The others have no reader here: a guest's message need not be JSON, nor fit.
             let message = if is_result || (topic == metrics && options.stats) {
                 let len = agent.write(token, &mut buf, clock::now())?;
                 serde_json::from_slice(&buf[..len])?

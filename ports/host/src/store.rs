@@ -42,7 +42,7 @@ pub struct FolderStore {
     /// Most bytes of modules.
     limit: u64,
     known: HashMap<Digest, Module>,
-    /// What each record begins with.
+    /// First bytes of each record.
     pins: HashMap<u8, Digest>,
     /// Counts uses. Not below any [`Module::used`].
     clock: u64,
@@ -56,7 +56,7 @@ struct Module {
     used: u64,
 }
 
-/// What changes a disk: each of these may be the last before the power goes.
+/// Changes of a disk: each of these may be the last before the power goes.
 trait Disk: fmt::Debug + Send {
     /// Makes or overwrites a file.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;

@@ -44,7 +44,7 @@ impl Tls {
         }
     }
 
-    /// What rustls needs to know; read once, if it can be read.
+    /// Configuration of rustls; read once, if it can be read.
     ///
     /// # Errors
     /// If a file can't be read or holds nothing of use, or the system has no CAs.
@@ -117,7 +117,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     Ok(all)
 }
 
-/// What failed, and what to do about it, as the error of a socket.
+/// Failure and its remedy, as the error of a socket.
 fn explain(error: &rustls::Error) -> io::Error {
     let advice = match error {
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {

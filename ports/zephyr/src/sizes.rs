@@ -32,7 +32,7 @@ pub const WATCHDOG: Duration = Duration::from_millis(k::CONFIG_PROPLET_WATCHDOG_
 pub const WATCHDOG: Duration = Duration::MAX;
 /// Of the control thread.
 pub const CONTROL_STACK: usize = k::CONFIG_MAIN_STACK_SIZE as usize;
-/// What it needs beside the futures that it waits with: the frames of all that they call. 19.4 KB were
+/// Stack of the control thread beside the futures that it waits with: the frames of all that they call. 19.4 KB were
 /// used at most, 19.0 on the ESP32-C3, and 23.3 where signatures are verified (docs/memory.md); the
 /// kilobyte above is for what was not met then.
 pub const CONTROL_FRAMES: usize = if cfg!(CONFIG_PROPLET_SIGNATURES) {

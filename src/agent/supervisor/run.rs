@@ -15,7 +15,7 @@ use crate::{
     wire::is_object,
 };
 
-/// Exports that are called if there is none of the task's name, in this order.
+/// Exports that are called where the module has none of the task's name, in this order.
 const FALLBACKS: [&str; 3] = ["main", "run", "_start"];
 
 /// Time from the moment at which a guest is stopped to the first complaint that it runs on: it sees

@@ -1,4 +1,4 @@
-//! What guests say and hear, and results that they say.
+//! Messages of guests and for them, and results that they publish.
 
 use super::*;
 

@@ -524,7 +524,7 @@ impl Chaos {
         let running = agent.engine().running.len();
         let with_exits = agent.supervisor.tasks.running();
         assert!(with_exits >= running);
-        // Nothing is left in the arena that nobody has.
+        // Nothing is left in the arena without an owner.
         agent.supervisor.tasks.check();
         self.check_waiters();
     }

@@ -36,7 +36,7 @@ impl Buffers {
     }
 }
 
-/// What becomes of a start, with room enough.
+/// Reading of a start, with room enough.
 fn start<R>(
     payload: impl AsRef<[u8]>,
     look: impl FnOnce(Result<Start<'_>, Rejected<'_>>) -> R,
@@ -712,7 +712,7 @@ fn packed_is_bounded() {
 fn escapes_beyond_the_buffer() {
     let mut buffers = Buffers::new(16);
     let long = r"\n\ud83d\ude00".repeat(20);
-    // Where nobody looks, they don't matter, and take no room.
+    // In fields that are not read they don't matter, and take no room.
     for member in [
         format!(r#""x":"{long}","name":"\u0066""#),
         format!(r#""x":["{long}","{long}",{{"{long}":"{long}"}}],"name":"\u0066""#),
@@ -840,7 +840,7 @@ proptest! {
         let _ = Chunk::parse(&payload, buffers.scratch());
     }
 
-    /// What is taken is JSON to serde_json, too, and what is malformed is not.
+    /// A message that is taken is JSON to serde_json, too, and one that is malformed is not.
     #[test]
     fn any_text_of_json_s_alphabet(
         tokens in collection::vec(

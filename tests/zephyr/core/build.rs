@@ -7,7 +7,7 @@
 //! - `extern crate std` becomes `use crate::std`, which src/lib.rs makes of core and alloc;
 //! - what only a crate's first lines may say goes from lib.rs.
 //!
-//! What can't be built without std goes too, and the run names it.
+//! Tests that can't be built without std go too, and the run names them.
 
 use std::fmt::Write;
 use std::fs;
@@ -34,7 +34,7 @@ const EXCLUDED: &[&str] = &[
     "wire::topic::tests::what_is_taken_stays_in_the_channel",
 ];
 
-/// What only they use, and can't be built either.
+/// Items that only they use, and that can't be built either.
 const EXCLUDED_HELPERS: &[&str] = &[
     "wire::command::tests::any_json",
     "wire::command::tests::any_start",

@@ -71,7 +71,7 @@ fn check_topic(
 /// Holds text that is in the guest's memory to the rules; it has [`GUEST_TOPIC_MAX`] bytes at most.
 ///
 /// # Errors
-/// There is none.
+/// None, since the text is in the guest's memory.
 #[inline(never)]
 fn check_rules(
     caller: &Caller<'_>,

@@ -95,7 +95,7 @@ pub(super) fn random<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> 
 /// Fills memory that is the guest's.
 ///
 /// # Errors
-/// There is none.
+/// None, since the memory is the guest's.
 #[inline(never)]
 fn fill<P: Platform>(
     caller: &mut Caller<'_>,

@@ -153,7 +153,7 @@ const fn function(name: &'static CStr, signature: &'static CStr, call: Function)
 /// The guest that calls.
 ///
 /// # Errors
-/// There is none.
+/// No run of this proplet calls.
 fn guest<'a, P: Platform>(caller: &Caller<'a>) -> Result<&'a Guest<P>, HostError> {
     const NONE: HostError = HostError::new(c"no run of this proplet calls");
     caller.context().ok_or(NONE)
@@ -224,7 +224,7 @@ fn check_text(caller: &Caller<'_>, function: &str, offset: u32, len: u32) -> Res
 /// Of text that is in the guest's memory, the first byte that is not UTF-8.
 ///
 /// # Errors
-/// There is none.
+/// None, since the text is in the guest's memory.
 #[inline(never)]
 fn invalid_at(caller: &Caller<'_>, offset: u32, len: u32) -> Result<Option<u32>, HostError> {
     let mut buffer = [0; PIECE];

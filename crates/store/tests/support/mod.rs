@@ -8,7 +8,7 @@ use embedded_storage::nor_flash::{
     ErrorType, NorFlash, NorFlashError, NorFlashErrorKind, ReadNorFlash,
 };
 
-/// What is left of the operation during which the power goes.
+/// Remains of the operation during which the power goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tear {
     /// It was not begun.
@@ -45,7 +45,7 @@ impl NorFlashError for Fault {
     }
 }
 
-/// What was done to a flash so far.
+/// Operations on a flash so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Work {
     /// Writes and erasures.

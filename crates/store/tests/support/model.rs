@@ -1,4 +1,4 @@
-//! What a store must hold, as plain tables.
+//! The content of a store, as plain tables.
 
 use super::{RamFlash, module, record};
 use proplet::{module::table::Digest, store::Store, text::Text};
@@ -109,7 +109,7 @@ impl Model {
         true
     }
 
-    /// What becomes of it by `op`, and whether that is no error.
+    /// The content after `op`, and whether that succeeds.
     pub(crate) fn apply(&mut self, op: &Op) -> bool {
         match *op {
             Op::Write(name, len) => {

@@ -103,7 +103,7 @@ pub struct ModuleInfo {
 }
 
 impl ModuleInfo {
-    /// The functions that are run first, in their order; [`NO_FUNCTION`] where there is none.
+    /// The functions that are run first, in their order; [`NO_FUNCTION`] without one.
     #[must_use]
     pub const fn initialisers(&self) -> [u32; 3] {
         [self.start, self.constructors, self.post_instantiate]

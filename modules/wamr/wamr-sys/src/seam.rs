@@ -30,7 +30,7 @@ unsafe extern "C" {
 }
 
 fn of_c() -> Entries {
-    // SAFETY: C has so many entries there, whose names end with a NUL.
+    // SAFETY: C has as many entries there, whose names end with a NUL.
     let entries = unsafe {
         core::slice::from_raw_parts(
             (&raw const wamr_seam).cast::<Entry>(),

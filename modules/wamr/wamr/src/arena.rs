@@ -148,7 +148,7 @@ impl<T> Deref for Shared<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: the value was initialised by `new` and lives while any reference does; nobody
+        // SAFETY: the value was initialised by `new` and lives while any reference does; no other code
         // has it mutably before the last drop.
         unsafe { &(*self.block.as_ptr()).value }
     }

@@ -58,7 +58,7 @@ impl<T> Boxed<T> {
     /// Arena bytes that it takes.
     pub const BYTES: usize = estimate::block(size_of::<T>() as u64) as usize;
 
-    /// The value for ever: its block is never given back.
+    /// Leaks the value: its block is never given back.
     #[must_use]
     pub fn leak(self) -> &'static mut T
     where
@@ -126,7 +126,7 @@ impl<T: fmt::Debug> fmt::Debug for Boxed<T> {
     }
 }
 
-/// What a record's block begins with; the value and the bytes follow.
+/// Head of a record's block; the value and the bytes follow.
 #[repr(C)]
 struct Head {
     /// Of the record and its readers. Once there is a reader, `wamr_count_up` and `wamr_count_down`
@@ -270,7 +270,7 @@ impl<T> Record<T> {
         let len = self.head_len();
         if len & SHARED == 0 {
             // SAFETY: the block lives while `self`, which is borrowed mutably; there is no reader yet,
-            // so nobody else has the length.
+            // so no other code has the length.
             unsafe { (*self.head.as_ptr()).len = len | SHARED };
         }
         // SAFETY: the block lives while `self`; nothing else than the two count functions, which

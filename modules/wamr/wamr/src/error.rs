@@ -1,4 +1,4 @@
-//! What can go wrong, in words for the person who reads them.
+//! Errors and traps, with words for the person who reads them.
 
 use core::ffi::CStr;
 use core::fmt::{self, Write};
@@ -70,7 +70,7 @@ pub struct Error {
     text: Text,
 }
 
-/// What an [`Error`] is about.
+/// Kind of an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -129,7 +129,7 @@ impl Error {
         self.text.as_str()
     }
 
-    /// What it is about.
+    /// Its kind.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -151,7 +151,7 @@ pub struct Trap {
     text: Text,
 }
 
-/// What a [`Trap`] was.
+/// Kind of a [`Trap`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TrapKind {
@@ -221,7 +221,7 @@ impl Trap {
         Self::new(kind, format_args!("{text}"))
     }
 
-    /// What it was.
+    /// Its kind.
     #[must_use]
     pub fn kind(&self) -> TrapKind {
         self.kind

@@ -1,4 +1,4 @@
-//! What a module will take of the arena, before anything is allocated for it.
+//! Arena bytes of a module, before anything is allocated for it.
 
 use wamr_sys as sys;
 
@@ -10,13 +10,13 @@ use crate::module;
 pub struct Needs {
     /// The module, loaded, with its buffer; once, however many instances.
     pub load: u64,
-    /// What all its instances share, as long as there is one.
+    /// Bytes that all its instances share, as long as there is one.
     pub tables: u64,
     /// The instance, without its linear memory.
     pub instance: u64,
     /// Of the tables, what an instance that is not the first has a copy of while it is made.
     pub copy: u64,
-    /// What a call keeps when it is left, as far as it is known beforehand.
+    /// Bytes that a call keeps when it is left, as far as they are known beforehand.
     pub call: u64,
     /// The linear memory.
     pub memory: MemoryNeeds,
@@ -100,7 +100,7 @@ pub(crate) const fn block(len: u64) -> u64 {
     }
 }
 
-/// What is kept of a call that has so many bytes on the stack.
+/// Bytes that are kept of a call with `bytes` on the stack.
 pub(crate) fn call(stack_bytes: u32) -> u64 {
     block(u64::from(stack_bytes))
 }
@@ -110,7 +110,7 @@ fn array(count: u64, size: u32) -> u64 {
     block(count * u64::from(size))
 }
 
-/// What the sections say.
+/// Content of the sections.
 #[derive(Default)]
 struct Tally {
     types: u64,

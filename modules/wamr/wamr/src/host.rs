@@ -31,7 +31,7 @@ pub struct HostFunction {
     /// Parameters in parentheses and at most one result after: `i` is i32, `I` i64, `f` f32, `F`
     /// f64, as in `(iI)i`. Guest pointers are `i`.
     pub signature: &'static CStr,
-    /// What it does.
+    /// Its implementation.
     pub call: HostCall,
 }
 
@@ -201,7 +201,7 @@ pub(crate) fn register(_: Runtime, functions: &'static [HostFunction]) -> Result
     Ok(())
 }
 
-/// What WAMR calls for every host function.
+/// Entry of every host function, called by WAMR.
 unsafe extern "C" fn trampoline(exec_env: *mut sys::ExecEnv, args: *mut u64) {
     // SAFETY: WAMR passes the guest's execution environment, inside `Active::step`, which set a run
     // as user data and keeps it until the step ends; and the attachment is one that `register` gave,

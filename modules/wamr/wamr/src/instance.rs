@@ -10,7 +10,7 @@ use crate::module::Module;
 use crate::value::{MAX_CELLS, MAX_RESULTS, Signature, ValType, Value};
 use crate::worker::{self, ResumableCall, Worker};
 
-/// What an instance may have.
+/// Limits of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstanceConfig {
     /// Bytes of a worker's operand stack that its calls may use. Where that is smaller, so much.
@@ -18,8 +18,8 @@ pub struct InstanceConfig {
     /// Bytes of pages of linear memory that it may hold, rounded down to whole pages, of which it may have
     /// one at least. A guest that writes to more traps. Where memories are flat, bytes of all of the memory.
     pub memory_bytes_max: Option<u64>,
-    /// All pages of its linear memory are taken when it is made, and when it grows: then it never finds
-    /// that there are none.
+    /// All pages of its linear memory are taken when it is made, and when it grows: then it never lacks
+    /// one.
     pub memory_commit: bool,
 }
 
@@ -60,7 +60,7 @@ pub struct Instance {
 // account and what is kept of the call are reached through this value alone; the module is Send.
 unsafe impl Send for Instance {}
 
-/// What the module wants run first: the functions at these places of the list that
+/// Functions that the module has run first: those at these places of the list that
 /// [`Instance::initialise`] begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
@@ -142,7 +142,7 @@ impl Instance {
         Ok(true)
     }
 
-    /// What is due to be run first: its place in the list, and the function.
+    /// The next function that is run first: its place in the list, and the function.
     fn next_initialiser(&self) -> Option<(u8, u32)> {
         let Start::Due(first) = self.start else {
             return None;
@@ -301,10 +301,10 @@ impl Instance {
         let keep = self.module.keep();
         // Those of the call before are not kept any more, whether this one begins or not.
         self.results = Results::NONE;
-        // SAFETY: nobody reads the account meanwhile.
+        // SAFETY: no other code reads the account meanwhile.
         let _booking = unsafe { Booking::to(&raw mut self.account) };
         // SAFETY: the call's instance lives, no call is on its way, and `index` is a function of
-        // the module that takes so many cells: `find` and `lay_out` have seen to it, and what is
+        // the module that takes as many cells: `find` and `lay_out` have seen to it, and what is
         // run first takes none.
         let has_room = unsafe {
             let argc = cells.len() as u32;
@@ -323,7 +323,7 @@ const _: () = assert!(size_of::<Instance>() == 80);
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // SAFETY: nobody reads the account any more.
+        // SAFETY: no code reads the account any more.
         let _booking = unsafe { Booking::to(&raw mut self.account) };
         // SAFETY: the call is on no worker's stack, unless it was forgotten there and is not gone on
         // with: an `Active` would borrow the instance. The

@@ -30,11 +30,11 @@ pub struct Memory {
 pub(crate) struct Inner {
     handle: *mut sys::Module,
     info: sys::ModuleInfo,
-    /// What WAMR rewrote and reads while the module lives.
+    /// The bytes, which WAMR rewrote and reads while the module lives.
     buffer: Buffer,
-    /// What loading allocated, the buffer and this not counted.
+    /// Bytes that loading allocated, without the buffer and this.
     load_bytes: u64,
-    /// What the instances have in common.
+    /// Parts that the instances share.
     tables: UnsafeCell<sys::Tables>,
 }
 
@@ -88,7 +88,7 @@ impl Module {
         load_bytes + u64::from(buffer.block_bytes()) + inner_bytes()
     }
 
-    /// What the module takes, and an instance of it with a call that is left anywhere: exactly,
+    /// Arena bytes of the module, and of an instance of it with a call that is left anywhere: exactly,
     /// where what its calls keep is known.
     #[must_use]
     pub fn needs(&self) -> Needs {
@@ -215,7 +215,7 @@ impl core::fmt::Debug for Module {
     }
 }
 
-/// What sharing a module takes beside the module.
+/// Bytes of sharing a module, beside the module.
 pub(crate) const fn inner_bytes() -> u64 {
     estimate::block(Shared::<Inner>::SIZE)
 }

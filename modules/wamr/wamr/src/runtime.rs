@@ -28,7 +28,7 @@ pub struct MemoryInfo {
     pub min_free: u32,
     /// The largest piece that is free.
     pub largest_free: u32,
-    /// What guests that run may take: of what is free, neither the reserve nor what is promised.
+    /// Bytes that running guests may take: the free ones without the reserve and the promised ones.
     pub spare: u32,
     /// Pages of linear memory that all guests hold.
     pub pages: u32,
@@ -47,7 +47,7 @@ impl Runtime {
     ) -> Result<Self, Error> {
         let len = u32::try_from(arena.len()).unwrap_or(u32::MAX);
         let start: *mut c_void = arena.as_mut_ptr().cast();
-        // SAFETY: the arena is valid for `len` bytes, for ever, and nobody else's: it is moved in.
+        // SAFETY: the arena is valid for `len` bytes, for the program's life, and has no other owner: it is moved in.
         match unsafe { sys::wamr_init(start, len) } {
             sys::INIT_OK => {}
             sys::INIT_AGAIN => {
@@ -99,7 +99,7 @@ impl Runtime {
     /// Has guests that run leave `bytes` free beside the reserve, for what the calling thread is going to
     /// take, until the promise is dropped. A guest for whose pages that leaves no room waits so long. One
     /// thread at a time has a promise, and runs no guest while it has it: it would wait for itself. `None`
-    /// where so many are not free.
+    /// where they are not free.
     #[must_use]
     pub fn promise(&self, bytes: u32) -> Option<Promise> {
         // SAFETY: it takes any number, and the runtime is started. `Promise` ends it, on this thread.

@@ -1,4 +1,4 @@
-//! What a thread runs guests with.
+//! Workers: the means of a thread to run guests.
 
 use core::any::Any;
 use core::cell::Cell;
@@ -128,7 +128,7 @@ impl Active<'_> {
     /// excess is a debt of the next steps. Without fuel a step does nothing.
     ///
     /// # Errors
-    /// What stopped the guest; the call has ended. [`TrapKind::BadCall`] where there is none.
+    /// The trap that stopped the guest; the call has ended. [`TrapKind::BadCall`] without a call.
     pub fn step(&mut self, fuel: u32, context: &dyn Any) -> Result<ResumableCall, Trap> {
         if !self.instance.call_mut().is_some() {
             return Err(bad_call(format_args!("no call to go on with")));

@@ -23,7 +23,7 @@ const CONFIG: InstanceConfig = InstanceConfig {
     memory_commit: false,
 };
 
-/// What clang makes of a small program, with what WAMR would shrink its memory by.
+/// A small program by clang, with the globals by which WAMR would shrink its memory.
 fn compiled(heap_base: u32) -> String {
     format!(
         r#"(module (memory (export "memory") 2)
@@ -254,7 +254,7 @@ fn a_bound_limits_the_pages_and_nothing_else() {
     assert_eq!(grow(&mut many, 5000), Value::I32(-1));
 }
 
-/// What has no room is seen before pages are taken: a growth that fails costs no more than another.
+/// A lack of room is seen before pages are taken: a growth that fails costs no more than another.
 #[test]
 fn a_committed_memory_that_cannot_grow_takes_no_time() {
     if page().is_none() {
@@ -365,7 +365,7 @@ fn what_is_committed_is_there_or_refused() {
     // Growth is refused by the bound, and then by the arena; a guest never finds that there is no page.
     assert_eq!(grow(&mut guest, 1), Value::I32(-1));
     drop(guest);
-    // The places for tables are none of the pages that it may hold.
+    // The places for tables do not count among the pages that it may hold.
     let many = load(rt(), "(module (memory 2))").unwrap();
     drop(with(&many, 2 * 65_536, true).unwrap());
     drop(many);

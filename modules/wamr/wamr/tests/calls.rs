@@ -126,7 +126,7 @@ fn explain(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostErr
     Poll::Ready(Err(caller.refuse(format_args!("{n} is {text}"))))
 }
 
-/// Works for so many units; returns the rest of nothing.
+/// Works for as many units as its argument says.
 fn work(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
     caller.charge(args[0] as u32);
     assert_eq!(caller.runtime().memory(), rt().memory());

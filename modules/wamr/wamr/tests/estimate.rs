@@ -92,7 +92,7 @@ fn modules() -> Vec<(String, Vec<u8>)> {
         .into()
 }
 
-/// What is really taken, by the first instance and by another.
+/// Bytes that are taken, by the first instance and by another.
 fn truth(wasm: &[u8]) -> (Needs, Needs) {
     let free = || u64::from(rt().memory().free);
     let start = free();
@@ -168,7 +168,7 @@ fn what_is_estimated_suffices_but_for_holes() {
     }
 }
 
-/// What compilers make: the stack's global first, its first page beside data, in front of it, or in none.
+/// Memories of compilers: the stack's global first, its first page beside data, in front of it, or in none.
 #[test]
 fn the_first_page_of_a_guests_stack_is_known() {
     let _one = alone();

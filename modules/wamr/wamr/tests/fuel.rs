@@ -14,7 +14,7 @@ fn rt() -> Runtime {
     runtime_in(2 << 20, &HOST)
 }
 
-/// What a unit of work fills or moves, and what it does of elements of tables.
+/// Bytes that a unit of work fills or moves, and elements of tables.
 const BULK: u64 = 64;
 const ELEMENTS: u64 = 16;
 
@@ -365,7 +365,7 @@ fn memory_grows_in_pieces() {
     }
 }
 
-/// Of a memory that had so many pages when it was filled.
+/// Hash of a memory of `pages` pages, filled if `filled` is positive.
 fn hash_of(filled: i32, pages: i32) -> Value {
     let mut bytes = vec![0_u8; pages.unsigned_abs() as usize * 65_536];
     if filled > 0 {
@@ -538,7 +538,7 @@ fn six_hundred_operations_in_a_line() {
     assert!((601..720).contains(&left.out_of_fuel), "{left:?}");
 }
 
-/// What `run` costs in steps of so much fuel, with the work that it is to have.
+/// Number of steps of `fuel` that `run` takes; its work is `work`.
 fn steps_of(wat: &str, args: &[Value], fuel: u32, work: u64) -> u32 {
     let module = load(rt(), wat).unwrap();
     let mut instance = make(&module);

@@ -1,4 +1,4 @@
-//! What a call that is left keeps, and what it must not depend on.
+//! Calls that are left: what they keep, and what they must not depend on.
 
 mod common;
 

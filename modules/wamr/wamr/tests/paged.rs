@@ -15,7 +15,7 @@ use wamr::{
     ResumableCall, Runtime, ThreadEnv, Trap, TrapKind, Value, Worker, page_bytes,
 };
 
-/// What a memory is to hold, for the host to compare or to write.
+/// Expected content of a memory, for the host to compare or to write.
 type Context = RefCell<Vec<u8>>;
 
 fn compare(caller: &mut Caller<'_>, args: &mut [u64]) -> Poll<Result<(), HostError>> {
@@ -117,7 +117,7 @@ const ACCESSES: [(&str, &str, u32); 23] = [
 
 const SEGMENT: &str = "0123456789abcdefghijklmnopqrstuvwxyz";
 
-/// What makes the access behind it find its page where the last one was, if it is there.
+/// Makes the access behind it find its page where the last one was, if it is there.
 const LOOKED_UP: &str = "(drop (i32.load8_u
     (i32.and (i32.add (local.get 0) (i32.const 3)) (i32.const -512))))";
 
@@ -701,7 +701,7 @@ fn segments_are_written_and_dropped() {
     assert_eq!(rt().memory().free, before);
 }
 
-/// All of the arena but so many bytes.
+/// All of the arena but `bytes`.
 fn all_but(bytes: u32) -> Vec<Buffer> {
     let mut all = Vec::new();
     for size in [1 << 22, 65_536, 4096] {

@@ -1,4 +1,4 @@
-//! What guests share: a worker's stack and what it knows of their code, and their module's tables.
+//! Parts that guests share: a worker's stack and its cache of their code, and their module's tables.
 
 mod common;
 mod stepping;
@@ -28,7 +28,7 @@ fn finish(instance: &mut Instance, worker: &mut Worker<'_>, fuel: u32) -> Vec<Va
     results(instance)
 }
 
-/// A module of so many bytes of code whatever its shape: where the blocks end is the difference.
+/// A module whose code is as long for each shape: where the blocks end is the difference.
 fn shaped(shape: usize) -> String {
     let add = "(global.set $g (i32.add (global.get $g) (i32.const 1)))";
     let code = match shape {
@@ -268,7 +268,7 @@ fn tables_are_made_and_freed_by_many_threads() {
     assert_eq!(free(), before);
 }
 
-/// A module of so many functions, of which `run` is left in the last.
+/// A module of `count` functions, of which `run` is left in the last.
 fn of_functions(count: usize) -> String {
     let mut wat = String::from("(module (memory 0) (global $g (mut i32) (i32.const 0))");
     for i in 1..count {

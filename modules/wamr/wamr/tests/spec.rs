@@ -1,7 +1,7 @@
 //! The specification's tests, of version 2 without vectors, each call in steps of one unit of fuel,
 //! with another guest on the stack between any two.
 //!
-//! What can't be asked is counted: modules that import other than functions or from each other,
+//! Commands that can't be run are counted: modules that import other than functions or from each other,
 //! values that are references, more values than a call passes. What fails is listed, with the reason.
 
 mod common;
@@ -79,7 +79,7 @@ fn rt() -> Runtime {
     runtime_in(ARENA, &HOST)
 }
 
-/// What fails, by file and line, and why.
+/// Failures, by file and line, and their reasons.
 const KNOWN: &[(&str, &[usize], &str)] = &[
     (
         "binary.wast",

@@ -172,7 +172,7 @@ fn every_place_can_be_dropped_at() {
     }
 }
 
-/// What is run first, by name, is cut as anything else.
+/// Functions that are run first, by name, are cut as others.
 #[test]
 fn initialisers_are_left_and_resumed() {
     let _one = alone();

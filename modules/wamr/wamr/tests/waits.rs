@@ -286,7 +286,7 @@ fn a_waiting_host_function_uses_the_work_up() {
     }
 }
 
-/// What it waits with stays what it was, whatever the guest does when it is called meanwhile.
+/// The state with which it waits stays as it was, whatever the guest does when it is called meanwhile.
 #[test]
 fn a_function_that_waits_allocates_in_the_guest() {
     let _one = alone();

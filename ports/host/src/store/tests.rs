@@ -208,7 +208,7 @@ struct CutDisk {
     unsynced: Mutex<Vec<Unsynced>>,
 }
 
-/// What a file is if a change to it is lost.
+/// Content of a file if a change to it is lost.
 #[derive(Debug)]
 struct Unsynced {
     path: PathBuf,

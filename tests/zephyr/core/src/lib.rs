@@ -6,7 +6,7 @@
 
 extern crate alloc;
 
-/// What the tests take of std.
+/// Items of std that the tests use.
 pub(crate) mod std {
     pub(crate) use ::alloc::*;
     pub(crate) use core::{cell, iter, mem, ops};

@@ -1,4 +1,4 @@
-//! What the tests share: one runtime for the process, and short ways to load and to call.
+//! Means that the tests share: one runtime for the process, and short ways to load and to call.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(unreachable_pub, reason = "a module of test binaries")]
 
@@ -20,7 +20,7 @@ pub fn runtime(host: &'static [HostFunction]) -> Runtime {
     runtime_in(ARENA, host)
 }
 
-/// The same in an arena of so many bytes. The first call decides.
+/// The same in an arena of `bytes`. The first call decides.
 pub fn runtime_in(bytes: usize, host: &'static [HostFunction]) -> Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     *RUNTIME.get_or_init(|| {
@@ -49,7 +49,7 @@ pub fn load(runtime: Runtime, wat: &str) -> Result<Module, Error> {
     )
 }
 
-/// Arena bytes of so many branches, leaves and pages of a paged memory.
+/// Arena bytes of branches, leaves and pages of a paged memory.
 pub fn memory_bytes(branches: u32, leaves: u32, pages: u32) -> u32 {
     const LEAF_PAGES: u32 = 8;
     let (page, pointer) = (wamr::page_bytes(), usize::BITS / 8);

@@ -6,7 +6,7 @@ use std::task::Poll;
 
 use wamr::{Caller, HostError, HostFunction, Signature, ValType, Value};
 
-/// What [`BASES`] import.
+/// Imports of [`BASES`].
 pub const READ: HostFunction = HostFunction {
     module: c"env",
     name: c"read",

@@ -12,7 +12,7 @@ use wamr::{
 /// A worker's operand stack, where a test does not say.
 pub const STACK: u32 = 24 * 1024;
 
-/// What a call came to. Equal for equal guests, however they were cut.
+/// End of a call. Equal for equal guests, however they were cut.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     pub end: Result<Vec<Value>, (TrapKind, String)>,
@@ -154,7 +154,7 @@ fn ended(outcome: ResumableCall, left: &mut Left) -> bool {
     false
 }
 
-/// A guest that fills a kilobyte and more of the stack with ones, for ever.
+/// A guest that fills a kilobyte and more of the stack with ones, without end.
 fn overwriter() -> Instance {
     let wat = r#"(module (func $down (param i32 i64 i64)
         (if (local.get 0) (then (call $down (i32.sub (local.get 0) (i32.const 1))
@@ -226,7 +226,7 @@ pub fn dropped_after(
     }
 }
 
-/// Whether `run`, and what is run before it, ends in so many steps of one unit.
+/// Whether `run`, and what is run before it, ends in `steps` steps of one unit.
 fn stepped(instance: &mut Instance, args: &[Value], worker: &mut Worker<'_>, steps: u32) -> bool {
     let mut initialised = false;
     let mut busy = false;
