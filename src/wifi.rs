@@ -21,7 +21,7 @@ const STABLE: Duration = Duration::from_secs(10);
 
 /// Time limits and delays.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub struct WifiConfig {
     /// Whether there is a network to join. Without one, an access point is brought up.
     pub has_credentials: bool,
     /// Longest wait for the association.
@@ -37,7 +37,7 @@ pub struct Settings {
     pub seed: u64,
 }
 
-impl Settings {
+impl WifiConfig {
     /// The defaults, without credentials.
     pub const DEFAULT: Self = Self {
         has_credentials: false,
@@ -183,7 +183,7 @@ impl fmt::Display for State {
 /// The bring-up of one radio.
 #[derive(Debug)]
 pub struct Wifi {
-    settings: Settings,
+    settings: WifiConfig,
     retry: Retry,
     state: State,
     /// When `state` is over; only `Online` and `AccessPoint` have no end.
@@ -196,7 +196,7 @@ pub struct Wifi {
 
 impl Wifi {
     /// Begins at once: the first action is there to be polled.
-    pub fn new(settings: Settings, now: Instant) -> Self {
+    pub fn new(settings: WifiConfig, now: Instant) -> Self {
         let mut wifi = Self {
             retry: Retry::new(settings.retry_first, settings.retry_most, settings.seed),
             settings,

@@ -56,7 +56,7 @@ pub(super) struct Pending<B> {
     pub(super) began: Instant,
     /// Tasks and deployments that wait for it.
     pub(super) waiters: u16,
-    state: State<B>,
+    state: FetchState<B>,
 }
 
 #[expect(
@@ -64,7 +64,7 @@ pub(super) struct Pending<B> {
     reason = "it lies in storage that has room for either"
 )]
 #[derive(Debug)]
-enum State<B> {
+enum FetchState<B> {
     Registry {
         /// Whether the registry is to be asked, first or again.
         is_due: bool,
@@ -100,11 +100,11 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
             began: now,
             waiters: 0,
             state: match reference.is_http() {
-                true => State::Http {
+                true => FetchState::Http {
                     request: Request::Due,
                     stream: Stream::new(Content::Module, limit),
                 },
-                false => State::Registry {
+                false => FetchState::Registry {
                     is_due: true,
                     chunks: Chunks::new(limit),
                 },
@@ -130,25 +130,25 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
     }
 
     pub(super) const fn is_http(&self) -> bool {
-        matches!(self.state, State::Http { .. })
+        matches!(self.state, FetchState::Http { .. })
     }
 
     /// Whether chunks of `app` are for it.
     pub(super) fn takes_chunks_of(&self, app: &str) -> bool {
-        matches!(self.state, State::Registry { .. }) && self.location() == app
+        matches!(self.state, FetchState::Registry { .. }) && self.location() == app
     }
 
     /// Chunks that have come, and how many there are; 0 of 0 before the first.
     pub(super) const fn progress(&self) -> (u32, u32) {
         match &self.state {
-            State::Registry { chunks, .. } => chunks.progress(),
+            FetchState::Registry { chunks, .. } => chunks.progress(),
             _ => (0, 0),
         }
     }
 
     /// Has the registry asked again: the missing chunks may never have been sent.
     pub(super) const fn renew(&mut self) {
-        if let State::Registry { is_due, .. } = &mut self.state {
+        if let FetchState::Registry { is_due, .. } = &mut self.state {
             *is_due = true;
         }
     }
@@ -156,7 +156,7 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
     /// Whether the registry is to be asked; given out once.
     pub(super) const fn take_registry_request(&mut self) -> bool {
         match &mut self.state {
-            State::Registry { is_due, .. } => core::mem::replace(is_due, false),
+            FetchState::Registry { is_due, .. } => core::mem::replace(is_due, false),
             _ => false,
         }
     }
@@ -165,7 +165,7 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
     pub(super) const fn has_http_request(&self) -> bool {
         matches!(
             self.state,
-            State::Http {
+            FetchState::Http {
                 request: Request::Due,
                 ..
             }
@@ -174,7 +174,7 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
 
     /// Notes that the request was given out as `id`.
     pub(super) const fn set_request(&mut self, id: RequestId) {
-        if let State::Http { request, .. } = &mut self.state {
+        if let FetchState::Http { request, .. } = &mut self.state {
             *request = Request::Sent(id);
         }
     }
@@ -183,7 +183,7 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
     pub(super) const fn is_requested(&self) -> bool {
         matches!(
             self.state,
-            State::Http {
+            FetchState::Http {
                 request: Request::Sent(_),
                 ..
             }
@@ -192,13 +192,13 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
 
     /// Whether this request is its own.
     pub(super) fn has_request(&self, id: RequestId) -> bool {
-        matches!(&self.state, State::Http { request, .. } if *request == Request::Sent(id))
+        matches!(&self.state, FetchState::Http { request, .. } if *request == Request::Sent(id))
     }
 
     /// Bytes of the arena that a chunk takes, at most.
     pub(super) fn chunk_growth(&self, chunk: &Chunk<'_>) -> usize {
         match &self.state {
-            State::Registry { chunks, .. } => chunks.growth(chunk),
+            FetchState::Registry { chunks, .. } => chunks.growth(chunk),
             _ => 0,
         }
     }
@@ -206,14 +206,14 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
     /// Bytes of the arena that a part of the response takes.
     pub(super) fn part_growth(&self, part: &Part<'_>) -> usize {
         match &self.state {
-            State::Http { stream, .. } => stream.growth(part),
+            FetchState::Http { stream, .. } => stream.growth(part),
             _ => 0,
         }
     }
 
     /// Takes a chunk.
     pub(super) fn chunk<E: Engine<Buffer = B>>(&mut self, chunk: &Chunk<'_>, engine: &E) {
-        let State::Registry { chunks, .. } = &mut self.state else {
+        let FetchState::Registry { chunks, .. } = &mut self.state else {
             return;
         };
         match chunks.accept(chunk, engine) {
@@ -232,7 +232,7 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
         part: Part<'_>,
         engine: &E,
     ) -> Result<(), Reason<B>> {
-        let State::Http { stream, .. } = &mut self.state else {
+        let FetchState::Http { stream, .. } = &mut self.state else {
             return Err(Refusal::Unwanted.into());
         };
         match part {
@@ -251,17 +251,17 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
 
     /// Ends the fetch, with all bytes of the module or without.
     pub(super) fn arrive(&mut self, result: Result<B, Reason<B>>) {
-        self.state = State::Arrived(result);
+        self.state = FetchState::Arrived(result);
     }
 
     pub(super) const fn has_arrived(&self) -> bool {
-        matches!(self.state, State::Arrived(_))
+        matches!(self.state, FetchState::Arrived(_))
     }
 
     /// The bytes of the module, not verified, or the reason for which they did not come.
     pub(super) fn into_result(self) -> Result<B, Reason<B>> {
         match self.state {
-            State::Arrived(result) => result,
+            FetchState::Arrived(result) => result,
             _ => Err(Refusal::Unwanted.into()),
         }
     }

@@ -29,13 +29,13 @@ pub use reason::{Reason, Refusal};
 pub use rounds::EXCHANGES_MAX;
 pub use subscriptions::SUBSCRIPTIONS_MAX;
 pub use tasks::{DeploymentSlot, TaskSlot};
-pub use view::{ModuleView, Stage, Status, TaskView};
+pub use view::{AgentStatus, ModuleView, Stage, TaskView};
 
 use crate::{
     config::Config,
     engine::Engine,
     http::{Part, Request, RequestId},
-    module::{signature::Trust, table::Entry},
+    module::{signature::Trust, table::ModuleEntry},
     store::Store,
     task::budget::Budget,
     time::Instant,
@@ -63,7 +63,7 @@ pub struct Storage<'a, E: Engine> {
     /// A slot for each latent deployment, at most 256.
     pub deployments: &'a mut [DeploymentSlot<E>],
     /// The module table, at most 65,534 entries.
-    pub modules: &'a mut [Entry],
+    pub modules: &'a mut [ModuleEntry],
     /// Modules that may be on their way at once, at most [`FETCHES_MAX`].
     pub fetches: &'a mut [Fetch<E::Buffer>],
     /// Messages about tasks that await their acknowledgement, at most 65,536. A task whose results
@@ -161,9 +161,9 @@ impl<'a, E: Engine> Agent<'a, E> {
     }
 
     /// Figures of the proplet.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> AgentStatus {
         let (tasks, modules) = (&self.supervisor.tasks, &self.supervisor.modules);
-        Status {
+        AgentStatus {
             connected: self.presence.is_connected(),
             running: tasks.running(),
             slots: tasks.capacity(),

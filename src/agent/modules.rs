@@ -13,7 +13,7 @@ use crate::{
         hex::to_hex,
         reference::{Reference, check},
         signature::Trust,
-        table::{Digest, Entry, Table, digest, digest_base64},
+        table::{Digest, ModuleEntry, Table, digest, digest_base64},
     },
     store::Store,
     text::{Text, clip, text},
@@ -86,7 +86,7 @@ pub(super) struct Modules<'a, E: Engine> {
 impl<'a, E: Engine> Modules<'a, E> {
     /// Without a module. The first [`FETCHES_MAX`] of `fetches` are used.
     pub(super) fn new(
-        entries: &'a mut [Entry],
+        entries: &'a mut [ModuleEntry],
         fetches: &'a mut [Fetch<E::Buffer>],
         store: Option<&'a mut dyn Store>,
         limits: ModuleLimits,

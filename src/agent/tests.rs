@@ -81,7 +81,7 @@ impl Bench {
         let storage = Storage {
             slots: leak(|| TaskSlot::FREE, room.slots),
             deployments: leak(|| DeploymentSlot::FREE, room.deployments),
-            modules: leak(|| Entry::VACANT, room.modules),
+            modules: leak(|| ModuleEntry::VACANT, room.modules),
             fetches: leak(|| Fetch::VACANT, 2),
             outbox: leak(|| OutboxEntry::VACANT, room.outbox),
             packed: leak(|| 0, 256),

@@ -8,7 +8,7 @@ use crate::{
 
 /// Figures of a proplet at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Status {
+pub struct AgentStatus {
     /// Whether the broker is connected.
     pub connected: bool,
     /// Slots that run a guest.

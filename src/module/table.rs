@@ -26,7 +26,7 @@ const NONE: u16 = crate::collections::chain::END;
 
 /// Storage of one entry of the table.
 #[derive(Debug, Clone, Copy)]
-pub struct Entry {
+pub struct ModuleEntry {
     state: State,
     /// The first module of those whose bucket is this entry's.
     bucket: u16,
@@ -34,7 +34,7 @@ pub struct Entry {
     next: u16,
 }
 
-impl Entry {
+impl ModuleEntry {
     /// A vacant entry.
     pub const VACANT: Self = Self {
         state: State::Vacant,
@@ -43,7 +43,7 @@ impl Entry {
     };
 }
 
-impl Chains for [Entry] {
+impl Chains for [ModuleEntry] {
     fn first(&mut self, bucket: usize) -> &mut u16 {
         &mut self[bucket].bucket
     }
@@ -68,7 +68,7 @@ enum State {
 /// but for a walk of those whose digests share a bucket.
 #[derive(Debug)]
 pub(crate) struct Table<'a> {
-    entries: &'a mut [Entry],
+    entries: &'a mut [ModuleEntry],
     /// The first vacant entry.
     vacant: u16,
     loaded: u16,
@@ -78,7 +78,7 @@ pub(crate) struct Table<'a> {
 
 impl<'a> Table<'a> {
     /// The first 65,534 of `entries` are used.
-    pub(crate) fn new(entries: &'a mut [Entry]) -> Self {
+    pub(crate) fn new(entries: &'a mut [ModuleEntry]) -> Self {
         let count = entries.len().min(usize::from(NONE - 1));
         let entries = &mut entries[..count];
         // The last has no next; `count` is below NONE.
@@ -88,9 +88,9 @@ impl<'a> Table<'a> {
             } else {
                 NONE
             };
-            *entry = Entry {
+            *entry = ModuleEntry {
                 next,
-                ..Entry::VACANT
+                ..ModuleEntry::VACANT
             };
         }
         Self {
@@ -101,7 +101,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    fn entry(&mut self, id: ModuleId) -> &mut Entry {
+    fn entry(&mut self, id: ModuleId) -> &mut ModuleEntry {
         &mut self.entries[usize::from(id.0)]
     }
 
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn one_parse_serves_all_users_and_the_last_frees() {
-        let mut entries = [Entry::VACANT; 2];
+        let mut entries = [ModuleEntry::VACANT; 2];
         let mut table = Table::new(&mut entries);
         let digest = digest(b"module");
         assert_eq!(table.find(&digest), None);
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_full_table_has_no_vacancy() {
-        let mut entries = [Entry::VACANT; 1];
+        let mut entries = [ModuleEntry::VACANT; 1];
         let mut table = Table::new(&mut entries);
         let id = table.vacant().unwrap();
         table.loaded_as(id, digest(b"module"));
@@ -256,7 +256,7 @@ mod tests {
             digest[31] = n;
             digest
         };
-        let mut entries = [Entry::VACANT; 8];
+        let mut entries = [ModuleEntry::VACANT; 8];
         let mut table = Table::new(&mut entries);
         let ids: std::vec::Vec<_> = (0..8)
             .map(|n| {
@@ -278,7 +278,7 @@ mod tests {
     /// 65,534 tasks and 256 deployments may share one.
     #[test]
     fn a_module_has_as_many_users_as_there_may_be() {
-        let mut entries = [Entry::VACANT; 2];
+        let mut entries = [ModuleEntry::VACANT; 2];
         let mut table = Table::new(&mut entries);
         let id = table.vacant().unwrap();
         table.loaded_as(id, digest(b"module"));

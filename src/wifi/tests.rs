@@ -26,10 +26,10 @@ fn waiting(until: u64, reason: Reason) -> State {
 }
 
 fn station() -> Wifi {
-    let settings = Settings {
+    let settings = WifiConfig {
         has_credentials: true,
         seed: 1,
-        ..Settings::DEFAULT
+        ..WifiConfig::DEFAULT
     };
     let mut wifi = Wifi::new(settings, at(0));
     check(&mut wifi, Some(Action::Connect), State::Connecting, 20_000);
@@ -37,9 +37,9 @@ fn station() -> Wifi {
 }
 
 fn access_point() -> Wifi {
-    let settings = Settings {
+    let settings = WifiConfig {
         seed: 1,
-        ..Settings::DEFAULT
+        ..WifiConfig::DEFAULT
     };
     let mut wifi = Wifi::new(settings, at(0));
     let state = State::AccessPoint { up: false };
@@ -441,7 +441,7 @@ proptest! {
         has_credentials: bool,
         steps in proptest::collection::vec((0u8..10, 0u64..30_000), 0..60),
     ) {
-        let settings = Settings { has_credentials, ..Settings::DEFAULT };
+        let settings = WifiConfig { has_credentials, ..WifiConfig::DEFAULT };
         let mut now = 0;
         let mut wifi = Wifi::new(settings, at(now));
         let mut asked = None;

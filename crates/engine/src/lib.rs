@@ -10,8 +10,8 @@
 #![forbid(unsafe_code)]
 
 mod engine;
-mod exchange;
 mod guest;
+mod mailbox;
 mod platform;
 mod run_queue;
 mod task;

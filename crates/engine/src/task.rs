@@ -1,8 +1,8 @@
 //! A task in its slot: one block of the arena, from its start until its exit is taken.
 
 use crate::{
-    exchange::Exchange,
     guest::Guest,
+    mailbox::Mailbox,
     value::{from_wamr, to_wamr},
 };
 use core::{
@@ -61,13 +61,13 @@ impl<P> SlotState<P> {
         Some(result)
     }
 
-    /// Changes the task's exchange; `None` for a task without one.
-    pub(crate) fn exchange<R>(
+    /// Changes the task's mailbox; `None` for a task without one.
+    pub(crate) fn mailbox<R>(
         &self,
         cs: CriticalSection<'_>,
-        change: impl FnOnce(&mut Exchange) -> R,
+        change: impl FnOnce(&mut Mailbox) -> R,
     ) -> Option<R> {
-        self.with(cs, |task| task.exchange.as_deref_mut().map(change))?
+        self.with(cs, |task| task.mailbox.as_deref_mut().map(change))?
     }
 
     /// Puts a task into the slot, which is free.
@@ -87,7 +87,7 @@ impl<P> SlotState<P> {
 
     /// Counts something that was dropped.
     pub(crate) fn count_dropped(&self) {
-        critical_section::with(|cs| self.exchange(cs, Exchange::count_dropped));
+        critical_section::with(|cs| self.mailbox(cs, Mailbox::count_dropped));
     }
 }
 
@@ -98,7 +98,7 @@ pub(crate) struct Task<P: 'static> {
     /// Nanoseconds of processor time.
     pub(crate) cpu: u64,
     /// Of a module that imports functions.
-    pub(crate) exchange: Option<Boxed<Exchange>>,
+    pub(crate) mailbox: Option<Boxed<Mailbox>>,
 }
 
 /// Stage of a task.
@@ -238,7 +238,7 @@ impl<P> Task<P> {
     /// Arena bytes of a task beside its instance.
     pub(crate) const fn bytes(has_imports: bool) -> usize {
         match has_imports {
-            true => Boxed::<Self>::BYTES + Boxed::<Exchange>::BYTES + Boxed::<Guest<P>>::BYTES,
+            true => Boxed::<Self>::BYTES + Boxed::<Mailbox>::BYTES + Boxed::<Guest<P>>::BYTES,
             false => Boxed::<Self>::BYTES,
         }
     }
@@ -247,11 +247,11 @@ impl<P> Task<P> {
     pub(crate) const LATER_BYTES: usize = Boxed::<Later>::BYTES;
 
     /// With a job that waits for its first turn.
-    pub(crate) fn new(job: Job<P>, exchange: Option<Boxed<Exchange>>) -> Self {
+    pub(crate) fn new(job: Job<P>, mailbox: Option<Boxed<Mailbox>>) -> Self {
         Self {
             stage: Stage::Parked(job),
             cpu: 0,
-            exchange,
+            mailbox,
         }
     }
 
@@ -281,10 +281,10 @@ impl<P> Task<P> {
         let held = self.held();
         RunUsage {
             cpu: Duration::from_nanos(self.cpu),
-            memory: Self::bytes(self.exchange.is_some()) + held.bytes as usize,
+            memory: Self::bytes(self.mailbox.is_some()) + held.bytes as usize,
             pages: held.pages,
             work: held.work,
-            dropped: self.exchange.as_ref().map_or(0, |e| e.dropped),
+            dropped: self.mailbox.as_ref().map_or(0, |e| e.dropped),
         }
     }
 
@@ -301,7 +301,7 @@ impl<P> Task<P> {
         Exit {
             slot,
             result,
-            output: self.exchange.and_then(|mut e| e.output.take()),
+            output: self.mailbox.and_then(|mut e| e.output.take()),
             usage,
         }
     }
@@ -344,7 +344,7 @@ impl From<Trap> for Refused {
 const _: () = {
     assert!(size_of::<SlotState<()>>() == 8);
     assert!(size_of::<Task<()>>() <= 120);
-    assert!(size_of::<Exchange>() <= 112);
+    assert!(size_of::<Mailbox>() <= 112);
     assert!(size_of::<Guest<()>>() <= 56);
 };
 
@@ -353,6 +353,6 @@ const _: () = {
 const _: () = {
     assert!(size_of::<SlotState<()>>() == 16);
     assert!(size_of::<Task<()>>() <= 184);
-    assert!(size_of::<Exchange>() <= 176);
+    assert!(size_of::<Mailbox>() <= 176);
     assert!(size_of::<Guest<()>>() <= 96);
 };

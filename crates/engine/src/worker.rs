@@ -10,8 +10,8 @@
 //! wait both are read again.
 
 use crate::{
-    exchange::{Exchange, Incoming, Measurement, Wanted, micros, millis},
     guest::Guest,
+    mailbox::{Incoming, Mailbox, Measurement, Wanted, micros, millis},
     platform::{BoardError, Channel, Platform},
     run_queue::{QueueEntry, RunQueue, Yield},
     task::{Held, Job, Outcome, Refused, SlotState, Stage, Task},
@@ -214,9 +214,9 @@ impl<P: Platform> Workers<P> {
         let instance = Instance::new(module, &config)?;
         let has_imports = module.has_imports();
         let guest = has_imports.then(|| self.runtime.boxed(Guest::new(self, slot, data)));
-        let exchange = has_imports.then(|| self.runtime.boxed(Exchange::NEW));
+        let mailbox = has_imports.then(|| self.runtime.boxed(Mailbox::NEW));
         let job = Job::new(self.runtime, instance, guest.transpose()?, call)?;
-        let task = self.runtime.boxed(Task::new(job, exchange.transpose()?))?;
+        let task = self.runtime.boxed(Task::new(job, mailbox.transpose()?))?;
         let has_idle = critical_section::with(|cs| {
             self.slot(slot).put(cs, task);
             let mut queue = self.queue.borrow_ref_mut(cs);
@@ -261,7 +261,7 @@ impl<P: Platform> Workers<P> {
                 return None;
             }
             let task = self.slot(slot).take(cs)?;
-            if task.exchange.as_ref().is_some_and(|e| e.message.is_some()) {
+            if task.mailbox.as_ref().is_some_and(|e| e.message.is_some()) {
                 queue.clear_message(slot);
             }
             queue.free(slot);
@@ -277,7 +277,7 @@ impl<P: Platform> Workers<P> {
 
     pub(crate) fn take_message(&self, slot: Slot) -> Option<Message<Buffer>> {
         critical_section::with(|cs| {
-            let taken = self.slot(slot).exchange(cs, |e| e.message.take());
+            let taken = self.slot(slot).mailbox(cs, |e| e.message.take());
             let message = taken.flatten()?;
             self.queue.borrow_ref_mut(cs).clear_message(slot);
             Some(message)
@@ -287,8 +287,8 @@ impl<P: Platform> Workers<P> {
     /// For a guest whose message before was taken.
     pub(crate) fn say(&self, slot: Slot, message: Message<Buffer>) {
         let before = critical_section::with(|cs| {
-            let say = |e: &mut Exchange| e.message.replace(message);
-            let before = self.slot(slot).exchange(cs, say)?;
+            let say = |e: &mut Mailbox| e.message.replace(message);
+            let before = self.slot(slot).mailbox(cs, say)?;
             self.queue.borrow_ref_mut(cs).set_message(slot);
             before
         });
@@ -314,12 +314,12 @@ impl<P: Platform> Workers<P> {
         }
     }
 
-    /// Changes the exchange of a run that has not ended.
-    fn if_it_runs<R>(&self, slot: Slot, change: impl FnOnce(&mut Exchange) -> R) -> Option<R> {
+    /// Changes the mailbox of a run that has not ended.
+    fn if_it_runs<R>(&self, slot: Slot, change: impl FnOnce(&mut Mailbox) -> R) -> Option<R> {
         critical_section::with(|cs| {
             let change = |task: &mut Task<P>| match task.stage {
                 Stage::Ended(..) => None,
-                _ => task.exchange.as_deref_mut().map(change),
+                _ => task.mailbox.as_deref_mut().map(change),
             };
             self.slot(slot).with(cs, change)?
         })
@@ -337,7 +337,7 @@ impl<P: Platform> Workers<P> {
     fn measure_by(&self, read: impl FnOnce(Wanted) -> Result<i64, BoardError>) -> bool {
         let next = critical_section::with(|cs| {
             let slot = self.queue.borrow_ref_mut(cs).pop_measuring()?;
-            let wanted = self.slot(slot).exchange(cs, Exchange::begin_measurement);
+            let wanted = self.slot(slot).mailbox(cs, Mailbox::begin_measurement);
             Some((slot, wanted.flatten()))
         });
         let Some((slot, wanted)) = next else {
@@ -345,8 +345,8 @@ impl<P: Platform> Workers<P> {
         };
         let result = wanted.map_or(Err(BoardError::Absent), read);
         let has_idle = critical_section::with(|cs| {
-            let end = |e: &mut Exchange| e.end_measurement(result);
-            let is_its = self.slot(slot).exchange(cs, end) == Some(true);
+            let end = |e: &mut Mailbox| e.end_measurement(result);
+            let is_its = self.slot(slot).mailbox(cs, end) == Some(true);
             let mut queue = self.queue.borrow_ref_mut(cs);
             if is_its {
                 queue.wake(slot);
@@ -443,9 +443,9 @@ impl<P: Platform> Workers<P> {
         }
         let state = self.slot(slot);
         let (has_idle, place) = critical_section::with(|cs| {
-            let wants = |e: &mut Exchange| matches!(e.measurement, Measurement::Wanted(_));
+            let wants = |e: &mut Mailbox| matches!(e.measurement, Measurement::Wanted(_));
             let place = match place {
-                Yield::Block if state.exchange(cs, wants) == Some(true) => Yield::Measure,
+                Yield::Block if state.mailbox(cs, wants) == Some(true) => Yield::Measure,
                 other => other,
             };
             let _ = state.with(cs, |task| task.stage = Stage::Parked(job));
@@ -460,14 +460,14 @@ impl<P: Platform> Workers<P> {
     }
 
     /// Makes the end of a run known. By then all its arena bytes are free but for those of its task, its
-    /// exchange, its output and its last message.
+    /// mailbox, its output and its last message.
     #[inline(never)]
     fn end(&self, slot: Slot, outcome: Outcome) {
         let has_result = matches!(outcome, Outcome::Returned(_));
         let left = critical_section::with(|cs| {
             self.slot(slot).with(cs, |task| {
                 task.end(outcome);
-                task.exchange.as_deref_mut().map(|e| e.close(has_result))
+                task.mailbox.as_deref_mut().map(|e| e.close(has_result))
             })
         });
         drop(left);

@@ -7,7 +7,7 @@ use proplet::{
     },
     config::Config,
     engine::{Engine as _, Limits, ModuleId, Weight},
-    module::table::Entry,
+    module::table::ModuleEntry,
     time::Instant,
 };
 use proplet_engine::{ModuleState, QueueEntry, SlotState, WamrEngine, Workers};
@@ -39,7 +39,7 @@ impl Proplet {
         let storage = Storage {
             slots: leaked(SLOTS, || TaskSlot::FREE),
             deployments: leaked(2, || DeploymentSlot::FREE),
-            modules: leaked(4, || Entry::VACANT),
+            modules: leaked(4, || ModuleEntry::VACANT),
             fetches: leaked(2, || Fetch::VACANT),
             outbox: leaked(SLOTS, || OutboxEntry::VACANT),
             packed: leaked(1024, || 0),
@@ -156,7 +156,7 @@ impl Proplet {
 
 #[test]
 fn a_slot_has_at_most_64_bytes_of_static_memory_on_32_bits() {
-    let module = size_of::<Entry>() + size_of::<ModuleState>();
+    let module = size_of::<ModuleEntry>() + size_of::<ModuleState>();
     let parts = [
         size_of::<TaskSlot<WamrEngine<Threads>>>(),
         size_of::<SlotState<Threads>>(),

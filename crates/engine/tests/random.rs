@@ -4,7 +4,7 @@ use proplet::{
     agent::{Agent, Delivery, DeploymentSlot, Event, Fetch, OutboxEntry, Qos, Storage, TaskSlot},
     config::Config,
     engine::Engine as _,
-    module::table::Entry,
+    module::table::ModuleEntry,
     task::caps::Caps,
     time::Instant,
 };
@@ -94,7 +94,7 @@ fn random_commands_in_a_small_arena() {
     let storage = Storage {
         slots: leaked(SLOTS, || TaskSlot::FREE),
         deployments: leaked(4, || DeploymentSlot::FREE),
-        modules: leaked(4, || Entry::VACANT),
+        modules: leaked(4, || ModuleEntry::VACANT),
         fetches: leaked(2, || Fetch::VACANT),
         outbox: leaked(400, || OutboxEntry::VACANT),
         packed: leaked(1024, || 0),

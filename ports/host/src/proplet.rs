@@ -15,7 +15,7 @@ use proplet::{
     agent::{Agent, DeploymentSlot, EXCHANGES_MAX, Fetch, OutboxEntry, Storage, TaskSlot},
     config::{Config, TaskLimits},
     engine::GuestLimits,
-    module::{signature::Trust, table::Entry},
+    module::{signature::Trust, table::ModuleEntry},
     store::Store,
     task::learning::Services,
     wire::report::Metadata,
@@ -137,7 +137,7 @@ impl Proplet {
         let storage = Storage {
             slots: slice(slots, || TaskSlot::FREE),
             deployments: slice(deployments, || DeploymentSlot::FREE),
-            modules: slice(modules, || Entry::VACANT),
+            modules: slice(modules, || ModuleEntry::VACANT),
             fetches: slice(8, || Fetch::VACANT),
             outbox: slice(OUTBOX, || OutboxEntry::VACANT),
             packed: slice(TEXT_BYTES, || 0),

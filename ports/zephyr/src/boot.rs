@@ -20,7 +20,7 @@ use proplet::{
     agent::{Agent, Fetch, OutboxEntry, Storage},
     config::{Config, TaskLimits},
     engine::{Engine as _, Preemption},
-    module::table::Entry,
+    module::table::ModuleEntry,
     settings::Settings,
     store::Store,
     text::{Text, text},
@@ -63,7 +63,7 @@ const TAGS: usize = 9;
 /// Bounds a slot's static RAM, with its share of the module table as Kconfig has it by default.
 #[cfg(target_pointer_width = "32")]
 const _: () = {
-    let module = size_of::<Entry>() + size_of::<ModuleState>();
+    let module = size_of::<ModuleEntry>() + size_of::<ModuleState>();
     let slot = size_of::<TaskSlot>() + size_of::<SlotState<Zephyr>>() + size_of::<QueueEntry>();
     assert!(
         slot + module.div_ceil(4) <= 64,
@@ -86,7 +86,8 @@ static NATIVES: ConstStaticCell<[HostFunction; HOST_FUNCTIONS]> =
 static SLOTS: Filled<TaskSlot, { sizes::SLOTS }> = ConstStaticCell::new(heapless::Vec::new());
 static DEPLOYMENTS: Filled<DeploymentSlot, { sizes::DEPLOYMENTS }> =
     ConstStaticCell::new(heapless::Vec::new());
-static MODULES: Filled<Entry, { sizes::MODULES }> = ConstStaticCell::new(heapless::Vec::new());
+static MODULES: Filled<ModuleEntry, { sizes::MODULES }> =
+    ConstStaticCell::new(heapless::Vec::new());
 static LOADED: Filled<ModuleState, { sizes::MODULES }> = ConstStaticCell::new(heapless::Vec::new());
 static FETCHES: Filled<Fetch<Buffer>, { sizes::FETCHES }> =
     ConstStaticCell::new(heapless::Vec::new());
@@ -392,7 +393,7 @@ fn assemble(
     let storage = Storage {
         slots: fill(&SLOTS, slots, || TaskSlot::FREE),
         deployments: fill(&DEPLOYMENTS, deployments, || DeploymentSlot::FREE),
-        modules: fill(&MODULES, sizes::MODULES, || Entry::VACANT),
+        modules: fill(&MODULES, sizes::MODULES, || ModuleEntry::VACANT),
         fetches: fill(&FETCHES, sizes::FETCHES, || Fetch::VACANT),
         outbox: fill(&OUTBOX, sizes::OUTBOX, || OutboxEntry::VACANT),
         packed: &mut PACKED.take()[..],

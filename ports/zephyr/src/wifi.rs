@@ -11,7 +11,7 @@ use critical_section::Mutex;
 use embassy_futures::select::select;
 use embassy_time::{Instant, Timer};
 use proplet::{
-    settings::Settings,
+    settings::WifiConfig,
     wifi::{Action, Event, Reason, State, Wifi},
 };
 
@@ -24,7 +24,7 @@ pub fn state() -> State {
 }
 
 /// Keeps Wi-Fi up; without end.
-pub async fn run(settings: &'static Settings) {
+pub async fn run(settings: &'static WifiConfig) {
     let has_credentials = !settings.wifi_ssid.is_empty();
     if !has_credentials {
         log::warn!(
@@ -36,10 +36,10 @@ pub async fn run(settings: &'static Settings) {
         log::error!("no Wi-Fi interface ({e}): check the board's devicetree and CONFIG_WIFI");
     }
     let mut wifi = Wifi::new(
-        proplet::wifi::Settings {
+        proplet::wifi::WifiConfig {
             has_credentials,
             seed: ffi::random().into(),
-            ..proplet::wifi::Settings::DEFAULT
+            ..proplet::wifi::WifiConfig::DEFAULT
         },
         clock::now(),
     );
@@ -68,7 +68,7 @@ pub async fn run(settings: &'static Settings) {
     }
 }
 
-fn perform(action: Action, settings: &Settings) -> Result<(), ffi::Errno> {
+fn perform(action: Action, settings: &WifiConfig) -> Result<(), ffi::Errno> {
     match action {
         Action::Connect => {
             let invalid = ffi::Errno(zephyr::raw::EINVAL as i32);

@@ -6,7 +6,7 @@ use crate::{
         modules::Usage,
         reason::Reason,
         subscriptions::Receiver,
-        tasks::{Deployed, DeploymentRecord, State, Stop, StopReason},
+        tasks::{Deployed, DeploymentRecord, Stop, StopReason, TaskState},
     },
     engine::{Engine, EngineError, ModuleId, Slot},
     http::{Part, RequestId},
@@ -167,20 +167,20 @@ impl<E: Engine> Supervisor<'_, E> {
             return;
         };
         match task.state() {
-            State::Fetching { fetch, .. } => self.fail(slot, self.late(*fetch), now),
-            State::Gathering { .. } => self.gathers_late(slot, now),
+            TaskState::Fetching { fetch, .. } => self.fail(slot, self.late(*fetch), now),
+            TaskState::Gathering { .. } => self.gathers_late(slot, now),
             // Its report waits for room in the outbox.
-            State::Running { stop, .. } if self.engine.has_exited(slot) => {
+            TaskState::Running { stop, .. } if self.engine.has_exited(slot) => {
                 let stop = stop.map(|stop| Stop {
                     is_overdue: false,
                     ..stop
                 });
                 self.tasks.set_stop(slot, stop, None);
             }
-            State::Running { stop: None, .. } => {
+            TaskState::Running { stop: None, .. } => {
                 self.stop_task(slot, StopReason::Deadline, now);
             }
-            State::Running {
+            TaskState::Running {
                 stop: Some(stop), ..
             } => {
                 log::error!(
@@ -196,10 +196,10 @@ impl<E: Engine> Supervisor<'_, E> {
                     .set_stop(slot, Some(stop), Some(now + LATE_AGAIN));
             }
             // They have no deadline.
-            State::Accepted
-            | State::Failed { .. }
-            | State::Posting { .. }
-            | State::Posted { .. } => {}
+            TaskState::Accepted
+            | TaskState::Failed { .. }
+            | TaskState::Posting { .. }
+            | TaskState::Posted { .. } => {}
         }
     }
 

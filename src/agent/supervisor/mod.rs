@@ -26,7 +26,7 @@ use crate::{
         reason::{Reason, Refusal},
         rounds::Rounds,
         subscriptions::Subscriptions,
-        tasks::{Deployed, State, TaskRecord, Tasks, Texts},
+        tasks::{Deployed, TaskRecord, TaskState, Tasks, Texts},
         view::{Stage, TaskView},
     },
     config::Config,
@@ -126,14 +126,16 @@ impl<E: Engine> Supervisor<'_, E> {
         tasks.chain(deployments)
     }
 
-    pub(super) fn stage(&self, slot: Slot, state: &State<E>) -> Stage {
+    pub(super) fn stage(&self, slot: Slot, state: &TaskState<E>) -> Stage {
         match state {
-            State::Accepted | State::Fetching { .. } => Stage::Fetching,
-            State::Gathering { .. } => Stage::Gathering,
-            State::Running { .. } if self.engine.has_exited(slot) => Stage::Reporting,
-            State::Running { stop: None, .. } => Stage::Running,
-            State::Running { .. } => Stage::Stopping,
-            State::Failed { .. } | State::Posting { .. } | State::Posted { .. } => Stage::Reporting,
+            TaskState::Accepted | TaskState::Fetching { .. } => Stage::Fetching,
+            TaskState::Gathering { .. } => Stage::Gathering,
+            TaskState::Running { .. } if self.engine.has_exited(slot) => Stage::Reporting,
+            TaskState::Running { stop: None, .. } => Stage::Running,
+            TaskState::Running { .. } => Stage::Stopping,
+            TaskState::Failed { .. } | TaskState::Posting { .. } | TaskState::Posted { .. } => {
+                Stage::Reporting
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     agent::{
         outbox::{Body, Outcome, Update},
         reason::Reason,
-        tasks::{Deployed, Purpose as Kind, TaskRecord},
+        tasks::{Deployed, TaskKind, TaskRecord},
     },
     engine::{Engine, Slot},
     task::{learning::Round, monitor::Monitor},
@@ -35,17 +35,17 @@ impl<E: Engine> Supervisor<'_, E> {
         log_outcome(id, &outcome);
         let task = record.task();
         let stopped = task.stopped;
-        let body = match task.purpose {
-            Kind::Task => Some(Body::Results { outcome, stopped }),
-            Kind::Round => {
+        let body = match task.kind {
+            TaskKind::Task => Some(Body::Results { outcome, stopped }),
+            TaskKind::Round => {
                 // Its environment names one.
                 Round::of(record.env(), self.config.services).map(|round| {
                     let update = Update::new(&round, outcome, fallback);
                     Body::Update { update, stopped }
                 })
             }
-            Kind::Daemon => None,
-            Kind::Invocation(_) => Some(Body::InvokeResults {
+            TaskKind::Daemon => None,
+            TaskKind::Invocation(_) => Some(Body::InvokeResults {
                 invocation: Id::try_from(record.invocation().unwrap_or_default())
                     .unwrap_or_default(),
                 outcome,

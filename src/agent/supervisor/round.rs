@@ -7,7 +7,7 @@ use crate::{
         reason::{Reason, Refusal},
         rounds::Ended,
         subscriptions::Receiver,
-        tasks::{Purpose as Kind, State, TaskRecord},
+        tasks::{TaskKind, TaskRecord, TaskState},
     },
     engine::{Engine, ModuleId, Slot},
     http::{Accept, Method, Part, Request, RequestId},
@@ -44,7 +44,7 @@ impl<E: Engine> Supervisor<'_, E> {
     ) -> Result<(), Reason<E::Buffer>> {
         let need = E::record_bytes::<Gathering<E::Buffer>>(0);
         self.make_room(need, Purpose::Round)?;
-        let state = State::Gathering {
+        let state = TaskState::Gathering {
             module,
             until: now + self.config.fetch_timeout,
             gathering: self.engine.record(first, 0)?,
@@ -62,7 +62,7 @@ impl<E: Engine> Supervisor<'_, E> {
     /// The first step of a task of a round; `None` if it needs no data.
     pub(super) fn first_gathering(&self, slot: Slot) -> Option<Gathering<E::Buffer>> {
         let task = self.tasks.get(slot)?;
-        (task.task().purpose == Kind::Round).then_some(())?;
+        (task.task().kind == TaskKind::Round).then_some(())?;
         Gathering::first(&self.round(slot)?, self.config.proplet_id)
     }
 
@@ -95,7 +95,7 @@ impl<E: Engine> Supervisor<'_, E> {
     /// The update that a task posts.
     pub(in crate::agent) fn update(&self, slot: Slot) -> &[u8] {
         match self.tasks.get(slot).map(TaskRecord::state) {
-            Some(State::Posting { update, .. }) => update,
+            Some(TaskState::Posting { update, .. }) => update,
             _ => &[],
         }
     }

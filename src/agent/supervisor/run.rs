@@ -6,7 +6,7 @@ use crate::{
         gathering::RoundData,
         outbox::{Body, Output},
         reason::{Reason, Refusal},
-        tasks::{NEVER, Purpose as Kind, State, Stop, StopReason},
+        tasks::{NEVER, Stop, StopReason, TaskKind, TaskState},
     },
     engine::{Call, Engine, Exit, Failure, ModuleId, Params, Record as _, Slot, TaskData, Values},
     task::{args, budget::Budget},
@@ -38,14 +38,14 @@ impl<E: Engine> Supervisor<'_, E> {
         self.spawn(slot, module, budget, data)?;
         log::info!("task {} runs in slot {}", self.tasks.id(slot), slot.0);
         self.tasks.begin_samples(slot, now);
-        let state = State::Running {
+        let state = TaskState::Running {
             module,
             until: budget.deadline.map_or(NEVER, |limit| now + limit),
             stop: None,
         };
         self.tasks.set_state(slot, state);
         if let Some(task) = self.tasks.get(slot)
-            && task.task().purpose == Kind::Daemon
+            && task.task().kind == TaskKind::Daemon
         {
             let due = self.due(task.task().received, now);
             let body = Body::results(Ok(Output::Value(None)));
@@ -98,17 +98,17 @@ impl<E: Engine> Supervisor<'_, E> {
             return;
         };
         match task.state() {
-            State::Fetching { .. } | State::Gathering { .. } => {
+            TaskState::Fetching { .. } | TaskState::Gathering { .. } => {
                 self.fail(slot, reason.refusal(None).into(), now);
             }
-            State::Posting { .. } => {
+            TaskState::Posting { .. } => {
                 self.rounds.cancel(slot);
                 self.posted(slot, Err(reason.refusal(None).into()), now);
             }
             // Only its report is left, if anything.
-            State::Accepted | State::Failed { .. } | State::Posted { .. } => {}
+            TaskState::Accepted | TaskState::Failed { .. } | TaskState::Posted { .. } => {}
             // The first reason is the one that is reported.
-            State::Running { stop: None, .. } => {
+            TaskState::Running { stop: None, .. } => {
                 let stop = Stop {
                     reason,
                     is_overdue: false,
@@ -116,7 +116,7 @@ impl<E: Engine> Supervisor<'_, E> {
                 self.tasks.set_stop(slot, Some(stop), Some(now + LATE));
                 self.engine.interrupt(slot);
             }
-            State::Running { .. } => {}
+            TaskState::Running { .. } => {}
         }
     }
 
@@ -140,8 +140,8 @@ impl<E: Engine> Supervisor<'_, E> {
         while self.outbox.room() > 0
             && let Some(slot) = self.tasks.next_report()
         {
-            match self.tasks.set_state(slot, State::Accepted) {
-                State::Failed { reason } => {
+            match self.tasks.set_state(slot, TaskState::Accepted) {
+                TaskState::Failed { reason } => {
                     let unsaid = Refusal::Unsaid.into();
                     let reason = match reason {
                         Some(mut kept) => core::mem::replace(kept.value_mut(), unsaid),
@@ -149,7 +149,7 @@ impl<E: Engine> Supervisor<'_, E> {
                     };
                     self.report(slot, Err(reason), false, now);
                 }
-                State::Posted { update, fallback } => {
+                TaskState::Posted { update, fallback } => {
                     self.report(slot, Ok(Output::Bytes(update)), fallback, now);
                 }
                 // Only those two wait for the outbox.
@@ -161,8 +161,8 @@ impl<E: Engine> Supervisor<'_, E> {
     /// Reports a run that has ended and frees its slot, or sends its round's update on its way.
     #[inline(never)]
     pub(super) fn finish(&mut self, slot: Slot, exit: Exit<E::Buffer>, now: Instant) {
-        let state = self.tasks.set_state(slot, State::Accepted);
-        let State::Running { module, stop, .. } = state else {
+        let state = self.tasks.set_state(slot, TaskState::Accepted);
+        let TaskState::Running { module, stop, .. } = state else {
             return;
         };
         let outcome = match exit.result {
@@ -180,15 +180,15 @@ impl<E: Engine> Supervisor<'_, E> {
         self.tasks.sample(slot, &exit.usage, now);
         self.subscriptions.remove(slot);
         self.release(module);
-        let kind = self.tasks.get(slot).map(|task| task.task().purpose);
+        let kind = self.tasks.get(slot).map(|task| task.task().kind);
         let outcome = match (kind, outcome) {
-            (Some(Kind::Round), Ok(Output::Bytes(update))) if is_object(&update) => {
+            (Some(TaskKind::Round), Ok(Output::Bytes(update))) if is_object(&update) => {
                 let is_due = true;
                 self.tasks
-                    .set_state(slot, State::Posting { update, is_due });
+                    .set_state(slot, TaskState::Posting { update, is_due });
                 return;
             }
-            (Some(Kind::Round), Ok(output)) => {
+            (Some(TaskKind::Round), Ok(output)) => {
                 let mut text = Text::new();
                 let shown = clip(output.as_str(&mut text), 64);
                 Err(self.words(format_args!("the update is no JSON object: '{shown}'")))
@@ -202,9 +202,9 @@ impl<E: Engine> Supervisor<'_, E> {
     pub(super) fn fail(&mut self, slot: Slot, reason: Reason<E::Buffer>, now: Instant) {
         self.rounds.cancel(slot);
         self.subscriptions.remove(slot);
-        match self.tasks.set_state(slot, State::Accepted) {
-            State::Fetching { fetch, .. } => self.modules.leave(fetch),
-            State::Gathering { module, .. } => self.release(module),
+        match self.tasks.set_state(slot, TaskState::Accepted) {
+            TaskState::Fetching { fetch, .. } => self.modules.leave(fetch),
+            TaskState::Gathering { module, .. } => self.release(module),
             _ => {}
         }
         // A daemon's success has not been reported yet.
@@ -213,7 +213,7 @@ impl<E: Engine> Supervisor<'_, E> {
             self.report(slot, Err(reason), false, now);
         } else {
             let reason = self.engine.record(reason, 0).ok();
-            self.tasks.set_state(slot, State::Failed { reason });
+            self.tasks.set_state(slot, TaskState::Failed { reason });
         }
     }
 
@@ -231,9 +231,9 @@ impl<E: Engine> Supervisor<'_, E> {
                 self.tasks.id(slot)
             );
         }
-        if let State::Posting { update, .. } = self.tasks.set_state(slot, State::Accepted) {
+        if let TaskState::Posting { update, .. } = self.tasks.set_state(slot, TaskState::Accepted) {
             self.tasks
-                .set_state(slot, State::Posted { update, fallback });
+                .set_state(slot, TaskState::Posted { update, fallback });
         }
         self.collect(now);
     }

@@ -6,8 +6,7 @@ use crate::{
         modules::{Obtained, Usage},
         reason::{Reason, Refusal},
         tasks::{
-            Deployed, DeploymentRecord, Purpose as Kind, State, StopReason, TaskRecord, Tasks,
-            Texts,
+            Deployed, DeploymentRecord, StopReason, TaskKind, TaskRecord, TaskState, Tasks, Texts,
         },
     },
     engine::{Engine, ModuleId, Slot},
@@ -65,9 +64,9 @@ impl<E: Engine> Supervisor<'_, E> {
             checked.map_err(|e| self.words(format_args!("{e}")))?;
         }
         let kind = match round {
-            _ if start.daemon => Kind::Daemon,
-            Some(_) => Kind::Round,
-            None => Kind::Task,
+            _ if start.daemon => TaskKind::Daemon,
+            Some(_) => TaskKind::Round,
+            None => TaskKind::Task,
         };
         let texts = texts_of(start);
         let record = self.record(&texts, kind, start.monitoring_profile, now)?;
@@ -77,7 +76,10 @@ impl<E: Engine> Supervisor<'_, E> {
             Obtained::Waiting(fetch) => {
                 let until = now + self.config.fetch_timeout;
                 match self.tasks.insert(record) {
-                    Ok(slot) => drop(self.tasks.set_state(slot, State::Fetching { fetch, until })),
+                    Ok(slot) => drop(
+                        self.tasks
+                            .set_state(slot, TaskState::Fetching { fetch, until }),
+                    ),
                     Err(_) => self.modules.leave(fetch),
                 }
                 Ok(())
@@ -89,7 +91,7 @@ impl<E: Engine> Supervisor<'_, E> {
     pub(super) fn record(
         &mut self,
         texts: &Texts<'_>,
-        kind: Kind,
+        kind: TaskKind,
         profile: MonitoringProfile,
         now: Instant,
     ) -> Result<TaskRecord<E>, Reason<E::Buffer>> {
@@ -153,7 +155,7 @@ impl<E: Engine> Supervisor<'_, E> {
         self.make_room(need, Purpose::Record)?;
         let deployment = self.tasks.deployment(index).ok_or(Refusal::NotDeployed)?;
         let texts = texts_of_invocation(deployment, invoke);
-        let kind = Kind::Invocation(Some(index));
+        let kind = TaskKind::Invocation(Some(index));
         let record = Tasks::record(&self.engine, &texts, kind, profile, now)?;
         self.modules.acquire(module);
         self.admit(record, module, &budget, now)

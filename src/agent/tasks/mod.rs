@@ -8,7 +8,7 @@
 mod record;
 
 pub(super) use record::{
-    Deployed, DeploymentRecord, NEVER, Purpose, State, Stop, StopReason, TaskRecord, Texts,
+    Deployed, DeploymentRecord, NEVER, Stop, StopReason, TaskKind, TaskRecord, TaskState, Texts,
 };
 
 use crate::{
@@ -372,12 +372,12 @@ impl<'a, E: Engine> Tasks<'a, E> {
     pub(super) fn record(
         engine: &E,
         texts: &Texts<'_>,
-        purpose: Purpose,
+        kind: TaskKind,
         profile: MonitoringProfile,
         received: Instant,
     ) -> Result<TaskRecord<E>, Reason<E::Buffer>> {
         let layout = Layout::of(texts)?;
-        let task = Task::new(received, State::Accepted, purpose, layout);
+        let task = Task::new(received, TaskState::Accepted, kind, layout);
         TaskRecord::new(engine, task, texts, profile)
     }
 
@@ -462,25 +462,25 @@ impl<'a, E: Engine> Tasks<'a, E> {
         let has_deadline = record.state().until().is_some();
         let mut is_sampled = false;
         let list = match record.state() {
-            State::Accepted | State::Posting { is_due: false, .. } => None,
-            State::Fetching { fetch, .. } => {
+            TaskState::Accepted | TaskState::Posting { is_due: false, .. } => None,
+            TaskState::Fetching { fetch, .. } => {
                 count(&mut self.waiting);
                 Some(&mut self.fetching[usize::from(*fetch)])
             }
-            State::Gathering { gathering, .. } => {
+            TaskState::Gathering { gathering, .. } => {
                 count(&mut self.waiting);
                 gathering.value().due().map(|_| &mut self.dues)
             }
-            State::Running { stop, .. } => {
+            TaskState::Running { stop, .. } => {
                 count(&mut self.running);
                 if stop.is_some_and(|stop| stop.is_overdue) {
                     count(&mut self.overdue);
                 }
                 is_sampled = record.monitor().is_some();
-                list_of(self.deployments, record.task().purpose)
+                list_of(self.deployments, record.task().kind)
             }
-            State::Posting { .. } => Some(&mut self.dues),
-            State::Failed { .. } | State::Posted { .. } => Some(&mut self.reports),
+            TaskState::Posting { .. } => Some(&mut self.dues),
+            TaskState::Failed { .. } | TaskState::Posted { .. } => Some(&mut self.reports),
         };
         match list {
             Some(list) if enters => list.push_back(&mut self.slots, slot),
@@ -496,14 +496,14 @@ impl<'a, E: Engine> Tasks<'a, E> {
         }
     }
 
-    /// Changes the state of a task; returns the one before. [`State::Accepted`] if there is no task.
-    pub(super) fn set_state(&mut self, slot: Slot, state: State<E>) -> State<E> {
+    /// Changes the state of a task; returns the one before. [`TaskState::Accepted`] if there is no task.
+    pub(super) fn set_state(&mut self, slot: Slot, state: TaskState<E>) -> TaskState<E> {
         self.change(slot, |task| core::mem::replace(task, state))
-            .unwrap_or(State::Accepted)
+            .unwrap_or(TaskState::Accepted)
     }
 
     /// Changes what a task's state has; what follows from it follows.
-    fn change<R>(&mut self, slot: Slot, change: impl FnOnce(&mut State<E>) -> R) -> Option<R> {
+    fn change<R>(&mut self, slot: Slot, change: impl FnOnce(&mut TaskState<E>) -> R) -> Option<R> {
         self.link(slot.0, false);
         let record = self.slots.get_mut(slot.0)?;
         let result = change(&mut record.task_mut().state);
@@ -544,7 +544,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
     /// Sets the stop of a task that runs, and when to look at it again.
     pub(super) fn set_stop(&mut self, slot: Slot, next: Option<Stop>, at: Option<Instant>) {
         self.change(slot, |state| {
-            if let State::Running { until, stop, .. } = state {
+            if let TaskState::Running { until, stop, .. } = state {
                 (*until, *stop) = (at.unwrap_or(NEVER), next);
             }
         });
@@ -560,9 +560,9 @@ impl<'a, E: Engine> Tasks<'a, E> {
     /// Has the results of a daemon reported, as those of a task are.
     pub(super) fn is_daemon_no_more(&mut self, slot: Slot) {
         if let Some(record) = self.slots.get_mut(slot.0)
-            && record.task().purpose == Purpose::Daemon
+            && record.task().kind == TaskKind::Daemon
         {
-            record.task_mut().purpose = Purpose::Task;
+            record.task_mut().kind = TaskKind::Task;
         }
     }
 
@@ -574,7 +574,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
     /// The step of a task that gathers.
     pub(super) fn gathering(&self, slot: Slot) -> Option<&Gathering<E::Buffer>> {
         match self.get(slot)?.state() {
-            State::Gathering { gathering, .. } => Some(gathering.value()),
+            TaskState::Gathering { gathering, .. } => Some(gathering.value()),
             _ => None,
         }
     }
@@ -587,7 +587,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
         latest: Instant,
     ) {
         self.change(slot, |state| {
-            if let State::Gathering {
+            if let TaskState::Gathering {
                 until, gathering, ..
             } = state
             {
@@ -603,8 +603,8 @@ impl<'a, E: Engine> Tasks<'a, E> {
         slot: Slot,
     ) -> Option<(ModuleId, Gathering<E::Buffer>)> {
         self.gathering(slot)?;
-        match self.set_state(slot, State::Accepted) {
-            State::Gathering {
+        match self.set_state(slot, TaskState::Accepted) {
+            TaskState::Gathering {
                 module,
                 mut gathering,
                 ..
@@ -620,8 +620,8 @@ impl<'a, E: Engine> Tasks<'a, E> {
     pub(super) fn take_due(&mut self) -> Option<(Slot, Service)> {
         let slot = Slot(self.dues.first()?);
         let due = self.change(slot, |state| match state {
-            State::Gathering { gathering, .. } => gathering.value_mut().take_due(),
-            State::Posting { is_due, .. } => {
+            TaskState::Gathering { gathering, .. } => gathering.value_mut().take_due(),
+            TaskState::Posting { is_due, .. } => {
                 core::mem::take(is_due).then_some(Service::Coordinator)
             }
             _ => None,
@@ -720,10 +720,10 @@ impl<'a, E: Engine> Tasks<'a, E> {
 
     /// Takes an invocation off its deployment, one after the other.
     pub(super) fn detach_invocation(&mut self, index: u8) -> Option<Slot> {
-        let list = list_of(self.deployments, Purpose::Invocation(Some(index)))?;
+        let list = list_of(self.deployments, TaskKind::Invocation(Some(index)))?;
         let slot = list.first()?;
         list.remove(&mut self.slots, slot);
-        self.slots.record_mut(slot).task_mut().purpose = Purpose::Invocation(None);
+        self.slots.record_mut(slot).task_mut().kind = TaskKind::Invocation(None);
         Some(Slot(slot))
     }
 
@@ -764,12 +764,9 @@ impl<'a, E: Engine> Tasks<'a, E> {
     }
 }
 
-/// The list of invocations that a run with this purpose is in.
-fn list_of<E: Engine>(
-    deployments: &mut [DeploymentSlot<E>],
-    purpose: Purpose,
-) -> Option<&mut List> {
-    let Purpose::Invocation(Some(index)) = purpose else {
+/// The list of invocations that a run with this kind is in.
+fn list_of<E: Engine>(deployments: &mut [DeploymentSlot<E>], kind: TaskKind) -> Option<&mut List> {
+    let TaskKind::Invocation(Some(index)) = kind else {
         return None;
     };
     let record = deployments.get_mut(usize::from(index))?.record.as_mut()?;
@@ -785,16 +782,19 @@ impl<E: Engine> Tasks<'_, E> {
 
         let all: Vec<(u16, &TaskRecord<E>)> =
             self.all().map(|(slot, task)| (slot.0, task)).collect();
-        let count = |is: fn(&State<E>) -> bool| all.iter().filter(|(_, t)| is(t.state())).count();
+        let count =
+            |is: fn(&TaskState<E>) -> bool| all.iter().filter(|(_, t)| is(t.state())).count();
         assert_eq!(self.taken(), all.len());
-        let running = count(|s| matches!(s, State::Running { .. }));
+        let running = count(|s| matches!(s, TaskState::Running { .. }));
         assert_eq!(self.running(), running);
-        let waits = |s: &State<E>| matches!(s, State::Fetching { .. } | State::Gathering { .. });
+        let waits = |s: &TaskState<E>| {
+            matches!(s, TaskState::Fetching { .. } | TaskState::Gathering { .. })
+        };
         assert_eq!(usize::from(self.waiting), count(waits));
         assert_eq!(
             usize::from(self.overdue),
             count(|s| {
-                let State::Running { stop, .. } = s else {
+                let TaskState::Running { stop, .. } = s else {
                     return false;
                 };
                 stop.is_some_and(|stop| stop.is_overdue)
@@ -837,7 +837,7 @@ impl<E: Engine> Tasks<'_, E> {
             usize::from(self.slots.counts[Order::Deadline as usize]),
             timed.count()
         );
-        let is_running = |t: &TaskRecord<E>| matches!(t.state(), State::Running { .. });
+        let is_running = |t: &TaskRecord<E>| matches!(t.state(), TaskState::Running { .. });
         let samples = all.iter().filter(|(_, t)| is_running(t));
         let least = samples.filter_map(|(_, t)| t.monitor()?.next()).min();
         assert_eq!(self.next_sample().map(|(_, at)| at), least);
@@ -855,27 +855,31 @@ impl<E: Engine> Tasks<'_, E> {
                 .collect()
         };
         for (index, list) in self.fetching.iter().enumerate() {
-            let waits = |t: &TaskRecord<E>| matches!(t.state(), State::Fetching { fetch, .. } if usize::from(*fetch) == index);
+            let waits = |t: &TaskRecord<E>| matches!(t.state(), TaskState::Fetching { fetch, .. } if usize::from(*fetch) == index);
             assert_eq!(sorted(list), of(&waits));
         }
         let due = |t: &TaskRecord<E>| match t.state() {
-            State::Gathering { gathering, .. } => gathering.value().due().is_some(),
-            State::Posting { is_due, .. } => *is_due,
+            TaskState::Gathering { gathering, .. } => gathering.value().due().is_some(),
+            TaskState::Posting { is_due, .. } => *is_due,
             _ => false,
         };
         assert_eq!(sorted(&self.dues), of(&due));
-        let reports =
-            |t: &TaskRecord<E>| matches!(t.state(), State::Failed { .. } | State::Posted { .. });
+        let reports = |t: &TaskRecord<E>| {
+            matches!(
+                t.state(),
+                TaskState::Failed { .. } | TaskState::Posted { .. }
+            )
+        };
         assert_eq!(sorted(&self.reports), of(&reports));
         for (index, deployment) in self.deployments() {
             let its = |t: &TaskRecord<E>| {
-                t.task().purpose == Purpose::Invocation(Some(index)) && is_running(t)
+                t.task().kind == TaskKind::Invocation(Some(index)) && is_running(t)
             };
             assert_eq!(sorted(&deployment.head().invocations), of(&its));
             assert_eq!(self.find_deployment(deployment.id()), Some(index));
         }
         for (_, task) in &all {
-            if let Purpose::Invocation(Some(index)) = task.task().purpose {
+            if let TaskKind::Invocation(Some(index)) = task.task().kind {
                 assert_eq!(self.deployment(index).map(|d| d.id()), Some(task.id()));
             }
         }

@@ -130,9 +130,9 @@ impl Layout {
     }
 }
 
-/// The purpose of a task.
+/// The kind of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub(crate) enum TaskKind {
     /// A started task.
     Task,
     /// A started task of a federated round.
@@ -173,8 +173,8 @@ impl StopReason {
 /// A moment that does not come.
 pub(crate) const NEVER: Instant = Instant::from_millis(u64::MAX);
 
-/// State of a task.
-pub(crate) enum State<E: Engine> {
+/// TaskState of a task.
+pub(crate) enum TaskState<E: Engine> {
     /// It has a slot, and its module is looked for.
     Accepted,
     /// It waits for a module on its way, up to a moment.
@@ -204,7 +204,7 @@ pub(crate) enum State<E: Engine> {
     Posted { update: E::Buffer, fallback: bool },
 }
 
-impl<E: Engine> State<E> {
+impl<E: Engine> TaskState<E> {
     /// When it is to be looked at, if at all.
     pub(super) fn until(&self) -> Option<Instant> {
         match self {
@@ -227,8 +227,8 @@ impl<E: Engine> State<E> {
 /// The head of a task's record.
 pub(crate) struct Task<E: Engine> {
     pub(crate) received: Instant,
-    pub(super) state: State<E>,
-    pub(crate) purpose: Purpose,
+    pub(super) state: TaskState<E>,
+    pub(crate) kind: TaskKind,
     /// Whether a stop command came, at whatever stage: the task may be started anew at once.
     pub(crate) stopped: bool,
     pub(super) layout: Layout,
@@ -243,14 +243,14 @@ pub(crate) struct Task<E: Engine> {
 impl<E: Engine> Task<E> {
     pub(super) const fn new(
         received: Instant,
-        state: State<E>,
-        purpose: Purpose,
+        state: TaskState<E>,
+        kind: TaskKind,
         layout: Layout,
     ) -> Self {
         Self {
             received,
             state,
-            purpose,
+            kind,
             stopped: false,
             layout,
             links: list::Links::NONE,
@@ -337,7 +337,7 @@ impl<E: Engine> TaskRecord<E> {
         self.monitored().map(|head| &head.monitor)
     }
 
-    pub(crate) fn state(&self) -> &State<E> {
+    pub(crate) fn state(&self) -> &TaskState<E> {
         &self.task().state
     }
 
@@ -370,7 +370,7 @@ impl<E: Engine> TaskRecord<E> {
     /// Id of the invocation, if it is one; it may be empty.
     pub(crate) fn invocation(&self) -> Option<&str> {
         let task = self.task();
-        matches!(task.purpose, Purpose::Invocation(_)).then(|| task.layout.invocation(self.bytes()))
+        matches!(task.kind, TaskKind::Invocation(_)).then(|| task.layout.invocation(self.bytes()))
     }
 
     pub(crate) fn inputs(&self) -> List<'_> {
@@ -392,7 +392,7 @@ impl<E: Engine> TaskRecord<E> {
     }
 }
 
-/// State of a deployment.
+/// TaskState of a deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Deployed {
     /// It waits for a module on its way, up to a moment.

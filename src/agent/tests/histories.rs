@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    agent::tasks::{Deployed, State},
+    agent::tasks::{Deployed, TaskState},
     task::learning::Services,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -210,16 +210,16 @@ impl Chaos {
         };
         for (slot, task) in agent.supervisor.tasks.all() {
             let state = match task.state() {
-                State::Accepted => "accepted",
-                State::Fetching { .. } => "fetching",
-                State::Gathering { .. } => "gathering",
-                State::Running { .. } if agent.engine().has_exited(slot) => "ended",
-                State::Running { stop: Some(_), .. } => "stopping",
-                State::Running { .. } => "running",
-                State::Failed { reason: None } => "failed without words",
-                State::Failed { .. } => "failed",
-                State::Posting { .. } => "posting",
-                State::Posted { .. } => "posted",
+                TaskState::Accepted => "accepted",
+                TaskState::Fetching { .. } => "fetching",
+                TaskState::Gathering { .. } => "gathering",
+                TaskState::Running { .. } if agent.engine().has_exited(slot) => "ended",
+                TaskState::Running { stop: Some(_), .. } => "stopping",
+                TaskState::Running { .. } => "running",
+                TaskState::Failed { reason: None } => "failed without words",
+                TaskState::Failed { .. } => "failed",
+                TaskState::Posting { .. } => "posting",
+                TaskState::Posted { .. } => "posted",
             };
             *self.seen.entry(format!("{state}{room}")).or_default() += 1;
         }
@@ -534,7 +534,7 @@ impl Chaos {
         let Supervisor { tasks, modules, .. } = &self.bench.agent.supervisor;
         for index in 0..FETCHES_MAX as u8 {
             let fetching = tasks.all().filter(|(_, task)| {
-                matches!(task.state(), State::Fetching { fetch, .. } if *fetch == index)
+                matches!(task.state(), TaskState::Fetching { fetch, .. } if *fetch == index)
             });
             let deploying = tasks.deployments().filter(|(_, deployment)| {
                 matches!(deployment.state(), Deployed::Fetching { fetch, .. } if fetch == index)

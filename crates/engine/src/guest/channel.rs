@@ -1,7 +1,7 @@
 //! The capabilities publish and subscribe: messages below the channel.
 
 use super::{DONE, Done, NONE, arg, check_text, give, granted};
-use crate::{exchange::Exchange, guest::Guest, platform::Platform};
+use crate::{guest::Guest, mailbox::Mailbox, platform::Platform};
 use core::task::Poll;
 use proplet::{
     engine::Message,
@@ -98,11 +98,11 @@ fn say<P: Platform>(
     len: usize,
     message: impl FnOnce(Buffer) -> Result<Message<Buffer>, HostError>,
 ) -> Result<bool, HostError> {
-    if guest.exchange(|e| e.message.is_some()) {
+    if guest.mailbox(|e| e.message.is_some()) {
         return Ok(false);
     }
     let (now, limit) = (guest.platform().now(), guest.config().limits.messages);
-    let is_due = guest.exchange(|e| e.may_say(now, limit));
+    let is_due = guest.mailbox(|e| e.may_say(now, limit));
     let buffer = is_due.then(|| caller.runtime().try_buffer(len)).flatten();
     match buffer {
         Some(buffer) => {
@@ -121,12 +121,12 @@ pub(super) fn receive<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) ->
     let (buf, cap, topic_len_out) = (arg(args, 0), arg(args, 1), arg(args, 2));
     caller.check(buf, cap)?;
     caller.check(topic_len_out, 4)?;
-    let Some((topic_len, len)) = guest.exchange(|e| e.next_len()) else {
+    let Some((topic_len, len)) = guest.mailbox(|e| e.next_len()) else {
         give(args, NONE);
         return DONE;
     };
     if len <= cap as usize
-        && let Some(message) = guest.exchange(Exchange::receive)
+        && let Some(message) = guest.mailbox(Mailbox::receive)
     {
         caller.write(buf, message.text())?;
     }

@@ -2,7 +2,7 @@
 
 use super::{DONE, Done, PIECE, arg, give, granted};
 use crate::{
-    exchange::{Timer, micros, millis},
+    mailbox::{Timer, micros, millis},
     platform::Platform,
 };
 use core::task::Poll;
@@ -41,13 +41,13 @@ pub(super) fn timer_start<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]
             "timer_start: a period of 0 ms, expected 1 or more"
         ))));
     };
-    guest.exchange(|e| e.timer = Some(timer));
+    guest.mailbox(|e| e.timer = Some(timer));
     DONE
 }
 
 pub(super) fn timer_wait<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Done {
     let guest = granted::<P>(caller, Cap::Timer)?;
-    let Some(timer) = guest.exchange(|e| e.timer) else {
+    let Some(timer) = guest.mailbox(|e| e.timer) else {
         return Poll::Ready(Err(caller.refuse(format_args!(
             "timer_wait: no timer runs, call timer_start first"
         ))));
@@ -57,13 +57,13 @@ pub(super) fn timer_wait<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64])
         return guest.wait_until(timer.next());
     }
     let (times, timer) = timer.expired(now);
-    guest.exchange(|e| e.timer = Some(timer));
+    guest.mailbox(|e| e.timer = Some(timer));
     give(args, times);
     DONE
 }
 
 pub(super) fn timer_stop<P: Platform>(caller: &mut Caller<'_>, _: &mut [u64]) -> Done {
-    granted::<P>(caller, Cap::Timer)?.exchange(|e| e.timer = None);
+    granted::<P>(caller, Cap::Timer)?.mailbox(|e| e.timer = None);
     DONE
 }
 

@@ -13,7 +13,7 @@ mod clock;
 mod task;
 
 use crate::{
-    exchange::{Exchange, Measurement, Wanted, micros},
+    mailbox::{Mailbox, Measurement, Wanted, micros},
     platform::{BoardError, Platform},
     run_queue::Yield,
     worker::{DeviceConfig, Workers},
@@ -73,9 +73,9 @@ impl<P: Platform> Guest<P> {
 
     /// Changes its part that the control thread sees, too. A guest that runs has one: the default is
     /// never returned.
-    fn exchange<R: Default>(&self, change: impl FnOnce(&mut Exchange) -> R) -> R {
+    fn mailbox<R: Default>(&self, change: impl FnOnce(&mut Mailbox) -> R) -> R {
         let state = self.workers.slot(self.slot);
-        critical_section::with(|cs| state.exchange(cs, change)).unwrap_or_default()
+        critical_section::with(|cs| state.mailbox(cs, change)).unwrap_or_default()
     }
 
     fn count_dropped(&self) {
@@ -90,12 +90,12 @@ impl<P: Platform> Guest<P> {
 
     /// Has a sensor's channel measured, of the number that the guest gave.
     fn measure(&self, sensor: u32, channel: u32) {
-        self.exchange(|e| e.measurement = Measurement::Wanted(Wanted { sensor, channel }));
+        self.mailbox(|e| e.measurement = Measurement::Wanted(Wanted { sensor, channel }));
     }
 
     /// The measurement, once it is made; the guest is woken then.
     fn measured(&self) -> Poll<Result<i64, BoardError>> {
-        match self.exchange(Exchange::measured) {
+        match self.mailbox(Mailbox::measured) {
             Some(result) => Poll::Ready(result),
             None => {
                 self.wake.set(Self::WOKEN);

@@ -143,14 +143,14 @@ pub(super) fn publish_result<P: Platform>(caller: &mut Caller<'_>, args: &mut [u
         ))));
     };
     caller.read(offset, &mut output)?;
-    guest.exchange(|e| e.output = Some(output));
+    guest.mailbox(|e| e.output = Some(output));
     DONE
 }
 
 /// The block of the result before, if it is large enough, or a new one. If it is too small, it is
 /// given back first.
 fn output_of<P: Platform>(caller: &Caller<'_>, guest: &Guest<P>, len: usize) -> Option<Buffer> {
-    let before = guest.exchange(|e| e.output.take());
+    let before = guest.mailbox(|e| e.output.take());
     match before.filter(|output| output.len() >= len) {
         Some(mut output) => {
             output.truncate(len);
@@ -181,7 +181,7 @@ pub(super) fn log<P: Platform>(caller: &mut Caller<'_>, args: &mut [u64]) -> Don
     }
     let line = Line::new(caller, text, len)?;
     let (now, limit) = (guest.platform().now(), guest.config().limits.log_bytes);
-    if guest.exchange(|e| e.may_log(now, line.cost(), limit)) {
+    if guest.mailbox(|e| e.may_log(now, line.cost(), limit)) {
         log::log!(target: LOG_TARGET, level, "slot {}: {line}", guest.slot.0);
     } else {
         guest.count_dropped();

@@ -5,7 +5,7 @@ use proplet::{
     agent::{Agent, DeploymentSlot, Fetch, OutboxEntry, Storage, TaskSlot},
     config::Config,
     engine::Slot,
-    module::table::Entry,
+    module::table::ModuleEntry,
     testing::FakeEngine,
     time::Duration,
 };
@@ -45,7 +45,7 @@ pub fn agent(config: Config<'static>) -> Rc<RefCell<TestAgent>> {
     let storage = Storage {
         slots: leak(|| TaskSlot::FREE, 256),
         deployments: leak(|| DeploymentSlot::FREE, 2),
-        modules: leak(|| Entry::VACANT, 2),
+        modules: leak(|| ModuleEntry::VACANT, 2),
         fetches: leak(|| Fetch::VACANT, 4),
         outbox: leak(|| OutboxEntry::VACANT, 512),
         packed: leak(|| 0, 256),

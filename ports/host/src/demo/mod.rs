@@ -11,7 +11,7 @@ use crate::{
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use manager::Manager;
-use proplet::agent::Status;
+use proplet::agent::AgentStatus;
 use std::{
     cell::RefCell,
     future::poll_fn,
@@ -33,7 +33,7 @@ pub fn demo() -> Result<ExitCode> {
     let join = settings(ports.v5)?;
     let manager = Manager::connect(ports.v4, &join.tenant, &join.channel, PROPLET)?;
     let Proplet { agent, workers } = Proplet::new(&join.limits, config(&join), None)?;
-    let peak = Arc::new(Mutex::new(Status::default()));
+    let peak = Arc::new(Mutex::new(AgentStatus::default()));
     let shown = Arc::clone(&peak);
     let stop: &'static Stop = Box::leak(Box::new(Stop::new()));
     let link = thread::Builder::new()
@@ -88,9 +88,9 @@ fn settings(port: u16) -> Result<Join> {
 }
 
 /// Shows the present status, with the highest number of runs so far.
-fn raise(peak: &Mutex<Status>, status: Status) {
+fn raise(peak: &Mutex<AgentStatus>, status: AgentStatus) {
     let mut peak = peak.lock().unwrap_or_else(PoisonError::into_inner);
-    *peak = Status {
+    *peak = AgentStatus {
         running: peak.running.max(status.running),
         ..status
     };

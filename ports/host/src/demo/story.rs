@@ -5,7 +5,7 @@ use super::{
     manager::{Manager, Message},
 };
 use anyhow::{Result, bail};
-use proplet::agent::Status;
+use proplet::agent::AgentStatus;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,7 @@ const ROUNDS: u32 = 400_000;
 
 struct Story<'a> {
     manager: &'a Manager,
-    status: &'a dyn Fn() -> Status,
+    status: &'a dyn Fn() -> AgentStatus,
     began: Instant,
     checks: Vec<Check>,
     heartbeats: usize,
@@ -38,7 +38,7 @@ struct Check {
 
 /// Shows it all, prints a line an event and a table at the end; returns whether everything was as
 /// expected.
-pub(super) fn tell(manager: &Manager, status: &dyn Fn() -> Status) -> Result<bool> {
+pub(super) fn tell(manager: &Manager, status: &dyn Fn() -> AgentStatus) -> Result<bool> {
     let mut story = Story {
         manager,
         status,

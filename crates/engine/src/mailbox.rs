@@ -45,10 +45,10 @@ impl Incoming {
     }
 }
 
-/// The exchange of one task; it is touched in critical sections only. There no arena bytes are taken
+/// The mailbox of one task; it is touched in critical sections only. There no arena bytes are taken
 /// or given back, which may have to wait: they are moved in and out.
 #[derive(Debug)]
-pub(crate) struct Exchange {
+pub(crate) struct Mailbox {
     /// The guest's next message; the slot is in the line of the speakers while there is something.
     pub(crate) message: Option<Message<Buffer>>,
     inbox: heapless::Vec<Incoming, INBOX, u8>,
@@ -79,7 +79,7 @@ pub(crate) struct Wanted {
     pub(crate) channel: u32,
 }
 
-impl Exchange {
+impl Mailbox {
     pub(crate) const NEW: Self = Self {
         message: None,
         inbox: heapless::Vec::new(),
