@@ -11,6 +11,7 @@ use proplet_testing::engine::{Bench, LIMITS, STUCK, bench_of, trap};
 use std::{
     sync::{MutexGuard, atomic::Ordering},
     thread,
+    time::Instant,
 };
 use wamr::Buffer;
 
@@ -309,6 +310,9 @@ fn shares_of_work_are_those_of_the_weights() {
     let mut bench = bench();
     bench.load(0, ENDLESS).unwrap();
     let weights = [1, 2, 4, 8];
+    let platform = bench.workers.platform();
+    // All are there before the second step of the first.
+    let held = platform.hold();
     for slot in 0..16_u16 {
         let limits = Limits {
             weight: Weight(weights[usize::from(slot) % 4]),
@@ -316,21 +320,11 @@ fn shares_of_work_are_those_of_the_weights() {
         };
         bench.spawn(slot, &[], limits);
     }
-    let platform = bench.workers.platform();
+    drop(held);
     let work = loop {
         thread::sleep(Duration::from_millis(50));
-        let held = platform.hold();
-        let read = || -> Vec<u64> { (0..16).map(|slot| bench.usage(slot).work).collect() };
-        // The worker is held at the end of its step.
-        let mut work = read();
-        loop {
-            thread::sleep(Duration::from_millis(20));
-            let again = read();
-            if again == work {
-                break;
-            }
-            work = again;
-        }
+        let held = platform.hold_step();
+        let work: Vec<u64> = (0..16).map(|slot| bench.usage(slot).work).collect();
         drop(held);
         if work.iter().sum::<u64>() > 30_000_000 {
             break work;
@@ -420,29 +414,36 @@ fn long_steps_are_seen_and_counted() {
     let second = Duration::from_secs(1);
     platform.set_clock(Some(100 * second));
     let slow = bench.workers.slow_steps();
-    thread::sleep(Duration::from_millis(20));
-    assert_eq!(bench.workers.longest_step(100 * second), Duration::ZERO);
+    // A worker that waits for a guest is in no step.
+    let rests = |bench: &Bench| {
+        let longest = || bench.workers.longest_step(500 * second);
+        let began = Instant::now();
+        while longest() > Duration::ZERO && began.elapsed() < Duration::from_secs(10) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(longest(), Duration::ZERO);
+    };
+    rests(&bench);
     bench.spawn(0, &[], LIMITS);
-    thread::sleep(Duration::from_millis(20));
+    let mut held = platform.hold_step();
     for (passes, expected) in [(second, 0), (3 * second, 1)] {
-        let held = platform.hold();
-        thread::sleep(Duration::from_millis(20));
         let now = proplet_engine::Platform::now(platform) + passes;
         platform.set_clock(Some(now));
-        let usage = bench.engine.process();
-        assert_eq!(usage.longest_step, passes);
+        assert_eq!(bench.engine.process().longest_step, passes);
+        let steps = || platform.slices.load(Ordering::SeqCst);
+        let before = steps();
         drop(held);
-        thread::sleep(Duration::from_millis(20));
+        // At the end of the next step that one is counted.
+        while steps() == before {
+            thread::sleep(Duration::from_millis(1));
+        }
+        held = platform.hold_step();
         assert_eq!(bench.workers.slow_steps(), slow + expected);
         assert_eq!(bench.workers.longest_step(now), Duration::ZERO);
     }
+    drop(held);
     bench.engine.interrupt(Slot(0));
     bench.exit();
-    thread::sleep(Duration::from_millis(20));
-    assert_eq!(
-        bench.workers.longest_step(500 * second),
-        Duration::ZERO,
-        "it waits"
-    );
+    rests(&bench);
     bench.engine.unload(ModuleId(0));
 }

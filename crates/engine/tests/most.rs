@@ -34,8 +34,7 @@ fn ten_thousand_loops_are_all_preempted_and_stopped() {
     while slices() < first + 3 * usize::from(LOOPS) {
         thread::sleep(Duration::from_millis(10));
     }
-    let held = platform.hold();
-    thread::sleep(Duration::from_millis(50));
+    let held = platform.hold_step();
     let work: Vec<u64> = (0..LOOPS).map(|slot| bench.usage(slot).work).collect();
     drop(held);
     assert!(work.iter().all(|work| *work > 0));

@@ -41,8 +41,7 @@ fn weighed(weight: u8) -> Limits {
 fn shares(bench: &Bench, slots: &[u16], least: u64) -> Vec<f64> {
     let platform = bench.workers.platform();
     let work = || {
-        let held = platform.hold();
-        thread::sleep(Duration::from_millis(20));
+        let held = platform.hold_step();
         let work: Vec<u64> = slots.iter().map(|slot| bench.usage(*slot).work).collect();
         drop(held);
         work
@@ -295,9 +294,7 @@ fn no_watch_is_deceived_by_the_wrap_of_the_clock() {
     ] {
         platform.set_clock(Some(begins));
         bench.spawn(0, &[], LIMITS);
-        thread::sleep(Duration::from_millis(20));
-        let held = platform.hold();
-        thread::sleep(Duration::from_millis(20));
+        let held = platform.hold_step();
         for later in [0, 1, 2, 999, 60_000] {
             let now = begins + Duration::from_millis(later);
             let step = bench.workers.longest_step(now).as_millis() as u64;

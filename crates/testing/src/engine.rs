@@ -20,7 +20,7 @@ use std::{
     mem::MaybeUninit,
     sync::{
         Condvar, LazyLock, Mutex, MutexGuard, Once, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::Instant,
@@ -80,6 +80,8 @@ pub struct Threads {
     pub notified: AtomicUsize,
     /// A worker goes through it at each end of a step.
     gate: Mutex<()>,
+    /// The worker waits for the gate, or is about to.
+    is_at_gate: AtomicBool,
     /// Set: sleeping takes no time, and makes it pass.
     clock: Mutex<Option<Duration>>,
     pins: Mutex<[(PinMode, bool); PINS]>,
@@ -117,6 +119,7 @@ impl Threads {
             slices: AtomicUsize::new(0),
             notified: AtomicUsize::new(0),
             gate: Mutex::new(()),
+            is_at_gate: AtomicBool::new(false),
             clock: Mutex::new(None),
             pins: Mutex::new([(PinMode::Input, false); PINS]),
             random: AtomicU64::new(1),
@@ -143,6 +146,21 @@ impl Threads {
     /// moment after.
     pub fn hold(&self) -> MutexGuard<'_, ()> {
         lock(&self.gate)
+    }
+
+    /// Holds the worker, and waits until it is there.
+    ///
+    /// # Panics
+    /// No guest ends a step within ten seconds.
+    pub fn hold_step(&self) -> MutexGuard<'_, ()> {
+        let held = self.hold();
+        let began = Instant::now();
+        while !self.is_at_gate.load(Ordering::SeqCst) {
+            let waited = began.elapsed();
+            assert!(waited < Duration::from_secs(10), "no step ends");
+            thread::sleep(Duration::from_millis(1));
+        }
+        held
     }
 
     /// The sensor [`STUCK`] does not answer, until the guard is dropped.
@@ -184,7 +202,11 @@ impl Platform for Threads {
 
     fn worked(&self, _: u32) {
         self.slices.fetch_add(1, Ordering::SeqCst);
-        drop(lock(&self.gate));
+        self.is_at_gate.store(true, Ordering::SeqCst);
+        let passed = lock(&self.gate);
+        // While it is held: who holds it and reads true knows that the worker waits.
+        self.is_at_gate.store(false, Ordering::SeqCst);
+        drop(passed);
     }
 
     fn notify(&self) {
