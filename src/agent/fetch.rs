@@ -3,7 +3,7 @@
 use super::reason::{Reason, Refusal};
 use crate::{
     engine::Engine,
-    http::{Part, RequestId},
+    http::RequestId,
     module::{
         chunks::Chunks,
         reference::Reference,
@@ -203,14 +203,6 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
         }
     }
 
-    /// Bytes of the arena that a part of the response takes.
-    pub(super) fn part_growth(&self, part: &Part<'_>) -> usize {
-        match &self.state {
-            FetchState::Http { stream, .. } => stream.growth(part),
-            _ => 0,
-        }
-    }
-
     /// Takes a chunk.
     pub(super) fn chunk<E: Engine<Buffer = B>>(&mut self, chunk: &Chunk<'_>, engine: &E) {
         let FetchState::Registry { chunks, .. } = &mut self.state else {
@@ -223,30 +215,12 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
         }
     }
 
-    /// Takes a part of the response.
-    ///
-    /// # Errors
-    /// The body is refused; the exchange must be given up.
-    pub(super) fn part<E: Engine<Buffer = B>>(
-        &mut self,
-        part: Part<'_>,
-        engine: &E,
-    ) -> Result<(), Reason<B>> {
-        let FetchState::Http { stream, .. } = &mut self.state else {
-            return Err(Refusal::Unwanted.into());
-        };
-        match part {
-            Part::Begin(length) => stream.begin(length, engine)?,
-            Part::Bytes(bytes) => stream.append(bytes, engine)?,
-            Part::End => {
-                let bytes = stream.end(engine).map_err(Into::into);
-                self.arrive(bytes);
-            }
-            Part::Failed(reason) => {
-                self.arrive(Err(engine.words(format_args!("{reason}")).into()));
-            }
+    /// The response; `None` if it is not fetched over HTTP, or has arrived.
+    pub(super) const fn stream(&mut self) -> Option<&mut Stream<B>> {
+        match &mut self.state {
+            FetchState::Http { stream, .. } => Some(stream),
+            _ => None,
         }
-        Ok(())
     }
 
     /// Ends the fetch, with all bytes of the module or without.
@@ -300,12 +274,14 @@ mod tests {
 
         for length in [Some(MODULE.len()), None] {
             let mut fetch = fetch("http://host/app");
-            fetch.part(Part::Begin(length), &engine).unwrap();
+            let stream = fetch.stream().unwrap();
+            stream.begin(length, &engine).unwrap();
             for part in MODULE.chunks(4) {
-                fetch.part(Part::Bytes(part), &engine).unwrap();
+                stream.append(part, &engine).unwrap();
             }
+            let body = stream.end(&engine).unwrap();
             assert!(!fetch.has_arrived());
-            fetch.part(Part::End, &engine).unwrap();
+            fetch.arrive(Ok(body));
             assert_eq!(&*fetch.into_result().unwrap(), MODULE);
         }
         assert_eq!(engine.arena().free, 4096, "and nothing is left behind");
@@ -315,8 +291,7 @@ mod tests {
     fn a_part_of_another_source_is_refused() {
         let engine = FakeEngine::new(4096);
         let mut from_registry = fetch("registry/app");
-        let refused = from_registry.part(Part::Bytes(b"x"), &engine);
-        assert_eq!(refused, Err(Refusal::Unwanted.into()));
+        assert!(from_registry.stream().is_none());
         let mut over_http = fetch("http://host/app");
         let chunk = Chunk {
             app_name: "http://host/app",
@@ -326,8 +301,7 @@ mod tests {
         };
         over_http.chunk(&chunk, &engine);
         assert!(!over_http.has_arrived());
-        over_http.part(Part::End, &engine).unwrap();
-        let twice = over_http.part(Part::End, &engine);
-        assert_eq!(twice, Err(Refusal::Unwanted.into()));
+        over_http.arrive(Err(Refusal::Unwanted.into()));
+        assert!(over_http.stream().is_none());
     }
 }

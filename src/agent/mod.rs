@@ -415,12 +415,29 @@ impl<'a, E: Engine> Agent<'a, E> {
         now: Instant,
     ) -> Result<(), Reason<E::Buffer>> {
         let is_end = matches!(part, Part::End | Part::Failed(_));
-        let taken = self.supervisor.respond(id, part, now);
-        match is_end {
-            // The task may have been stopped meanwhile.
-            true => Ok(()),
-            false => taken,
+        let Supervisor {
+            modules,
+            rounds,
+            engine,
+            ..
+        } = &mut self.supervisor;
+        let taken = match modules.request(id) {
+            Some(fetch) => modules.part(fetch, part, engine).map(|()| None),
+            None => {
+                modules.evict_for(rounds.growth(id, &part), engine);
+                rounds.part(id, part, engine)
+            }
+        };
+        if !is_end {
+            return taken.map(drop);
         }
+        // An error says that no task waits for it any more.
+        if let Ok(Some(ended)) = taken {
+            self.supervisor.round_ended(ended, now);
+        }
+        self.supervisor.settle_modules(now);
+        self.supervisor.collect(now);
+        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
         hex::to_hex,
         reference::{Reference, check},
         signature::Trust,
+        stream::Stream,
         table::{Digest, ModuleEntry, Table, digest, digest_base64},
     },
     store::Store,
@@ -408,10 +409,24 @@ impl<'a, E: Engine> Modules<'a, E> {
         part: Part<'_>,
         engine: &E,
     ) -> Result<(), Reason<E::Buffer>> {
-        let growth = self.pending(fetch).map_or(0, |f| f.part_growth(&part));
+        let stream = self.stream(fetch).ok_or(Refusal::Unwanted)?;
+        let growth = stream.growth(&part);
         self.evict_for(growth, engine);
-        let pending = self.pending_mut(fetch).ok_or(Refusal::Unwanted)?;
-        pending.part(part, engine)
+        let stream = self.stream(fetch).ok_or(Refusal::Unwanted)?;
+        let ended = match part {
+            Part::Begin(length) => return Ok(stream.begin(length, engine)?),
+            Part::Bytes(bytes) => return Ok(stream.append(bytes, engine)?),
+            Part::End => stream.end(engine).map_err(Into::into),
+            Part::Failed(reason) => Err(engine.words(format_args!("{reason}")).into()),
+        };
+        if let Some(pending) = self.pending_mut(fetch) {
+            pending.arrive(ended);
+        }
+        Ok(())
+    }
+
+    fn stream(&mut self, fetch: u8) -> Option<&mut Stream<E::Buffer>> {
+        self.pending_mut(fetch)?.stream()
     }
 
     /// Whether chunks of `app` are of use.

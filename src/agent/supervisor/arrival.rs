@@ -9,7 +9,6 @@ use crate::{
         tasks::{Deployed, DeploymentRecord, Stop, StopReason, TaskState},
     },
     engine::{Engine, EngineError, ModuleId, Slot},
-    http::{Part, RequestId},
     time::{Duration, Instant},
     wire::{Chunk, Error},
 };
@@ -30,28 +29,8 @@ impl<E: Engine> Supervisor<'_, E> {
         is_taken
     }
 
-    /// Takes a part of a response.
-    ///
-    /// # Errors
-    /// The exchange must be given up.
-    pub(in crate::agent) fn respond(
-        &mut self,
-        id: RequestId,
-        part: Part<'_>,
-        now: Instant,
-    ) -> Result<(), Reason<E::Buffer>> {
-        if let Some(fetch) = self.modules.request(id) {
-            self.modules.part(fetch, part, &self.engine)?;
-            self.settle_modules(now);
-        } else {
-            self.round_part(id, part, now)?;
-        }
-        self.collect(now);
-        Ok(())
-    }
-
     /// Serves all who wait for modules that have arrived.
-    pub(super) fn settle_modules(&mut self, now: Instant) {
+    pub(in crate::agent) fn settle_modules(&mut self, now: Instant) {
         while let Some(fetch) = self.modules.arrived() {
             self.settle(fetch, now);
         }

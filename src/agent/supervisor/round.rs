@@ -10,7 +10,7 @@ use crate::{
         tasks::{TaskKind, TaskRecord, TaskState},
     },
     engine::{Engine, ModuleId, Slot},
-    http::{Accept, Method, Part, Request, RequestId},
+    http::{Accept, Method, Request, RequestId},
     memory::Purpose,
     task::{budget::Budget, learning::Round},
     time::Instant,
@@ -100,21 +100,8 @@ impl<E: Engine> Supervisor<'_, E> {
         }
     }
 
-    /// Takes a part of a service's response.
-    ///
-    /// # Errors
-    /// The exchange must be given up.
-    pub(super) fn round_part(
-        &mut self,
-        id: RequestId,
-        part: Part<'_>,
-        now: Instant,
-    ) -> Result<(), Reason<E::Buffer>> {
-        let growth = self.rounds.growth(id, &part);
-        self.modules.evict_for(growth, &self.engine);
-        let Some(ended) = self.rounds.part(id, part, &self.engine)? else {
-            return Ok(());
-        };
+    /// An exchange with a service has ended.
+    pub(in crate::agent) fn round_ended(&mut self, ended: Ended<E::Buffer, Slot>, now: Instant) {
         let Ended {
             slot,
             service,
@@ -135,7 +122,6 @@ impl<E: Engine> Supervisor<'_, E> {
             }
             (Service::Coordinator, result) => self.posted(slot, result.map(drop), now),
         }
-        Ok(())
     }
 
     /// Waits for the model on the topic that names it, since its registry has failed.
