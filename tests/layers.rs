@@ -180,6 +180,35 @@ fn the_firmware_has_no_circle() {
     assert_layers("ports/zephyr/src", ZEPHYR);
 }
 
+#[test]
+fn the_architecture_names_files_that_are_there() {
+    let page = fs::read_to_string(folder("ARCHITECTURE.md")).unwrap();
+    let code = page.split("```").step_by(2).collect::<String>();
+    let names = code.split('`').skip(1).step_by(2);
+    let is_path = |name: &&str| name.ends_with(".rs") || name.ends_with(".h") || name.contains('/');
+    // Some are named from the agent's folder, or from that of the one before.
+    let bases = [
+        "",
+        "src/agent",
+        "crates/engine/src/guest",
+        "crates/engine/tests",
+    ];
+    let bases = bases.map(folder);
+    let more = folder("guests/rust/proplet-guest/src");
+    let paths: Vec<&str> = names.filter(is_path).collect();
+    assert!(paths.len() > 30, "{paths:?}");
+    for path in paths {
+        let is_there = bases
+            .iter()
+            .chain([&more])
+            .any(|base| base.join(path).exists());
+        assert!(
+            is_there,
+            "ARCHITECTURE.md names `{path}`, which is not there"
+        );
+    }
+}
+
 /// Fails if a file in `folder` uses a module of the crate that comes later in `order`. A module's name is
 /// its path, as `agent/tasks`; one of a folder, as `agent`, stands for all files in it that have no entry.
 /// Modules of tests are left out.

@@ -250,6 +250,46 @@ fn the_firmware_takes_over_each_default_of_kconfig() {
     }
 }
 
+/// The source in a folder, but for one file.
+fn sources(folder: &str, except: &str) -> String {
+    let files = fs::read_dir(path(folder)).unwrap();
+    let files = files.map(|file| file.unwrap().path());
+    let files = files.filter(|file| file.extension().is_some_and(|e| e == "rs"));
+    let files = files.filter(|file| !file.ends_with(except));
+    files
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect()
+}
+
+#[test]
+fn each_setting_is_read() {
+    let reads = |source: &str, field: &str| {
+        let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+        source.split(&format!(".{field}")).skip(1).any(ends)
+    };
+    // `Settings::field` borrows each to set it, and tests read what they like.
+    let core = text("src/settings/mod.rs").replace("&mut self.", "");
+    let core = core.split("#[cfg(test)]").next().unwrap();
+    let device = sources("ports/zephyr/src", "settings.rs") + core;
+    for setting in SETTINGS {
+        let name = setting.name;
+        // Credentials are no field: the stack has them.
+        let is_field = setting.device.is_some_and(|d| d.shell) && setting.kind != Kind::Pem;
+        assert!(
+            !is_field || reads(&device, name),
+            "{name}: neither ports/zephyr/src nor src/settings/mod.rs reads this field of Settings"
+        );
+    }
+    let host = sources("ports/host/src", "lib.rs");
+    for arg in join().get_arguments().filter(|arg| arg.get_id() != "help") {
+        let name = arg.get_id().as_str();
+        assert!(
+            reads(&host, name),
+            "{name}: no file of ports/host/src reads this field of Join or Limits"
+        );
+    }
+}
+
 // Documentation
 
 const DOCS: &str = "docs/configuration.md";

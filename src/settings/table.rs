@@ -2,9 +2,9 @@
 //!
 //! [`SETTINGS`] is the source of the device's checks ([`Settings::set`](super::Settings::set)), of the Linux
 //! port's flags, variables, defaults and help, and of the tables in docs/configuration.md; Kconfig is tested
-//! against it. A new setting takes an entry here, a field of `Settings` with its name in `Settings::field`, a
-//! field of `Join` or `Limits` in ports/host/src/cli.rs, its option in Kconfig if it has one, and the code
-//! that uses it. The tests here and in tests/settings.rs name those that are missing.
+//! against it. A new setting takes an entry here, a field of `Settings` with its place in `EMPTY` and
+//! `Settings::field`, a field of `Join` or `Limits` in ports/host/src/cli.rs, its option in Kconfig if it has
+//! one, and the code that reads it. The tests here and in tests/settings.rs name those that are missing.
 //!
 //! A firmware links [`SPECS`] alone: the help is read only when this crate is compiled, and by hosts.
 
