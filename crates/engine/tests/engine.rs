@@ -8,7 +8,7 @@ use proplet::{
     time::Duration,
 };
 use proplet_testing::engine::{Bench, LIMITS, SLOTS, bench, trap};
-use std::{sync::atomic::Ordering, thread};
+use std::{sync::atomic::Ordering, thread, time::Instant};
 
 #[test]
 fn guests_run_end_and_leave_nothing_behind() {
@@ -183,12 +183,20 @@ fn slices(bench: &mut Bench) {
     bench.workers.set_slice(1000);
 }
 
+/// Waits until a guest has done the work of a hundred turns.
+fn until_work(bench: &Bench, slot: u16) {
+    let began = Instant::now();
+    while bench.engine.usage(Slot(slot)).work < 100_000 {
+        assert!(began.elapsed() < Duration::from_secs(30));
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// A guest whose fuel goes to code without branches, and hardly any to work, has turns that end.
 fn hot_turns(bench: &mut Bench) {
     let nops = "nop ".repeat(20_000);
     let hot = format!(r#"(module (func (export "main") (loop {nops} (br 0))))"#);
     bench.load(0, &hot).unwrap();
-    bench.spawn(0, &[], LIMITS);
     bench
         .load(1, r#"(module (func (export "main") (loop (br 0))))"#)
         .unwrap();
@@ -198,9 +206,15 @@ fn hot_turns(bench: &mut Bench) {
         args: &[],
         limits: LIMITS,
     };
+    let platform = bench.workers.platform();
+    let held = platform.hold();
+    bench.spawn(0, &[], LIMITS);
     bench.engine.spawn(Slot(1), &call, TaskData::NONE).unwrap();
-    thread::sleep(Duration::from_millis(200));
+    drop(held);
+    until_work(bench, 1);
+    let held = platform.hold_step();
     let usage = [0, 1].map(|slot| bench.engine.usage(Slot(slot)));
+    drop(held);
     for slot in [0, 1] {
         bench.engine.interrupt(Slot(slot));
         assert_eq!(bench.exit().result, Err(Failure::Interrupted));
@@ -219,18 +233,18 @@ fn shares(bench: &mut Bench) {
     bench.load(0, endless).unwrap();
     for (weight, bytes) in [(10, 0), (30, 0), (10, 65_536), (100, 20_000)] {
         let mut limits = LIMITS;
+        let platform = bench.workers.platform();
+        // Both are there before the second step of the first.
+        let held = platform.hold();
         bench.spawn(0, &[Value::I32(0)], limits);
         limits.weight = Weight(weight);
         bench.spawn(1, &[Value::I32(bytes)], limits);
-        thread::sleep(Duration::from_millis(100));
+        drop(held);
+        until_work(bench, 0);
+        let held = platform.hold_step();
         let work = |slot| bench.engine.usage(Slot(slot)).work;
-        // Both at one moment: where this thread was held up between them, again.
-        let (first, other) = loop {
-            let (before, other, after) = (work(0), work(1), work(0));
-            if after - before < before / 50 {
-                break (before, other);
-            }
-        };
+        let (first, other) = (work(0), work(1));
+        drop(held);
         for slot in [0, 1] {
             bench.engine.interrupt(Slot(slot));
             bench.exit();
