@@ -370,7 +370,7 @@ pub enum EngineError<B> {
     /// Anything else, in words, UTF-8.
     Words(B),
     /// Words that the arena had no room for. They are in the log.
-    Unsaid,
+    NoWords,
 }
 
 impl<B> From<Shortage> for EngineError<B> {
@@ -380,15 +380,14 @@ impl<B> From<Shortage> for EngineError<B> {
 }
 
 /// Stands for words that the arena had no room for.
-pub(crate) const UNSAID: &str =
-    "it failed before it began, while the arena was full: the log says why";
+pub(crate) const NO_WORDS: &str = "the arena had no room for the reason: it is in the log";
 
 impl<B: Deref<Target = [u8]>> fmt::Display for EngineError<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory(shortage) => shortage.fmt(f),
-            Self::Words(words) => f.write_str(core::str::from_utf8(words).unwrap_or(UNSAID)),
-            Self::Unsaid => f.write_str(UNSAID),
+            Self::Words(words) => f.write_str(core::str::from_utf8(words).unwrap_or(NO_WORDS)),
+            Self::NoWords => f.write_str(NO_WORDS),
         }
     }
 }
@@ -470,7 +469,7 @@ pub trait Engine {
             }
             Err(_) => {
                 log::warn!("{words}");
-                EngineError::Unsaid
+                EngineError::NoWords
             }
         }
     }

@@ -378,14 +378,15 @@ impl<'a, E: Engine> Modules<'a, E> {
     pub(super) fn poll_request(&mut self, id: RequestId) -> Option<Request> {
         let limit = self.limits.bytes;
         let (_, fetch) = self.all_mut().find(|(_, f)| f.has_http_request())?;
-        fetch.set_request(id);
-        Some(Request {
+        let request = Request {
             // A reference is no longer.
             url: Url::try_from(fetch.location()).ok()?,
             method: Method::Get,
             accept: Accept::Module,
             limit,
-        })
+        };
+        fetch.set_request(id);
+        Some(request)
     }
 
     /// Requests to servers that are under way.
@@ -417,7 +418,10 @@ impl<'a, E: Engine> Modules<'a, E> {
             Part::Begin(length) => return Ok(stream.begin(length, engine)?),
             Part::Bytes(bytes) => return Ok(stream.append(bytes, engine)?),
             Part::End => stream.end(engine).map_err(Into::into),
-            Part::Failed(reason) => Err(engine.words(format_args!("{reason}")).into()),
+            Part::Failed(reason) => Err(match stream.give_up() {
+                Ok(()) => engine.words(format_args!("{reason}")).into(),
+                Err(refused) => refused.into(),
+            }),
         };
         if let Some(pending) = self.pending_mut(fetch) {
             pending.arrive(ended);
@@ -434,30 +438,32 @@ impl<'a, E: Engine> Modules<'a, E> {
         self.all().any(|(_, f)| f.takes_chunks_of(app))
     }
 
-    /// Takes a chunk of `app`, or the reason for which it can't be read. False if it is of no use.
+    /// Storage of fetches, vacant ones too.
+    pub(super) fn places(&self) -> impl Iterator<Item = u8> + use<E> {
+        // There are FETCHES_MAX at most.
+        0..self.fetches.len() as u8
+    }
+
+    /// Lets a fetch take a chunk of `app`, or the reason for which it can't be read. False if it is of no
+    /// use to this one.
     pub(super) fn chunk(
         &mut self,
+        fetch: u8,
         app: &str,
         chunk: Result<&Chunk<'_>, Error>,
         engine: &E,
     ) -> bool {
-        let mut is_taken = false;
-        // Two may differ in their digest alone.
-        for index in (0..=u8::MAX).take(self.fetches.len()) {
-            let takes = |f: &&Pending<E::Buffer>| f.takes_chunks_of(app);
-            let Some(fetch) = self.pending(index).filter(takes) else {
-                continue;
-            };
-            is_taken = true;
-            let growth = chunk.map_or(0, |chunk| fetch.chunk_growth(chunk));
-            self.evict_for(growth, engine);
-            match (self.pending_mut(index), chunk) {
-                (Some(fetch), Ok(chunk)) => fetch.chunk(chunk, engine),
-                (Some(fetch), Err(error)) => fetch.arrive(Err(error.into())),
-                (None, _) => {}
-            }
+        let Some(pending) = self.pending(fetch).filter(|f| f.takes_chunks_of(app)) else {
+            return false;
+        };
+        let growth = chunk.map_or(0, |chunk| pending.chunk_growth(chunk));
+        self.evict_for(growth, engine);
+        match (self.pending_mut(fetch), chunk) {
+            (Some(fetch), Ok(chunk)) => fetch.chunk(chunk, engine),
+            (Some(fetch), Err(error)) => fetch.arrive(Err(error.into())),
+            (None, _) => {}
         }
-        is_taken
+        true
     }
 
     /// A fetch that has ended, and whose waiters can be served.

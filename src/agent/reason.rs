@@ -1,7 +1,7 @@
 //! Reasons for which a task has no result, or is refused.
 
 use crate::{
-    engine::{EngineError, TRAPPED, UNSAID},
+    engine::{EngineError, NO_WORDS, TRAPPED},
     memory::Shortage,
     module::{
         chunks::{ChunkError, TooLarge},
@@ -79,7 +79,10 @@ pub enum Refusal {
     /// The guest trapped; the arena had no room for the words.
     Trapped,
     /// Words that the arena had no room for. They are in the log.
-    Unsaid,
+    NoWords,
+    /// It failed while neither the outbox had room for a report nor the arena for the reason, which is in the
+    /// log.
+    NotKept,
 }
 
 /// The reason for which a task has no result, or is refused.
@@ -134,7 +137,7 @@ impl<B: Deref<Target = [u8]>> fmt::Display for Shown<'_, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.reason {
             Reason::Refusal(refusal) => refusal.show(self.task, f),
-            Reason::Words(words) => f.write_str(core::str::from_utf8(words).unwrap_or(UNSAID)),
+            Reason::Words(words) => f.write_str(core::str::from_utf8(words).unwrap_or(NO_WORDS)),
         }
     }
 }
@@ -198,7 +201,10 @@ impl Refusal {
             }
             Self::Unwanted => f.write_str("nobody waits for it any more"),
             Self::Trapped => f.write_str(TRAPPED),
-            Self::Unsaid => f.write_str(UNSAID),
+            Self::NoWords => f.write_str(NO_WORDS),
+            Self::NotKept => {
+                f.write_str("it failed before it began, while the arena was full: the log says why")
+            }
         }
     }
 }
@@ -214,7 +220,7 @@ impl<B> From<EngineError<B>> for Reason<B> {
         match error {
             EngineError::Memory(shortage) => shortage.into(),
             EngineError::Words(words) => Self::Words(words),
-            EngineError::Unsaid => Refusal::Unsaid.into(),
+            EngineError::NoWords => Refusal::NoWords.into(),
         }
     }
 }

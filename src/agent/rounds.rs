@@ -125,10 +125,16 @@ impl<B: DerefMut<Target = [u8]>, S: Copy + PartialEq> Rounds<B, S> {
 
 impl<B: DerefMut<Target = [u8]>, S> Exchange<B, S> {
     fn end<E: Engine<Buffer = B>>(self, part: Part<'_>, engine: &E) -> Ended<B, S> {
-        let body = |mut stream: Stream<B>| stream.end(engine);
+        let mut stream = self.stream;
         let result = match part {
-            Part::Failed(reason) => Err(engine.words(format_args!("{reason}")).into()),
-            _ => self.stream.map(body).transpose().map_err(Into::into),
+            Part::Failed(reason) => Err(match stream.as_mut().map_or(Ok(()), Stream::give_up) {
+                Ok(()) => engine.words(format_args!("{reason}")).into(),
+                Err(refused) => refused.into(),
+            }),
+            _ => {
+                let body = stream.as_mut().map(|stream| stream.end(engine));
+                body.transpose().map_err(Into::into)
+            }
         };
         Ended {
             slot: self.slot,

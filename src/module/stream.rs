@@ -103,6 +103,8 @@ pub struct Stream<B> {
     /// Length that the server announced.
     announced: Option<usize>,
     limit: usize,
+    /// Refusal of a part; no byte is kept since.
+    refused: Option<StreamError>,
 }
 
 impl<B: DerefMut<Target = [u8]>> Stream<B> {
@@ -114,6 +116,7 @@ impl<B: DerefMut<Target = [u8]>> Stream<B> {
             len: 0,
             announced: None,
             limit,
+            refused: None,
         }
     }
 
@@ -127,21 +130,34 @@ impl<B: DerefMut<Target = [u8]>> Stream<B> {
         engine: &E,
     ) -> Result<(), StreamError> {
         (self.bytes, self.len, self.announced) = (None, 0, announced);
-        match announced {
+        self.refused = None;
+        let begun = match announced {
             Some(len) => self.make_room(len, engine),
             None => Ok(()),
-        }
+        };
+        begun.map_err(|error| self.refuse(error))
     }
 
     /// Appends bytes.
     ///
     /// # Errors
-    /// The body is longer than announced or too large, or the arena lacks room.
+    /// The body is longer than announced or too large, or the arena lacks room; or a part before it was
+    /// refused.
     pub fn append<E: Engine<Buffer = B>>(
         &mut self,
         bytes: &[u8],
         engine: &E,
     ) -> Result<(), StreamError> {
+        let appended = self.try_append(bytes, engine);
+        appended.map_err(|error| self.refuse(error))
+    }
+
+    fn try_append<E: Engine<Buffer = B>>(
+        &mut self,
+        bytes: &[u8],
+        engine: &E,
+    ) -> Result<(), StreamError> {
+        self.check()?;
         let end = self.len.saturating_add(bytes.len());
         if self.announced.is_some_and(|announced| end > announced) {
             return Err(StreamError::Overrun(self.content));
@@ -154,11 +170,32 @@ impl<B: DerefMut<Target = [u8]>> Stream<B> {
         Ok(())
     }
 
+    fn check(&self) -> Result<(), StreamError> {
+        self.refused.map_or(Ok(()), Err)
+    }
+
+    /// Gives the bytes back to the arena, which then has room for the words of a failure.
+    fn refuse(&mut self, error: StreamError) -> StreamError {
+        self.bytes = None;
+        self.refused = Some(error);
+        error
+    }
+
+    /// Gives up the body, whose bytes go back to the arena.
+    ///
+    /// # Errors
+    /// The refusal of a part, if that is why.
+    pub fn give_up(&mut self) -> Result<(), StreamError> {
+        self.bytes = None;
+        self.check()
+    }
+
     /// Takes all bytes of a complete body.
     ///
     /// # Errors
-    /// The body is shorter than announced, or the arena lacks room.
+    /// The body is shorter than announced, the arena lacks room, or a part was refused.
     pub fn end<E: Engine<Buffer = B>>(&mut self, engine: &E) -> Result<B, StreamError> {
+        self.check()?;
         if let Some(announced) = self.announced.filter(|announced| self.len < *announced) {
             return Err(StreamError::CutShort {
                 content: self.content,
@@ -235,13 +272,30 @@ mod tests {
         );
         stream.begin(Some(4), &engine).unwrap();
         stream.append(b"abc", &engine).unwrap();
-        assert!(stream.append(b"de", &engine).is_err());
         assert_eq!(
             stream.end(&engine).unwrap_err().to_string(),
             "the server sent 3 of the model's 4 bytes"
         );
         stream.append(b"d", &engine).unwrap();
         assert_eq!(&*stream.end(&engine).unwrap(), b"abcd");
+    }
+
+    #[test]
+    fn a_refusal_frees_the_bytes_and_stays() {
+        let engine = FakeEngine::new(10_000);
+        let mut stream = Stream::new(Content::Model, 1000);
+        stream.begin(Some(4), &engine).unwrap();
+        stream.append(b"abc", &engine).unwrap();
+        let refused = stream.append(b"de", &engine);
+        assert_eq!(refused, Err(StreamError::Overrun(Content::Model)));
+        assert_eq!(engine.arena().free, 10_000);
+        assert_eq!(stream.append(b"d", &engine), refused);
+        assert_eq!(stream.end(&engine).map(drop), refused);
+        assert_eq!(stream.give_up(), refused);
+        stream.begin(Some(4), &engine).unwrap();
+        stream.append(b"abcd", &engine).unwrap();
+        assert_eq!(stream.give_up(), Ok(()));
+        assert_eq!(engine.arena().free, 10_000);
     }
 
     #[test]

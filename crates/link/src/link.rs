@@ -395,7 +395,7 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
                 // Acknowledgements make room.
                 Err(_) if !connection.session().is_publish_quiescent() => return Ok(()),
                 Err(_) => {
-                    error!("{:?} does not fit the send buffer", Some(change));
+                    error!("{change:?} does not fit the send buffer");
                     Subscriptions::Complete
                 }
             };

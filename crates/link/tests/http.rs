@@ -849,6 +849,12 @@ fn redirects_have_an_end() {
     let outcome = ask(&get_example(), &loops);
     assert_eq!(outcome.error(), "too many redirects (10)");
     assert_eq!(outcome.dials.len(), 11);
+    // Wherever the last of them leads to.
+    let nowhere = [moved(302, "ftp://b/")];
+    let mut loops = vec![&hop[..]; 10];
+    loops.push(&nowhere);
+    let outcome = ask(&get_example(), &loops);
+    assert_eq!(outcome.error(), "too many redirects (10)");
     let fine = [fine()];
     let mut chain = vec![&hop[..]; 10];
     chain.push(&fine);

@@ -24,8 +24,13 @@ impl<E: Engine> Supervisor<'_, E> {
         chunk: Result<&Chunk<'_>, Error>,
         now: Instant,
     ) -> bool {
-        let is_taken = self.modules.chunk(app, chunk, &self.engine);
-        self.settle_modules(now);
+        let mut is_taken = false;
+        // Two fetches may differ in their digest alone. The bytes of one are gone before the next takes
+        // its own.
+        for fetch in self.modules.places() {
+            is_taken |= self.modules.chunk(fetch, app, chunk, &self.engine);
+            self.settle_modules(now);
+        }
         is_taken
     }
 
@@ -84,7 +89,7 @@ impl<E: Engine> Supervisor<'_, E> {
                 &reason,
             ) {
                 // Its numbers alone are better than nothing.
-                (EngineError::Unsaid, Reason::Refusal(refusal)) => (*refusal).into(),
+                (EngineError::NoWords, Reason::Refusal(refusal)) => (*refusal).into(),
                 (words, _) => words.into(),
             }
         };

@@ -69,8 +69,6 @@ impl<E: Engine> Supervisor<'_, E> {
     /// The next request to a service, as `id`, given out once.
     pub(in crate::agent) fn poll_round_request(&mut self, id: RequestId) -> Option<Request> {
         let (slot, service) = self.tasks.take_due()?;
-        let limit = self.config.data_bytes;
-        self.rounds.begin(id, slot, service, limit);
         let round = self.round(slot)?;
         // The task was refused if one of them were wrong.
         let (url, method) = match service {
@@ -84,6 +82,8 @@ impl<E: Engine> Supervisor<'_, E> {
                 (round.update_url().ok()?, Method::Post { len })
             }
         };
+        let limit = self.config.data_bytes;
+        self.rounds.begin(id, slot, service, limit);
         Some(Request {
             url,
             method,

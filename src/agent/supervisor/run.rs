@@ -10,7 +10,7 @@ use crate::{
     },
     engine::{Call, Engine, Exit, Failure, ModuleId, Params, Record as _, Slot, TaskData, Values},
     task::{args, budget::Budget},
-    text::{Text, clip},
+    text::{Text, clip, text},
     time::{Duration, Instant},
     wire::is_object,
 };
@@ -142,10 +142,10 @@ impl<E: Engine> Supervisor<'_, E> {
         {
             match self.tasks.set_state(slot, TaskState::Accepted) {
                 TaskState::Failed { reason } => {
-                    let unsaid = Refusal::Unsaid.into();
+                    let not_kept = Refusal::NotKept.into();
                     let reason = match reason {
-                        Some(mut kept) => core::mem::replace(kept.value_mut(), unsaid),
-                        None => unsaid,
+                        Some(mut kept) => core::mem::replace(kept.value_mut(), not_kept),
+                        None => not_kept,
                     };
                     self.report(slot, Err(reason), false, now);
                 }
@@ -208,11 +208,15 @@ impl<E: Engine> Supervisor<'_, E> {
             _ => {}
         }
         // A daemon's success has not been reported yet.
-        self.tasks.is_daemon_no_more(slot);
+        self.tasks.report_daemon(slot);
         if self.outbox.room() > 0 {
             self.report(slot, Err(reason), false, now);
         } else {
+            let words = text(format_args!("{reason}"));
             let reason = self.engine.record(reason, 0).ok();
+            if reason.is_none() {
+                log::warn!("task {} failed: {words}", self.tasks.id(slot));
+            }
             self.tasks.set_state(slot, TaskState::Failed { reason });
         }
     }

@@ -558,7 +558,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
     }
 
     /// Has the results of a daemon reported, as those of a task are.
-    pub(super) fn is_daemon_no_more(&mut self, slot: Slot) {
+    pub(super) fn report_daemon(&mut self, slot: Slot) {
         if let Some(record) = self.slots.get_mut(slot.0)
             && record.task().kind == TaskKind::Daemon
         {

@@ -249,3 +249,47 @@ fn a_module_that_nobody_waits_for_makes_room_for_what_somebody_does() {
     assert!(bench.agent.respond(id, begin, bench.now).is_err());
     assert_eq!(bench.agent.engine().arena().free, 1000 - 12, "b's record");
 }
+
+/// Two starts of one location, one of them with another digest: the first's bytes are gone before the
+/// second takes its own.
+#[test]
+fn two_fetches_of_one_location_take_the_arena_in_turn() {
+    let mut bench = Bench::online();
+    let module = format!("{ADD}{}", " ".repeat(6000));
+    bench.start(fetched("other", &pinned("reg/c", "another")));
+    bench.start(fetched("same", "reg/c"));
+    assert_eq!(bench.requests().len(), 2);
+    bench.chunk("reg/c", 0, 1, module.as_bytes());
+    assert_eq!(bench.agent.status().running, 1);
+    let results = bench.results_until(1250);
+    let error = results[0]["error"].as_str().unwrap();
+    assert!(error.contains("digest mismatch"), "{error}");
+    bench.exit(1, Ok(None));
+    assert!(bench.arena_is_free());
+}
+
+/// A body that takes the whole arena, and is refused or breaks off, leaves room for the reason.
+#[test]
+fn a_body_gives_its_bytes_back_before_the_reason_is_made() {
+    let failed = |then: &dyn Fn(&mut Bench, RequestId)| {
+        let mut bench = Bench::online();
+        bench.start(fetched("a", URL));
+        let id = bench.exchange(URL);
+        let free = bench.agent.engine().arena().free;
+        let begin = Part::Begin(Some(free - 1));
+        bench.agent.respond(id, begin, bench.now).unwrap();
+        then(&mut bench, id);
+        let results = bench.results_until(1250);
+        assert!(bench.arena_is_free());
+        results[0]["error"].as_str().unwrap().to_string()
+    };
+    let overrun = failed(&|bench, id| {
+        let part = Part::Bytes(&[0; 10_000]);
+        let refused = bench.agent.respond(id, part, bench.now).unwrap_err();
+        bench.break_off(id, &refused.to_string());
+    });
+    let reason = "the module has more bytes than the server said";
+    assert_eq!(overrun, format!("module {URL}: {reason}"));
+    let cut = failed(&|bench, id| bench.break_off(id, "the connection broke"));
+    assert_eq!(cut, format!("module {URL}: the connection broke"));
+}

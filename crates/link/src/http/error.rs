@@ -218,15 +218,23 @@ impl<R: fmt::Debug, N: fmt::Debug> fmt::Debug for Error<'_, R, N> {
     }
 }
 
+/// Host and port of a URL; of one that can't be parsed, the reason.
+struct ShownUrl<'u>(&'u str);
+
+impl fmt::Display for ShownUrl<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match ParsedUrl::parse(self.0) {
+            Ok(url) => url.fmt(f),
+            Err(error) => error.fmt(f),
+        }
+    }
+}
+
 impl<R: fmt::Display, N: embedded_io_async::Error> fmt::Display for Error<'_, R, N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A URL that can't be parsed is the error.
-        let url = match ParsedUrl::parse(self.url) {
-            Ok(url) => url,
-            Err(error) => return error.fmt(f),
-        };
+        let url = ShownUrl(self.url);
         match &self.kind {
-            ErrorKind::Url => write!(f, "the URL of {url} can't be used"),
+            ErrorKind::Url => url.fmt(f),
             ErrorKind::Downgrade => {
                 write!(
                     f,
@@ -269,7 +277,7 @@ where
 }
 
 impl ResponseError {
-    fn fmt(&self, url: &ParsedUrl<'_>, buf: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt(&self, url: &ShownUrl<'_>, buf: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Closed { in_head } => {
                 let place = match in_head {
