@@ -8,6 +8,9 @@ use crate::{
     wire::report::Metadata,
 };
 
+/// Most modules that may be on their way at once.
+pub const FETCHES_MAX: usize = 16;
+
 /// Bounds of the device on any task. A task's own, from its environment, must lie within.
 #[derive(Debug, Clone, Copy)]
 pub struct TaskLimits {

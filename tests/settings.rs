@@ -290,6 +290,24 @@ fn each_setting_is_read() {
     }
 }
 
+/// The link has defaults of its own for those who use it without settings.
+#[test]
+fn the_links_defaults_are_those_of_the_table() {
+    let link = proplet_link::LinkConfig::DEFAULT;
+    for (name, value) in [
+        ("keep_alive", u64::from(link.keep_alive)),
+        ("session_expiry", link.session_expiry.into()),
+        ("timeout", link.timeout.as_secs()),
+    ] {
+        let setting = SETTINGS.iter().find(|s| s.name == name).expect(name);
+        assert_eq!(
+            setting.device.expect(name).default,
+            value.to_string(),
+            "{name}"
+        );
+    }
+}
+
 // Documentation
 
 const DOCS: &str = "docs/configuration.md";
@@ -306,7 +324,7 @@ fn meaning(summary: &str, more: &[&str]) -> String {
 fn values(setting: &Setting, on_linux: bool) -> String {
     match setting.kind {
         Kind::Number(..) => setting.range().to_string(),
-        Kind::Switch if on_linux => "given or not".into(),
+        Kind::Switch if on_linux => "given or not; of the variable, `true` or `false`".into(),
         Kind::Switch => "`true` or `false`".into(),
         Kind::Choice(words) => format!("`{}`", words.join("` or `")),
         Kind::Line(_) if on_linux => "text".into(),

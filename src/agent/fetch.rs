@@ -16,9 +16,6 @@ use crate::{
 use core::ops::DerefMut;
 use heapless::String;
 
-/// Most modules that may be on their way at once.
-pub const FETCHES_MAX: usize = 16;
-
 /// Storage of one module on its way.
 #[derive(Debug)]
 pub struct Fetch<B>(Option<Pending<B>>);

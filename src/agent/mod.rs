@@ -22,8 +22,9 @@ mod supervisor;
 mod tasks;
 mod view;
 
+pub use crate::config::FETCHES_MAX;
 pub use event::{Delivery, Event, Publication, Qos, Subscription, Token, Unwritten};
-pub use fetch::{FETCHES_MAX, Fetch};
+pub use fetch::Fetch;
 pub use outbox::OutboxEntry;
 pub use reason::{Reason, Refusal};
 pub use rounds::EXCHANGES_MAX;

@@ -1,10 +1,11 @@
 //! Modules of tasks and deployments: loaded, stored, inline, in chunks or over HTTP.
 
 use super::{
-    fetch::{FETCHES_MAX, Fetch, Pending},
+    fetch::{Fetch, Pending},
     reason::{Reason, Refusal},
 };
 use crate::{
+    config::FETCHES_MAX,
     engine::{ArenaUsage, Engine, Limits, ModuleId},
     http::{Accept, Method, Part, Request, RequestId, Url},
     memory::{Purpose, Shortage},

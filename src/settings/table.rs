@@ -515,6 +515,9 @@ pub const SETTINGS: &[Setting] = &[
             "A task's share against the others' is its PROPLET_WEIGHT, 1 to 100, 10 if not given.",
         )
         .linux("preemption", "PROPLET_PREEMPTION", Is("fuel"))
+        .linux_summary(
+            "what ends a task's turn: fuel, its work (--slice), or time, its processor time (--slice-ms)",
+        )
         .build("fuel", "PROPLET_PREEMPTION"),
     Setting::number(Limits, "slice", Count, 1..=u32::MAX as u64)
         .help(
@@ -550,10 +553,14 @@ pub const SETTINGS: &[Setting] = &[
     Setting::number(Limits, "memory_max_bytes", Bytes, COUNT)
         .help(
             "most bytes of linear memory that a task may write to, in whole pages",
-            "0 is a quarter of the arena, or all of it where there is one task (run, bench).",
+            "",
         )
         .linux("memory-max-bytes", "PROPLET_MEMORY_MAX_BYTES", Is("0"))
-        .shell("0"),
+        .linux_summary(
+            "most bytes of linear memory that a task may write to, in whole pages; 0 is a quarter of the arena, or all of it for run and bench",
+        )
+        .shell("0")
+        .device_more("0 is a quarter of the arena."),
     Setting::new(Limits, "memory_commit", Kind::Switch)
         .help(
             "take all of a task's linear memory at its start and when it grows, rather than page by page",
@@ -635,6 +642,9 @@ pub const SETTINGS: &[Setting] = &[
             "workers",
             "PROPLET_WORKERS",
             Unset("one for each core that the process may use, as far as their stacks take a quarter of the arena"),
+        )
+        .linux_summary(
+            "threads that run guests, on as many cores, the last of those that the process may use",
         )
         .build("1", "PROPLET_WORKERS")
         // Each has a native stack.

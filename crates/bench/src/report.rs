@@ -24,7 +24,7 @@ pub enum Event<'a> {
     Table(Table),
     /// A step of the ladder is done.
     Step(&'a Step),
-    /// So many instances are held, and there can't be more.
+    /// The number of instances that are held, and why there can't be more.
     Wall(usize, &'a Wall),
     /// Work of a slot.
     Row(&'a Row),

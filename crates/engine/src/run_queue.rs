@@ -98,9 +98,9 @@ pub(crate) enum Yield {
 }
 
 /// The links of one list.
-struct Through<'q>(&'q mut [QueueEntry], Kind);
+struct EntriesOf<'q>(&'q mut [QueueEntry], Kind);
 
-impl Linked for Through<'_> {
+impl Linked for EntriesOf<'_> {
     fn links(&mut self, item: u16) -> &mut Links {
         let entry = &mut self.0[usize::from(item)];
         match self.1 {
@@ -150,12 +150,12 @@ impl RunQueue {
 
     /// Removes a slot from a list that it is in.
     fn unlink(&mut self, slot: u16, kind: Kind) {
-        self.lists[kind as usize].remove(&mut Through(self.entries, kind), slot);
+        self.lists[kind as usize].remove(&mut EntriesOf(self.entries, kind), slot);
     }
 
     /// Appends a slot to a list; it is in none that has the same links.
     fn append(&mut self, slot: u16, kind: Kind) {
-        self.lists[kind as usize].push_back(&mut Through(self.entries, kind), slot);
+        self.lists[kind as usize].push_back(&mut EntriesOf(self.entries, kind), slot);
         if kind != Kind::Message {
             self.entry_mut(slot).state = State::In(kind);
         }
@@ -223,7 +223,7 @@ impl RunQueue {
 
     fn prepend(&mut self, slot: u16) {
         let kind = Kind::Ready;
-        self.lists[kind as usize].push_front(&mut Through(self.entries, kind), slot);
+        self.lists[kind as usize].push_front(&mut EntriesOf(self.entries, kind), slot);
         self.entry_mut(slot).state = State::In(kind);
     }
 

@@ -107,14 +107,14 @@ pub(crate) enum Stage<P: 'static> {
     /// It waits for its next turn.
     Parked(Job<P>),
     /// A worker has its job, which had this at the end of its last step.
-    Running(Held),
+    Running(Usage),
     /// It has ended, and had this.
-    Ended(Outcome, Held),
+    Ended(Outcome, Usage),
 }
 
 /// Arena bytes and work of an instance.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Held {
+pub(crate) struct Usage {
     work: u64,
     /// At the end the most that it ever had.
     bytes: u32,
@@ -122,7 +122,7 @@ pub(crate) struct Held {
     pages: u32,
 }
 
-impl Held {
+impl Usage {
     pub(crate) fn by(instance: &Instance) -> Self {
         Self {
             work: instance.work(),
@@ -147,7 +147,7 @@ pub(crate) struct Job<P: 'static> {
     /// Of a module that imports functions.
     pub(crate) guest: Option<Boxed<Guest<P>>>,
     /// The call itself, while what the module wants run first is not done.
-    pub(crate) later: Option<Boxed<Later>>,
+    pub(crate) deferred: Option<Boxed<DeferredCall>>,
     /// The rest of its turn, in tenths of a unit of work or in nanoseconds; below 0 its debt, which its next
     /// turns pay.
     pub(crate) turn: i64,
@@ -156,7 +156,7 @@ pub(crate) struct Job<P: 'static> {
 
 /// A call that is to be begun.
 #[derive(Debug)]
-pub(crate) struct Later {
+pub(crate) struct DeferredCall {
     export: heapless::String<NAME_MAX>,
     args: Args,
 }
@@ -179,11 +179,11 @@ impl<P> Job<P> {
         call: &Call<'_>,
     ) -> Result<Self, Refused> {
         instance.set_work_left(call.limits.work.unwrap_or(u64::MAX));
-        let later = match instance.initialise()? {
+        let deferred = match instance.initialise()? {
             true => {
                 let export = heapless::String::try_from(call.export).unwrap_or_default();
                 let args = args_of(call);
-                Some(runtime.boxed(Later { export, args })?)
+                Some(runtime.boxed(DeferredCall { export, args })?)
             }
             false => {
                 instance.call(call.export, &args_of(call))?;
@@ -193,7 +193,7 @@ impl<P> Job<P> {
         Ok(Self {
             instance: Some(instance),
             guest,
-            later,
+            deferred,
             turn: 0,
             weight: call.limits.weight,
         })
@@ -210,10 +210,10 @@ impl<P> Job<P> {
         if instance.initialise()? {
             return Ok(true);
         }
-        let Some(later) = self.later.take() else {
+        let Some(deferred) = self.deferred.take() else {
             return Ok(false);
         };
-        instance.call(&later.export, &later.args)?;
+        instance.call(&deferred.export, &deferred.args)?;
         Ok(true)
     }
 
@@ -244,7 +244,7 @@ impl<P> Task<P> {
     }
 
     /// Arena bytes of a call while what its module wants run first is not done.
-    pub(crate) const LATER_BYTES: usize = Boxed::<Later>::BYTES;
+    pub(crate) const DEFERRED_BYTES: usize = Boxed::<DeferredCall>::BYTES;
 
     /// With a job that waits for its first turn.
     pub(crate) fn new(job: Job<P>, mailbox: Option<Boxed<Mailbox>>) -> Self {
@@ -255,9 +255,9 @@ impl<P> Task<P> {
         }
     }
 
-    fn held(&self) -> Held {
+    fn held(&self) -> Usage {
         match &self.stage {
-            Stage::Parked(job) => job.instance.as_ref().map(Held::by).unwrap_or_default(),
+            Stage::Parked(job) => job.instance.as_ref().map(Usage::by).unwrap_or_default(),
             Stage::Running(held) | Stage::Ended(_, held) => *held,
         }
     }

@@ -14,7 +14,7 @@ use crate::{
     mailbox::{Incoming, Mailbox, Measurement, Wanted, micros, millis},
     platform::{BoardError, Channel, Platform},
     run_queue::{QueueEntry, RunQueue, Yield},
-    task::{Held, Job, Outcome, Refused, SlotState, Stage, Task},
+    task::{Job, Outcome, Refused, SlotState, Stage, Task, Usage},
 };
 use core::{
     cell::{Cell, RefCell},
@@ -86,7 +86,7 @@ struct StepClock {
 }
 
 /// A worker's clocks, as it last read them.
-struct Pace {
+struct WorkerClocks {
     clock: &'static StepClock,
     /// Time of the thread.
     thread: Duration,
@@ -94,7 +94,7 @@ struct Pace {
     now: Duration,
 }
 
-impl Pace {
+impl WorkerClocks {
     /// Begins a step at `now`.
     fn begin(&mut self, now: Duration) {
         // 0 says that the worker waits.
@@ -188,8 +188,8 @@ impl<P: Platform> Workers<P> {
 
     /// Arena bytes that a task of `module` takes beside its instance.
     pub(crate) fn task_bytes(module: &Module) -> usize {
-        let later = usize::from(module.has_initialisers()) * Task::<P>::LATER_BYTES;
-        Task::<P>::bytes(module.has_imports()) + later
+        let deferred = usize::from(module.has_initialisers()) * Task::<P>::DEFERRED_BYTES;
+        Task::<P>::bytes(module.has_imports()) + deferred
     }
 
     /// Makes the task of a call in a free slot.
@@ -372,20 +372,20 @@ impl<P: Platform> Workers<P> {
             Err(e) => return begun(Err(e)),
         };
         begun(Ok(()));
-        let mut pace = Pace {
+        let mut clocks = WorkerClocks {
             clock,
             thread: self.platform.thread_time(),
             now: self.platform.now(),
         };
         loop {
-            match self.next(micros(pace.now)) {
-                Ok((slot, job)) => self.serve(slot, job, &mut worker, &mut pace),
+            match self.next(micros(clocks.now)) {
+                Ok((slot, job)) => self.serve(slot, job, &mut worker, &mut clocks),
                 Err(until) => {
                     clock.began.store(0, Ordering::Relaxed);
                     self.platform.wait(until);
                     self.queue(RunQueue::end_idle);
-                    pace.thread = self.platform.thread_time();
-                    pace.begin(self.platform.now());
+                    clocks.thread = self.platform.thread_time();
+                    clocks.begin(self.platform.now());
                 }
             }
         }
@@ -423,12 +423,18 @@ impl<P: Platform> Workers<P> {
         })
     }
 
-    // What is below the interpreter stays on a worker's stack for the whole turn: what is only needed
-    // before or after it is in frames of its own.
+    // Frames below the interpreter stay on a worker's stack for the whole turn: work that comes before or
+    // after it has frames of its own.
     #[inline(never)]
-    fn serve(&'static self, slot: Slot, job: Job<P>, worker: &mut Worker<'_>, pace: &mut Pace) {
+    fn serve(
+        &'static self,
+        slot: Slot,
+        job: Job<P>,
+        worker: &mut Worker<'_>,
+        clocks: &mut WorkerClocks,
+    ) {
         let mut job = job;
-        match self.turn(slot, &mut job, worker, pace) {
+        match self.turn(slot, &mut job, worker, clocks) {
             Ok(place) => self.park(slot, job, place),
             Err(outcome) => self.end(slot, outcome),
         }
@@ -438,7 +444,7 @@ impl<P: Platform> Workers<P> {
     #[inline(never)]
     fn park(&self, slot: Slot, mut job: Job<P>, place: Yield) {
         if !matches!(place, Yield::Last | Yield::First) {
-            // What it had left of its turn is lost, what it took beyond is not.
+            // The rest of its turn is lost; a debt is not.
             job.turn = job.turn.min(0);
         }
         let state = self.slot(slot);
@@ -481,7 +487,7 @@ impl<P: Platform> Workers<P> {
         slot: Slot,
         job: &mut Job<P>,
         worker: &mut Worker<'_>,
-        pace: &mut Pace,
+        clocks: &mut WorkerClocks,
     ) -> Result<Yield, Outcome> {
         if self.slot(slot).is_interrupted() {
             return Err(self.interrupted(slot, job));
@@ -493,14 +499,14 @@ impl<P: Platform> Workers<P> {
                 // It pays, and others go on; without others none has lost anything. In a round in
                 // which all pay there is no step, and time passes all the same.
                 if self.queue(|queue| queue.has_any()) {
-                    pace.begin(self.platform.now());
+                    clocks.begin(self.platform.now());
                     return Ok(Yield::Last);
                 }
                 job.turn = whole;
             }
         }
         loop {
-            if let Some(place) = self.steps(slot, job, worker, pace)? {
+            if let Some(place) = self.steps(slot, job, worker, clocks)? {
                 return Ok(place);
             }
             self.go_on(slot, job)?;
@@ -536,7 +542,7 @@ impl<P: Platform> Workers<P> {
         slot: Slot,
         job: &mut Job<P>,
         worker: &mut Worker<'_>,
-        pace: &mut Pace,
+        clocks: &mut WorkerClocks,
     ) -> Result<Option<Yield>, Outcome> {
         let (Some(instance), guest) = (&mut job.instance, job.guest.as_deref()) else {
             return Err(Outcome::Interrupted);
@@ -554,7 +560,7 @@ impl<P: Platform> Workers<P> {
                 let before = active.instance().work();
                 let outcome = active.step(fuel, context);
                 // Also where it trapped.
-                let (work, time) = self.count(slot, pace, &active, before);
+                let (work, time) = self.count(slot, clocks, &active, before);
                 let outcome = match outcome {
                     Ok(outcome) => outcome,
                     Err(e) => break 'entered e,
@@ -574,7 +580,7 @@ impl<P: Platform> Workers<P> {
                     ResumableCall::OutOfFuel => burnt += i64::from(fuel),
                 }
                 let whole = self.turn_of(job.weight);
-                let now = micros(pace.now);
+                let now = micros(clocks.now);
                 if let Some(place) = self.goes_on(now, &mut job.turn, whole, burnt) {
                     break place;
                 }
@@ -589,14 +595,20 @@ impl<P: Platform> Workers<P> {
 
     /// Counts a step that has ended, of a run that had done `before`: its units of work, and the
     /// nanoseconds since the step before.
-    fn count(&self, slot: Slot, pace: &mut Pace, active: &Active<'_>, before: u64) -> (u32, i64) {
+    fn count(
+        &self,
+        slot: Slot,
+        clocks: &mut WorkerClocks,
+        active: &Active<'_>,
+        before: u64,
+    ) -> (u32, i64) {
         let instance = active.instance();
-        let held = Held::by(instance);
+        let held = Usage::by(instance);
         let work = u32::try_from(instance.work() - before).unwrap_or(u32::MAX);
         // A simulator's time passes here, and it is this guest's.
         self.platform.worked(work);
         let thread = self.platform.thread_time();
-        let took = thread.saturating_sub(core::mem::replace(&mut pace.thread, thread));
+        let took = thread.saturating_sub(core::mem::replace(&mut clocks.thread, thread));
         let nanos = took.as_secs() * 1_000_000_000 + u64::from(took.subsec_nanos());
         critical_section::with(|cs| {
             self.slot(slot).with(cs, |task| {
@@ -604,7 +616,7 @@ impl<P: Platform> Workers<P> {
                 task.cpu += nanos;
             })
         });
-        pace.begin(self.platform.now());
+        clocks.begin(self.platform.now());
         if took > SLOW {
             self.count_slow(slot, took, work);
         }
@@ -705,12 +717,12 @@ impl<P: Platform> Workers<P> {
     #[inline(never)]
     fn release(&self, slot: Slot, job: &mut Job<P>) {
         if let Some(instance) = job.instance.take() {
-            let held = Held::at_the_end(&instance);
+            let held = Usage::at_the_end(&instance);
             drop(instance);
             let note = |task: &mut Task<P>| task.stage = Stage::Running(held);
             critical_section::with(|cs| self.slot(slot).with(cs, note));
         }
         job.guest = None;
-        job.later = None;
+        job.deferred = None;
     }
 }

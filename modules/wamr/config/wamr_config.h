@@ -23,7 +23,7 @@
 #define WASM_ENABLE_QUICK_AOT_ENTRY 0
 
 /*
- * What clang and rustc emit for wasm32 by default. Mutable globals, sign extension, multi-value
+ * Features that clang and rustc emit for wasm32 by default. Mutable globals, sign extension, multi-value
  * and saturating conversions have no switch: WAMR always takes them. LLVM 20 writes table indexes
  * as five-byte LEBs, hence OVERLONG. memory.copy and memory.fill fail to load without _OPT.
  */

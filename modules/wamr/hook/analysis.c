@@ -1,7 +1,7 @@
 /*
  * SPDX-License-Identifier: Apache-2.0
  *
- * What the code of a loaded module says beforehand: how long it can run without a check, and how
+ * Analysis of a loaded module's code before it runs: how long it can run without a check, and how
  * much of the operand stack its exported functions use. Reads the code as the loader has rewritten
  * it, which it has validated.
  */
@@ -282,7 +282,7 @@ enum { NO_FUNCTION = UINT32_MAX };
 struct search {
     const WASMModule *module;
     struct visit *visits;
-    /* What a call that is left in a bulk operation keeps beside its frames. */
+    /* Bytes that a call left in a bulk operation keeps beside its frames. */
     uint32 bulk_bytes;
 };
 
@@ -303,7 +303,7 @@ at_least(uint32 *most, uint32 value)
         *most = value;
 }
 
-/* What is kept beside the frames while a call of an imported function waits. */
+/* Bytes kept beside the frames while a call of an imported function waits. */
 static uint32
 import_bytes(const WASMModule *module, uint32 index)
 {

@@ -19,7 +19,7 @@
  * each size is a node, and the others of the same size are in a list behind that one. Two bitmaps say
  * which lists and which trees have blocks.
  *
- * What it costs: time does not depend on how many blocks are held or free. Nothing walks a list; a
+ * Costs: time does not depend on how many blocks are held or free. Nothing walks a list; a
  * tree is as deep as its sizes have bits below the highest and above the lowest three, so at most 29
  * nodes (15 in an arena of 256 KiB), and an operation goes down seven times at the most. Moving and
  * zeroing a payload is extra. In static RAM: 232 bytes for the lists, trees and bitmaps.
@@ -87,7 +87,7 @@ static uint32 most_used;
 /* Pages of linear memory that are held. */
 static uint32 pages_held;
 
-/* What guests that run leave free: the reserve, and what is promised to a start. */
+/* Bytes that running guests leave free: the reserve, and the promise to a start. */
 static uint32 reserve;
 static uint32 promised;
 
@@ -352,7 +352,7 @@ place_of(header *node)
     return &parent[CHILDREN + (parent[CHILDREN + 1] == link_to(node))];
 }
 
-/* What can be in a node's place: the next of its size, or any leaf below, cut off here; or NULL. */
+/* The node that can stand in a node's place: the next of its size, or any leaf below, cut off here; or NULL. */
 static header *
 heir_of(header *node)
 {
@@ -412,7 +412,7 @@ unlink_free(header *block)
     }
 }
 
-/* What lies before is in use: its caller has merged it, or knows. */
+/* The block before is in use: its caller has merged it, or knows. */
 static void
 make_free(header *block, uint32 size)
 {
@@ -648,7 +648,7 @@ arena_size(void)
     return (uint32)((uint8 *)last - (uint8 *)first);
 }
 
-/* What is free beyond so many bytes. Called with the lock held. */
+/* Free bytes beyond `kept`. Called with the lock held. */
 static uint32
 free_beyond(uint32 kept)
 {
@@ -733,8 +733,8 @@ wamr_arena_await_start(void)
 }
 
 /*
- * WAMR cuts sizes to 32 bits on their way here: a linear memory of 4 GiB arrives as 0. Nobody
- * means 0 bytes, so 0 is refused.
+ * WAMR cuts sizes to 32 bits on their way here: a linear memory of 4 GiB arrives as 0. No
+ * caller means 0 bytes, so 0 is refused.
  */
 static header *
 take(uint32 len, bool linear, bool of_spare)

@@ -36,7 +36,7 @@ wamr_arena_linear(uint32_t len, bool of_spare);
 bool
 wamr_arena_extend(void *payload, uint32_t len);
 
-/* Waits for the end of a start that has a promise; false where there is none. Then more may be spare than
+/* Waits for the end of a start that has a promise; false if no start has one. Then more may be spare than
    before. Not for the thread that makes the start. */
 bool
 wamr_arena_await_start(void);

@@ -163,7 +163,7 @@ set_memory(WASMMemoryInstance *memory, uint8 *data, uint32 pages, uint32 size)
     SET_LINEAR_MEMORY_SIZE(memory, size);
 }
 
-/* What a memory becomes, it becomes when all of it is there. */
+/* A memory takes its new size only once all of the growth is there. */
 static void
 finish(struct wamr_worker *worker, const struct bulk *bulk)
 {
@@ -278,7 +278,7 @@ wamr_grow_table(WASMExecEnv *env, uint32 index, uint32 count, uint32 value)
         return false;
     }
     charge_and_fill_elements(worker, end, value, count);
-    /* What is not filled yet, or never, is null. */
+    /* Elements that are not filled yet, or never, are null. */
     if (!worker->over)
         table->cur_size += count;
     return true;

@@ -14,7 +14,7 @@
  * returns. To go on, the interpreter is called for a synthetic function whose caller is the frame
  * that was left: its return recovers the rest.
  *
- * What has no check on its way is charged when it happens: bulk operations by their size, scans for
+ * Work without a check on its way is charged when it happens: bulk operations by their size, scans for
  * the ends of blocks by what they read, returns from functions by their number. A charge that uses
  * the slice up sends the interpreter to `leave_code`, whose branch is a check, and so ends it in a
  * line of code without a branch, too.

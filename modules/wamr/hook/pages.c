@@ -70,7 +70,7 @@ declared_bytes(const WASMMemory *memory)
     return (uint64)memory->num_bytes_per_page * memory->init_page_count;
 }
 
-/* What the places of branches count as, in pages. Those of a memory that is committed are of no use without
+/* Pages that the places of branches count as. Those of a memory that is committed are of no use without
    pages, which are counted. */
 static uint64
 held_by_places(const struct wamr_pages *pages, uint64 wasm_pages)
@@ -78,7 +78,7 @@ held_by_places(const struct wamr_pages *pages, uint64 wasm_pages)
     return pages->commit ? 0 : wasm_pages * sizeof(struct wamr_branch *) / SMALL_PAGE;
 }
 
-/* Whether it may hold so many pages, with so many places. */
+/* Whether it may hold `count` pages, with places for `wasm_pages`. */
 static bool
 may_hold(const struct wamr_pages *pages, uint64 count, uint64 wasm_pages)
 {
@@ -301,7 +301,7 @@ drop_from(struct wamr_pages *pages, uint32 wasm_page)
     wamr_count_pages(-(int32)count);
 }
 
-/* Arena bytes of so many Wasm pages in which all is written to. */
+/* Arena bytes of `wasm_pages` that are written to throughout. */
 static uint64
 committed_bytes(uint64 wasm_pages)
 {
@@ -489,7 +489,7 @@ pages_in(uint64 bytes)
 
 /*
  * The global that compilers keep the guest's own stack pointer in: the first one, mutable, with an address
- * that is a multiple of 16 at first. 0 where there is none.
+ * that is a multiple of 16 at first; 0 without one.
  */
 static uint32
 stack_pointer(const WASMModule *module, uint64 bytes)

@@ -102,7 +102,7 @@ wamr_pages_make(WASMModuleInstance *instance, uint64 bytes_max, bool commit, cha
 void
 wamr_pages_free(WASMModuleInstance *instance);
 
-/* Room for so many Wasm pages; false where the arena has none, or no more may be held. `touched` gets the
+/* Makes room for this many Wasm pages; false where the arena has none, or no more may be held. `touched` gets the
    pages that were taken for it, be they given back. */
 bool
 wamr_pages_extend(WASMModuleInstance *instance, uint32 wasm_pages, uint32 *touched);
@@ -120,8 +120,8 @@ wamr_pages_explain(WASMModuleInstance *instance);
 uint8 *
 wamr_pages_touch(WASMModuleInstance *instance, uint32 at);
 
-/* What follows is within the memory: its caller has looked. What takes pages is false where the arena
-   has none left, with the exception set. */
+/* The ranges below lie within the memory: callers have checked. Functions that take pages return false where
+   the arena has none left, with the exception set. */
 
 void
 wamr_pages_read(const WASMModuleInstance *instance, uint32 at, uint8 *to, uint32 len);

@@ -31,7 +31,7 @@ wamr_discard_log(uint32 level, const char *file, int line, const char *fmt, ...)
 }
 
 /*
- * What WAMR refers to for host functions that take native arguments, and for those of its C API.
+ * Symbols that WAMR refers to for host functions that take native arguments, and for its C API.
  * All of ours take the raw array, so that no architecture's assembly and no C API is needed.
  */
 void
@@ -377,8 +377,8 @@ wamr_tables_need(const struct WASMModule *module)
 }
 
 /*
- * What wasm_instantiate is given instead of the module, under the lock: what other instances have made
- * already is hidden, so that it makes none, and so is what is done here: a paged memory and its data
+ * The module as wasm_instantiate sees it, under the lock: the parts that other instances have made
+ * already are hidden, so that it makes none, and so is what is done here: a paged memory and its data
  * segments. The start function and its like are hidden since the module was loaded. A flat memory's growth
  * is bounded.
  */

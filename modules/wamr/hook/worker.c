@@ -3,7 +3,7 @@
  *
  * Calls that can be left and resumed, on one operand stack for each thread, and their meter.
  *
- * What a left call keeps is what lies on its stack, and its tail. All in it that is an address of
+ * A left call keeps the content of its stack, and its tail. All in it that is an address of
  * the stack is in the frames, which `rebase` walks; the rest are numbers, cells and addresses of the
  * module's code and the instance's memory.
  */
@@ -126,7 +126,7 @@ wamr_charge(struct wamr_worker *worker, uint64 work, uint64 cost)
 
     wamr_settle(worker);
     worker->over |= work > call->work_left;
-    /* What goes beyond is not done: the call traps with all of its work. */
+    /* Work beyond it is not done: the call traps with all of its work. */
     if (work > call->work_left)
         work = call->work_left;
     call->work += work;
@@ -199,7 +199,7 @@ wamr_leaves_before_scan(WASMExecEnv *env)
     return true;
 }
 
-/* So many returns are charged at once: 1,024 units of credit, or the ways behind two of them. */
+/* Returns that are charged at once: 1,024 units of credit, or the ways behind two of them. */
 static uint32
 returns_at_once(const wamr_call *call)
 {
@@ -300,7 +300,7 @@ wamr_unblock(struct wamr_worker *worker, uint64_t result, uint32_t cells)
     worker->call->tail = 0;
 }
 
-/* What is kept of a call. */
+/* The kept part of a call. */
 
 static WASMInterpFrame *
 moved(WASMInterpFrame *frame, uintptr_t by)
@@ -491,7 +491,7 @@ wamr_give_up(struct wamr_worker *worker)
 void
 wamr_drop(wamr_call *call)
 {
-    /* What was forgotten on a stack is lost with it. */
+    /* A tail forgotten on a stack is lost with it. */
     if (call->tail && !call->waiting && !call->entered) {
         struct bulk bulk;
 
@@ -523,8 +523,8 @@ wamr_fuel(struct wamr_worker *worker, uint32_t fuel, void *run)
     return worker->credit > 0;
 }
 
-/* What does more work than it may has no further check: a host function that waited, or that the host
-   called directly. */
+/* Ends a call that has done more work than it may and passes no further check: a host function that waited,
+   or that the host called directly. */
 static void
 end_if_over(struct wamr_worker *worker)
 {

@@ -1,7 +1,7 @@
 /*
  * SPDX-License-Identifier: Apache-2.0
  *
- * What interp.c, worker.c and bulk.c share: a worker, and the meter of the call on its stack.
+ * Shared by interp.c, worker.c and bulk.c: a worker, and the meter of the call on its stack.
  */
 
 #ifndef PROPLET_WAMR_WORKER_H
@@ -151,7 +151,7 @@ struct wamr_worker {
     uint8 *line_pages[PAGE_LINES];
     /* Where the guest goes on after a store that asked. */
     uint8 *store_ip;
-    /* What was loaded from two pages; what was stored to two, which nobody reads. */
+    /* A value that was loaded from two pages; a store to two ends here, unread. */
     uint64 bounce;
 #endif
 
@@ -159,7 +159,7 @@ struct wamr_worker {
     uint32 generation;
     uint32 stack_len;
 
-    /* What a left call has beside its frames: a host function's arguments, or the rest of a bulk
+    /* Data of a left call beside its frames: a host function's arguments, or the rest of a bulk
        operation. */
     union {
         uint64 args[WAMR_BLOCKING_ARGS];
@@ -183,7 +183,7 @@ extern uint32 wamr_unloads;
 
 /* Cold: what they are called from stays as fast as without them. */
 
-/* What was counted since the last time goes to the books. */
+/* Settles: the counts since the last time go to the call's totals. */
 void
 wamr_settle(struct wamr_worker *worker);
 

@@ -166,7 +166,7 @@ mod tests {
                 assert_eq!(board.write(from, level), Ok(()));
                 assert_eq!(board.read(to), Ok(level));
             }
-            // Nobody drives it now.
+            // No pin drives it now.
             assert_eq!(board.configure(from, PinMode::Input), Ok(()));
             assert_eq!(board.read(to), Ok(true));
             assert_eq!(board.read(from), Ok(false));

@@ -170,7 +170,7 @@ pub struct Join {
     pub session_expiry: u32,
     #[arg(long)]
     pub receive_buffer: u32,
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::BoolishValueParser::new())]
     pub no_will: bool,
     #[arg(long)]
     pub heartbeat: u64,

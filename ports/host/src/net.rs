@@ -146,7 +146,7 @@ impl Network {
                 let found = (worker.host.as_str(), 0)
                     .to_socket_addrs()
                     .map(|all| all.map(|a| a.ip()).collect());
-                // Nobody else sets it.
+                // It is set here only.
                 let _ = worker.found.set(found);
                 wake.set();
             })?;
@@ -382,7 +382,7 @@ mod tests {
         );
     }
 
-    /// `network` looks `host` up, until somebody sets the answer.
+    /// `network` looks `host` up, until the answer is set.
     fn looks_up(network: &Network, host: &str) -> Arc<Lookup> {
         let lookup = Arc::new(Lookup {
             host: host.into(),

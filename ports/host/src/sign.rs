@@ -150,8 +150,8 @@ pub fn verify(options: &cli::Verify) -> Result<String> {
 }
 
 /// Reads keys as [`signature::parse_keys`] does, or of files whose names stand in their place: with
-/// keys as text, or a public key as `wasmsign2` stores it. None only if `text` is empty: whoever gives
-/// something means to trust somebody.
+/// keys as text, or a public key as `wasmsign2` stores it. None only if `text` is empty: a text that is given
+/// is meant to name a key.
 ///
 /// # Errors
 /// The first word that is neither; or a file, or `text`, in which there is no key.

@@ -51,7 +51,7 @@ impl Tls {
     pub fn config(&self) -> Result<&Arc<ClientConfig>> {
         if self.config.get().is_none() {
             let config = Arc::new(read(&self.files)?);
-            // Nobody else could have set it meanwhile: it's not Sync.
+            // No other thread can have set it meanwhile: it's not Sync.
             let _ = self.config.set(config);
         }
         self.config.get().context("TLS")
@@ -154,7 +154,7 @@ impl Session {
         while self.0.is_handshaking() {
             *events = PollFlags::OUT;
             self.push(stream).map_err(ended)?;
-            // What was pushed may have been the last of it.
+            // That may have been the last of the handshake.
             if self.0.is_handshaking() {
                 *events = PollFlags::IN;
                 self.pull(stream).map_err(ended)?;

@@ -133,7 +133,7 @@ struct proplet_address {
 };
 
 /*
- * What takes the network's time is done on a thread of its own, one request at a time: -EBUSY
+ * Requests that take the network's time are done on a thread of their own, one at a time: -EBUSY
  * while there is one. The end of it wakes the control thread.
  */
 int proplet_net_resolve(const char *host);

@@ -134,6 +134,6 @@ impl Line {
 
 fn print(text: &Text) {
     let mut line = Line::default();
-    // What is too long is cut.
+    // A longer text is cut.
     let _ = fmt::Write::write_fmt(&mut line, format_args!("bench: {text}\n"));
 }

@@ -13,7 +13,6 @@ pub(super) use record::{
 
 use crate::{
     agent::{
-        fetch::FETCHES_MAX,
         gathering::{Gathering, Service},
         reason::{Reason, Refusal},
     },
@@ -22,6 +21,7 @@ use crate::{
         heap::{ABSENT, Heap as _},
         list::{Linked, Links, List},
     },
+    config::FETCHES_MAX,
     engine::{Engine, ModuleId, Record as _, RunUsage, Slot},
     task::monitor::Monitor,
     time::Instant,

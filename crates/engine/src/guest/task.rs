@@ -40,7 +40,7 @@ fn give_copy(caller: &mut Caller<'_>, args: &mut [u64], bytes: &[u8]) -> Done {
     caller.check(offset_out, 4)?;
     caller.check(len_out, 4)?;
     give(args, 0);
-    // What is in the arena has less than 4 GiB.
+    // The arena has less than 4 GiB.
     let len = bytes.len() as u32;
     let Ok(offset) = caller.alloc_in_guest(len + 1) else {
         return DONE;

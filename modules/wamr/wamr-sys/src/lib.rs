@@ -144,8 +144,8 @@ pub const BLOCK_HEADER: u32 = 4;
 /// Divides the size of a block with its header, in bytes.
 pub const BLOCK_ALIGN: u32 = 8;
 
-/// A call of an instance's function, or none. Its owner sets `instance` and the bounds while there
-/// is none; the rest is C's.
+/// A call of an instance's function, or none. Its owner sets `instance` and the bounds between
+/// calls; the rest is C's.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Call {

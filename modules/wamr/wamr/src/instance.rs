@@ -354,7 +354,7 @@ pub(crate) fn bad_call(text: core::fmt::Arguments<'_>) -> Trap {
     Trap::new(TrapKind::BadCall, text)
 }
 
-// What is not needed while a guest runs has a frame of its own: a guest's thread has a small stack.
+// In a frame of its own, since it is not needed while a guest runs: a guest's thread has a small stack.
 #[inline(never)]
 fn make(module: &Module, config: &InstanceConfig) -> Result<*mut sys::Instance, Error> {
     let mut text = [0u8; 128];

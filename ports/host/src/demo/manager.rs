@@ -54,7 +54,7 @@ impl Manager {
                 for event in connection.iter() {
                     match event {
                         Ok(Event::Incoming(Packet::SubAck(_))) => {
-                            // Nobody waits the second time.
+                            // After the first time the receiver is gone.
                             let _ = ready.send(());
                         }
                         Ok(Event::Incoming(Packet::Publish(publish))) => {
