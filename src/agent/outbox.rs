@@ -72,43 +72,30 @@ impl<B> Update<B> {
     }
 }
 
-/// Storage of one entry: a message about a task.
+/// Storage of one message about a task.
 #[derive(Debug)]
-pub struct OutboxEntry<B> {
-    state: State,
-    /// Order of posting; wraps after 4 billion entries.
+pub struct OutboxEntry<B>(Option<Posted<B>>);
+
+impl<B> OutboxEntry<B> {
+    /// A vacant entry.
+    pub const VACANT: Self = Self(None);
+}
+
+/// A message that is kept.
+#[derive(Debug)]
+pub(super) struct Posted<B> {
+    /// Whether the link has it, and has not reported its fate yet.
+    is_sent: bool,
+    refusals: u8,
+    /// Order of posting; wraps after 4 billion messages.
     seq: u32,
     /// Earliest moment of sending.
     due: Instant,
-    refusals: u8,
     pub(super) task: Id,
     pub(super) body: Body<B>,
 }
 
-impl<B> OutboxEntry<B> {
-    /// A vacant entry.
-    pub const VACANT: Self = Self {
-        state: State::Vacant,
-        seq: 0,
-        due: Instant::BOOT,
-        refusals: 0,
-        task: Id::new(),
-        body: Body::Results {
-            outcome: Ok(Output::Value(None)),
-            stopped: false,
-        },
-    };
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Vacant,
-    Posted,
-    /// Given to the link, which has not reported its fate yet.
-    Sent,
-}
-
-/// Content of an entry.
+/// Content of a message.
 #[derive(Debug)]
 pub(super) enum Body<B> {
     /// The last sample of a run: sent once, not repeated.
@@ -210,22 +197,31 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
         }
     }
 
-    fn posted(&self) -> impl Iterator<Item = &OutboxEntry<B>> {
-        let entries = self.entries[..self.top].iter();
-        entries.filter(|e| e.state != State::Vacant)
+    /// The messages, with their indices.
+    fn posted(&self) -> impl Iterator<Item = (u16, &Posted<B>)> {
+        let entries = (0..=u16::MAX).zip(&self.entries[..self.top]);
+        entries.filter_map(|(index, entry)| Some((index, entry.0.as_ref()?)))
     }
 
-    fn free(&mut self, index: usize) {
-        self.message_bytes -= self.entries[index].body.message_bytes();
+    fn posted_mut(&mut self) -> impl Iterator<Item = (u16, &mut Posted<B>)> {
+        let entries = (0..=u16::MAX).zip(&mut self.entries[..self.top]);
+        entries.filter_map(|(index, entry)| Some((index, entry.0.as_mut()?)))
+    }
+
+    fn free(&mut self, index: u16) {
+        let Some(posted) = self.entries[usize::from(index)].0.take() else {
+            return;
+        };
+        self.message_bytes -= posted.body.message_bytes();
         self.count -= 1;
-        self.entries[index] = OutboxEntry::VACANT;
-        while self.top > 0 && self.entries[self.top - 1].state == State::Vacant {
+        while self.top > 0 && self.entries[self.top - 1].0.is_none() {
             self.top -= 1;
         }
     }
 
-    pub(super) fn get(&self, index: u16) -> &OutboxEntry<B> {
-        &self.entries[usize::from(index)]
+    /// The message that was [given out](Self::poll) as `index`, until its fate is told.
+    pub(super) fn get(&self, index: u16) -> Option<&Posted<B>> {
+        self.entries.get(usize::from(index))?.0.as_ref()
     }
 
     /// Vacant entries.
@@ -251,9 +247,9 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
     /// Drops the samples that were not sent.
     pub(super) fn disconnect(&mut self) {
         self.takes_samples = false;
-        for index in 0..self.top {
-            let entry = &self.entries[index];
-            if entry.state == State::Posted && entry.body.qos() == Qos::AtMostOnce {
+        let is_sample = |e: &Posted<B>| !e.is_sent && e.body.qos() == Qos::AtMostOnce;
+        for index in (0..=u16::MAX).take(self.top) {
+            if self.get(index).is_some_and(is_sample) {
                 self.free(index);
             }
         }
@@ -271,28 +267,28 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
             debug_assert!(false, "ids are bounded when they are read");
             return;
         };
-        let mut entries = self.entries.iter();
-        let Some(index) = entries.position(|e| e.state == State::Vacant) else {
+        let vacant = |entry: &OutboxEntry<B>| entry.0.is_none();
+        let Some(index) = self.entries.iter().position(vacant) else {
             log::error!("the outbox is full: a message about task {task} is lost");
             return;
         };
         self.top = self.top.max(index + 1);
         self.count += 1;
         self.message_bytes += body.message_bytes();
-        self.entries[index] = OutboxEntry {
-            state: State::Posted,
+        self.entries[index].0 = Some(Posted {
+            is_sent: false,
+            refusals: 0,
             seq: self.seq,
             due,
-            refusals: 0,
             task,
             body,
-        };
+        });
         self.seq = self.seq.wrapping_add(1);
     }
 
     /// Whether results of this task are posted and not yet delivered, and no stop has come since.
     pub(super) fn holds_results(&self, task: &str) -> bool {
-        self.posted().any(|e| {
+        self.posted().any(|(_, e)| {
             e.task == task
                 && matches!(
                     e.body,
@@ -305,12 +301,8 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
     /// false without such results.
     pub(super) fn stop(&mut self, task: &str) -> bool {
         let mut found = false;
-        for entry in &mut self.entries[..self.top] {
-            if entry.state != State::Vacant
-                && entry.task == task
-                && let Body::Results { stopped, .. } | Body::Update { stopped, .. } =
-                    &mut entry.body
-            {
+        for (_, posted) in self.posted_mut().filter(|(_, e)| e.task == task) {
+            if let Body::Results { stopped, .. } | Body::Update { stopped, .. } = &mut posted.body {
                 *stopped = true;
                 found = true;
             }
@@ -320,69 +312,79 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
 
     /// Whether results of this invocation are posted and not yet delivered.
     pub(super) fn holds_invocation(&self, id: &str) -> bool {
-        self.posted()
-            .any(|e| matches!(&e.body, Body::InvokeResults { invocation, .. } if invocation == id))
+        self.posted().any(
+            |(_, e)| matches!(&e.body, Body::InvokeResults { invocation, .. } if invocation == id),
+        )
     }
 
     /// Gives out the oldest entry that is due and needs no more than `most`.
     pub(super) fn poll(&mut self, most: Qos, now: Instant) -> Option<(u16, Qos)> {
         let newest = self.seq;
-        let (index, entry) = (0..=u16::MAX)
-            .zip(self.entries[..self.top].iter_mut())
-            .filter(|(_, e)| e.state == State::Posted && e.due <= now && e.body.qos() <= most)
+        let due = |e: &Posted<B>| !e.is_sent && e.due <= now && e.body.qos() <= most;
+        let (index, posted) = self
+            .posted_mut()
+            .filter(|(_, e)| due(e))
             .max_by_key(|(_, e)| newest.wrapping_sub(e.seq))?;
-        entry.state = State::Sent;
-        Some((index, entry.body.qos()))
+        posted.is_sent = true;
+        Some((index, posted.body.qos()))
     }
 
     /// The earliest moment after `now` at which an entry falls due.
     pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         self.posted()
-            .filter(|e| e.state == State::Posted && e.due > now)
-            .map(|e| e.due)
+            .filter(|(_, e)| !e.is_sent && e.due > now)
+            .map(|(_, e)| e.due)
             .min()
     }
 
     /// Takes an entry's fate.
     pub(super) fn delivered(&mut self, index: u16, delivery: Delivery, now: Instant) {
-        let index = usize::from(index);
-        let entry = &mut self.entries[index];
-        debug_assert_eq!(entry.state, State::Sent, "a fate is told once");
+        let entry = self.entries.get_mut(usize::from(index));
+        let Some(posted) = entry.and_then(|e| e.0.as_mut()) else {
+            debug_assert!(false, "a fate is told once");
+            return;
+        };
+        debug_assert!(posted.is_sent, "a fate is told once");
+        posted.is_sent = false;
         match delivery {
-            Delivery::Done if entry.body.next() => entry.state = State::Posted,
+            Delivery::Done if posted.body.next() => {}
             Delivery::Done => self.free(index),
-            Delivery::Lost if entry.body.qos() == Qos::AtMostOnce => self.free(index),
-            Delivery::Lost => entry.state = State::Posted,
+            Delivery::Lost if posted.body.qos() == Qos::AtMostOnce => self.free(index),
+            Delivery::Lost => {}
             // The round's topic is not ours; the manager's envelope is what counts.
-            Delivery::Refused | Delivery::TooLarge if entry.body.next() => {
+            Delivery::Refused | Delivery::TooLarge if posted.body.next() => {
                 log::warn!(
                     "task {}: the broker refuses its update on the round's topic",
-                    entry.task
+                    posted.task
                 );
-                entry.state = State::Posted;
             }
-            Delivery::Refused | Delivery::TooLarge => self.refused(index, delivery, now),
+            Delivery::Refused | Delivery::TooLarge => {
+                if posted.refused(delivery, now) {
+                    self.free(index);
+                }
+            }
         }
     }
+}
 
-    fn refused(&mut self, index: usize, delivery: Delivery, now: Instant) {
-        let entry = &mut self.entries[index];
-        entry.refusals += 1;
+impl<B: Deref<Target = [u8]>> Posted<B> {
+    /// Notes a refusal, after which it is tried again; true if it is given up.
+    fn refused(&mut self, delivery: Delivery, now: Instant) -> bool {
+        self.refusals += 1;
         if delivery == Delivery::TooLarge {
-            entry.body.shorten(Refusal::ResultTooLarge);
-        } else if entry.refusals + 1 == REFUSALS_MAX {
-            entry.body.shorten(Refusal::ResultRefused);
+            self.body.shorten(Refusal::ResultTooLarge);
+        } else if self.refusals + 1 == REFUSALS_MAX {
+            self.body.shorten(Refusal::ResultRefused);
         }
-        if entry.refusals < REFUSALS_MAX {
-            entry.state = State::Posted;
-            entry.due = now + REFUSED_PAUSE;
-        } else {
+        self.due = now + REFUSED_PAUSE;
+        let is_last = self.refusals == REFUSALS_MAX;
+        if is_last {
             log::error!(
                 "a message about task {} given up: it was refused {REFUSALS_MAX} times",
-                entry.task
+                self.task
             );
-            self.free(index);
         }
+        is_last
     }
 }
 
@@ -420,7 +422,7 @@ mod tests {
         let take = |outbox: &mut Outbox<'_, _>, ms| {
             outbox
                 .poll(Qos::AtLeastOnce, at(ms))
-                .map(|(index, _)| outbox.get(index).task.clone())
+                .map(|(index, _)| outbox.get(index).unwrap().task.clone())
         };
         assert_eq!(take(&mut outbox, 0), Some(id("b")));
         assert_eq!(take(&mut outbox, 0), Some(id("c")));

@@ -2,7 +2,7 @@
 
 use super::{
     event::{Subject, Unwritten},
-    outbox::{Body, OutboxEntry, Outcome, Update},
+    outbox::{Body, Outcome, Posted, Update},
     presence::Presence,
     supervisor::Supervisor,
     tasks::TaskRecord,
@@ -29,14 +29,15 @@ pub(super) fn topic<E: Engine>(subject: Subject, of: &Supervisor<'_, E>) -> Topi
         Subject::Metrics => Outbound::Metrics,
         Subject::Sample(_) => Outbound::TaskMetrics,
         Subject::ModuleRequest(_) => Outbound::ModuleRequest,
-        Subject::Entry(index) => match &of.outbox.get(index).body {
-            Body::Sample(_) => Outbound::TaskMetrics,
-            Body::Update { update, .. } if update.fallback => {
+        Subject::Entry(index) => match of.outbox.get(index).map(|posted| &posted.body) {
+            Some(Body::Sample(_)) => Outbound::TaskMetrics,
+            Some(Body::Update { update, .. }) if update.fallback => {
                 return update_topic(&update.round, of.config.proplet_id);
             }
-            Body::Results { .. } | Body::Update { .. } => Outbound::Results,
-            Body::InvokeResults { .. } => Outbound::InvokeResults,
-            Body::Message { bytes, topic_len } => {
+            // Without one its fate has been told.
+            Some(Body::Results { .. } | Body::Update { .. }) | None => Outbound::Results,
+            Some(Body::InvokeResults { .. }) => Outbound::InvokeResults,
+            Some(Body::Message { bytes, topic_len }) => {
                 let below = bytes.get(..*topic_len).unwrap_or_default();
                 let below = core::str::from_utf8(below).unwrap_or_default();
                 // The engine bounds it so that it fits.
@@ -91,7 +92,10 @@ impl<'w> Writer<'w> {
                 let app_name = of.modules.location(fetch);
                 report::write(&report::ModuleRequest { app_name }, buf)?
             }
-            Subject::Entry(index) => self.entry(of.outbox.get(index), buf)?,
+            Subject::Entry(index) => {
+                let posted = of.outbox.get(index).ok_or(Unwritten::Gone)?;
+                self.posted(posted, buf)?
+            }
         })
     }
 
@@ -118,14 +122,14 @@ impl<'w> Writer<'w> {
         report::write(&alive, buf)
     }
 
-    fn entry<B: Deref<Target = [u8]>>(
+    fn posted<B: Deref<Target = [u8]>>(
         &self,
-        entry: &OutboxEntry<B>,
+        posted: &Posted<B>,
         buf: &mut [u8],
     ) -> Result<usize, BufferTooSmall> {
-        let (task_id, proplet_id) = (&*entry.task, self.config.proplet_id);
+        let (task_id, proplet_id) = (&*posted.task, self.config.proplet_id);
         let mut words = Text::new();
-        match &entry.body {
+        match &posted.body {
             Body::Sample(monitor) => self.sample(task_id, monitor, buf),
             Body::Results { outcome, .. } => {
                 let (results, error) = parts(task_id, outcome, &mut words);

@@ -185,7 +185,7 @@ impl<E: Engine> Supervisor<'_, E> {
         match deployment.state() {
             Deployed::Ready { module } => self.release(module),
             Deployed::Fetching { fetch, .. } => self.modules.leave(fetch),
-            Deployed::Failed => {}
+            Deployed::WithoutModule => {}
         }
         let due = self.due(deployment.head().received, now);
         let body = Body::Results {

@@ -110,7 +110,7 @@ impl<E: Engine> Supervisor<'_, E> {
             let (stage, module) = match deployment.state() {
                 Deployed::Ready { module } => (Stage::Deployed, Some(module)),
                 Deployed::Fetching { .. } => (Stage::Fetching, None),
-                Deployed::Failed => (Stage::Failed, None),
+                Deployed::WithoutModule => (Stage::Failed, None),
             };
             TaskView {
                 slot: None,

@@ -41,7 +41,7 @@ impl<E: Engine> Supervisor<'_, E> {
         let deployment = self.tasks.find_deployment(id);
         let deployment = deployment.and_then(|index| self.tasks.deployment(index));
         let known = self.tasks.find_task(id).is_some()
-            || deployment.is_some_and(|d| d.state() != Deployed::Failed)
+            || deployment.is_some_and(|d| d.state() != Deployed::WithoutModule)
             || self.outbox.holds_results(id);
         if known {
             log::info!("start of {id} ignored: it has been started already");
@@ -143,7 +143,7 @@ impl<E: Engine> Supervisor<'_, E> {
         let deployment = self.tasks.deployment(index).ok_or(Refusal::NotDeployed)?;
         let module = match deployment.state() {
             Deployed::Ready { module } => module,
-            Deployed::Failed => return Err(Refusal::NotRestored.into()),
+            Deployed::WithoutModule => return Err(Refusal::NotRestored.into()),
             Deployed::Fetching { .. } => return Err(Refusal::NotReady.into()),
         };
         self.tasks.check_vacancy()?;

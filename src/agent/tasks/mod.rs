@@ -704,7 +704,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
                 self.deploying = self.deploying.wrapping_add_signed(change)
             }
             Deployed::Ready { .. } => self.ready = self.ready.wrapping_add_signed(change),
-            Deployed::Failed => {}
+            Deployed::WithoutModule => {}
         }
     }
 

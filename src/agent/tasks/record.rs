@@ -175,7 +175,7 @@ pub(crate) const NEVER: Instant = Instant::from_millis(u64::MAX);
 
 /// TaskState of a task.
 pub(crate) enum TaskState<E: Engine> {
-    /// It has a slot, and its module is looked for.
+    /// It has a slot; its module is looked for, or its end is being reported.
     Accepted,
     /// It waits for a module on its way, up to a moment.
     Fetching { fetch: u8, until: Instant },
@@ -399,8 +399,8 @@ pub(crate) enum Deployed {
     Fetching { fetch: u8, until: Instant },
     /// It can be invoked.
     Ready { module: ModuleId },
-    /// Its module is stored, but could not be loaded after a restart.
-    Failed,
+    /// It has no module: not yet, or it is stored and could not be loaded after a restart.
+    WithoutModule,
 }
 
 /// The head of a deployment's record.
@@ -440,7 +440,7 @@ impl<E: Engine> DeploymentRecord<E> {
         let head = Deployment {
             received,
             profile,
-            state: Deployed::Failed,
+            state: Deployed::WithoutModule,
             layout,
             chain: END,
             invocations: list::List::EMPTY,

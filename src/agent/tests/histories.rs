@@ -240,7 +240,7 @@ impl Chaos {
         let tasks = &self.bench.agent.supervisor.tasks;
         let deployment = tasks.find_deployment(id).and_then(|d| tasks.deployment(d));
         tasks.find_task(id).is_some()
-            || deployment.is_some_and(|d| d.state() != crate::agent::tasks::Deployed::Failed)
+            || deployment.is_some_and(|d| d.state() != crate::agent::tasks::Deployed::WithoutModule)
             || self.bench.agent.supervisor.outbox.holds_results(id)
     }
 
