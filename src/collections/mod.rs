@@ -1,9 +1,10 @@
 //! Collections of numbered items over memory of their user. Nothing is allocated, and no operation
 //! depends on the number of items but as it says.
 //!
-//! - [`chain`]: hash chains.
 //! - [`heap`]: a binary min-heap.
 //! - [`list`]: doubly linked lists.
+//!
+//! Hash chains are for the core's own use.
 
 pub(crate) mod chain;
 pub mod heap;

@@ -1,7 +1,7 @@
 //! Modules: where their bytes come from, and the table that shares them.
 //!
 //! - [`table`]: the shared-module instance table, keyed by SHA-256.
-//! - [`reference`]: image references, and the digests in them.
+//! - [`mod@reference`]: image references, and the digests in them.
 //! - [`hex`]: digests as text.
 //! - [`chunks`]: a module from the registry, put together from chunks.
 //! - [`stream`]: a response's body, put into place.

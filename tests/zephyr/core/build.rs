@@ -1,7 +1,7 @@
 //! Copies the core's sources to OUT_DIR, so that its unit tests run without `cargo test`'s harness
 //! and without std. The changes:
 //!
-//! - `#[cfg(test)]` goes, and `#[test]` with it;
+//! - `#[cfg(test)]` and `#[cfg(any(test, …))]` go, and `#[test]` with them;
 //! - each module with tests ends in a list of them, and modules are visible where the lists are
 //!   joined;
 //! - `extern crate std` becomes `use crate::std`, which src/lib.rs makes of core and alloc;
@@ -36,6 +36,7 @@ const EXCLUDED: &[&str] = &[
 
 /// Items that only they use, and that can't be built either.
 const EXCLUDED_HELPERS: &[&str] = &[
+    "agent::tests::processor_time",
     "wire::command::tests::any_json",
     "wire::command::tests::any_start",
 ];
@@ -129,7 +130,7 @@ impl Copy {
                 item = None;
             }
             match word {
-                "#[cfg(test)]" => continue,
+                "#[cfg(test)]" | "#[cfg(any(test, feature = \"testing\"))]" => continue,
                 "#[test]" => {
                     assert!(!due, "{module}: a test without a function");
                     due = true;
