@@ -11,7 +11,7 @@ use critical_section::Mutex;
 use embassy_futures::select::select;
 use embassy_time::{Instant, Timer};
 use proplet::{
-    settings::WifiConfig,
+    settings::Settings,
     wifi::{Action, Event, Reason, State, Wifi},
 };
 
@@ -24,7 +24,7 @@ pub fn state() -> State {
 }
 
 /// Keeps Wi-Fi up; without end.
-pub async fn run(settings: &'static WifiConfig) {
+pub async fn run(settings: &'static Settings) {
     let has_credentials = !settings.wifi_ssid.is_empty();
     if !has_credentials {
         log::warn!(
@@ -68,7 +68,7 @@ pub async fn run(settings: &'static WifiConfig) {
     }
 }
 
-fn perform(action: Action, settings: &WifiConfig) -> Result<(), ffi::Errno> {
+fn perform(action: Action, settings: &Settings) -> Result<(), ffi::Errno> {
     match action {
         Action::Connect => {
             let invalid = ffi::Errno(zephyr::raw::EINVAL as i32);
