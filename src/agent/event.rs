@@ -24,11 +24,11 @@ pub enum Event<'m> {
         /// Its payload.
         payload: &'m [u8],
     },
-    /// A message arrived that was larger than the receive buffer; its payload was skipped.
+    /// A message arrived whose payload was too large to be kept; it was skipped.
     Oversized {
         /// Its topic.
         topic: &'m str,
-        /// Bytes of the whole packet.
+        /// Bytes of the payload.
         size: usize,
     },
     /// The fate of a publication that [`Agent::poll_publish`](super::Agent::poll_publish) gave out.

@@ -22,6 +22,9 @@ pub struct LinkConfig<'a> {
     pub session_expiry: u32,
     /// Whether to leave a last will: "offline", on the alive topic.
     pub will: bool,
+    /// Maximum number of bytes of a packet that the broker is told, at least 1: it drops larger ones, and
+    /// their senders see success. Without one it drops none.
+    pub max_packet: Option<u32>,
     /// Longest wait for each of: the broker's address, the TCP connection, the CONNACK, all
     /// SUBACKs.
     pub timeout: Duration,
@@ -50,6 +53,7 @@ impl LinkConfig<'_> {
         keep_alive: 30,
         session_expiry: 300,
         will: true,
+        max_packet: None,
         timeout: Duration::from_secs(10),
         write_timeout: Duration::from_secs(10),
         retry_first: Duration::from_secs(1),
@@ -65,6 +69,10 @@ impl LinkConfig<'_> {
             Self { host: "", .. } => Err(SetupError::Host),
             Self { tls: true, .. } if !has_tls => Err(SetupError::Tls),
             Self { proplet_id: "", .. } => Err(SetupError::PropletId),
+            Self {
+                max_packet: Some(0),
+                ..
+            } => Err(SetupError::MaxPacket),
             _ => Ok(()),
         }
     }
@@ -81,6 +89,7 @@ impl fmt::Debug for LinkConfig<'_> {
             .field("keep_alive", &self.keep_alive)
             .field("session_expiry", &self.session_expiry)
             .field("will", &self.will)
+            .field("max_packet", &self.max_packet)
             .field("timeout", &self.timeout)
             .field("write_timeout", &self.write_timeout)
             .field("retry_first", &self.retry_first)
@@ -94,8 +103,11 @@ impl fmt::Debug for LinkConfig<'_> {
 /// Memory of a link.
 #[derive(Debug)]
 pub struct Buffers<'b, const N: usize> {
-    /// One inbound packet: the largest that the agent gets, with its topic. Larger ones are
-    /// skipped.
+    /// One inbound payload: the largest that the agent gets. Messages with larger ones are skipped.
+    pub message: &'b mut [u8],
+    /// What is read at once of the broker's packets, at least [`BUFFER_MIN`](crate::gate::BUFFER_MIN)
+    /// bytes. Each message is
+    /// streamed through it, so its size only decides how many reads a large one takes.
     pub rx: &'b mut [u8],
     /// Outbound packets: up to eight that wait for their acknowledgement, and at any time the
     /// CONNECT (some 100 bytes, the ids, the secret, the will). At least 2 KiB; 4 KiB hold eight
@@ -117,6 +129,10 @@ pub enum SetupError {
     Tls,
     /// The proplet id is empty or longer than 64 bytes.
     PropletId,
+    /// The maximum packet size is zero.
+    MaxPacket,
+    /// The receive buffer has less than [`BUFFER_MIN`](crate::gate::BUFFER_MIN) bytes.
+    ReceiveBuffer,
     /// The will does not fit its buffer, or its topic is longer than 128 bytes.
     Will,
 }
@@ -127,6 +143,8 @@ impl fmt::Display for SetupError {
             Self::Host => "no broker is set",
             Self::Tls => "TLS is asked for, which this proplet does not have",
             Self::PropletId => "the proplet id must have 1 to 64 bytes",
+            Self::MaxPacket => "the maximum packet size must be 1 at least",
+            Self::ReceiveBuffer => "the receive buffer is too small for the head of a message",
             Self::Will => "the last will is too long: its topic may have 128 bytes",
         })
     }

@@ -4,9 +4,9 @@
 //! it on has it on the stack once more.
 
 use crate::{
-    bounded::{Bounded, PeerActivity},
     config::LinkConfig,
     error::ConnectionError,
+    gate::{self, Gate, Inbox, Limits, PeerActivity},
     stack::{Stack, TlsError},
     time::ticks,
 };
@@ -18,7 +18,7 @@ use log::{info, warn};
 use minimq::{ConnectEvent, Connection, Error};
 
 /// A connection of the session, after its CONNACK.
-pub(crate) type LiveConnection<'s, 'b, 'w, IO> = Connection<'s, 'b, Bounded<'w, IO>>;
+pub(crate) type LiveConnection<'s, 'b, 'w, IO> = Connection<'s, 'b, Gate<'w, IO>>;
 
 /// Finds the address of the broker.
 pub(crate) async fn resolve<S: Stack>(
@@ -79,15 +79,23 @@ pub(crate) async fn connect<'s, S: Stack>(
     }
 }
 
-/// Bounds a new connection: its packets to `rx_len` bytes, its writes in time.
-pub(crate) fn bounded<'w, IO>(
+/// The length of the longest packet there is, without the five bytes that tell it: no maximum.
+const NO_MAXIMUM: u32 = 268_435_455;
+
+/// Puts a gate into a new connection, which is read into `rx`.
+pub(crate) fn gate<'w, IO>(
     io: IO,
+    inbox: &'w dyn Inbox,
     activity: &'w PeerActivity,
-    rx_len: usize,
+    rx: &'w mut [u8],
     config: &LinkConfig<'_>,
-) -> Bounded<'w, IO> {
+) -> Gate<'w, IO> {
     activity.reset();
-    Bounded::new(io, activity, rx_len, ticks(config.write_timeout))
+    let limits = Limits {
+        max_packet: config.max_packet.unwrap_or(NO_MAXIMUM),
+        patience: ticks(config.write_timeout),
+    };
+    Gate::new(io, inbox, activity, rx, limits)
 }
 
 /// Takes note of the CONNACK.
@@ -106,7 +114,7 @@ pub(crate) fn greeted<IO: minimq::Io>(
 
 /// Failure of the CONNECT.
 pub(crate) fn refusal<E: embedded_io_async::Error>(
-    error: &Error<crate::bounded::Error<E>>,
+    error: &Error<gate::Error<E>>,
     activity: &PeerActivity,
 ) -> ConnectionError {
     // minimq does not know every code, nor the answer of a 3.1.1 broker.

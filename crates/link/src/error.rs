@@ -1,6 +1,6 @@
 //! Reasons for which there is no connection to the broker.
 
-use crate::bounded::{self, PeerActivity};
+use crate::gate::{self, Fault, PeerActivity};
 use core::fmt;
 use embedded_io_async::ErrorKind;
 use log::{debug, warn};
@@ -31,6 +31,8 @@ pub enum ConnectionError {
     Transport,
     /// It broke the protocol.
     Protocol,
+    /// It sent more messages before their acknowledgement than it was told to.
+    ReceiveMaximum,
     /// The send buffer is too small for a packet that has to go.
     Buffer,
 }
@@ -38,7 +40,7 @@ pub enum ConnectionError {
 impl ConnectionError {
     /// The meaning of an error of minimq, over a transport with this activity.
     pub(crate) fn new<E: embedded_io_async::Error>(
-        error: &Error<bounded::Error<E>>,
+        error: &Error<gate::Error<E>>,
         activity: &PeerActivity,
     ) -> Self {
         match error {
@@ -47,16 +49,17 @@ impl ConnectionError {
                 None if !activity.closed.get() => Self::Silent,
                 code => Self::Closed(code),
             },
-            Error::Transport(bounded::Error::Stalled) => Self::Stalled,
-            Error::Transport(bounded::Error::Oversized) => Self::Protocol,
+            Error::Transport(gate::Error::Stalled) => Self::Stalled,
+            Error::Transport(gate::Error::Fault(Fault::Malformed)) => Self::Protocol,
+            Error::Transport(gate::Error::Fault(Fault::ReceiveMaximum)) => Self::ReceiveMaximum,
             // With TLS 1.3 a refusal of our certificate comes after the handshake.
-            Error::Transport(bounded::Error::Transport(error))
+            Error::Transport(gate::Error::Transport(error))
                 if error.kind() == ErrorKind::InvalidData =>
             {
                 warn!("{error}");
                 Self::Tls
             }
-            Error::Transport(bounded::Error::Transport(error)) => {
+            Error::Transport(gate::Error::Transport(error)) => {
                 debug!("{:?}: {error:?}", error.kind());
                 Self::Transport
             }
@@ -142,6 +145,9 @@ impl fmt::Display for ConnectionError {
             Self::Stalled => f.write_str("the broker has stopped reading"),
             Self::Transport => f.write_str("the connection broke"),
             Self::Protocol => f.write_str("the peer does not speak MQTT 5 as it should"),
+            Self::ReceiveMaximum => f.write_str(
+                "the broker sends more messages at once than we take before it has our acknowledgements",
+            ),
             Self::Buffer => f.write_str("the send buffer is too small"),
         }
     }
@@ -164,6 +170,7 @@ impl ConnectionError {
             Self::Protocol => (11, 0),
             Self::Buffer => (12, 0),
             Self::Tls => (13, 0),
+            Self::ReceiveMaximum => (14, 0),
         };
         u16::from_be_bytes([kind, code])
     }
@@ -184,6 +191,7 @@ impl ConnectionError {
             11 => Self::Protocol,
             12 => Self::Buffer,
             13 => Self::Tls,
+            14 => Self::ReceiveMaximum,
             _ => return None,
         })
     }
@@ -223,6 +231,7 @@ mod tests {
             ConnectionError::Closed(Some(0)),
             ConnectionError::Buffer,
             ConnectionError::Tls,
+            ConnectionError::ReceiveMaximum,
         ] {
             assert_eq!(ConnectionError::unpack(error.pack()), Some(error));
         }

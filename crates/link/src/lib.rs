@@ -9,7 +9,7 @@
 //!       │   ├ subscriptions, publishing, liveness ─ the state of the session
 //!       │   ├ driver ─ the agent's ticks, signals and shutdown, while the link waits
 //!       │   ├ http_client ─ http: the agent's requests
-//!       │   └ minimq ─ bounded::Bounded ─ the port's TCP connection
+//!       │   └ minimq ─ gate::Gate ─ the port's TCP connection
 //!       └ whatever else the port does with the agent, beside the link
 //! ```
 //!
@@ -19,11 +19,12 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-pub mod bounded;
 mod config;
 mod dial;
 mod driver;
 mod error;
+pub mod gate;
+mod gather;
 pub mod http;
 mod http_client;
 mod link;

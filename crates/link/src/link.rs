@@ -1,11 +1,11 @@
 //! The conductor: sessions and connections, one after the other, and the state that they have.
 
 use crate::{
-    bounded::PeerActivity,
     config::LinkConfig,
     dial::{self, LiveConnection},
     driver::{AgentDriver, Signal},
     error::{CloseReason, ConnectionError, Stopped},
+    gate::{self, Inbox, PeerActivity},
     liveness::Liveness,
     publishing::{Attempt, Publishing, publish},
     session::{GOODBYE, goodbye},
@@ -14,11 +14,16 @@ use crate::{
     subscriptions::{self, Subscriptions},
     time::{agent_time, ticks},
 };
-use core::{cell::RefCell, future::poll_fn, pin::pin, task::Poll};
+use core::{
+    cell::RefCell,
+    future::{Future, poll_fn},
+    pin::pin,
+    task::Poll,
+};
 use embassy_futures::select::Either3;
 use embassy_time::{Duration, Instant, Timer, with_deadline, with_timeout};
 use log::{error, info, warn};
-use minimq::{ConnectEvent, Error, InboundPublish, PeerError, QoS, ReasonCode, Session};
+use minimq::{ConnectEvent, Error, PeerError, QoS, ReasonCode, Session};
 use proplet::{
     agent::{Agent, Delivery, Event, Qos, Token},
     engine::Engine,
@@ -35,8 +40,7 @@ pub(crate) struct Link<'r, 'a, E: Engine, N> {
     config: &'r LinkConfig<'r>,
     status: &'r LinkStatus,
     activity: &'r PeerActivity,
-    /// Bytes of the receive buffer.
-    rx_len: usize,
+    inbox: &'r dyn Inbox,
     publishing: Publishing,
     subscriptions: Subscriptions,
     liveness: Liveness,
@@ -50,6 +54,21 @@ fn tell_fate<E: Engine>(agent: &RefCell<Agent<'_, E>>, token: Token, delivery: D
         .handle(Event::Published(token, delivery), now);
 }
 
+/// Lets the connection progress until minimq has something new, or the inbox has a message of which
+/// minimq may not know.
+async fn poll<IO: minimq::Io>(
+    connection: &mut LiveConnection<'_, '_, '_, IO>,
+    activity: &PeerActivity,
+) -> Result<(), Error<gate::Error<IO::Error>>> {
+    activity.delivered.set(false);
+    let mut progress = pin!(connection.poll());
+    poll_fn(|cx| match progress.as_mut().poll(cx) {
+        Poll::Pending if activity.delivered.get() => Poll::Ready(Ok(())),
+        progress => progress.map_ok(drop),
+    })
+    .await
+}
+
 impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
     // In place: it is large.
     #[inline(always)]
@@ -59,7 +78,7 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         config: &'r LinkConfig<'r>,
         status: &'r LinkStatus,
         activity: &'r PeerActivity,
-        rx_len: usize,
+        inbox: &'r dyn Inbox,
     ) -> Self {
         Self {
             agent,
@@ -67,7 +86,7 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
             config,
             status,
             activity,
-            rx_len,
+            inbox,
             publishing: Publishing::new(),
             subscriptions: Subscriptions::Incomplete,
             liveness: Liveness::new(config.keep_alive),
@@ -79,11 +98,13 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         self.agent.borrow_mut().handle(event, now);
     }
 
-    /// One connection after the other, until the link is over, or the session is of no use.
+    /// One connection after the other, each read into `rx`, until the link is over, or the session is of
+    /// no use.
     pub(crate) async fn run_session<S: Stack>(
         &mut self,
         stack: &S,
         session: &mut Session<'_>,
+        rx: &mut [u8],
     ) -> Result<(), Stopped> {
         let LinkConfig {
             retry_first,
@@ -104,7 +125,7 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
             });
             self.driver.run_until(pin!(up)).await?;
             self.status.set_state(LinkState::Connecting);
-            let error = match self.run_connection(stack, session, &mut retry).await {
+            let error = match self.run_connection(stack, session, rx, &mut retry).await {
                 CloseReason::Stopped => return Err(Stopped),
                 CloseReason::Failed(error) => error,
             };
@@ -140,9 +161,10 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         &mut self,
         stack: &S,
         session: &mut Session<'_>,
+        rx: &mut [u8],
         retry: &mut Retry,
     ) -> CloseReason {
-        let mut connection = match self.connect(stack, session).await {
+        let mut connection = match self.connect(stack, session, rx).await {
             Ok(connection) => connection,
             Err(reason) => return self.failed(reason),
         };
@@ -171,7 +193,11 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         &mut self,
         stack: &'s S,
         session: &'s mut Session<'b>,
-    ) -> Result<LiveConnection<'s, 'b, 'r, S::Connection<'s>>, CloseReason> {
+        rx: &'s mut [u8],
+    ) -> Result<LiveConnection<'s, 'b, 's, S::Connection<'s>>, CloseReason>
+    where
+        'r: 's,
+    {
         let (config, activity) = (self.config, self.activity);
         let address = {
             let resolve = pin!(dial::resolve(stack, config));
@@ -181,7 +207,7 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
             let connect = pin!(dial::connect(stack, address, config));
             self.driver.run_until(connect).await??
         };
-        let io = dial::bounded(io, activity, self.rx_len, config);
+        let io = dial::gate(io, self.inbox, activity, rx, config);
         let handshake = with_timeout(ticks(config.timeout), session.connect(io));
         let connection = match self.driver.run_until(pin!(handshake)).await? {
             Ok(Ok(connection)) => connection,
@@ -219,8 +245,13 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
             let next = self.agent.borrow().subscription(index);
             let Some(filter) = next else { break };
             let topics = subscriptions::topics(&filter);
-            let subscribe = with_deadline(deadline, connection.subscribe(&topics, &[]));
-            let op = match self.driver.run_until(pin!(subscribe)).await? {
+            let sent = {
+                // Pinned before it is handed on: it would be there twice.
+                let subscribe = pin!(connection.subscribe(&topics, &[]));
+                let subscribe = pin!(with_deadline(deadline, subscribe));
+                self.driver.run_until(subscribe).await?
+            };
+            let op = match sent {
                 Ok(Ok(op)) => op,
                 Ok(Err(err)) => return Err(ConnectionError::new(&err, self.activity).into()),
                 Err(_) => return Err(ConnectionError::Timeout.into()),
@@ -244,13 +275,9 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         connection: &mut LiveConnection<'_, '_, '_, IO>,
         deadline: Instant,
     ) -> Result<Option<ReasonCode>, CloseReason> {
-        let poll = with_deadline(deadline, connection.poll());
+        let poll = with_deadline(deadline, poll(connection, self.activity));
         let refused = match self.driver.run_until(pin!(poll)).await? {
-            Ok(Ok(Some(message))) => {
-                self.deliver(&message);
-                None
-            }
-            Ok(Ok(None)) => None,
+            Ok(Ok(())) => None,
             Ok(Err(Error::Peer(PeerError::Rejected(code)))) => Some(code),
             Ok(Err(err)) => return Err(ConnectionError::new(&err, self.activity).into()),
             Err(_) => return Err(ConnectionError::Timeout.into()),
@@ -306,13 +333,12 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
             let at = self.driver.deadline();
             let at = silent.map_or(at, |silent| at.min(silent));
             let progress = {
-                let poll = pin!(connection.poll());
+                let poll = pin!(poll(connection, self.activity));
                 self.driver.wait(poll, at).await
             };
             match progress {
                 Either3::First(signal) => self.driver.accept(signal),
-                Either3::Second(Ok(Some(message))) => self.deliver(&message),
-                Either3::Second(Ok(None)) | Either3::Third(()) => {}
+                Either3::Second(Ok(())) | Either3::Third(()) => {}
                 Either3::Second(Err(Error::Peer(PeerError::Rejected(code)))) => {
                     if self
                         .subscriptions
@@ -326,24 +352,6 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
                     return ConnectionError::new(&err, self.activity).into();
                 }
             }
-        }
-    }
-
-    fn deliver(&self, message: &InboundPublish<'_>) {
-        let topic = message.topic();
-        match self.activity.skipped.take() {
-            Some(size) if message.payload().is_empty() => {
-                warn!(
-                    "{topic}: skipped a message of {size} bytes, the limit is {}",
-                    self.rx_len
-                );
-                self.status.skipped();
-                self.tell(Event::Oversized { topic, size });
-            }
-            _ => self.tell(Event::Message {
-                topic,
-                payload: message.payload(),
-            }),
         }
     }
 

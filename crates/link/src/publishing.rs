@@ -1,8 +1,6 @@
 //! Publications on their way to the broker, until their fates are known.
 
-use crate::{
-    bounded::PeerActivity, dial::LiveConnection, error::ConnectionError, time::agent_time,
-};
+use crate::{dial::LiveConnection, error::ConnectionError, gate::PeerActivity, time::agent_time};
 use core::cell::{Cell, RefCell};
 use embassy_time::Instant;
 use log::error;

@@ -1,10 +1,11 @@
 //! A link, from its setup to its shutdown.
 
 use crate::{
-    bounded::PeerActivity,
     config::{Buffers, LinkConfig, SetupError},
     driver::{AgentDriver, Signal},
     error::Stopped,
+    gate::{BUFFER_MIN, PACKET_MAX, PeerActivity},
+    gather::Gather,
     http_client::HttpClient,
     link::Link,
     session::new_session,
@@ -53,8 +54,16 @@ where
     E: Engine,
 {
     config.check(stack.has_tls())?;
-    let Buffers { rx, tx, will, http } = buffers;
-    let rx_len = rx.len();
+    let Buffers {
+        message,
+        rx,
+        tx,
+        will,
+        http,
+    } = buffers;
+    if rx.len() < BUFFER_MIN {
+        return Err(SetupError::ReceiveBuffer);
+    }
     let has_ended = Cell::new(false);
     let http_client = HttpClient {
         stack,
@@ -78,13 +87,15 @@ where
     };
     let activity = PeerActivity::default();
     let driver = AgentDriver::new(agent, signal, ticks(config.grace));
-    let mut link = Link::new(agent, driver, config, status, &activity, rx_len);
+    let inbox = Gather::new(agent, status, message);
+    let mut link = Link::new(agent, driver, config, status, &activity, &inbox);
+    let mut packet = [0; PACKET_MAX];
     let mut exchanges = pin!(exchanges);
     loop {
-        let mut session = new_session(&agent.borrow(), config, rx, tx, will)?;
+        let mut session = new_session(&agent.borrow(), config, &mut packet, tx, will)?;
         // The session first: a request that it brings begins in the same poll.
         let exchanges = poll_fn(|cx| poll_apart(exchanges.as_mut(), cx));
-        match select(link.run_session(stack, &mut session), exchanges).await {
+        match select(link.run_session(stack, &mut session, rx), exchanges).await {
             Either::First(Ok(())) => link.give_up(),
             Either::First(Err(Stopped)) => break,
             Either::Second(never) => {

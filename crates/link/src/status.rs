@@ -77,7 +77,7 @@ impl LinkStatus {
         self.failures.load(Relaxed)
     }
 
-    /// Messages skipped because they were larger than the receive buffer.
+    /// Messages skipped because their payloads were too large to be kept.
     pub fn oversized(&self) -> u32 {
         self.oversized.load(Relaxed)
     }

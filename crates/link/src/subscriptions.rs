@@ -55,7 +55,7 @@ impl Subscriptions {
 pub(crate) async fn change<IO: minimq::Io>(
     connection: &mut LiveConnection<'_, '_, '_, IO>,
     change: &Subscription,
-) -> Result<Op, Error<crate::bounded::Error<IO::Error>>> {
+) -> Result<Op, Error<crate::gate::Error<IO::Error>>> {
     match change {
         Subscription::Add(filter) => connection.subscribe(&topics(filter), &[]).await,
         Subscription::Remove(filter) => connection.unsubscribe(&[filter.as_str()], &[]).await,

@@ -5,7 +5,7 @@ mod support;
 use embassy_futures::select::{Either3, select3};
 use embedded_io_async::{ErrorKind, ErrorType, Read, Write};
 use embedded_nal_async::{AddrType, Dns, TcpConnect};
-use proplet_link::{Buffers, LinkConfig, LinkStatus, Stack, run};
+use proplet_link::{Buffers, LinkConfig, LinkStatus, Stack, gate::BUFFER_MIN, run};
 use std::{
     cell::{Cell, RefCell},
     future::{Future, pending},
@@ -196,9 +196,11 @@ fn simulate_link<F: Future<Output = ()>>(script: impl FnOnce(World) -> F) {
         ..LinkConfig::DEFAULT
     };
     let status = LinkStatus::new();
-    let (mut rx, mut tx, mut will) = ([0; 1024], [0; 2048], [0; 128]);
+    let (mut message, mut rx) = ([0; 1024], [0; BUFFER_MIN]);
+    let (mut tx, mut will) = ([0; 2048], [0; 128]);
     let mut heads = [[0; 512]; 2];
     let buffers = Buffers {
+        message: &mut message,
         rx: &mut rx,
         tx: &mut tx,
         will: &mut will,

@@ -14,7 +14,8 @@ use proplet::{
     wire::TOPIC_MAX,
 };
 use proplet_link::{
-    Buffers, ConnectionError, LinkConfig, LinkState, LinkStatus, SetupError, Signal, run,
+    Buffers, ConnectionError, LinkConfig, LinkState, LinkStatus, SetupError, Signal,
+    gate::BUFFER_MIN, run,
 };
 use proptest::prelude::*;
 use std::{cell::RefCell, future::Future, rc::Rc};
@@ -75,6 +76,7 @@ fn start(net: &Net, id: &str) {
 /// Runs the link while `script` does.
 struct Setup {
     config: LinkConfig<'static>,
+    message: usize,
     rx: usize,
     tx: usize,
     world: World,
@@ -89,7 +91,8 @@ impl Setup {
         let signals = Signals::default();
         Self {
             config: LINK,
-            rx: 1024,
+            message: 1024,
+            rx: BUFFER_MIN,
             tx: 2048,
             world: World {
                 net: Net::new(),
@@ -105,8 +108,10 @@ impl Setup {
         let world = &self.world;
         let (net, signals, status) = (world.net.clone(), world.signals.clone(), world.status);
         let guests = world.guests.clone();
-        let (mut rx, mut tx, mut will) = (vec![0; self.rx], vec![0; self.tx], [0; 128]);
+        let (mut message, mut rx) = (vec![0; self.message], vec![0; self.rx]);
+        let (mut tx, mut will) = (vec![0; self.tx], [0; 128]);
         let buffers = Buffers {
+            message: &mut message,
             rx: &mut rx,
             tx: &mut tx,
             will: &mut will,
@@ -446,8 +451,7 @@ fn messages_too_large_are_skipped() {
     });
     let log = log.borrow();
     assert_eq!(log.connected.len(), 1);
-    let size = 10_000_000 + 2 + CHUNKS.len() + 2 + 1 + 5;
-    let skipped = format!("{CHUNKS}: skipped a message of {size} bytes, the limit is 1024");
+    let skipped = format!("{CHUNKS}: skipped a message of 10000000 bytes, the limit is 1024");
     let [oversized, (refused_at, refused)] = &warnings()[..] else {
         panic!("{:?}", warnings());
     };
@@ -465,20 +469,29 @@ fn messages_too_large_are_skipped() {
 }
 
 #[test]
-fn an_oversized_message_with_too_long_a_topic_ends_the_connection() {
+fn a_message_with_too_long_a_topic_is_skipped_and_acknowledged() {
     let setup = Setup::new();
-    let log = setup.world.log();
-    let status = setup.world.status;
+    let (net, log) = (setup.world.net.clone(), setup.world.log());
     setup.run(async |world| {
         at(10_000).await;
         let topic = "t".repeat(TOPIC_MAX + 1);
-        world
-            .net
-            .inject(&support::publish_packet(0x30, &topic, None, &[0; 2000]));
+        for (first, id) in [(0x30, None), (0x32, Some(7))] {
+            let packet = support::publish_packet(first, &topic, id, &[0; 2000]);
+            world.net.inject(&packet);
+        }
+        world.start("a");
         at(20_000).await;
     });
-    assert_eq!(log.borrow().connected.len(), 2);
-    assert_eq!(status.last_error(), Some(ConnectionError::Protocol));
+    assert_eq!(log.borrow().connected.len(), 1);
+    assert_eq!(net.times(|s| *s == Seen::Acked), [10_000; 2]);
+    assert_eq!(arrivals(&net, "a"), [10_250]);
+    let text = format!("topic of {} bytes", TOPIC_MAX + 1);
+    let skipped = warnings();
+    assert_eq!(skipped.len(), 2);
+    assert!(
+        skipped.iter().all(|(_, warning)| warning.contains(&text)),
+        "{skipped:?}"
+    );
 }
 
 #[test]
@@ -516,7 +529,7 @@ fn refused_credentials_are_tried_again_at_growing_intervals() {
         user: Some(ID.into()),
         password: Some("secret".into()),
         session_expiry: 300,
-        largest_packet: 1024,
+        largest_packet: 268_435_455,
     };
     assert_eq!(login, expected);
 }
@@ -1167,8 +1180,10 @@ fn settings_that_cannot_work_are_refused() {
             ..LINK
         };
         let (net, signals, status) = (Net::new(), Signals::default(), LinkStatus::new());
-        let (mut rx, mut tx, mut will) = ([0; 64], [0; 64], [0; 64]);
+        let (mut message, mut rx) = ([0; 64], [0; BUFFER_MIN]);
+        let (mut tx, mut will) = ([0; 64], [0; 64]);
         let buffers = Buffers {
+            message: &mut message,
             rx: &mut rx,
             tx: &mut tx,
             will: &mut will,

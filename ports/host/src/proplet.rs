@@ -51,6 +51,9 @@ const UNESCAPED_BYTES: usize = 64 * 1024;
 /// is refused has its answer kept for a moment, too.
 const OUTBOX: usize = 4096;
 
+/// Bytes that are read at once of the broker's packets.
+const RECEIVE_BYTES: usize = 16 * 1024;
+
 /// Bytes of messages on their way to the broker.
 const SEND_BYTES: usize = 64 * 1024;
 
@@ -318,7 +321,8 @@ pub fn work(
     };
     let mut heads: [Vec<u8>; EXCHANGES_MAX] = array::from_fn(|_| vec![0; HTTP_BYTES]);
     let buffers = Buffers {
-        rx: &mut vec![0; join.receive_buffer as usize],
+        message: &mut vec![0; join.receive_buffer as usize],
+        rx: &mut vec![0; RECEIVE_BYTES],
         tx: &mut vec![0; SEND_BYTES],
         will: &mut [0; 256],
         http: heads.each_mut().map(Vec::as_mut_slice),

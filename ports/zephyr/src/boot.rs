@@ -96,6 +96,7 @@ static OUTBOX: Filled<OutboxEntry<Buffer>, { sizes::OUTBOX }> =
 static PACKED: ConstStaticCell<[u8; sizes::TEXT]> = ConstStaticCell::new([0; sizes::TEXT]);
 static UNESCAPED: ConstStaticCell<[u8; sizes::UNESCAPED]> =
     ConstStaticCell::new([0; sizes::UNESCAPED]);
+static MESSAGE: ConstStaticCell<[u8; sizes::MESSAGE]> = ConstStaticCell::new([0; sizes::MESSAGE]);
 static RX: ConstStaticCell<[u8; sizes::RX]> = ConstStaticCell::new([0; sizes::RX]);
 static TX: ConstStaticCell<[u8; sizes::TX]> = ConstStaticCell::new([0; sizes::TX]);
 static HTTP: ConstStaticCell<[u8; sizes::HTTP]> = ConstStaticCell::new([0; sizes::HTTP]);
@@ -245,6 +246,7 @@ async fn work(
         ..LinkConfig::DEFAULT
     };
     let buffers = Buffers {
+        message: MESSAGE.take(),
         rx: RX.take(),
         tx: TX.take(),
         will: WILL.take(),

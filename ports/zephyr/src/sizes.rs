@@ -13,7 +13,10 @@ pub const OUTBOX: usize = k::CONFIG_PROPLET_OUTBOX as usize;
 /// Of the inputs and the environment in one message.
 pub const TEXT: usize = k::CONFIG_PROPLET_TEXT_SIZE as usize;
 pub const UNESCAPED: usize = k::CONFIG_PROPLET_UNESCAPED_SIZE as usize;
-pub const RX: usize = k::CONFIG_PROPLET_RX_BUFFER_SIZE as usize;
+/// Of a message from the broker.
+pub const MESSAGE: usize = k::CONFIG_PROPLET_RX_BUFFER_SIZE as usize;
+/// Of what is read at once of the broker's packets.
+pub const RX: usize = 512;
 pub const TX: usize = k::CONFIG_PROPLET_TX_BUFFER_SIZE as usize;
 /// Of the head of an HTTP request or response.
 pub const HTTP: usize = k::CONFIG_PROPLET_HTTP_BUFFER_SIZE as usize;
@@ -50,7 +53,7 @@ pub const PEM: usize = 0;
 
 // Base64 and JSON make a chunk or a module a third larger than it is.
 const _: () = assert!(
-    RX >= 2 * TEXT,
+    MESSAGE >= 2 * TEXT,
     "CONFIG_PROPLET_RX_BUFFER_SIZE must hold a start with all the text that a task may have"
 );
 const _: () = assert!(

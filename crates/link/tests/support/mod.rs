@@ -263,6 +263,8 @@ pub struct World {
     pub mutes: Vec<u64>,
     /// Publications that were written to a mute connection: times and topics.
     pub vanished: Vec<(u64, String)>,
+    /// Identifiers of the broker's messages that were acknowledged, in order.
+    pub acked: Vec<u16>,
     /// Publications that were acknowledged: times and topics.
     pub acknowledged: Vec<(u64, String)>,
     pub login: Option<Login>,
@@ -294,6 +296,7 @@ impl Net {
             tls_hosts: Vec::new(),
             mutes: Vec::new(),
             vanished: Vec::new(),
+            acked: Vec::new(),
             acknowledged: Vec::new(),
             login: None,
             pipe: None,
@@ -636,6 +639,7 @@ impl World {
             4 => {
                 let id = r.u16();
                 self.see(Seen::Acked);
+                self.acked.push(id);
                 if let Some(session) = &mut self.session {
                     session.unacked.retain(|m| m.0 != id);
                 }
@@ -699,7 +703,8 @@ impl World {
             match p.u8() {
                 0x11 => expiry = p.u32(),
                 0x27 => largest = p.u32(),
-                0x21 => drop(p.u16()),
+                // The places of the ring of messages that await their acknowledgement.
+                0x21 => assert_eq!(p.u16(), 8),
                 other => panic!("property {other:#x}"),
             }
         }

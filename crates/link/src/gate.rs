@@ -1,0 +1,234 @@
+//! The transport under the MQTT client: messages go to an inbox in pieces, never to the client.
+//!
+//! An MQTT client wants a packet whole in its receive buffer before it does anything with it, and
+//! acknowledges a message at once. So a [`Gate`] takes each PUBLISH itself, of any size and without
+//! storing it, and hands its payload to an [`Inbox`] as it comes in. The client gets a stub in its place,
+//! with the same packet identifier and no payload, when the inbox lets the message be acknowledged:
+//! acknowledgements keep the order of the messages, and other packets pass those that are withheld. Of
+//! those packets the client gets the parts that it uses, so none is longer than [`PACKET_MAX`].
+
+mod activity;
+mod connect;
+mod error;
+mod inbound;
+mod inbox;
+mod properties;
+mod reply;
+mod window;
+mod withheld;
+
+pub use activity::PeerActivity;
+pub use error::{Error, Fault};
+pub use inbound::BUFFER_MIN;
+pub use inbox::{Head, Inbox};
+pub use reply::PACKET_MAX;
+
+use connect::Connect;
+use core::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::pin,
+    task::Poll,
+};
+use embassy_futures::{select::Either, yield_now};
+use embassy_time::{Duration, Instant, Timer, with_deadline};
+use embedded_io_async::{ErrorType, Read, Write};
+use inbound::{Inbound, Step};
+use reply::Reply;
+use withheld::Withheld;
+
+/// Bytes that are read between two rests in which others get their turn.
+const BURST: usize = 64 * 1024;
+
+/// Bytes of a CONNECT that are edited at once: all that minimq writes up to the end of its properties.
+const EDITED: usize = 32;
+
+/// Limits of a [`Gate`].
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Maximum number of bytes of a packet, which the broker is told.
+    pub max_packet: u32,
+    /// Longest wait to write a byte.
+    pub patience: Duration,
+}
+
+/// A transport for an MQTT 5 client that hands messages to an inbox, and bounds the time of a write.
+///
+/// Reads and writes are as safe to cancel as those of the transport below.
+pub struct Gate<'w, IO> {
+    io: IO,
+    inbox: &'w dyn Inbox,
+    activity: &'w PeerActivity,
+    limits: Limits,
+    /// Since when writes have been tried in vain, over cancellations.
+    stalled: Option<Instant>,
+    connect: Connect,
+    inbound: Inbound<'w>,
+    /// The packet that the client reads.
+    reply: Reply,
+    /// Bytes that were read since others had their turn.
+    burst: usize,
+}
+
+impl<'w, IO> Gate<'w, IO> {
+    /// A gate in `io`, before anything was said. What comes in is read into `buf`, of which
+    /// [`BUFFER_MIN`] bytes are needed, and more make fewer reads.
+    pub fn new(
+        io: IO,
+        inbox: &'w dyn Inbox,
+        activity: &'w PeerActivity,
+        buf: &'w mut [u8],
+        limits: Limits,
+    ) -> Self {
+        Self {
+            io,
+            inbox,
+            activity,
+            limits,
+            stalled: None,
+            connect: Connect::Kind,
+            inbound: Inbound::new(buf),
+            reply: Reply::default(),
+            burst: 0,
+        }
+    }
+
+    /// Makes the next packet for the client an acknowledged message's, if there is one.
+    fn acknowledge(&mut self) -> bool {
+        let id = acknowledged(&mut self.inbound.withheld, self.inbox);
+        if let Some(id) = id {
+            self.reply = Reply::stub(id);
+        }
+        id.is_some()
+    }
+}
+
+/// Takes the identifier of the message that may be acknowledged now.
+fn acknowledged(withheld: &mut Withheld, inbox: &dyn Inbox) -> Option<u16> {
+    withheld.take(|| inbox.take_acknowledgement())
+}
+
+impl<IO> fmt::Debug for Gate<'_, IO> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("inbound", &self.inbound)
+            .field("reply", &self.reply)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<IO> Drop for Gate<'_, IO> {
+    fn drop(&mut self) {
+        if self.inbound.is_within_message() {
+            self.inbox.cut();
+        }
+        self.inbox.closed();
+    }
+}
+
+impl<IO: Read> Gate<'_, IO> {
+    /// Waits for more bytes, or for an acknowledgement. Returns whether the stream has ended.
+    async fn fill(&mut self) -> Result<bool, Error<IO::Error>> {
+        if self.burst >= BURST {
+            self.burst = 0;
+            Timer::after_ticks(0).await;
+        }
+        let Inbound {
+            window, withheld, ..
+        } = &mut self.inbound;
+        let inbox = self.inbox;
+        let room = window.room();
+        if room.is_empty() {
+            // The buffer is smaller than it must be.
+            return Err(Fault::Malformed.into());
+        }
+        let either = {
+            let mut read = pin!(self.io.read(room));
+            poll_fn(|cx| match acknowledged(withheld, inbox) {
+                Some(id) => Poll::Ready(Either::First(id)),
+                None => read.as_mut().poll(cx).map(Either::Second),
+            })
+            .await
+        };
+        let n = match either {
+            Either::First(id) => {
+                self.reply = Reply::stub(id);
+                return Ok(false);
+            }
+            Either::Second(read) => read.map_err(Error::Transport)?,
+        };
+        window.fill(n);
+        self.burst += n;
+        self.activity.note(n);
+        Ok(n == 0)
+    }
+}
+
+impl<IO: ErrorType> ErrorType for Gate<'_, IO> {
+    type Error = Error<IO::Error>;
+}
+
+impl<IO: Read> Read for Gate<'_, IO> {
+    async fn read(&mut self, out: &mut [u8]) -> Result<usize, Self::Error> {
+        if out.is_empty() {
+            return Ok(0);
+        }
+        while self.reply.is_read() && !self.acknowledge() {
+            match self.inbound.advance(self.inbox, self.activity)? {
+                Step::Starved => {
+                    if self.fill().await? {
+                        return Ok(0);
+                    }
+                }
+                Step::Advanced => {}
+                Step::Message => {
+                    self.activity.delivered.set(true);
+                    if !self.acknowledge() {
+                        // The owner acts on this message before the next.
+                        yield_now().await;
+                    }
+                }
+                Step::Reply(reply) => self.reply = reply,
+            }
+        }
+        Ok(self.reply.read(out))
+    }
+}
+
+/// Waits for `io` until the peer has accepted nothing for `patience`, counted over waits that
+/// were given up.
+async fn patiently<T, E>(
+    stalled: &mut Option<Instant>,
+    patience: Duration,
+    io: impl Future<Output = Result<T, E>>,
+) -> Result<T, Error<E>> {
+    let since = *stalled.get_or_insert_with(Instant::now);
+    match with_deadline(since.saturating_add(patience), io).await {
+        Ok(result) => {
+            *stalled = None;
+            result.map_err(Error::Transport)
+        }
+        Err(_) => Err(Error::Stalled),
+    }
+}
+
+impl<IO: Write> Write for Gate<'_, IO> {
+    async fn write(&mut self, buf: &[u8]) -> Result<usize, Self::Error> {
+        let Limits {
+            max_packet,
+            patience,
+        } = self.limits;
+        if self.connect.is_done() {
+            return patiently(&mut self.stalled, patience, self.io.write(buf)).await;
+        }
+        let mut edited = [0; EDITED];
+        let edited = self.connect.edit(buf, &mut edited, max_packet);
+        let n = patiently(&mut self.stalled, patience, self.io.write(edited)).await?;
+        self.connect.pass(&buf[..n.min(edited.len())]);
+        Ok(n)
+    }
+
+    async fn flush(&mut self) -> Result<(), Self::Error> {
+        patiently(&mut self.stalled, self.limits.patience, self.io.flush()).await
+    }
+}
