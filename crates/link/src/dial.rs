@@ -79,7 +79,7 @@ pub(crate) async fn connect<'s, S: Stack>(
     }
 }
 
-/// The length of the longest packet there is, without the five bytes that tell it: no maximum.
+/// The largest length that MQTT can tell: no maximum.
 const NO_MAXIMUM: u32 = 268_435_455;
 
 /// Puts a gate into a new connection, which is read into `rx`.

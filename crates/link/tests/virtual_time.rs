@@ -468,6 +468,48 @@ fn messages_too_large_are_skipped() {
     assert_heartbeats(&net, &log, 20_000);
 }
 
+/// minimq does not know of messages at QoS 0: the link acts on each all the same, before the next.
+#[test]
+fn messages_at_qos_0_are_acted_on_at_once() {
+    let setup = Setup::new();
+    let (net, log) = (setup.world.net.clone(), setup.world.log());
+    let mut bytes = Vec::new();
+    for id in ["a", "b", "c"] {
+        let json = start_json(id, "endless", None);
+        bytes.extend(support::publish_packet(0x30, START, None, json.as_bytes()));
+    }
+    let refused = start_json("d", "endless", None).replace("bWFp", "@@@@");
+    bytes.extend(support::publish_packet(
+        0x30,
+        START,
+        None,
+        refused.as_bytes(),
+    ));
+    setup.run(async |world| {
+        at(10_000).await;
+        world.net.inject(&bytes);
+        at(11_000).await;
+    });
+    assert_eq!(
+        log.borrow().running,
+        [(10_000, 1), (10_000, 2), (10_000, 3)]
+    );
+    let refusal = arrivals(&net, "d");
+    assert_eq!(refusal.len(), 1);
+    assert!((10_000..10_300).contains(&refusal[0]), "{refusal:?}");
+    assert_eq!(net.times(|s| *s == Seen::Acked), []);
+}
+
+#[test]
+fn the_broker_is_told_the_maximum_packet_size_that_is_set() {
+    let mut setup = Setup::new();
+    setup.config.max_packet = Some(4_321);
+    let net = setup.world.net.clone();
+    setup.run(async |_| at(1_000).await);
+    let login = net.with(|w| w.login.clone()).unwrap();
+    assert_eq!(login.largest_packet, 4_321);
+}
+
 #[test]
 fn a_message_with_too_long_a_topic_is_skipped_and_acknowledged() {
     let setup = Setup::new();
@@ -1167,20 +1209,30 @@ fn no_key_no_user_and_no_will() {
 #[test]
 fn settings_that_cannot_work_are_refused() {
     static LONG: &str = "0123456789012345678901234567890123456789012345678901234567890123+";
-    for (host, tls, id, error) in [
-        ("", false, "id", SetupError::Host),
-        ("h", true, "id", SetupError::Tls),
-        ("h", false, "", SetupError::PropletId),
-        ("h", false, LONG, SetupError::PropletId),
+    for (host, tls, id, max_packet, rx, error) in [
+        ("", false, "id", None, BUFFER_MIN, SetupError::Host),
+        ("h", true, "id", None, BUFFER_MIN, SetupError::Tls),
+        ("h", false, "", None, BUFFER_MIN, SetupError::PropletId),
+        ("h", false, LONG, None, BUFFER_MIN, SetupError::PropletId),
+        ("h", false, "id", Some(0), BUFFER_MIN, SetupError::MaxPacket),
+        (
+            "h",
+            false,
+            "id",
+            None,
+            BUFFER_MIN - 1,
+            SetupError::ReceiveBuffer,
+        ),
     ] {
         let config = LinkConfig {
             host,
             tls,
             proplet_id: id,
+            max_packet,
             ..LINK
         };
         let (net, signals, status) = (Net::new(), Signals::default(), LinkStatus::new());
-        let (mut message, mut rx) = ([0; 64], [0; BUFFER_MIN]);
+        let (mut message, mut rx) = ([0; 64], vec![0; rx]);
         let (mut tx, mut will) = ([0; 64], [0; 64]);
         let buffers = Buffers {
             message: &mut message,
