@@ -787,7 +787,7 @@ fn an_acknowledgement_ends_a_read_that_waits() {
 async fn progress(connection: &mut TestConnection<'_>) -> Result<(), TestError> {
     loop {
         match select(connection.poll(), after(10)).await {
-            Either::First(progress) => drop(progress?),
+            Either::First(progress) => progress.map(|_| ())?,
             Either::Second(()) => return Ok(()),
         }
     }
