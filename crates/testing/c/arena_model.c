@@ -297,7 +297,7 @@ hold(uint32_t len, mem_alloc_usage_t usage)
     return true;
 }
 
-enum grown { IN_PLACE, DOWN, MOVED, REFUSED, KEPT, WAYS };
+enum grown { IN_PLACE, DOWN, MOVED, REFUSED, KEPT, SHRUNK, WAYS };
 
 /* Grows a block by a realloc, which must go the way that the free blocks beside it say. */
 static enum grown
@@ -314,7 +314,9 @@ grow(struct held *one, uint32_t len)
     if (!(*block & PREVIOUS_IN_USE))
         low = free_before(block);
     best = size ? best_size(size) : 0;
-    if (size && size <= old)
+    if (size && size < old && !top)
+        way = SHRUNK;
+    else if (size && size <= old)
         way = KEPT;
     else if (size && size <= whole)
         way = IN_PLACE;
@@ -336,8 +338,10 @@ grow(struct held *one, uint32_t len)
     else
         MUST(place(block_of(payload)) == to);
     one->payload = payload;
+    if (way == SHRUNK)
+        one->len = size - (uint32)HEADER;
     check_bytes(one);
-    if (way != KEPT) {
+    if (way != KEPT && way != SHRUNK) {
         one->len = size - (uint32)HEADER;
         fill(one, old - (uint32)HEADER);
     }

@@ -6,6 +6,7 @@ pub mod capacity;
 pub mod compilers;
 #[cfg(feature = "engine")]
 pub mod engine;
+pub mod inline;
 mod skip;
 pub mod worst;
 

@@ -828,6 +828,19 @@ regrow(header *block, uint32 size, bool top)
     return regrow_down(low, block, size, whole + size_of(low), top);
 }
 
+/* Gives back what a block has above `size`. */
+static void
+shrink(header *block, uint32 size)
+{
+    uint32 rest = size_of(block) - size;
+
+    if (!rest)
+        return;
+    make_used(block, size, *block & PREVIOUS_IN_USE);
+    make_used(at(block, size), rest, PREVIOUS_IN_USE);
+    release(at(block, size));
+}
+
 void *
 wamr_arena_realloc(mem_alloc_usage_t usage, bool full_size_mmaped, void *payload,
                    unsigned int len)
@@ -845,10 +858,17 @@ wamr_arena_realloc(mem_alloc_usage_t usage, bool full_size_mmaped, void *payload
     old_len = payload_len(block);
     if (!size)
         return NULL;
-    if (size <= old)
+    /* A linear memory never shrinks. */
+    if (size == old || (linear && size < old))
         return payload;
 
     os_mutex_lock(&lock);
+    if (size < old) {
+        shrink(block, size);
+        book((int64)size - old);
+        os_mutex_unlock(&lock);
+        return payload;
+    }
     grown = regrow(block, size, linear);
     if (grown) {
         book((int64)size_of(grown) - old);

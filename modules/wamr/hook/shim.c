@@ -88,11 +88,53 @@ wamr_register(const char *module_name, NativeSymbol *symbols, uint32_t count)
     return wasm_runtime_register_natives_raw(module_name, symbols, count);
 }
 
+/* Bytes of a name that a text shows: two of them fit any. */
+#define NAME_BYTES 50
+
+static bool
+is_inside_character(char byte)
+{
+    return ((uint8)byte & 0xc0) == 0x80;
+}
+
+/* A name, UTF-8, as a text shows it: a long one without its middle, in `shortened`. */
+static const char *
+shown(const char *name, char shortened[NAME_BYTES + 1])
+{
+    static const char gap[3] = { '.', '.', '.' };
+    size_t half = (NAME_BYTES - sizeof(gap)) / 2, len = strlen(name);
+    size_t end = half, rest = len - half;
+
+    if (len <= NAME_BYTES)
+        return name;
+    while (end > 0 && is_inside_character(name[end]))
+        end--;
+    while (is_inside_character(name[rest]))
+        rest++;
+    memcpy(shortened, name, end);
+    memcpy(shortened + end, gap, sizeof(gap));
+    memcpy(shortened + end + sizeof(gap), name + rest, len - rest + 1);
+    return shortened;
+}
+
 static bool
 unknown_import(char *error, uint32_t error_len, const char *kind, const WASMImport *import)
 {
-    snprintf(error, error_len, "unknown import %s.%s (%s)", import->u.names.module_name,
-             import->u.names.field_name, kind);
+    char module[NAME_BYTES + 1], field[NAME_BYTES + 1];
+
+    snprintf(error, error_len, "unknown import %s.%s (%s)",
+             shown(import->u.names.module_name, module),
+             shown(import->u.names.field_name, field), kind);
+    return false;
+}
+
+static bool
+mistyped_import(char *error, uint32_t error_len, const WASMFunctionImport *import)
+{
+    char module[NAME_BYTES + 1], field[NAME_BYTES + 1];
+
+    snprintf(error, error_len, "import %s.%s (function) has another type than the host's",
+             shown(import->module_name, module), shown(import->field_name, field));
     return false;
 }
 
@@ -119,9 +161,7 @@ imports_known(const WASMModule *module, char *error, uint32_t error_len)
         if (!wasm_native_resolve_symbol(import->module_name, import->field_name, NULL, NULL, NULL,
                                         NULL))
             return unknown_import(error, error_len, "function", &module->import_functions[i]);
-        snprintf(error, error_len, "import %s.%s (function) has another type than the host's",
-                 import->module_name, import->field_name);
-        return false;
+        return mistyped_import(error, error_len, import);
     }
     if (module->import_memory_count)
         return unknown_import(error, error_len, "memory", &module->import_memories[0]);

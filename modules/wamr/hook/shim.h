@@ -193,8 +193,8 @@ wamr_promise_end(void);
 void *
 wamr_alloc(uint32_t size);
 
-/* `block` with room for `size` bytes, where it was if what is behind is free, or moved; what it had
-   stays, what is new has any value. NULL where there is no room: the block is as before then. */
+/* `block` with room for `size` bytes, where it was if it shrinks or what is behind is free, or moved; what
+   it had stays, what is new has any value. NULL where there is no room: the block is as before then. */
 void *
 wamr_realloc(void *block, uint32_t size);
 

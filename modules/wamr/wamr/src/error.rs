@@ -3,8 +3,12 @@
 use core::ffi::CStr;
 use core::fmt::{self, Write};
 
-/// Bytes of text that an error carries; longer texts are cut.
-const TEXT_MAX: usize = 96;
+/// Bytes of text that an error or a trap carries. All texts of this crate and its C code fit, for they shorten
+/// the names in them ([`Name`]); others are cut.
+const TEXT_MAX: usize = 160;
+
+/// Bytes in which the C code leaves a text: WAMR puts up to 32 in front, which are taken off.
+pub(crate) const C_TEXT: usize = 32 + TEXT_MAX + 1;
 
 /// A bounded text.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,6 +55,30 @@ impl Write for Text {
             self.len = end as u8;
         }
         Ok(())
+    }
+}
+
+/// A name from a module or a task, as a text shows it: one of more than [`NAME_MAX`] bytes without its middle.
+pub(crate) struct Name<'a>(pub(crate) &'a str);
+
+/// Bytes of a name that a text shows.
+const NAME_MAX: usize = 50;
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const GAP: &str = "...";
+        let Self(name) = self;
+        if name.len() <= NAME_MAX {
+            return f.write_str(name);
+        }
+        let half = (NAME_MAX - GAP.len()) / 2;
+        let is_boundary = |at: &usize| name.is_char_boundary(*at);
+        let end = (0..=half).rev().find(is_boundary).unwrap_or_default();
+        let start = (name.len() - half..).find(is_boundary).unwrap_or_default();
+        let (first, last) = (name.get(..end), name.get(start..));
+        f.write_str(first.unwrap_or_default())?;
+        f.write_str(GAP)?;
+        f.write_str(last.unwrap_or_default())
     }
 }
 
@@ -245,3 +273,30 @@ impl fmt::Display for Trap {
 }
 
 impl core::error::Error for Trap {}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use std::string::ToString as _;
+
+    #[test]
+    fn a_long_name_is_shown_without_its_middle() {
+        let exact = "n".repeat(NAME_MAX);
+        assert_eq!(Name(&exact).to_string(), exact);
+        let long = std::format!("start{}end", "-".repeat(5000));
+        let shown = Name(&long).to_string();
+        assert!(shown.starts_with("start--") && shown.ends_with("--end"));
+        assert!(shown.contains("-...-") && shown.len() <= NAME_MAX);
+        for letters in 40..60 {
+            let long = std::format!("{}{}", "x".repeat(letters % 3), "€".repeat(letters));
+            let shown = Name(&long).to_string();
+            assert!(
+                shown.len() <= NAME_MAX && shown.len() > NAME_MAX - 9,
+                "{shown}"
+            );
+            assert!(shown.ends_with('€'));
+        }
+    }
+}

@@ -62,6 +62,9 @@ impl Needs {
 /// # Errors
 /// [`ErrorKind::BadModule`] where the sections can't be followed; loading would refuse it too.
 pub fn estimate(wasm: &[u8]) -> Result<Needs, Error> {
+    if !wasm.starts_with(MAGIC) {
+        return Err(no_module(wasm));
+    }
     let sizes = sizes();
     let mut tally = Tally::default();
     if tally.module(wasm, &sizes).is_none() {
@@ -76,6 +79,17 @@ pub fn estimate(wasm: &[u8]) -> Result<Needs, Error> {
         call: 0,
         memory: MemoryNeeds::default(),
     })
+}
+
+/// Begins each module, with the version that WAMR loads.
+const MAGIC: &[u8] = b"\0asm\x01\0\0\0";
+
+#[cold]
+fn no_module(bytes: &[u8]) -> Error {
+    let (start, _) = bytes.split_at(bytes.len().min(MAGIC.len()));
+    let text =
+        format_args!("not a WebAssembly module: it begins with {start:02x?}, not {MAGIC:02x?}");
+    Error::new(ErrorKind::BadModule, text)
 }
 
 /// Bytes of the pages that linear memories are made of, in this build; 0 where a memory is one block.
@@ -192,7 +206,7 @@ impl Tally {
 
     /// `None` where the bytes are no sections.
     fn module(&mut self, wasm: &[u8], sizes: &sys::Sizes) -> Option<()> {
-        let mut rest = Reader(wasm.strip_prefix(b"\0asm\x01\0\0\0")?);
+        let mut rest = Reader(wasm.strip_prefix(MAGIC)?);
         while !rest.0.is_empty() {
             let id = rest.byte()?;
             let len = rest.leb()?;

@@ -152,8 +152,8 @@ impl<'a> Caller<'a> {
         unsafe { sys::wamr_host_charge(self.exec_env.as_ptr(), units) };
     }
 
-    /// The refusal with a text that is made now, cut at 96 bytes; to be returned. The guest traps in
-    /// any case.
+    /// The refusal with a text that is made now, cut at the 116 bytes that WAMR keeps of an
+    /// exception; to be returned. The guest traps in any case.
     #[cold]
     #[inline(never)]
     pub fn refuse(&self, text: fmt::Arguments<'_>) -> HostError {

@@ -5,7 +5,7 @@ use core::ffi::c_char;
 use wamr_sys as sys;
 
 use crate::arena::Booking;
-use crate::error::{Error, ErrorKind, Trap, TrapKind};
+use crate::error::{C_TEXT, Error, ErrorKind, Name, Trap, TrapKind};
 use crate::module::Module;
 use crate::value::{MAX_CELLS, MAX_RESULTS, Signature, ValType, Value};
 use crate::worker::{self, ResumableCall, Worker};
@@ -357,7 +357,7 @@ pub(crate) fn bad_call(text: core::fmt::Arguments<'_>) -> Trap {
 // In a frame of its own, since it is not needed while a guest runs: a guest's thread has a small stack.
 #[inline(never)]
 fn make(module: &Module, config: &InstanceConfig) -> Result<*mut sys::Instance, Error> {
-    let mut text = [0u8; 128];
+    let mut text = [0u8; C_TEXT];
     let max = config.memory_bytes_max.unwrap_or(u64::MAX);
     // SAFETY: the module is loaded, its tables are its own, and `text` is valid for writing. The
     // start function and the like were taken out of the module when it was loaded, so no guest code
@@ -394,14 +394,15 @@ fn lay_out(
     if args.len() != params.len() {
         let (takes, given) = (params.len(), args.len());
         return Err(bad_call(format_args!(
-            "`{name}` takes {takes} arguments, {given} given"
+            "`{}` takes {takes} arguments, {given} given",
+            Name(name)
         )));
     }
     let mut free = cells.iter_mut();
     let mut argc = 0;
     for (i, (arg, param)) in args.iter().zip(params).enumerate() {
         if arg.ty() != *param {
-            let (n, given) = (i + 1, arg.ty());
+            let (n, name, given) = (i + 1, Name(name), arg.ty());
             return Err(bad_call(format_args!(
                 "argument {n} of `{name}` is {param:?}, {given:?} given"
             )));

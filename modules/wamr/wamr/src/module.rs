@@ -6,7 +6,7 @@ use core::ffi::c_char;
 use wamr_sys as sys;
 
 use crate::arena::{Booking, Shared};
-use crate::error::{Error, ErrorKind};
+use crate::error::{C_TEXT, Error, ErrorKind, Name};
 use crate::estimate::{self, Needs};
 use crate::runtime::Buffer;
 use crate::value::{MAX_RESULTS, Signature};
@@ -175,8 +175,10 @@ impl Module {
         // writing.
         let index = unsafe { sys::wamr_find_function(self.inner.handle, start, len, &raw mut ty) };
         if index == sys::NO_FUNCTION {
-            let text = format_args!("no exported function `{name}`");
-            return Err(Error::new(ErrorKind::NoSuchFunction, text));
+            return Err(Error::new(
+                ErrorKind::NoSuchFunction,
+                format_args!("no exported function `{}`", Name(name)),
+            ));
         }
         let (params, results) = (ty.params as usize, ty.results as usize);
         // SAFETY: the shim gave the type bytes of `params` and `results`, which the module owns
@@ -221,7 +223,7 @@ pub(crate) const fn inner_bytes() -> u64 {
 }
 
 fn load(buffer: &Buffer, info: &mut sys::ModuleInfo) -> Result<*mut sys::Module, Error> {
-    let mut text = [0u8; 128];
+    let mut text = [0u8; C_TEXT];
     let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
     // SAFETY: the buffer's bytes are valid for writing and stay so, unread by Rust, until
     // wamr_unload: `Inner` keeps the buffer, and gives out only its length. `info` and `text` are

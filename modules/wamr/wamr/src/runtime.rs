@@ -174,17 +174,19 @@ impl Buffer {
     }
 
     /// Makes the buffer `len` bytes long, where it is if the arena has room behind it; else its
-    /// bytes move, for which both blocks are held at once. What is new is zeroed. A smaller `len`
-    /// only cuts, as [`truncate`](Self::truncate) does.
+    /// bytes move, for which both blocks are held at once. What is new is zeroed. With a smaller `len`
+    /// it stays, and gives back what it has above that.
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`] when no piece of the arena is large enough; the buffer is as
     /// before.
     pub fn resize(&mut self, len: usize) -> Result<(), Error> {
-        if len > self.len {
+        if len != self.len {
             let _none = Booking::to_none();
             // SAFETY: the block came from the arena, and `self` is its only owner.
-            self.start = unsafe { arena::reallocate(self.start, len) }?;
+            self.start = unsafe { arena::reallocate(self.start, len.max(1)) }?;
+        }
+        if len > self.len {
             // SAFETY: the block has at least `len` bytes, and `self.len` is below that.
             unsafe {
                 let new = self.start.add(self.len);

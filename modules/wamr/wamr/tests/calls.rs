@@ -521,8 +521,8 @@ fn a_host_function_says_why_it_refuses() {
         (TrapKind::Host, "2 is too much, too much, ")
     );
     let long = format!("9 is {}", "too much, ".repeat(9));
-    assert_eq!(trap(9).to_string(), long[..long.len().min(96)]);
-    assert_eq!(trap(1000).to_string().len(), 96);
+    assert_eq!(trap(9).to_string(), long[..long.len().min(116)]);
+    assert_eq!(trap(1000).to_string().len(), 116);
 }
 
 #[test]
@@ -834,6 +834,43 @@ fn what_the_host_lacks_is_named() {
         let error = load(rt(), &format!("(module {import})")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::UnknownImport, "{error}");
         assert_eq!(error.to_string(), text);
+    }
+}
+
+#[test]
+fn a_text_shows_both_ends_of_long_names() {
+    let _one = alone();
+    for (letter, times) in [("x", 300), ("é", 301), ("€", 302), ("🦀", 303)] {
+        let module = format!("m{}.wasm", letter.repeat(times));
+        let field = format!("f{}#9", letter.repeat(times));
+        for (kind, what) in [("function", "(func)"), ("memory", "(memory 1)")] {
+            let import = format!(r#"(module (import "{module}" "{field}" {what}))"#);
+            let text = load(rt(), &import).unwrap_err().to_string();
+            assert!(text.starts_with("unknown import m"), "{text}");
+            assert!(text.contains(&format!("{letter}.wasm.f{letter}")), "{text}");
+            assert!(text.ends_with(&format!("{letter}#9 ({kind})")), "{text}");
+            assert_eq!(text.matches("...").count(), 2, "{text}");
+        }
+        let module = load(rt(), r#"(module (func (export "f")))"#).unwrap();
+        let text = module.function(&field).unwrap_err().to_string();
+        assert!(text.ends_with(&format!("{letter}#9`")), "{text}");
+    }
+}
+
+/// The texts with the largest numbers that a module can bring about.
+#[test]
+fn a_text_has_all_of_its_numbers() {
+    let _one = alone();
+    let far = load(
+        rt(),
+        r#"(module (memory 1) (data (i32.const -1) "long enough"))"#,
+    );
+    let error = Guest::new(&far.unwrap(), &InstanceConfig::default()).unwrap_err();
+    if wamr::page_bytes() > 0 {
+        assert_eq!(
+            error.to_string(),
+            "out of bounds memory access: data segment 0 ends at 4294967306, the memory at 65536"
+        );
     }
 }
 

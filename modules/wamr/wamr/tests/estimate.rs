@@ -221,6 +221,11 @@ fn what_is_no_module_is_refused() {
             ErrorKind::BadModule
         );
     }
+    let error = estimate(b"\0asm\x02\0\0\0").unwrap_err();
+    assert_eq!(
+        error.text(),
+        "not a WebAssembly module: it begins with [00, 61, 73, 6d, 02, 00, 00, 00], not [00, 61, 73, 6d, 01, 00, 00, 00]"
+    );
     let mut refused = 0;
     for len in 8..whole.len() {
         refused += usize::from(estimate(&whole[..len]).is_err());
