@@ -3,58 +3,88 @@
 use super::error::Error;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
-/// Bytes that [`decode_chunks`] decodes at a time, on the stack.
-const WINDOW: usize = 768;
+/// Characters that are decoded at a time.
+const WINDOW: usize = 128;
 
-/// Bytes that `text` decodes to, from its length and padding alone: exact if it decodes at all.
-///
-/// # Errors
-/// [`Error::Base64`] if its length can't be.
-pub fn decoded_len(text: &str) -> Result<usize, Error> {
-    if !text.len().is_multiple_of(4) {
-        return Err(Error::Base64);
-    }
-    let padding = text
-        .bytes()
-        .rev()
-        .take(2)
-        .take_while(|b| *b == b'=')
-        .count();
-    Ok(text.len() / 4 * 3 - padding)
+/// Decodes a text that comes in pieces. Line breaks in it are passed over, as Go does.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    window: [u8; WINDOW],
+    len: usize,
+    /// A group with padding has come, which only the last may have.
+    is_padded: bool,
 }
 
-/// Decodes `text` into the start of `buf` and returns the length.
-///
-/// # Errors
-/// [`Error::Base64`] if `text` is not base64; a line break is not; [`Error::Decoded`] if `buf` is too
-/// short. Then what `buf` holds is unspecified.
-pub fn decode_into(text: &str, buf: &mut [u8]) -> Result<usize, Error> {
-    let len = decoded_len(text)?;
-    let limit = buf.len();
-    let exact = buf.get_mut(..len).ok_or(Error::Decoded { len, limit })?;
-    BASE64_STANDARD
-        .decode_slice(text, exact)
-        .map_err(|_| Error::Base64)
-}
-
-/// Decodes `text` piece by piece through a window of 768 bytes on the stack.
-///
-/// # Errors
-/// [`Error::Base64`] if `text` is not base64; a line break is not; `sink` may have had pieces before.
-pub fn decode_chunks(text: &str, mut sink: impl FnMut(&[u8])) -> Result<(), Error> {
-    let mut window = [0; WINDOW];
-    let mut pieces = text.as_bytes().chunks(WINDOW / 3 * 4).peekable();
-    while let Some(piece) = pieces.next() {
-        let len = BASE64_STANDARD
-            .decode_slice(piece, &mut window)
-            .map_err(|_| Error::Base64)?;
-        // Only the last piece may be padded.
-        if len < WINDOW && pieces.peek().is_some() {
-            return Err(Error::Base64);
+impl Decoder {
+    /// A decoder of a new text.
+    pub(crate) const fn new() -> Self {
+        Self {
+            window: [0; WINDOW],
+            len: 0,
+            is_padded: false,
         }
-        sink(window.get(..len).ok_or(Error::Base64)?);
     }
-    Ok(())
+
+    /// Takes a piece of the text, and gives `sink` what is decoded.
+    ///
+    /// # Errors
+    /// [`Error::Base64`] if the text is none.
+    pub(crate) fn push(
+        &mut self,
+        mut text: &[u8],
+        sink: &mut (impl FnMut(&[u8]) + ?Sized),
+    ) -> Result<(), Error> {
+        while let Some((first, rest)) = text.split_first() {
+            let room = WINDOW - self.len;
+            let next = &text[..text.len().min(room)];
+            let len = next.iter().position(|c| matches!(c, b'\r' | b'\n'));
+            let len = len.unwrap_or(next.len());
+            if len == 0 && matches!(first, b'\r' | b'\n') {
+                text = rest;
+                continue;
+            }
+            let (taken, rest) = text.split_at(len);
+            self.window[self.len..self.len + len].copy_from_slice(taken);
+            self.len += len;
+            text = rest;
+            if self.len == WINDOW {
+                self.flush(sink)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the text.
+    ///
+    /// # Errors
+    /// [`Error::Base64`] if it is none.
+    pub(crate) fn end(&mut self, sink: &mut (impl FnMut(&[u8]) + ?Sized)) -> Result<(), Error> {
+        self.flush(sink)
+    }
+
+    fn flush(&mut self, sink: &mut (impl FnMut(&[u8]) + ?Sized)) -> Result<(), Error> {
+        let text = &self.window[..self.len];
+        if text.is_empty() {
+            return Ok(());
+        }
+        let mut bytes = [0; WINDOW / 4 * 3];
+        let len = match self.is_padded {
+            true => Err(Error::Base64),
+            false => BASE64_STANDARD
+                .decode_slice(text, &mut bytes)
+                .map_err(|_| Error::Base64),
+        }?;
+        self.is_padded = text.last() == Some(&b'=');
+        self.len = 0;
+        sink(&bytes[..len]);
+        Ok(())
+    }
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 #[cfg(test)]
@@ -65,64 +95,52 @@ mod tests {
     use proptest::prelude::*;
     use std::{string::String, vec, vec::Vec};
 
-    fn by_chunks(text: &str) -> Result<Vec<u8>, Error> {
+    fn decode(text: &str, size: usize) -> Result<Vec<u8>, Error> {
         let mut all = Vec::new();
-        decode_chunks(text, |piece| all.extend_from_slice(piece)).map(|()| all)
-    }
-
-    fn at_once(text: &str) -> Result<Vec<u8>, Error> {
-        let mut buf = vec![0; decoded_len(text)?];
-        let len = decode_into(text, &mut buf)?;
-        assert_eq!(len, buf.len());
-        Ok(buf)
+        let mut sink = |piece: &[u8]| all.extend_from_slice(piece);
+        let mut decoder = Decoder::new();
+        for piece in text.as_bytes().chunks(size) {
+            decoder.push(piece, &mut sink)?;
+        }
+        decoder.end(&mut sink)?;
+        Ok(all)
     }
 
     #[test]
     fn strict() {
         for text in [
-            "QQ", "QQ=", "QQ===", "QR==", "Q===", "====", "=", "QUJD\n", "QU\nJ", "QU JD", "QUJ_",
-            "QUJ-", "QQ==QUJD", "Ä===",
+            "QQ", "QQ=", "QQ===", "QR==", "Q===", "====", "=", "QU JD", "QUJ_", "QUJ-", "QQ==QUJD",
+            "Ä===", "QQ=\n", "QQ==\n=",
         ] {
-            assert_eq!(at_once(text), Err(Error::Base64), "{text:?}");
-            assert_eq!(by_chunks(text), Err(Error::Base64), "{text:?}");
+            for size in [1, 2, 3, 200] {
+                assert_eq!(decode(text, size), Err(Error::Base64), "{text:?}");
+            }
         }
-        assert_eq!(at_once("QQ=="), Ok(vec![b'A']));
-        assert_eq!(by_chunks(""), Ok(vec![]));
+        assert_eq!(decode("QQ==", 1), Ok(vec![b'A']));
+        assert_eq!(decode("\r\nQU\nJ\nD\n\n", 1), Ok(b"ABC".to_vec()));
+        assert_eq!(decode("", 1), Ok(vec![]));
     }
 
     #[test]
-    fn padding_inside_is_refused_at_a_window_s_end() {
-        let mut text = "A".repeat(1022);
-        text.push_str("==QUJD");
-        assert_eq!(at_once(&text), Err(Error::Base64));
-        assert_eq!(by_chunks(&text), Err(Error::Base64));
-    }
-
-    #[test]
-    fn short_buffer() {
-        assert_eq!(
-            decode_into("QUJD", &mut [0; 2]),
-            Err(Error::Decoded { len: 3, limit: 2 })
-        );
-        assert_eq!(decode_into("QQ==", &mut [0; 1]), Ok(1));
-        assert_eq!(decode_into("", &mut []), Ok(0));
+    fn padding_inside_is_refused_at_a_windows_end() {
+        for len in 0..300 {
+            let text = "A".repeat(len * 4 + 2) + "==QUJD";
+            assert_eq!(decode(&text, 1 + len % 5), Err(Error::Base64));
+        }
     }
 
     proptest! {
         #[test]
-        fn round_trip(data: Vec<u8>, repeat in 1usize..20) {
+        fn round_trip(data: Vec<u8>, repeat in 1usize..20, size in 1usize..300) {
             let data = data.repeat(repeat);
-            let mut text = vec![0; data.len().div_ceil(3) * 4];
-            BASE64_STANDARD.encode_slice(&data, &mut text).unwrap();
-            let text = String::from_utf8(text).unwrap();
-            prop_assert_eq!(at_once(&text), Ok(data.clone()));
-            prop_assert_eq!(by_chunks(&text), Ok(data));
+            let text = BASE64_STANDARD.encode(&data);
+            prop_assert_eq!(decode(&text, size), Ok(data));
         }
 
         #[test]
-        fn all_agree(text in "[A-Da-d+/=\n]{0,12}", fill in 0usize..600) {
+        fn as_another_decoder(text in "[A-Da-d+/=]{0,12}", fill in 0usize..60, size in 1usize..300) {
             let text = String::from("AAAA").repeat(fill) + &text;
-            prop_assert_eq!(at_once(&text), by_chunks(&text));
+            prop_assert_eq!(decode(&text, size).ok(), BASE64_STANDARD.decode(&text).ok());
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Commands in: start, stop and invoke from the manager, chunks from the registry.
 
 use super::{
+    base64::Decoder,
     error::Error,
-    json::{Place, Reader, Token},
-    pack::{List, Packer, Pairs},
+    json::{Piece, Token, Tokenizer},
+    pack::{List, Packed, Packer, Pairs},
+    topic::Inbound,
 };
 use crate::time::Duration;
 use core::ops::Range;
@@ -21,14 +23,8 @@ pub const NAME_MAX: usize = 64;
 /// Most bytes of an image reference.
 pub const URL_MAX: usize = 256;
 
-/// Buffers for what can't stay in the payload, overwritten by each message.
-#[derive(Debug)]
-pub struct Scratch<'a> {
-    /// Takes inputs and environment, as [`List`] and [`Pairs`].
-    pub packed: &'a mut [u8],
-    /// Takes each string of the document that has escapes, ignored ones included.
-    pub unescaped: &'a mut [u8],
-}
+/// Most bytes of a task's name. The manager's longest has two ids.
+pub const TASK_NAME_MAX: usize = 2 * ID_MAX + 16;
 
 /// A task to start, or to deploy if it is latent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +35,8 @@ pub struct Start<'a> {
     pub name: &'a str,
     /// Where to get the module, 1 to [`URL_MAX`] bytes. Present if `file` is not.
     pub image_url: Option<&'a str>,
-    /// The module in base64, not empty and not checked; it wins over `image_url`.
-    pub file: Option<&'a str>,
+    /// The module that came with it, which wins over `image_url`: its length, or its fault.
+    pub file: Option<Result<usize, Error>>,
     /// Arguments as text.
     pub inputs: List<'a>,
     /// The environment.
@@ -75,18 +71,12 @@ impl<'a> Start<'a> {
         Field::PropletId,
     ];
 
-    /// Reads a start command.
-    ///
-    /// # Errors
-    /// [`Rejected`], with what could be read.
-    pub fn parse(payload: &'a [u8], scratch: Scratch<'a>) -> Result<Self, Rejected<'a>> {
-        let message = Message::read(payload, scratch, Self::FIELDS);
-        message.check()?;
+    fn of(message: &Message<'a>) -> Result<Self, Rejected<'a>> {
         let start = Self {
             id: message.require(Field::Id)?,
             name: message.require(Field::Name)?,
             image_url: message.text(Field::ImageUrl),
-            file: message.text(Field::File),
+            file: message.data(),
             inputs: message.inputs(),
             env: message.env(),
             broadcast: message.flag(Field::Broadcast),
@@ -128,13 +118,7 @@ pub struct Stop<'a> {
 impl<'a> Stop<'a> {
     const FIELDS: &'static [Field] = &[Field::Id, Field::PropletId, Field::Broadcast];
 
-    /// Reads a stop command.
-    ///
-    /// # Errors
-    /// [`Rejected`], with what could be read.
-    pub fn parse(payload: &'a [u8], scratch: Scratch<'a>) -> Result<Self, Rejected<'a>> {
-        let message = Message::read(payload, scratch, Self::FIELDS);
-        message.check()?;
+    fn of(message: &Message<'a>) -> Result<Self, Rejected<'a>> {
         Ok(Self {
             id: message.require(Field::Id)?,
             proplet_id: message.text(Field::PropletId),
@@ -175,13 +159,7 @@ impl<'a> Invoke<'a> {
         Field::Env,
     ];
 
-    /// Reads an invoke command.
-    ///
-    /// # Errors
-    /// [`Rejected`], with what could be read.
-    pub fn parse(payload: &'a [u8], scratch: Scratch<'a>) -> Result<Self, Rejected<'a>> {
-        let message = Message::read(payload, scratch, Self::FIELDS);
-        message.check()?;
+    fn of(message: &Message<'a>) -> Result<Self, Rejected<'a>> {
         Ok(Self {
             id: message.require(Field::Id)?,
             invocation_id: message.text(Field::InvocationId),
@@ -207,11 +185,20 @@ pub struct Chunk<'a> {
     pub chunk_idx: u32,
     /// Number of pieces, at least 1.
     pub total_chunks: u32,
-    /// The piece in base64, not checked; may be empty.
-    pub data: &'a str,
+    /// The piece's length in bytes, or its fault.
+    pub data: Result<usize, Error>,
 }
 
 impl<'a> Chunk<'a> {
+    /// The module that it is of, and its place in that.
+    pub const fn place(&self) -> Place<'a> {
+        Place {
+            app_name: self.app_name,
+            chunk_idx: self.chunk_idx,
+            total_chunks: self.total_chunks,
+        }
+    }
+
     const FIELDS: &'static [Field] = &[
         Field::AppName,
         Field::ChunkIdx,
@@ -219,18 +206,12 @@ impl<'a> Chunk<'a> {
         Field::Data,
     ];
 
-    /// Reads a chunk.
-    ///
-    /// # Errors
-    /// [`Rejected`], with `app_name` as its `id` if that could be read.
-    pub fn parse(payload: &'a [u8], scratch: Scratch<'a>) -> Result<Self, Rejected<'a>> {
-        let message = Message::read(payload, scratch, Self::FIELDS);
-        message.check()?;
+    fn of(message: &Message<'a>) -> Result<Self, Rejected<'a>> {
         let chunk = Self {
             app_name: message.require(Field::AppName)?,
             chunk_idx: message.number(Field::ChunkIdx)?,
             total_chunks: message.number(Field::TotalChunks)?,
-            data: message.text(Field::Data).unwrap_or_default(),
+            data: message.data().unwrap_or(Ok(0)),
         };
         if chunk.chunk_idx >= chunk.total_chunks {
             return Err(message.reject(Error::Index {
@@ -239,18 +220,6 @@ impl<'a> Chunk<'a> {
             }));
         }
         Ok(chunk)
-    }
-
-    /// The `app_name` of a chunk as Go writes it, first and without escapes; `None` if the start
-    /// of `payload` doesn't show it. The rest is neither read nor checked: this is to drop the
-    /// chunks of others at little cost.
-    pub fn app_name_of(payload: &'a [u8]) -> Option<&'a str> {
-        let rest = payload.strip_prefix(br#"{"app_name":""#)?;
-        let near = rest.get(..rest.len().min(URL_MAX + 1))?;
-        let end = near.iter().position(|b| matches!(b, b'"' | b'\\'))?;
-        let (name, end) = near.split_at_checked(end)?;
-        let name = core::str::from_utf8(name).ok()?;
-        (end.first() == Some(&b'"')).then_some(name)
     }
 }
 
@@ -304,6 +273,11 @@ pub struct MonitoringProfile {
 }
 
 impl MonitoringProfile {
+    /// Names of the fields that are read; all others are passed over.
+    pub fn fields() -> impl Iterator<Item = &'static str> {
+        Setting::ALL.iter().map(|(name, _)| *name)
+    }
+
     /// Whether samples are wanted at all.
     pub const fn exports(&self) -> bool {
         self.enabled && self.export_to_mqtt
@@ -353,7 +327,7 @@ fn interval(value: i64) -> Option<Duration> {
 /// Fields of all commands. A command knows only its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
-    // The texts come first, then the flags, then the numbers: their place is their index.
+    // The flags and the numbers are consecutive: their place is their index.
     Id,
     InvocationId,
     PropletId,
@@ -373,9 +347,8 @@ enum Field {
     MonitoringProfile,
 }
 
-const TEXTS: usize = Field::Broadcast as usize;
-const FLAGS: usize = Field::ChunkIdx as usize - TEXTS;
-const NUMBERS: usize = Field::Inputs as usize - TEXTS - FLAGS;
+const FLAGS: usize = Field::ChunkIdx as usize - Field::Broadcast as usize;
+const NUMBERS: usize = Field::Inputs as usize - Field::ChunkIdx as usize;
 
 impl Field {
     const fn name(self) -> &'static str {
@@ -400,25 +373,24 @@ impl Field {
         }
     }
 
-    /// Most bytes of a text.
-    const fn limit(self) -> Option<usize> {
-        match self {
-            Self::Id | Self::InvocationId | Self::PropletId => Some(ID_MAX),
-            Self::ImageUrl | Self::AppName => Some(URL_MAX),
-            _ => None,
-        }
-    }
-
     const fn kind(self) -> Kind {
         match self {
+            Self::Id
+            | Self::InvocationId
+            | Self::PropletId
+            | Self::Name
+            | Self::ImageUrl
+            | Self::AppName => Kind::Text,
+            Self::File | Self::Data => Kind::Data,
+            Self::Broadcast | Self::Daemon | Self::Latent | Self::Encrypted => {
+                Kind::Flag(self as usize - Self::Broadcast as usize)
+            }
+            Self::ChunkIdx | Self::TotalChunks => {
+                Kind::Number(self as usize - Self::ChunkIdx as usize)
+            }
             Self::Inputs => Kind::Inputs,
             Self::Env => Kind::Env,
             Self::MonitoringProfile => Kind::Profile,
-            _ => match self as usize {
-                text @ ..TEXTS => Kind::Text(text),
-                other if other < TEXTS + FLAGS => Kind::Flag(other - TEXTS),
-                other => Kind::Number(other - TEXTS - FLAGS),
-            },
         }
     }
 }
@@ -426,7 +398,10 @@ impl Field {
 /// Type of a field, and its index among those of the same.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
-    Text(usize),
+    /// A text that is kept.
+    Text,
+    /// Base64 that is decoded.
+    Data,
     Flag(usize),
     Number(usize),
     Inputs,
@@ -438,7 +413,7 @@ impl Kind {
     /// For errors.
     const fn describe(self) -> &'static str {
         match self {
-            Self::Text(_) => "a string",
+            Self::Text | Self::Data => "a string",
             Self::Flag(_) => "a boolean",
             Self::Number(_) => "an integer from 0 to 4294967295",
             Self::Inputs => "an array of strings",
@@ -448,10 +423,45 @@ impl Kind {
     }
 }
 
+/// The texts of a message, empty where they are absent. They are UTF-8 once they are whole.
+#[derive(Debug, Default)]
+struct Texts {
+    ids: [heapless::Vec<u8, ID_MAX>; 3],
+    name: heapless::Vec<u8, TASK_NAME_MAX>,
+    /// The image reference. No command has two.
+    location: heapless::Vec<u8, URL_MAX>,
+}
+
+impl Texts {
+    fn get(&self, field: Field) -> &[u8] {
+        match field {
+            Field::Id => &self.ids[0],
+            Field::InvocationId => &self.ids[1],
+            Field::PropletId => &self.ids[2],
+            Field::Name => &self.name,
+            Field::ImageUrl | Field::AppName => &self.location,
+            _ => &[],
+        }
+    }
+
+    fn get_mut(&mut self, field: Field) -> Option<&mut heapless::VecView<u8>> {
+        Some(match field {
+            Field::Id => &mut self.ids[0],
+            Field::InvocationId => &mut self.ids[1],
+            Field::PropletId => &mut self.ids[2],
+            Field::Name => &mut self.name,
+            Field::ImageUrl | Field::AppName => &mut self.location,
+            _ => return None,
+        })
+    }
+}
+
 /// The fields of a message, as far as they have been read.
 #[derive(Debug, Default)]
 struct Found {
-    texts: [Option<Place>; TEXTS],
+    texts: Texts,
+    /// Decoded length of the module or the piece, or its fault; `None` if it is absent.
+    data: Option<Result<usize, Error>>,
     flags: [bool; FLAGS],
     numbers: [Option<u32>; NUMBERS],
     inputs: Range<usize>,
@@ -459,9 +469,9 @@ struct Found {
     profile: Profile,
     error: Option<Error>,
     /// Whether the document has been read to its end.
-    whole: bool,
+    is_whole: bool,
     /// Whether a field that says who is meant is wrong.
-    misaddressed: bool,
+    is_misaddressed: bool,
 }
 
 impl Found {
@@ -470,47 +480,42 @@ impl Found {
         self.error.get_or_insert(error);
     }
 
-    /// Notes the error, if `result` is one.
-    fn check(&mut self, result: Result<(), Error>) {
-        if let Err(error) = result {
-            self.note(error);
-        }
-    }
-
     /// Notes that the value of `field` can't be used.
     fn refuse(&mut self, field: Field, error: Error) {
-        self.misaddressed |= matches!(field, Field::PropletId | Field::Broadcast);
+        self.is_misaddressed |= matches!(field, Field::PropletId | Field::Broadcast);
         self.clear(field);
         self.note(error);
+    }
+
+    /// The place of a piece, if all of it has been read.
+    fn place(&self) -> Option<Place<'_>> {
+        let app_name = core::str::from_utf8(self.texts.get(Field::AppName)).ok()?;
+        let number = |field: Field| match field.kind() {
+            Kind::Number(index) => self.numbers.get(index).copied().flatten(),
+            _ => None,
+        };
+        let place = Place {
+            app_name,
+            chunk_idx: number(Field::ChunkIdx)?,
+            total_chunks: number(Field::TotalChunks)?,
+        };
+        (!app_name.is_empty()).then_some(place)
     }
 
     /// Makes `field` absent.
     fn clear(&mut self, field: Field) {
         match field.kind() {
-            Kind::Text(index) => self.set_text(index, None),
-            Kind::Flag(index) => self.set_flag(index, false),
-            Kind::Number(index) => self.set_number(index, None),
+            Kind::Text => {
+                if let Some(text) = self.texts.get_mut(field) {
+                    text.clear();
+                }
+            }
+            Kind::Data => self.data = None,
+            Kind::Flag(index) => self.flags[index] = false,
+            Kind::Number(index) => self.numbers[index] = None,
             Kind::Inputs => self.inputs = 0..0,
             Kind::Env => self.env = 0..0,
             Kind::Profile => self.profile = Profile::default(),
-        }
-    }
-
-    fn set_text(&mut self, index: usize, place: Option<Place>) {
-        if let Some(text) = self.texts.get_mut(index) {
-            *text = place;
-        }
-    }
-
-    fn set_flag(&mut self, index: usize, value: bool) {
-        if let Some(flag) = self.flags.get_mut(index) {
-            *flag = value;
-        }
-    }
-
-    fn set_number(&mut self, index: usize, value: Option<u32>) {
-        if let Some(number) = self.numbers.get_mut(index) {
-            *number = value;
         }
     }
 }
@@ -534,6 +539,7 @@ impl Default for Profile {
 }
 
 /// A field of a monitoring profile.
+#[derive(Debug, Clone, Copy)]
 enum Setting {
     Flag(fn(&mut MonitoringProfile) -> &mut bool),
     Interval,
@@ -550,37 +556,39 @@ impl Setting {
         }
     }
 
+    const ALL: [(&'static str, Self); 10] = [
+        ("enabled", Self::Flag(|p| &mut p.enabled)),
+        ("interval", Self::Interval),
+        ("collect_cpu", Self::Flag(|p| &mut p.collect_cpu)),
+        ("collect_memory", Self::Flag(|p| &mut p.collect_memory)),
+        ("collect_disk_io", Self::Flag(|p| &mut p.collect_disk_io)),
+        ("collect_threads", Self::Flag(|p| &mut p.collect_threads)),
+        (
+            "collect_file_descriptors",
+            Self::Flag(|p| &mut p.collect_file_descriptors),
+        ),
+        ("export_to_mqtt", Self::Flag(|p| &mut p.export_to_mqtt)),
+        ("retain_history", Self::Flag(|p| &mut p.retain_history)),
+        ("history_size", Self::HistorySize),
+    ];
+
     fn named(name: &str) -> Option<Self> {
-        Some(match name {
-            "enabled" => Self::Flag(|p| &mut p.enabled),
-            "collect_cpu" => Self::Flag(|p| &mut p.collect_cpu),
-            "collect_memory" => Self::Flag(|p| &mut p.collect_memory),
-            "collect_disk_io" => Self::Flag(|p| &mut p.collect_disk_io),
-            "collect_threads" => Self::Flag(|p| &mut p.collect_threads),
-            "collect_file_descriptors" => Self::Flag(|p| &mut p.collect_file_descriptors),
-            "export_to_mqtt" => Self::Flag(|p| &mut p.export_to_mqtt),
-            "retain_history" => Self::Flag(|p| &mut p.retain_history),
-            "interval" => Self::Interval,
-            "history_size" => Self::HistorySize,
-            _ => return None,
-        })
+        let mut all = Self::ALL.iter();
+        all.find(|(known, _)| *known == name)
+            .map(|(_, setting)| *setting)
     }
 }
 
 impl Profile {
-    /// Takes a value; `None` if it is of the wrong type.
-    fn set(&mut self, setting: &Setting, value: &Token<'_>) -> Option<()> {
-        match (setting, value) {
-            (_, Token::Null) => {}
-            (Setting::Flag(flag), Token::Bool(value)) => *flag(&mut self.set) = *value,
-            (Setting::Interval, Token::Number(number)) => {
-                self.interval = interval(number.str.parse().ok()?);
-            }
-            (Setting::HistorySize, Token::Number(number)) => {
-                let size: u64 = number.str.parse().ok()?;
+    /// Takes a number; `None` if it is of the wrong type.
+    fn set_number(&mut self, setting: Setting, digits: &str) -> Option<()> {
+        match setting {
+            Setting::Flag(_) => return None,
+            Setting::Interval => self.interval = interval(digits.parse().ok()?),
+            Setting::HistorySize => {
+                let size: u64 = digits.parse().ok()?;
                 self.history_size = Some(size.try_into().unwrap_or(u32::MAX));
             }
-            _ => return None,
         }
         Some(())
     }
@@ -596,170 +604,540 @@ impl Profile {
     }
 }
 
-/// Levels that are open within a command, and within one of its fields.
-const COMMAND: u32 = 1;
-const FIELD: u32 = 2;
+/// A container of a command of which members are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Fields,
+    Inputs,
+    Env,
+    Profile,
+}
 
-/// A walk over a message. Each method returns an error of syntax, which ends the walk; others are
-/// noted, and the walk goes on to learn whom to answer.
-struct Scan<'a, 's> {
-    reader: Reader<'a, 's>,
-    packer: Packer<'s>,
-    /// The error of a string that was omitted.
-    omitted: Error,
+impl Level {
+    /// Containers that are open in it.
+    const fn depth(self) -> u32 {
+        match self {
+            Self::Fields => 1,
+            Self::Inputs | Self::Env | Self::Profile => 2,
+        }
+    }
+}
+
+/// Destination of a value.
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    Field(Field),
+    /// An element of the inputs.
+    Input,
+    /// A value of the environment, behind its key.
+    Variable,
+    Setting(Setting),
+    /// A value of no use, in this container.
+    Unknown(Level),
+}
+
+impl Target {
+    const fn level(self) -> Level {
+        match self {
+            Self::Field(_) => Level::Fields,
+            Self::Input => Level::Inputs,
+            Self::Variable => Level::Env,
+            Self::Setting(_) => Level::Profile,
+            Self::Unknown(level) => level,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    /// The command's brace is due.
+    Begin,
+    /// Between the members of a container.
+    Members(Level),
+    /// Within a key.
+    Key(Level),
+    /// A value is due.
+    Value(Target),
+    /// Within a text.
+    Text(Target),
+    /// Within a container of no use.
+    Skip(Level),
+    /// The command's brace is closed.
+    Behind,
+    /// Nothing more is read after an error of syntax.
+    Failed,
+}
+
+/// Bytes of a key that may be a field's or a setting's, and one more.
+const KEY_MAX: usize = 25;
+
+/// Digits of a number that may be taken, its sign included, and one more.
+const DIGITS_MAX: usize = 21;
+
+/// A short text of which only the beginning matters, if it is longer.
+type Short<const N: usize> = heapless::Vec<u8, N>;
+
+/// The module and the place in it of a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// The image reference that was asked for.
+    pub app_name: &'a str,
+    /// The piece's index.
+    pub chunk_idx: u32,
+    /// Number of pieces.
+    pub total_chunks: u32,
+}
+
+/// A part of the decoded module of a start, or of the decoded piece of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Data<'d> {
+    /// It begins, and what came before is not of it. The place of a piece, if that is known so far.
+    Begin(Option<Place<'d>>),
+    /// These bytes follow.
+    Bytes(&'d [u8]),
+}
+
+/// Reads a command as it comes, in pieces that are cut anywhere.
+///
+/// Errors of syntax end the reading; others are noted, and it goes on to learn whom to answer.
+#[derive(Debug)]
+pub struct Parser {
+    known: &'static [Field],
+    tokens: Tokenizer,
+    state: State,
+    key: Short<KEY_MAX>,
+    digits: Short<DIGITS_MAX>,
+    base64: Decoder,
+    /// Progress with inputs and environment.
+    packed: Packed,
+    /// Begin of the variable that is being packed.
+    pair: usize,
     found: Found,
 }
 
-impl Scan<'_, '_> {
-    fn document(&mut self, known: &[Field]) -> Result<(), Error> {
-        if !matches!(self.reader.next()?, Token::OpenObject) {
-            return Err(Error::NotObject);
+impl Inbound {
+    const fn known(self) -> &'static [Field] {
+        match self {
+            Self::Start => Start::FIELDS,
+            Self::Stop => Stop::FIELDS,
+            Self::Invoke => Invoke::FIELDS,
+            Self::Chunk => Chunk::FIELDS,
         }
-        // An omitted text behind an omitted value may be more of the same.
-        let mut excused = false;
-        while self.reader.depth() >= COMMAND {
-            match self.reader.next()? {
-                Token::Key(key) => {
-                    let field = known.iter().find(|field| field.name() == key.str);
-                    excused = match field {
-                        Some(field) => self.field(*field)?,
-                        None => self.unknown()?,
-                    };
-                }
-                // This may be the key of a field that matters.
-                Token::Omitted if !excused => self.found.note(self.omitted),
-                // The value of an omitted key.
-                Token::OpenObject | Token::OpenArray => self.reader.skip_to(COMMAND)?,
-                _ => {}
-            }
-        }
-        // Only an error or the end can follow.
-        self.reader.next()?;
-        self.found.whole = true;
-        Ok(())
     }
 
-    /// Passes over a value, and tells whether it was omitted.
-    fn unknown(&mut self) -> Result<bool, Error> {
-        let omitted = matches!(self.reader.next()?, Token::Omitted);
-        self.reader.skip_to(COMMAND)?;
-        Ok(omitted)
+    /// Names of the fields that are read of such a message; all others are passed over.
+    pub fn fields(self) -> impl Iterator<Item = &'static str> {
+        self.known().iter().map(|field| field.name())
+    }
+}
+
+impl Parser {
+    /// A parser of one command.
+    pub fn new(kind: Inbound) -> Self {
+        Self {
+            known: kind.known(),
+            tokens: Tokenizer::new(),
+            state: State::Begin,
+            key: Short::new(),
+            digits: Short::new(),
+            base64: Decoder::new(),
+            packed: Packed::default(),
+            pair: 0,
+            found: Found::default(),
+        }
     }
 
-    /// Reads the value of `field`, and tells whether it was omitted.
-    fn field(&mut self, field: Field) -> Result<bool, Error> {
-        let found = &mut self.found;
-        let token = self.reader.next()?;
-        match (field.kind(), token) {
-            (_, Token::Omitted) => {
-                found.refuse(field, self.omitted);
-                return Ok(true);
-            }
-            (_, Token::Null) => found.clear(field),
-            (Kind::Text(index), Token::String(text)) => match field.limit() {
-                Some(limit) if text.str.len() > limit => {
-                    found.refuse(field, too_long(field, limit));
+    /// Reads on. Inputs and environment are kept in `packed`, the same for all of a command; decoded data
+    /// go to `data` as they come.
+    pub fn feed(&mut self, mut input: &[u8], packed: &mut [u8], data: &mut impl FnMut(Data<'_>)) {
+        while !matches!(self.state, State::Failed) {
+            match self.tokens.next(&mut input) {
+                Ok(Some(token)) => {
+                    let mut packer = Packer::resume(packed, self.packed);
+                    self.state = self.token(token, &mut packer, data);
+                    self.packed = packer.progress();
                 }
-                _ => found.set_text(index, Some(text.place)),
-            },
-            (Kind::Flag(index), Token::Bool(value)) => found.set_flag(index, value),
-            (Kind::Number(index), Token::Number(number)) => match number.str.parse() {
-                Ok(value) => found.set_number(index, Some(value)),
-                Err(_) => found.refuse(field, wrong(field, "another number")),
-            },
-            (Kind::Inputs, Token::OpenArray) => self.inputs()?,
-            (Kind::Env, Token::OpenObject) => self.env()?,
-            (Kind::Profile, Token::OpenObject) => self.profile()?,
-            (_, token) => {
-                found.refuse(field, wrong(field, token.describe()));
-                self.reader.skip_to(COMMAND)?;
+                Ok(None) => return,
+                Err(error) => self.fail(error),
             }
         }
-        Ok(false)
     }
 
-    /// Packs the rest of an array.
-    fn inputs(&mut self) -> Result<(), Error> {
-        let start = self.packer.len();
-        while self.reader.depth() >= FIELD {
-            match self.reader.next()? {
-                Token::String(text) | Token::Number(text) => {
-                    self.found.check(self.packer.push(text.str));
-                }
-                Token::Close => {}
-                Token::Omitted => self.found.note(self.omitted),
-                other => {
-                    self.found.note(Error::Type {
-                        field: Field::Inputs.name(),
-                        expected: "strings in its array",
-                        found: other.describe(),
-                    });
-                    self.reader.skip_to(FIELD)?;
-                }
-            }
+    /// Ends the command.
+    pub fn end(&mut self) {
+        match (self.state, self.tokens.end()) {
+            (State::Failed, _) => {}
+            (_, Ok(())) => self.found.is_whole = true,
+            (_, Err(error)) => self.fail(error),
         }
-        self.found.inputs = start..self.packer.len();
-        Ok(())
     }
 
-    /// Packs the rest of an object. A null value drops its key.
-    fn env(&mut self) -> Result<(), Error> {
-        let start = self.packer.len();
-        let mut pair = start;
-        while self.reader.depth() >= FIELD {
-            match self.reader.next()? {
-                Token::Key(key) => {
-                    pair = self.packer.len();
-                    self.found.check(self.packer.push(key.str));
-                }
-                Token::String(text) | Token::Number(text) => {
-                    self.found.check(self.packer.push(text.str));
-                }
-                Token::Bool(true) => self.found.check(self.packer.push("true")),
-                Token::Bool(false) => self.found.check(self.packer.push("false")),
-                Token::Null => self.packer.truncate(pair),
-                Token::Close => {}
-                Token::Omitted => self.found.note(self.omitted),
-                other => {
-                    self.found.note(Error::Type {
-                        field: Field::Env.name(),
-                        expected: "strings as its values",
-                        found: other.describe(),
-                    });
-                    self.reader.skip_to(FIELD)?;
-                }
+    fn fail(&mut self, error: Error) {
+        self.found.error = Some(error);
+        self.state = State::Failed;
+    }
+
+    fn token(
+        &mut self,
+        token: Token<'_>,
+        packer: &mut Packer<'_>,
+        data: &mut impl FnMut(Data<'_>),
+    ) -> State {
+        match (self.state, token) {
+            (State::Begin, Token::OpenObject) => State::Members(Level::Fields),
+            (State::Begin, _) => {
+                self.found.error = Some(Error::NotObject);
+                State::Failed
             }
+            (State::Members(level), Token::Key) => {
+                self.begin_key(level, packer);
+                State::Key(level)
+            }
+            (State::Members(level), Token::Close) => self.close(level, packer),
+            // Only an array has values without keys.
+            (State::Members(_), token) => self.value(Target::Input, token, packer, data),
+            (State::Key(level), Token::Piece(piece)) => {
+                self.key_piece(level, piece, packer);
+                self.state
+            }
+            (State::Key(level), _) => State::Value(self.target(level, packer)),
+            (State::Value(target), token) => self.value(target, token, packer, data),
+            (State::Text(target), Token::Piece(piece)) => {
+                let mut buf = [0; 4];
+                self.text_piece(target, piece.bytes(&mut buf), packer, data)
+            }
+            (State::Text(target), _) => {
+                self.text_end(target, packer, data);
+                State::Members(target.level())
+            }
+            (State::Skip(level), Token::Close) if self.tokens.depth() == level.depth() => {
+                State::Members(level)
+            }
+            (State::Skip(_) | State::Behind | State::Failed, _) => self.state,
         }
-        self.found.env = start..self.packer.len();
-        Ok(())
     }
 
-    /// Reads the rest of an object.
-    fn profile(&mut self) -> Result<(), Error> {
-        let mut profile = Profile::default();
-        while self.reader.depth() >= FIELD {
-            let setting = match self.reader.next()? {
-                Token::Key(key) => Setting::named(key.str),
-                // The value of an omitted key, which is no setting's.
-                _ => None,
-            };
-            let Some(setting) = setting else {
-                self.reader.skip_to(FIELD)?;
-                continue;
-            };
-            let value = self.reader.next()?;
-            if profile.set(&setting, &value).is_none() {
+    fn begin_key(&mut self, level: Level, packer: &mut Packer<'_>) {
+        self.key.clear();
+        if level == Level::Env {
+            self.pair = packer.len();
+            packer.begin();
+        }
+    }
+
+    fn key_piece(&mut self, level: Level, piece: Piece<'_>, packer: &mut Packer<'_>) {
+        let mut buf = [0; 4];
+        let bytes = piece.bytes(&mut buf);
+        match level {
+            Level::Env => packer.extend(bytes),
+            _ => extend(&mut self.key, bytes),
+        }
+    }
+
+    /// The target of the value behind the key that has just been read.
+    fn target(&mut self, level: Level, packer: &mut Packer<'_>) -> Target {
+        let key = core::str::from_utf8(&self.key).unwrap_or_default();
+        let found = match level {
+            Level::Fields => {
+                let field = self.known.iter().find(|field| field.name() == key);
+                field.map(|field| Target::Field(*field))
+            }
+            Level::Profile => Setting::named(key).map(Target::Setting),
+            Level::Env => {
+                self.pack_text(packer);
+                Some(Target::Variable)
+            }
+            Level::Inputs => None,
+        };
+        found.unwrap_or(Target::Unknown(level))
+    }
+
+    /// Takes the first token of a value.
+    fn value(
+        &mut self,
+        target: Target,
+        token: Token<'_>,
+        packer: &mut Packer<'_>,
+        data: &mut impl FnMut(Data<'_>),
+    ) -> State {
+        match (target, token) {
+            (Target::Field(field), token) => return self.field(field, token, packer, data),
+            (Target::Input | Target::Variable, Token::String | Token::Number) => {
+                packer.begin();
+                return State::Text(target);
+            }
+            (Target::Variable, Token::Bool(value)) => {
+                packer.begin();
+                packer.extend(if value { b"true" } else { b"false" });
+                self.pack_text(packer);
+            }
+            (Target::Variable, Token::Null) => packer.truncate(self.pair),
+            (Target::Input, token) => self.found.note(Error::Type {
+                field: Field::Inputs.name(),
+                expected: "strings in its array",
+                found: token.describe(),
+            }),
+            (Target::Variable, token) => {
+                packer.truncate(self.pair);
                 self.found.note(Error::Type {
-                    field: Field::MonitoringProfile.name(),
-                    expected: setting.describe(),
-                    found: value.describe(),
+                    field: Field::Env.name(),
+                    expected: "strings as its values",
+                    found: token.describe(),
                 });
             }
-            self.reader.skip_to(FIELD)?;
+            (Target::Setting(Setting::Flag(flag)), Token::Bool(value)) => {
+                *flag(&mut self.found.profile.set) = value;
+            }
+            (Target::Setting(Setting::Interval | Setting::HistorySize), Token::Number) => {
+                self.digits.clear();
+                return State::Text(target);
+            }
+            (Target::Setting(_), Token::Null) | (Target::Unknown(_), _) => {}
+            (Target::Setting(setting), token) => self.wrong_setting(setting, token.describe()),
         }
-        self.found.profile = profile;
-        Ok(())
+        skip(token, target.level())
     }
+
+    fn wrong_setting(&mut self, setting: Setting, found: &'static str) {
+        self.found.note(Error::Type {
+            field: Field::MonitoringProfile.name(),
+            expected: setting.describe(),
+            found,
+        });
+    }
+
+    /// Takes the first token of a field's value.
+    fn field(
+        &mut self,
+        field: Field,
+        token: Token<'_>,
+        packer: &mut Packer<'_>,
+        data: &mut impl FnMut(Data<'_>),
+    ) -> State {
+        let found = &mut self.found;
+        // The last of equal keys counts.
+        let before = (found.inputs.clone(), found.env.clone());
+        found.clear(field);
+        match (field.kind(), token) {
+            (_, Token::Null) => State::Members(Level::Fields),
+            (Kind::Text, Token::String) => State::Text(Target::Field(field)),
+            (Kind::Data, Token::String) => {
+                self.base64 = Decoder::new();
+                found.data = Some(Ok(0));
+                data(Data::Begin(found.place()));
+                State::Text(Target::Field(field))
+            }
+            (Kind::Flag(index), Token::Bool(value)) => {
+                found.flags[index] = value;
+                State::Members(Level::Fields)
+            }
+            (Kind::Number(_), Token::Number) => {
+                self.digits.clear();
+                State::Text(Target::Field(field))
+            }
+            (Kind::Inputs, Token::OpenArray) => {
+                found.inputs = reuse(packer, &before.0);
+                State::Members(Level::Inputs)
+            }
+            (Kind::Env, Token::OpenObject) => {
+                found.env = reuse(packer, &before.1);
+                State::Members(Level::Env)
+            }
+            (Kind::Profile, Token::OpenObject) => State::Members(Level::Profile),
+            (_, token) => {
+                found.refuse(field, wrong(field, token.describe()));
+                skip(token, Level::Fields)
+            }
+        }
+    }
+
+    fn close(&mut self, level: Level, packer: &Packer<'_>) -> State {
+        match level {
+            Level::Fields => return State::Behind,
+            Level::Inputs => self.found.inputs.end = packer.len(),
+            Level::Env => self.found.env.end = packer.len(),
+            Level::Profile => {}
+        }
+        State::Members(Level::Fields)
+    }
+
+    /// Ends the text that is being packed.
+    fn pack_text(&mut self, packer: &mut Packer<'_>) {
+        if let Err(error) = packer.end() {
+            self.found.note(error);
+        }
+    }
+
+    fn text_piece(
+        &mut self,
+        target: Target,
+        bytes: &[u8],
+        packer: &mut Packer<'_>,
+        data: &mut impl FnMut(Data<'_>),
+    ) -> State {
+        match target {
+            Target::Input | Target::Variable => packer.extend(bytes),
+            Target::Setting(_) => extend(&mut self.digits, bytes),
+            Target::Field(field) => match field.kind() {
+                Kind::Data => {
+                    let decoded = self.decode(|base64, sink| base64.push(bytes, sink), data);
+                    return self.decoded(decoded);
+                }
+                Kind::Text => {
+                    if let Some(text) = self.found.texts.get_mut(field)
+                        && text.extend_from_slice(bytes).is_err()
+                    {
+                        let limit = text.capacity();
+                        self.found.refuse(field, too_long(field, limit));
+                        return State::Text(Target::Unknown(Level::Fields));
+                    }
+                }
+                _ => extend(&mut self.digits, bytes),
+            },
+            Target::Unknown(_) => {}
+        }
+        self.state
+    }
+
+    fn decode(
+        &mut self,
+        step: impl FnOnce(&mut Decoder, &mut dyn FnMut(&[u8])) -> Result<(), Error>,
+        data: &mut impl FnMut(Data<'_>),
+    ) -> Result<usize, Error> {
+        let mut len = 0;
+        let mut sink = |bytes: &[u8]| {
+            len += bytes.len();
+            data(Data::Bytes(bytes));
+        };
+        step(&mut self.base64, &mut sink)?;
+        Ok(len)
+    }
+
+    /// Counts what was decoded, or notes the fault, after which the rest of the text is of no use.
+    fn decoded(&mut self, decoded: Result<usize, Error>) -> State {
+        match (&mut self.found.data, decoded) {
+            (Some(Ok(len)), Ok(more)) => {
+                *len += more;
+                self.state
+            }
+            (found, decoded) => {
+                *found = Some(decoded);
+                State::Text(Target::Unknown(Level::Fields))
+            }
+        }
+    }
+
+    fn text_end(
+        &mut self,
+        target: Target,
+        packer: &mut Packer<'_>,
+        data: &mut impl FnMut(Data<'_>),
+    ) {
+        let digits = core::str::from_utf8(&self.digits).unwrap_or_default();
+        match target {
+            Target::Input | Target::Variable => self.pack_text(packer),
+            Target::Setting(setting) => {
+                if self.found.profile.set_number(setting, digits).is_none() {
+                    self.wrong_setting(setting, Token::Number.describe());
+                }
+            }
+            Target::Field(field) => match field.kind() {
+                Kind::Number(index) => match digits.parse() {
+                    Ok(number) => self.found.numbers[index] = Some(number),
+                    Err(_) => self.found.refuse(field, wrong(field, "another number")),
+                },
+                Kind::Data => {
+                    let decoded = self.decode(|base64, sink| base64.end(sink), data);
+                    self.decoded(decoded);
+                }
+                _ => {}
+            },
+            Target::Unknown(_) => {}
+        }
+    }
+
+    /// The `app_name` of a chunk, once it has been read.
+    pub fn app_name(&self) -> Option<&str> {
+        let is_whole = match self.state {
+            State::Text(Target::Field(field)) => field != Field::AppName,
+            _ => true,
+        };
+        let name = core::str::from_utf8(self.found.texts.get(Field::AppName)).ok()?;
+        (is_whole && !name.is_empty()).then_some(name)
+    }
+
+    /// The start that has been read.
+    ///
+    /// # Errors
+    /// [`Rejected`], with what could be read.
+    pub fn start<'a>(&'a self, packed: &'a [u8]) -> Result<Start<'a>, Rejected<'a>> {
+        Start::of(&self.message(packed)?)
+    }
+
+    /// The stop that has been read.
+    ///
+    /// # Errors
+    /// [`Rejected`], with what could be read.
+    pub fn stop(&self) -> Result<Stop<'_>, Rejected<'_>> {
+        Stop::of(&self.message(&[])?)
+    }
+
+    /// The invocation that has been read.
+    ///
+    /// # Errors
+    /// [`Rejected`], with what could be read.
+    pub fn invoke<'a>(&'a self, packed: &'a [u8]) -> Result<Invoke<'a>, Rejected<'a>> {
+        Invoke::of(&self.message(packed)?)
+    }
+
+    /// The chunk that has been read.
+    ///
+    /// # Errors
+    /// [`Rejected`], with `app_name` as its `id` if that could be read.
+    pub fn chunk(&self) -> Result<Chunk<'_>, Rejected<'_>> {
+        Chunk::of(&self.message(&[])?)
+    }
+
+    fn message<'a>(&'a self, packed: &'a [u8]) -> Result<Message<'a>, Rejected<'a>> {
+        // A chunk is known by its module, whose place in the texts is that of a start's image reference.
+        let key = match self.known.contains(&Field::AppName) {
+            true => Field::AppName,
+            false => Field::Id,
+        };
+        let message = Message {
+            key,
+            packed,
+            found: &self.found,
+        };
+        match self.found.error {
+            Some(error) => Err(message.reject(error)),
+            None => Ok(message),
+        }
+    }
+}
+
+/// Passes over the value that begins with `token`.
+const fn skip(token: Token<'_>, level: Level) -> State {
+    match token {
+        Token::OpenObject | Token::OpenArray => State::Skip(level),
+        Token::String | Token::Number => State::Text(Target::Unknown(level)),
+        _ => State::Members(level),
+    }
+}
+
+/// Begins a range of packed texts, in the place of `before` if that is the last.
+fn reuse(packer: &mut Packer<'_>, before: &Range<usize>) -> Range<usize> {
+    if before.end == packer.len() {
+        packer.truncate(before.start);
+    }
+    packer.len()..packer.len()
+}
+
+/// Appends as much as there is room for: a longer text is none of those that are compared.
+fn extend<const N: usize>(text: &mut Short<N>, bytes: &[u8]) {
+    let len = bytes.len().min(N - text.len());
+    let extended = text.extend_from_slice(&bytes[..len]);
+    debug_assert!(extended.is_ok(), "there is room for it");
 }
 
 fn wrong(field: Field, found: &'static str) -> Error {
@@ -777,64 +1155,36 @@ fn too_long(field: Field, limit: usize) -> Error {
     }
 }
 
-/// A message with the buffers that its texts are in.
+/// A message, with the buffer that its inputs and its environment are in.
 struct Message<'a> {
-    payload: &'a [u8],
-    unescaped: &'a [u8],
+    /// The field that it is known by.
+    key: Field,
     packed: &'a [u8],
-    found: Found,
+    found: &'a Found,
 }
 
 impl<'a> Message<'a> {
-    fn read(payload: &'a [u8], scratch: Scratch<'a>, known: &[Field]) -> Self {
-        let Scratch { packed, unescaped } = scratch;
-        let mut scan = Scan {
-            omitted: Error::Unescaped {
-                limit: unescaped.len(),
-            },
-            reader: Reader::new(payload, unescaped),
-            packer: Packer::new(packed),
-            found: Found::default(),
-        };
-        if let Err(error) = scan.document(known) {
-            scan.found.error = Some(error);
-        }
-        Self {
-            found: scan.found,
-            payload,
-            unescaped,
-            packed,
-        }
-    }
-
-    fn check(&self) -> Result<(), Rejected<'a>> {
-        self.found
-            .error
-            .map_or(Ok(()), |error| Err(self.reject(error)))
-    }
-
     fn reject(&self, error: Error) -> Rejected<'a> {
         Rejected {
-            id: self.text(Field::Id).or(self.text(Field::AppName)),
+            id: self.text(self.key),
             invocation_id: self.text(Field::InvocationId),
             proplet_id: self.text(Field::PropletId),
             broadcast: self.flag(Field::Broadcast),
             latent: self.flag(Field::Latent),
             error,
-            addressed: self.found.whole && !self.found.misaddressed,
+            addressed: self.found.is_whole && !self.found.is_misaddressed,
         }
     }
 
     /// A text that is present and not empty.
     fn text(&self, field: Field) -> Option<&'a str> {
-        let place = (*self.found.texts.get(field as usize)?)?;
-        let bytes = match place {
-            Place::Payload { start, len } => self.payload.get(start..start + len)?,
-            Place::Unescaped { start, len } => self.unescaped.get(start..start + len)?,
-        };
-        core::str::from_utf8(bytes)
-            .ok()
-            .filter(|text| !text.is_empty())
+        let text = core::str::from_utf8(self.found.texts.get(field)).ok()?;
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// The data, unless they are absent or empty.
+    fn data(&self) -> Option<Result<usize, Error>> {
+        self.found.data.filter(|data| *data != Ok(0))
     }
 
     fn require(&self, field: Field) -> Result<&'a str, Rejected<'a>> {

@@ -47,14 +47,9 @@ pub enum Error {
         /// Most bytes it may have.
         limit: usize,
     },
-    /// The inputs and the environment don't fit [`Scratch::packed`](super::Scratch::packed).
+    /// The inputs and the environment don't fit the buffer for them.
     Packed {
         /// Its size in bytes, a length of two for each string included.
-        limit: usize,
-    },
-    /// Strings with escapes don't fit [`Scratch::unescaped`](super::Scratch::unescaped).
-    Unescaped {
-        /// Its size in bytes.
         limit: usize,
     },
     /// A chunk's index is not below the number of chunks.
@@ -66,13 +61,6 @@ pub enum Error {
     },
     /// The text is no padded standard base64.
     Base64,
-    /// Decoded data don't fit the buffer.
-    Decoded {
-        /// Bytes that the data take.
-        len: usize,
-        /// Size of the buffer in bytes.
-        limit: usize,
-    },
 }
 
 impl fmt::Display for Error {
@@ -96,16 +84,10 @@ impl fmt::Display for Error {
             Self::NoModule => f.write_str("file and image_url are both missing"),
             Self::TooLong { field, limit } => write!(f, "{field} is longer than {limit} bytes"),
             Self::Packed { limit } => write!(f, "inputs and env take more than {limit} bytes"),
-            Self::Unescaped { limit } => {
-                write!(f, "strings with escapes take more than {limit} bytes")
-            }
             Self::Index { index, total } => {
                 write!(f, "chunk_idx {index} is not below total_chunks {total}")
             }
             Self::Base64 => f.write_str("text is not padded standard base64"),
-            Self::Decoded { len, limit } => {
-                write!(f, "decoded data take {len} bytes, more than {limit}")
-            }
         }
     }
 }

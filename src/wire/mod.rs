@@ -1,7 +1,7 @@
 //! The Propeller wire protocol: topics, commands in, reports out.
 //!
-//! Commands borrow from the receive buffer and from a [`Scratch`]; nothing here allocates, recurses
-//! or keeps state between messages. The stack that a message takes doesn't depend on the message.
+//! Commands are read as they come, in pieces; nothing here allocates or recurses, and neither the stack nor
+//! the state that a message takes depends on the message.
 
 pub(crate) mod base64;
 pub(crate) mod command;
@@ -11,9 +11,9 @@ pub(crate) mod pack;
 pub mod report;
 pub(crate) mod topic;
 
-pub use base64::{decode_chunks, decode_into, decoded_len};
 pub use command::{
-    Chunk, ID_MAX, Id, Invoke, MonitoringProfile, NAME_MAX, Rejected, Scratch, Start, Stop, URL_MAX,
+    Chunk, Data, ID_MAX, Id, Invoke, MonitoringProfile, NAME_MAX, Parser, Place, Rejected, Start,
+    Stop, TASK_NAME_MAX, URL_MAX,
 };
 pub use error::{DEPTH_MAX, Error};
 pub use json::is_object;

@@ -106,42 +106,95 @@ fn split(bytes: &[u8]) -> Option<(&str, &[u8])> {
     Some((core::str::from_utf8(text).ok()?, rest))
 }
 
-/// Writes packed strings into a buffer, back to back.
+/// Progress of packing, which outlives a borrow of the buffer.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Packed {
+    /// Bytes written so far.
+    len: usize,
+    /// Begin of the string that is being written.
+    begin: usize,
+    /// That string found no room.
+    is_over: bool,
+}
+
+/// Writes packed strings into a buffer, back to back, each at once or in pieces.
 pub(crate) struct Packer<'s> {
     buf: &'s mut [u8],
-    len: usize,
+    packed: Packed,
 }
 
 impl<'s> Packer<'s> {
-    pub(crate) fn new(buf: &'s mut [u8]) -> Self {
-        Self { buf, len: 0 }
+    /// A packer that goes on in the same buffer.
+    pub(crate) fn resume(buf: &'s mut [u8], packed: Packed) -> Self {
+        Self { buf, packed }
+    }
+
+    pub(crate) const fn progress(&self) -> Packed {
+        self.packed
     }
 
     /// Bytes written so far.
     pub(crate) const fn len(&self) -> usize {
-        self.len
+        self.packed.len
     }
 
     /// Drops what was written from `len` on.
     pub(crate) fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        self.packed.len = self.packed.len.min(len);
+    }
+
+    /// Begins a string.
+    pub(crate) fn begin(&mut self) {
+        self.packed.begin = self.packed.len;
+        self.packed.is_over = false;
+        self.extend(&[0; LEN]);
+    }
+
+    /// Appends bytes to it.
+    pub(crate) fn extend(&mut self, bytes: &[u8]) {
+        let free = self.buf.get_mut(self.packed.len..).unwrap_or_default();
+        match free.get_mut(..bytes.len()) {
+            Some(into) if !self.packed.is_over => {
+                into.copy_from_slice(bytes);
+                self.packed.len += bytes.len();
+            }
+            _ => self.packed.is_over = true,
+        }
+    }
+
+    /// Ends it, or drops it where it found no room.
+    pub(crate) fn end(&mut self) -> Result<(), Error> {
+        let Packed {
+            len,
+            begin,
+            is_over,
+        } = self.packed;
+        let head = u16::try_from((len - begin).saturating_sub(LEN));
+        match (head, self.buf.get_mut(begin..begin + LEN)) {
+            (Ok(head), Some(into)) if !is_over => {
+                into.copy_from_slice(&head.to_le_bytes());
+                Ok(())
+            }
+            _ => {
+                self.packed.len = begin;
+                let limit = self.buf.len();
+                Err(Error::Packed { limit })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl<'s> Packer<'s> {
+    pub(crate) fn new(buf: &'s mut [u8]) -> Self {
+        Self::resume(buf, Packed::default())
     }
 
     /// Appends `text` whole, or nothing.
     pub(crate) fn push(&mut self, text: &str) -> Result<(), Error> {
-        let limit = self.buf.len();
-        self.try_push(text).ok_or(Error::Packed { limit })
-    }
-
-    fn try_push(&mut self, text: &str) -> Option<()> {
-        let head = u16::try_from(text.len()).ok()?.to_le_bytes();
-        let free = self.buf.get_mut(self.len..)?;
-        let (into, _) = free.split_at_mut_checked(LEN + text.len())?;
-        let (len, bytes) = into.split_at_mut_checked(LEN)?;
-        len.copy_from_slice(&head);
-        bytes.copy_from_slice(text.as_bytes());
-        self.len += LEN + text.len();
-        Some(())
+        self.begin();
+        self.extend(text.as_bytes());
+        self.end()
     }
 }
 

@@ -55,6 +55,44 @@ pub struct Metadata<'a> {
     pub proplet_version: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wasm_runtime: Option<&'a str>,
+    /// Proposals to WebAssembly 1.0 that modules may use. Not of the protocol, as all that follows: the manager
+    /// ignores it.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub wasm_proposals: &'a [&'a str],
+    /// Maximum number of bytes of a module in a start, before base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_inline_bytes: Option<usize>,
+    /// Tasks at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slots: Option<usize>,
+    /// Latent deployments at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deployments: Option<usize>,
+    /// Bytes of a page of linear memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_page_bytes: Option<u32>,
+}
+
+impl Metadata<'_> {
+    /// Nothing.
+    pub const EMPTY: Self = Self {
+        description: None,
+        tags: &[],
+        location: None,
+        ip: None,
+        environment: None,
+        os: None,
+        hostname: None,
+        cpu_arch: None,
+        total_memory_bytes: None,
+        proplet_version: None,
+        wasm_runtime: None,
+        wasm_proposals: &[],
+        max_inline_bytes: None,
+        slots: None,
+        deployments: None,
+        memory_page_bytes: None,
+    };
 }
 
 /// A moment, written in RFC 3339 in UTC.
@@ -394,6 +432,11 @@ mod tests {
             total_memory_bytes: Some(u64::MAX),
             proplet_version: Some("0.1.0"),
             wasm_runtime: Some("wamr"),
+            wasm_proposals: &["sign-ext"],
+            max_inline_bytes: Some(58_000),
+            slots: Some(64),
+            deployments: Some(8),
+            memory_page_bytes: Some(1024),
         };
         assert_eq!(
             read_back(&message)["metadata"],
@@ -401,6 +444,8 @@ mod tests {
                 "description": "d", "tags": ["a", "b"], "location": "l", "ip": "192.0.2.1",
                 "environment": "embedded", "os": "zephyr", "hostname": "h", "cpu_arch": "xtensa",
                 "total_memory_bytes": u64::MAX, "proplet_version": "0.1.0", "wasm_runtime": "wamr",
+                "wasm_proposals": ["sign-ext"], "max_inline_bytes": 58_000, "slots": 64,
+                "deployments": 8, "memory_page_bytes": 1024,
             })
         );
     }
