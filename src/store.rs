@@ -14,22 +14,22 @@ pub const RECORD_MAX: usize = 1024;
 ///
 /// Calls block, on the control thread, as long as the medium takes.
 pub trait Store: fmt::Debug + Send {
-    /// Bytes of a stored module; `None` if it has no module of this digest.
+    /// Bytes of a stored module, its seal included; `None` if it has no module of this digest.
     fn module_len(&mut self, digest: &Digest) -> Option<usize>;
 
     /// Reads a stored module of `into.len()` bytes; it is the most recently used one then.
     ///
     /// # Errors
     /// The reason as text, if it is not there, has another length or can't be read. Its bytes are
-    /// as the medium gave them: the caller checks their digest.
+    /// as the medium gave them: the caller checks their seal.
     fn read_module(&mut self, digest: &Digest, into: &mut [u8]) -> Result<(), Text>;
 
-    /// Stores a module, unless it is there already.
+    /// Stores a module, `bytes` and `seal` behind them, unless it is there already.
     ///
     /// # Errors
     /// The reason as text, with the limit; what was stored before is still there then, but for
     /// modules that had to go.
-    fn write_module(&mut self, digest: &Digest, bytes: &[u8]) -> Result<(), Text>;
+    fn write_module(&mut self, digest: &Digest, bytes: &[u8], seal: &[u8]) -> Result<(), Text>;
 
     /// Drops a module, such as one whose bytes are not what its digest says.
     ///

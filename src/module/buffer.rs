@@ -16,7 +16,8 @@ pub(crate) fn extend<E: Engine>(
     engine: &E,
 ) -> Result<(), Shortage> {
     let have = buffer.as_deref().map_or(0, <[u8]>::len);
-    Shortage::check(purpose, len - have, engine.arena().available())?;
+    // Of the whole, not of the part that finds no room.
+    Shortage::check(purpose, len, engine.arena().available() + have)?;
     match buffer {
         Some(buffer) => engine.resize(buffer, len),
         None => {

@@ -23,10 +23,8 @@ use super::{
     hex,
     table::{Digest, digest},
 };
-use crate::{
-    text::{Text, clip, text},
-    wire::decode_into,
-};
+use crate::text::{Text, clip, text};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use core::fmt;
 
 /// A public key that may sign modules: Ed25519, 32 bytes.
@@ -62,8 +60,11 @@ const HASHES_MAX: usize = 64;
 pub struct Trust<'a> {
     keys: &'a [PublicKey],
     /// A pointer, so that Ed25519 is linked only where a `Trust` is built.
-    check: fn(&[PublicKey], &[u8]) -> Result<(), Refusal>,
+    check: Check,
 }
+
+/// Whether one of the keys has signed the digest, by the payload of a signature section.
+type Check = fn(&[PublicKey], &[u8], &Digest) -> Result<(), Refusal>;
 
 impl<'a> Trust<'a> {
     /// Trusts the owners of `keys`; an empty list refuses every module. A key that is no point of the curve,
@@ -81,7 +82,24 @@ impl<'a> Trust<'a> {
     /// # Errors
     /// The module is not signed by one of them.
     pub fn check(&self, module: &[u8]) -> Result<(), Refusal> {
-        (self.check)(self.keys, module)
+        let parts = split(module)?;
+        let payload = parts.signature.ok_or(Refusal::Unsigned)?;
+        (self.check)(self.keys, payload, &digest(parts.sections))
+    }
+
+    /// Whether one of the keys has signed all of a module, of which `kept` has the signature section at least,
+    /// and whose other sections hash to `signed`. Costs the verifications.
+    ///
+    /// # Errors
+    /// The module is not signed by one of them.
+    pub fn check_stripped(
+        &self,
+        kept: &[u8],
+        signed: Result<Option<Digest>, Refusal>,
+    ) -> Result<(), Refusal> {
+        let signed = signed?.ok_or(Refusal::Unsigned)?;
+        let (payload, _) = first_signature(kept).ok_or(Refusal::Unsigned)?;
+        (self.check)(self.keys, payload, &signed)
     }
 }
 
@@ -127,13 +145,18 @@ impl core::error::Error for Refusal {}
 
 const CUT: Refusal = Refusal::Malformed("a length or count goes beyond its end");
 
-fn check(keys: &[PublicKey], module: &[u8]) -> Result<(), Refusal> {
-    let parts = split(module)?;
-    let payload = parts.signature.ok_or(Refusal::Unsigned)?;
-    let actual = digest(parts.sections);
+impl Refusal {
+    /// A second signature section.
+    pub(super) const SECOND: Self = Self::Malformed("the module has a second one");
+
+    /// A signature section behind another one.
+    pub(super) const NOT_FIRST: Self = Self::Malformed("it is not the module's first section");
+}
+
+fn check(keys: &[PublicKey], payload: &[u8], actual: &Digest) -> Result<(), Refusal> {
     let (mut signed, mut trusted) = (false, false);
     for_each(payload, |hashes, signature| {
-        if covers(hashes, &actual) {
+        if covers(hashes, actual) {
             signed = true;
             trusted = trusted || keys.iter().any(|key| verify(key, hashes, signature));
         }
@@ -176,15 +199,24 @@ pub fn split(module: &[u8]) -> Result<Parts<'_>, Refusal> {
                     sections: rest.0,
                 }
             }
-            (Some(_), _) if parts.signature.is_some() => {
-                return Err(Refusal::Malformed("the module has a second one"));
-            }
-            (Some(_), _) => {
-                return Err(Refusal::Malformed("it is not the module's first section"));
-            }
+            (Some(_), _) if parts.signature.is_some() => return Err(Refusal::SECOND),
+            (Some(_), _) => return Err(Refusal::NOT_FIRST),
         }
     }
     Ok(parts)
+}
+
+/// Payload of the signature section that is the first of `module`, and the bytes of the module behind it.
+fn first_signature(module: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut rest = Reader(module.strip_prefix(&HEADER)?);
+    let payload = signature_section(&mut rest)??;
+    Some((payload, rest.0))
+}
+
+/// End of the signature section that is the first of `module`.
+pub(super) fn behind_signature(module: &[u8]) -> Option<usize> {
+    let (_, behind) = first_signature(module)?;
+    Some(module.len() - behind.len())
 }
 
 /// Reads a section; its payload if it is one of signatures, else `Some(None)`.
@@ -358,7 +390,7 @@ fn parse_key(word: &str) -> Option<PublicKey> {
     let mut bytes = [0; WRITTEN_MAX];
     let len = match word.len() {
         64 | 66 => hex::decode(word, &mut bytes)?,
-        _ => decode_into(word, &mut bytes).ok()?,
+        _ => BASE64_STANDARD.decode_slice(word, &mut bytes).ok()?,
     };
     key_from_bytes(bytes.get(..len)?)
 }

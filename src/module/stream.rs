@@ -9,7 +9,7 @@ use crate::{
 use core::{fmt, ops::DerefMut};
 
 /// By how many bytes a buffer grows whose end is not known.
-const STEP: usize = 1024;
+pub(super) const STEP: usize = 1024;
 
 /// Content of a response, named in errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub enum Content {
     Model,
     /// The data set of a federated round.
     Dataset,
+    /// A message for guests.
+    Message,
 }
 
 impl fmt::Display for Content {
@@ -28,6 +30,7 @@ impl fmt::Display for Content {
             Self::Module => "module",
             Self::Model => "model",
             Self::Dataset => "data set",
+            Self::Message => "message",
         })
     }
 }
@@ -57,6 +60,8 @@ pub enum StreamError {
     },
     /// The arena lacks room.
     Memory(Shortage),
+    /// Others needed the room.
+    GaveWay(Content),
 }
 
 impl From<Shortage> for StreamError {
@@ -88,6 +93,7 @@ impl fmt::Display for StreamError {
                 "the {content} has {len} bytes or more, this proplet takes {limit}"
             ),
             Self::Memory(shortage) => shortage.fmt(f),
+            Self::GaveWay(content) => write!(f, "out of memory: the {content} gave way to others"),
         }
     }
 }
@@ -170,12 +176,13 @@ impl<B: DerefMut<Target = [u8]>> Stream<B> {
         Ok(())
     }
 
-    fn check(&self) -> Result<(), StreamError> {
+    /// The refusal of a part, if there was one.
+    pub(super) fn check(&self) -> Result<(), StreamError> {
         self.refused.map_or(Ok(()), Err)
     }
 
     /// Gives the bytes back to the arena, which then has room for the words of a failure.
-    fn refuse(&mut self, error: StreamError) -> StreamError {
+    pub(super) fn refuse(&mut self, error: StreamError) -> StreamError {
         self.bytes = None;
         self.refused = Some(error);
         error
@@ -211,16 +218,32 @@ impl<B: DerefMut<Target = [u8]>> Stream<B> {
         Ok(bytes)
     }
 
+    /// Frees the bytes for others, and takes no more; false if there are none.
+    pub fn give_way(&mut self) -> bool {
+        let has_bytes = self.held() > 0;
+        if has_bytes {
+            self.refuse(StreamError::GaveWay(self.content));
+        }
+        has_bytes
+    }
+
+    /// Bytes of the arena that `more` bytes take at least besides those that the stream has; 0 if they are
+    /// refused.
+    pub fn growth_by(&self, more: usize) -> usize {
+        let len = self.len.saturating_add(more);
+        match len <= self.limit && self.refused.is_none() {
+            true => self.announced.unwrap_or(len).saturating_sub(self.held()),
+            false => 0,
+        }
+    }
+
     /// Bytes of the arena that `part` takes besides those that the stream has; 0 if it is refused.
     pub fn growth(&self, part: &Part<'_>) -> usize {
-        let (len, announced) = match part {
-            Part::Begin(Some(len)) => (*len, Some(*len)),
-            Part::Bytes(bytes) => (self.len.saturating_add(bytes.len()), self.announced),
-            Part::Begin(None) | Part::End | Part::Failed(_) => return 0,
-        };
-        match len <= self.limit {
-            true => self.room(len, announced).saturating_sub(self.held()),
-            false => 0,
+        match part {
+            // It begins anew.
+            Part::Begin(Some(len)) if *len <= self.limit => len.saturating_sub(self.held()),
+            Part::Bytes(bytes) => self.growth_by(bytes.len()),
+            Part::Begin(_) | Part::End | Part::Failed(_) => 0,
         }
     }
 
@@ -249,7 +272,9 @@ impl<B: DerefMut<Target = [u8]>> Stream<B> {
             return Ok(());
         }
         let room = self.room(len, self.announced);
-        Ok(extend(&mut self.bytes, room, Purpose::Body, engine)?)
+        let mut to = |room| extend(&mut self.bytes, room, Purpose::Body, engine);
+        // A step may be more than is left.
+        Ok(to(room).or_else(|_| to(len))?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The shared-module instance table: one parse for any number of instances.
 
-use crate::{collections::chain::Chains, engine::ModuleId, wire::decode_chunks};
+use crate::{collections::chain::Chains, engine::ModuleId};
 use sha2::{Digest as _, Sha256};
 
 /// SHA-256 of a module's bytes, taken before it is parsed: parsing rewrites the bytes.
@@ -9,16 +9,6 @@ pub type Digest = [u8; 32];
 /// Digest of `bytes`.
 pub fn digest(bytes: &[u8]) -> Digest {
     Sha256::digest(bytes).into()
-}
-
-/// Digest of what `text` is in base64, without a buffer for it.
-///
-/// # Errors
-/// If `text` is not base64.
-pub fn digest_base64(text: &str) -> Result<Digest, crate::wire::Error> {
-    let mut hasher = Sha256::new();
-    decode_chunks(text, |bytes| hasher.update(bytes))?;
-    Ok(hasher.finalize().into())
 }
 
 /// Stands for no entry.

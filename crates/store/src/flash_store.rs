@@ -242,6 +242,49 @@ fn put<F: NorFlash>(
     ))?)
 }
 
+/// Stored form of a module: its bytes, and behind them its seal.
+#[derive(Clone, Copy)]
+struct Parts<'m> {
+    bytes: &'m [u8],
+    seal: &'m [u8],
+}
+
+impl<'m> Parts<'m> {
+    const fn len(&self) -> usize {
+        self.bytes.len() + self.seal.len()
+    }
+
+    /// The parts of what lies from `from` to before `to`.
+    fn range(&self, from: usize, to: usize) -> Self {
+        let split = self.bytes.len();
+        let part = |part: &'m [u8], start: usize| {
+            let from = from.saturating_sub(start).min(part.len());
+            let to = to.saturating_sub(start).min(part.len());
+            &part[from..to]
+        };
+        Self {
+            bytes: part(self.bytes, 0),
+            seal: part(self.seal, split),
+        }
+    }
+}
+
+impl Value<'_> for Parts<'_> {
+    fn serialize_into(&self, buffer: &mut [u8]) -> Result<usize, SerializationError> {
+        let to = buffer
+            .get_mut(..self.len())
+            .ok_or(SerializationError::BufferTooSmall)?;
+        let (bytes, seal) = to.split_at_mut(self.bytes.len());
+        bytes.copy_from_slice(self.bytes);
+        seal.copy_from_slice(self.seal);
+        Ok(self.len())
+    }
+
+    fn deserialize_from(_: &[u8]) -> Result<(Self, usize), SerializationError> {
+        Err(SerializationError::InvalidFormat)
+    }
+}
+
 /// The value of a module's head: digest, length, clock at the time of writing, and a bit for each
 /// piece of the store, set if the module has it. Its bytes are in the pieces in ascending order.
 struct Head<'s> {
@@ -636,18 +679,20 @@ impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize>
     }
 
     /// Writes the module's pieces, then its head, which makes them a module.
-    fn fill_slot(&mut self, i: usize, digest: &Digest, bytes: &[u8]) -> Outcome<(), F> {
+    fn fill_slot(&mut self, i: usize, digest: &Digest, parts: Parts<'_>) -> Outcome<(), F> {
         let mut piece = 0;
-        for chunk in bytes.chunks(Self::PIECE_LEN) {
+        for from in (0..parts.len()).step_by(Self::PIECE_LEN) {
             while !self.is_free(piece) {
                 piece += 1;
             }
-            self.put(PIECE_ITEMS + piece as Key, chunk)?;
+            let value = parts.range(from, from + Self::PIECE_LEN);
+            let key = PIECE_ITEMS + piece as Key;
+            put(&mut self.pages, &mut self.buffer, key, &value)?;
             self.owners[piece] = i as u8;
         }
         let module = Slot {
             digest: *digest,
-            len: bytes.len() as u32,
+            len: parts.len() as u32,
             used: self.tick(),
         };
         let head = Head {
@@ -719,17 +764,17 @@ impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize>
         Ok(())
     }
 
-    fn try_write_module(&mut self, digest: &Digest, bytes: &[u8]) -> Outcome<(), F> {
+    fn try_write_module(&mut self, digest: &Digest, parts: Parts<'_>) -> Outcome<(), F> {
         self.ready()?;
         if let Some(i) = self.find(digest) {
             self.touch(i);
             return Ok(());
         }
-        let len = bytes.len();
+        let len = parts.len();
         self.admit(len)?;
         let room = self.make_room(len.div_ceil(Self::PIECE_LEN))?;
         let i = room.ok_or(Failure::SlotsPinned { len, slots: SLOTS })?;
-        self.fill_slot(i, digest, bytes)
+        self.fill_slot(i, digest, parts)
     }
 
     fn try_remove_module(&mut self, digest: &Digest) -> Outcome<(), F> {
@@ -797,8 +842,8 @@ impl<F: NorFlash + Send, const SLOTS: usize, const RECORDS: usize, const PIECES:
             .map_err(|failure| self.explain(failure))
     }
 
-    fn write_module(&mut self, digest: &Digest, bytes: &[u8]) -> Result<(), Text> {
-        self.try_write_module(digest, bytes)
+    fn write_module(&mut self, digest: &Digest, bytes: &[u8], seal: &[u8]) -> Result<(), Text> {
+        self.try_write_module(digest, Parts { bytes, seal })
             .map_err(|failure| self.explain(failure))
     }
 

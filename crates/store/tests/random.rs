@@ -161,7 +161,7 @@ fn survive(seed: u64, flips: usize, steps: &[Step]) {
     // A page may have to be erased before it can be written.
     let works = (0..40).any(|_| {
         sweep(&mut store);
-        let written = store.write_module(&digest, &bytes).is_ok();
+        let written = store.write_module(&digest, &bytes, &[]).is_ok();
         written && store.read_module(&digest, &mut read).is_ok() && read == bytes
     });
     assert!(works);

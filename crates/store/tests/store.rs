@@ -70,7 +70,7 @@ fn store<const SLOTS: usize, const RECORDS: usize>(
 fn write(store: &mut impl Store, name: u64, len: usize) -> Result<(), String> {
     let (digest, bytes) = module(name, len);
     store
-        .write_module(&digest, &bytes)
+        .write_module(&digest, &bytes, &[])
         .map_err(|err| err.as_str().to_owned())
 }
 
@@ -211,7 +211,7 @@ fn a_flash_that_is_too_small_is_refused() {
         store.open().unwrap_err(),
         "flash of 3 pages: 4 modules and 2 records take 4 or more"
     );
-    assert!(store.write_module(&[0; 32], &[]).is_err());
+    assert!(store.write_module(&[0; 32], &[], &[]).is_err());
     let mut store = FlashStore::<_, 4, 2, 64>::new(Shared::new(4));
     store.open().unwrap();
     let capacity = store.capacity();

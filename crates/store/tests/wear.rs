@@ -36,7 +36,7 @@ fn one_module(pages: usize) {
         let mut store = FlashStore::<_, 8, 4, 256>::new(&mut flash);
         store.open().unwrap();
         let (digest, mut bytes) = module(name, len);
-        store.write_module(&digest, &bytes).unwrap();
+        store.write_module(&digest, &bytes, &[]).unwrap();
         let mut written = since(&flash, before);
         written.read -= opened.read;
         let before = flash.work;
@@ -59,14 +59,14 @@ fn many(pages: usize, reads: bool, pinned: usize) {
     store.open().unwrap();
     let capacity = store.capacity();
     let (digest, bytes) = module(1_000_000, pinned);
-    store.write_module(&digest, &bytes).unwrap();
+    store.write_module(&digest, &bytes, &[]).unwrap();
     store.write_record(0, &record(&digest, 0, 100)).unwrap();
     let mut stored = 0;
     let mut worst = 0;
     for name in 0..200 {
         let len = |name| 1024 + mix(name) as usize % (15 * 1024);
         let (digest, bytes) = module(name, len(name));
-        store.write_module(&digest, &bytes).unwrap();
+        store.write_module(&digest, &bytes, &[]).unwrap();
         stored += bytes.len();
         if reads && name >= 8 {
             let (digest, mut bytes) = module(name - name % 8, len(name - name % 8));

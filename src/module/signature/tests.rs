@@ -1,6 +1,7 @@
 extern crate std;
 
 use super::*;
+use crate::module::strip::strip_in_place;
 use ed25519_compact::{KeyPair, Seed};
 use proptest::prelude::*;
 use std::{
@@ -53,9 +54,18 @@ fn key(seed: u8) -> PublicKey {
     *pair(seed).pk
 }
 
+/// The verdict on a module, which is that on its stripped bytes.
 fn check(seeds: &[u8], module: &[u8]) -> Result<(), Refusal> {
     let keys: Vec<_> = seeds.iter().copied().map(key).collect();
-    super::check(&keys, module)
+    let trust = Trust::new(&keys);
+    let verdict = trust.check(module);
+    let mut kept = module.to_vec();
+    let (len, provenance) = strip_in_place(&mut kept);
+    assert_eq!(
+        trust.check_stripped(&kept[..len], provenance.signed),
+        verdict
+    );
+    verdict
 }
 
 fn leb(mut value: usize) -> Vec<u8> {
@@ -309,7 +319,7 @@ fn weak_keys_and_malleable_signatures_are_refused() {
     neutral[0] = 1;
     let forged = with(&[neutral, [0; 32]].concat());
     for weak in [neutral, [0; 32], [0xff; 32]] {
-        assert_eq!(super::check(&[weak], &forged), Err(Refusal::Stranger));
+        assert_eq!(Trust::new(&[weak]).check(&forged), Err(Refusal::Stranger));
     }
     // S + L satisfies the equation where S does.
     let order = bytes("edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010");
