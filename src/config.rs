@@ -56,14 +56,14 @@ pub struct Config<'a> {
     pub result_delay: Duration,
     /// Time for which a start waits for its module, and then a task of a federated round for its model.
     pub fetch_timeout: Duration,
-    /// Time for which an incomplete module from the registry is kept.
-    pub assembly_ttl: Duration,
     /// Bounds on tasks.
     pub limits: TaskLimits,
     /// Services of federated learning that a task doesn't name.
     pub services: Services<'a>,
     /// Most bytes of a model or a data set.
     pub data_bytes: usize,
+    /// Most bytes of a message for a guest.
+    pub message_bytes: usize,
 }
 
 impl Config<'_> {
@@ -73,24 +73,11 @@ impl Config<'_> {
         tenant: "",
         channel: "",
         namespace: "default",
-        metadata: Metadata {
-            description: None,
-            tags: &[],
-            location: None,
-            ip: None,
-            environment: None,
-            os: None,
-            hostname: None,
-            cpu_arch: None,
-            total_memory_bytes: None,
-            proplet_version: None,
-            wasm_runtime: None,
-        },
+        metadata: Metadata::EMPTY,
         heartbeat: Duration::from_secs(device_number("heartbeat")),
         metrics_interval: Duration::from_secs(device_number("metrics_interval")),
         result_delay: Duration::from_millis(device_number("result_delay_ms")),
         fetch_timeout: Duration::from_secs(60),
-        assembly_ttl: Duration::from_secs(300),
         limits: TaskLimits {
             deadline: None,
             work: None,
@@ -108,5 +95,6 @@ impl Config<'_> {
             coordinator: "",
         },
         data_bytes: device_number("data_max_bytes") as usize,
+        message_bytes: device_number("message_max_bytes") as usize,
     };
 }

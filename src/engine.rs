@@ -7,7 +7,7 @@
 use crate::{
     memory::{Purpose, Shortage},
     task::caps::Caps,
-    text::text,
+    text::words,
     time::Duration,
     wire::pack::{List, Pairs},
 };
@@ -457,18 +457,14 @@ pub trait Engine {
     /// The arena has no such block; `buffer` is as before.
     fn resize(&self, buffer: &mut Self::Buffer, len: usize) -> Result<(), Shortage>;
 
-    /// Words in the arena, cut at [`TEXT_MAX`](crate::text::TEXT_MAX) bytes; logged instead if it has no
+    /// Words in the arena, cut at [`WORDS_MAX`](crate::text::WORDS_MAX) bytes; logged instead if it has no
     /// room for them.
     #[inline(never)]
     fn words(&self, args: fmt::Arguments<'_>) -> EngineError<Self::Buffer> {
-        let words = text(args);
-        match self.allocate(words.len()) {
-            Ok(mut copy) => {
-                copy.copy_from_slice(words.as_bytes());
-                EngineError::Words(copy)
-            }
-            Err(_) => {
-                log::warn!("{words}");
+        match words(args, |len| self.allocate(len).ok()) {
+            Some(words) => EngineError::Words(words),
+            None => {
+                log::warn!("{args}");
                 EngineError::NoWords
             }
         }
@@ -555,4 +551,7 @@ pub trait Engine {
     /// Gives a message, whose topic is below the channel, to a run's guest. One that its inbox or
     /// the arena has no room for is dropped, and counted in the run's usage.
     fn deliver(&mut self, slot: Slot, topic: &str, payload: &[u8]);
+
+    /// Counts a message for a run's guest that was dropped before it could be delivered.
+    fn drop_message(&mut self, slot: Slot);
 }

@@ -44,7 +44,7 @@ impl fmt::Display for Purpose {
             } => "one more instance and its call",
             Self::Instance {
                 makes_shared: true, ..
-            } => "an instance, its call and what the module's instances share",
+            } => "an instance, its call and what instances share",
             Self::Body => "its bytes",
             Self::Round => "the round's data",
             Self::Model => "the model",
@@ -52,7 +52,7 @@ impl fmt::Display for Purpose {
         })?;
         match self {
             Self::Instance { memory, .. } if *memory > 0 => {
-                write!(f, ", with {memory} bytes of linear memory to begin with,")?
+                write!(f, ", with {memory} bytes of linear memory at first,")?
             }
             _ => {}
         }
@@ -160,7 +160,7 @@ mod tests {
         };
         assert_eq!(
             error.to_string(),
-            "out of memory: one more instance and its call, with 2048 bytes of linear memory to begin with, need 3000 bytes, 4000 are free, at most 1000 in one piece"
+            "out of memory: one more instance and its call, with 2048 bytes of linear memory at first, need 3000 bytes, 4000 are free, at most 1000 in one piece"
         );
     }
 }

@@ -131,6 +131,8 @@ pub struct FakeEngine {
     messages: VecDeque<(Slot, Message<FakeBuffer>)>,
     /// Messages that guests were given, with their topics.
     pub delivered: Vec<(Slot, String, Vec<u8>)>,
+    /// Slots whose guests did not get a message.
+    pub dropped: Vec<Slot>,
     /// Number of modules that were loaded.
     pub loads: usize,
 }
@@ -148,6 +150,7 @@ impl FakeEngine {
             exits: VecDeque::new(),
             messages: VecDeque::new(),
             delivered: Vec::new(),
+            dropped: Vec::new(),
             loads: 0,
         }
     }
@@ -406,6 +409,10 @@ impl Engine for FakeEngine {
         self.messages.remove(index).map(|(_, message)| message)
     }
 
+    fn drop_message(&mut self, slot: Slot) {
+        self.dropped.push(slot);
+    }
+
     fn deliver(&mut self, slot: Slot, topic: &str, payload: &[u8]) {
         self.delivered.push((slot, topic.into(), payload.to_vec()));
     }
@@ -447,14 +454,14 @@ impl Store for FakeStore {
         Ok(())
     }
 
-    fn write_module(&mut self, digest: &Digest, bytes: &[u8]) -> Result<(), Text> {
+    fn write_module(&mut self, digest: &Digest, bytes: &[u8], seal: &[u8]) -> Result<(), Text> {
         let has = self.module_len(digest).is_some();
         let mut kept = self.kept();
         match (has, kept.is_full) {
             (true, _) => Ok(()),
             (false, true) => Err(text(format_args!("the store is full"))),
             (false, false) => {
-                kept.modules.push((*digest, bytes.to_vec()));
+                kept.modules.push((*digest, [bytes, seal].concat()));
                 Ok(())
             }
         }

@@ -17,19 +17,21 @@ pub enum Event<'m> {
     Connected,
     /// The connection is gone.
     Disconnected,
-    /// A message arrived.
+    /// A message begins. Its payload follows, in pieces that are cut anywhere, and then its end.
+    MessageBegin(MessageHead<'m>),
+    /// Bytes of its payload.
+    MessageBytes(&'m [u8]),
+    /// All of its payload has come.
+    MessageEnd,
+    /// The transport of messages has ended: one that has begun does not end, and those that were not
+    /// acknowledged come again, or never.
+    MessagesCut,
+    /// A message, whole, that needs no acknowledgement.
     Message {
         /// Its topic.
         topic: &'m str,
         /// Its payload.
         payload: &'m [u8],
-    },
-    /// A message arrived whose payload was too large to be kept; it was skipped.
-    Oversized {
-        /// Its topic.
-        topic: &'m str,
-        /// Bytes of the payload.
-        size: usize,
     },
     /// The fate of a publication that [`Agent::poll_publish`](super::Agent::poll_publish) gave out.
     Published(Token, Delivery),
@@ -37,6 +39,22 @@ pub enum Event<'m> {
     Tick,
     /// Stop every task, report, and take no more.
     Shutdown,
+}
+
+/// The beginning of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessageHead<'m> {
+    /// Its topic.
+    pub topic: &'m str,
+    /// Bytes of its payload.
+    pub len: usize,
+    /// Its quality of service. One of QoS 1 is acknowledged when
+    /// [`Agent::take_acknowledgement`](super::Agent::take_acknowledgement) says so.
+    pub qos: Qos,
+    /// Whether it was retained: sent because of a new subscription.
+    pub is_retained: bool,
+    /// Whether it may have been delivered before.
+    pub is_duplicate: bool,
 }
 
 /// Identifies one publication until its [`Event::Published`].

@@ -5,16 +5,17 @@ use crate::{
     engine::Engine,
     http::RequestId,
     module::{
-        chunks::Chunks,
-        reference::Reference,
-        stream::{Content, Stream},
-        table::Digest,
+        chunks::Chunks, image::ImageStream, reference::Reference, strip::Image, table::Digest,
     },
-    time::Instant,
-    wire::{Chunk, URL_MAX},
+    time::{Duration, Instant},
+    wire::URL_MAX,
 };
 use core::ops::DerefMut;
 use heapless::String;
+
+/// Time without a chunk after which a module is taken that is whole, but may be of two versions: what the registry
+/// sends of another follows at once.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Storage of one module on its way.
 #[derive(Debug)]
@@ -50,28 +51,35 @@ pub(super) struct Pending<B> {
     /// Bytes of the reference that are its location.
     location: usize,
     digest: Option<Digest>,
-    pub(super) began: Instant,
+    is_http: bool,
+    /// Maximum number of bytes that are kept of the module.
+    limit: usize,
     /// Tasks and deployments that wait for it.
     pub(super) waiters: u16,
     state: FetchState<B>,
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it lies in storage that has room for either"
-)]
+/// State of a fetch. Of those with one location, which differ in their digests, one brings the bytes.
 #[derive(Debug)]
 enum FetchState<B> {
     Registry {
         /// Whether the registry is to be asked, first or again.
         is_due: bool,
         chunks: Chunks<B>,
+        /// When a module that is held is taken.
+        held_until: Option<Instant>,
     },
     Http {
         request: Request,
-        stream: Stream<B>,
+        stream: ImageStream<B>,
     },
-    Arrived(Result<B, Reason<B>>),
+    Follows {
+        /// The fetch that brings the bytes.
+        leader: u8,
+        /// Whether some had come before this one began: they may be of an older version.
+        is_late: bool,
+    },
+    Arrived(Result<Image<B>, Reason<B>>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,8 +88,24 @@ enum Request {
     Sent(RequestId),
 }
 
+impl<B: DerefMut<Target = [u8]>> FetchState<B> {
+    fn begin(is_http: bool, limit: usize) -> Self {
+        match is_http {
+            true => Self::Http {
+                request: Request::Due,
+                stream: ImageStream::module(limit),
+            },
+            false => Self::Registry {
+                is_due: true,
+                chunks: Chunks::new(limit),
+                held_until: None,
+            },
+        }
+    }
+}
+
 impl<B: DerefMut<Target = [u8]>> Pending<B> {
-    /// Begins to fetch the module of `image`, of at most `limit` bytes.
+    /// Begins to fetch the module of `image`, of which at most `limit` bytes are kept.
     ///
     /// # Errors
     /// The reference is longer than [`URL_MAX`].
@@ -89,23 +113,15 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
         image: &str,
         reference: &Reference<'_>,
         limit: usize,
-        now: Instant,
     ) -> Result<Self, Reason<B>> {
+        let is_http = reference.is_http();
         Ok(Self {
             location: reference.location.len(),
             digest: reference.digest,
-            began: now,
+            is_http,
+            limit,
             waiters: 0,
-            state: match reference.is_http() {
-                true => FetchState::Http {
-                    request: Request::Due,
-                    stream: Stream::new(Content::Module, limit),
-                },
-                false => FetchState::Registry {
-                    is_due: true,
-                    chunks: Chunks::new(limit),
-                },
-            },
+            state: FetchState::begin(is_http, limit),
             reference: String::try_from(image)
                 .map_err(|_| Refusal::ReferenceTooLong(image.len()))?,
         })
@@ -126,13 +142,61 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
         self.digest.as_ref()
     }
 
-    pub(super) const fn is_http(&self) -> bool {
-        matches!(self.state, FetchState::Http { .. })
+    /// Whether a module of this digest is the one.
+    pub(super) fn wants(&self, digest: &Digest) -> bool {
+        self.digest.is_none_or(|wanted| wanted == *digest)
     }
 
-    /// Whether chunks of `app` are for it.
-    pub(super) fn takes_chunks_of(&self, app: &str) -> bool {
-        matches!(self.state, FetchState::Registry { .. }) && self.location() == app
+    pub(super) const fn is_http(&self) -> bool {
+        self.is_http
+    }
+
+    /// Whether it brings bytes, for others of its location too.
+    pub(super) const fn leads(&self) -> bool {
+        matches!(
+            self.state,
+            FetchState::Registry { .. } | FetchState::Http { .. }
+        )
+    }
+
+    /// Whether some bytes have come.
+    pub(super) const fn has_begun(&self) -> bool {
+        match &self.state {
+            FetchState::Registry { chunks, .. } => !chunks.is_empty(),
+            FetchState::Http { stream, .. } => !stream.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// The fetch whose bytes it waits for.
+    pub(super) const fn leader(&self) -> Option<u8> {
+        match self.state {
+            FetchState::Follows { leader, .. } => Some(leader),
+            _ => None,
+        }
+    }
+
+    /// Waits for the bytes of another fetch, in whatever state it was.
+    pub(super) fn follow(&mut self, leader: u8, is_late: bool) {
+        self.state = FetchState::Follows { leader, is_late };
+    }
+
+    /// Takes over what another fetch of its location has, which is dropped.
+    pub(super) fn succeed(&mut self, other: Self) {
+        self.state = other.state;
+    }
+
+    /// Begins anew, if the bytes that came may be of another version than those that would come now; `is_straight`
+    /// says whether they came one after the other.
+    pub(super) fn retry(&mut self, is_straight: bool) -> bool {
+        match &mut self.state {
+            FetchState::Registry { chunks, .. } => !is_straight && chunks.retry(),
+            FetchState::Follows { is_late, .. } if *is_late || !is_straight => {
+                self.state = FetchState::begin(self.is_http, self.limit);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Chunks that have come, and how many there are; 0 of 0 before the first.
@@ -144,16 +208,59 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
     }
 
     /// Has the registry asked again: the missing chunks may never have been sent.
-    pub(super) const fn renew(&mut self) {
+    pub(super) fn renew(&mut self) {
+        self.note_gap();
         if let FetchState::Registry { is_due, .. } = &mut self.state {
             *is_due = true;
+        }
+    }
+
+    /// Notes that the chunk that has begun does not end, and that chunks may have been lost.
+    pub(super) fn note_gap(&mut self) {
+        if let FetchState::Registry {
+            chunks, held_until, ..
+        } = &mut self.state
+        {
+            *held_until = None;
+            chunks.note_gap();
+        }
+    }
+
+    /// Asks again for a module that was held, if its chunks came in more than one session. One that was asked for too
+    /// often stays until its chunks have come one after the other.
+    pub(super) fn drop_over_gap(&mut self) -> bool {
+        let chunks = self.chunks().filter(|chunks| chunks.spans_gap());
+        let spans_gap = chunks.map(Chunks::retry).is_some();
+        if spans_gap {
+            self.note_gap();
+        }
+        spans_gap
+    }
+
+    /// Holds a module that is whole, until no chunk of it has come for a while.
+    pub(super) fn hold(&mut self, now: Instant) {
+        if let FetchState::Registry { held_until, .. } = &mut self.state {
+            *held_until = Some(now + QUIET);
+        }
+    }
+
+    /// When the module that is held is taken.
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        match &self.state {
+            FetchState::Registry {
+                chunks, held_until, ..
+            } if chunks.is_complete() && !chunks.is_receiving() => *held_until,
+            _ => None,
         }
     }
 
     /// Whether the registry is to be asked; given out once.
     pub(super) const fn take_registry_request(&mut self) -> bool {
         match &mut self.state {
-            FetchState::Registry { is_due, .. } => core::mem::replace(is_due, false),
+            FetchState::Registry { is_due, chunks, .. } => {
+                let must_ask = chunks.must_ask();
+                core::mem::replace(is_due, false) || must_ask
+            }
             _ => false,
         }
     }
@@ -169,14 +276,14 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
         )
     }
 
-    /// Notes that the request was given out as `id`.
+    /// The server is asked.
     pub(super) const fn set_request(&mut self, id: RequestId) {
         if let FetchState::Http { request, .. } = &mut self.state {
             *request = Request::Sent(id);
         }
     }
 
-    /// Whether its request is under way.
+    /// Whether a request is under way.
     pub(super) const fn is_requested(&self) -> bool {
         matches!(
             self.state,
@@ -189,39 +296,47 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
 
     /// Whether this request is its own.
     pub(super) fn has_request(&self, id: RequestId) -> bool {
-        matches!(&self.state, FetchState::Http { request, .. } if *request == Request::Sent(id))
+        matches!(self.state, FetchState::Http { request: Request::Sent(sent), .. } if sent == id)
     }
 
-    /// Bytes of the arena that a chunk takes, at most.
-    pub(super) fn chunk_growth(&self, chunk: &Chunk<'_>) -> usize {
-        match &self.state {
-            FetchState::Registry { chunks, .. } => chunks.growth(chunk),
-            _ => 0,
-        }
-    }
-
-    /// Takes a chunk.
-    pub(super) fn chunk<E: Engine<Buffer = B>>(&mut self, chunk: &Chunk<'_>, engine: &E) {
-        let FetchState::Registry { chunks, .. } = &mut self.state else {
-            return;
-        };
-        match chunks.accept(chunk, engine) {
-            Ok(None) => {}
-            Ok(Some(bytes)) => self.arrive(Ok(bytes)),
-            Err(error) => self.arrive(Err(error.into())),
+    /// The chunks that have come; `None` if they do not come from the registry, or not to it.
+    pub(super) const fn chunks(&mut self) -> Option<&mut Chunks<B>> {
+        match &mut self.state {
+            FetchState::Registry { chunks, .. } => Some(chunks),
+            _ => None,
         }
     }
 
     /// The response; `None` if it is not fetched over HTTP, or has arrived.
-    pub(super) const fn stream(&mut self) -> Option<&mut Stream<B>> {
+    pub(super) const fn stream(&mut self) -> Option<&mut ImageStream<B>> {
         match &mut self.state {
             FetchState::Http { stream, .. } => Some(stream),
             _ => None,
         }
     }
 
-    /// Ends the fetch, with all bytes of the module or without.
-    pub(super) fn arrive(&mut self, result: Result<B, Reason<B>>) {
+    /// Begins a response, of `announced` bytes if the server says. Bytes of an earlier one are dropped.
+    pub(super) fn begin_response(&mut self, announced: Option<usize>) {
+        let limit = self.limit;
+        if let Some(stream) = self.stream() {
+            *stream = ImageStream::module(limit);
+            stream.announce(announced);
+        }
+    }
+
+    /// The end of a response.
+    pub(super) fn end_response<E: Engine<Buffer = B>>(
+        &mut self,
+        engine: &E,
+    ) -> Result<Image<B>, Reason<B>> {
+        let limit = self.limit;
+        let stream = self.stream().ok_or(Refusal::Unwanted)?;
+        let stream = core::mem::replace(stream, ImageStream::module(limit));
+        Ok(stream.end(engine)?)
+    }
+
+    /// Ends the fetch, with the module or without.
+    pub(super) fn arrive(&mut self, result: Result<Image<B>, Reason<B>>) {
         self.state = FetchState::Arrived(result);
     }
 
@@ -229,8 +344,8 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
         matches!(self.state, FetchState::Arrived(_))
     }
 
-    /// The bytes of the module, not verified, or the reason for which they did not come.
-    pub(super) fn into_result(self) -> Result<B, Reason<B>> {
+    /// The module, with nothing verified, or the reason for which it did not come.
+    pub(super) fn into_result(self) -> Result<Image<B>, Reason<B>> {
         match self.state {
             FetchState::Arrived(result) => result,
             _ => Err(Refusal::Unwanted.into()),
@@ -244,60 +359,51 @@ mod tests {
 
     use super::*;
     use crate::testing::{FakeBuffer, FakeEngine};
-    use ::base64::{Engine as _, prelude::BASE64_STANDARD};
 
     const MODULE: &[u8] = b"the bytes of a module";
 
     fn fetch(image: &str) -> Pending<FakeBuffer> {
         let reference = Reference::parse(image).unwrap();
-        Pending::new(image, &reference, 1000, Instant::BOOT).unwrap()
+        Pending::new(image, &reference, 1000).unwrap()
     }
 
     #[test]
     fn every_source_gives_the_same_bytes() {
         let engine = FakeEngine::new(4096);
         let mut from_registry = fetch("registry/app");
-        for (index, part) in MODULE.chunks(10).enumerate() {
+        for (index, part) in (0..).zip(MODULE.chunks(10)) {
             assert!(!from_registry.has_arrived());
-            let chunk = Chunk {
-                app_name: "registry/app",
-                chunk_idx: index as u32,
-                total_chunks: 3,
-                data: &BASE64_STANDARD.encode(part),
-            };
-            from_registry.chunk(&chunk, &engine);
+            let chunks = from_registry.chunks().unwrap();
+            let make_room = &mut |_: usize| {};
+            let accepted = chunks.accept((index, 3), part, &engine, make_room);
+            accepted.unwrap();
+            if chunks.is_straight() {
+                let image = chunks.finish(&engine, make_room).unwrap();
+                from_registry.arrive(Ok(image));
+            }
         }
-        assert_eq!(&*from_registry.into_result().unwrap(), MODULE);
+        assert_eq!(&*from_registry.into_result().unwrap().bytes, MODULE);
 
         for length in [Some(MODULE.len()), None] {
             let mut fetch = fetch("http://host/app");
-            let stream = fetch.stream().unwrap();
-            stream.begin(length, &engine).unwrap();
+            fetch.begin_response(length);
             for part in MODULE.chunks(4) {
-                stream.append(part, &engine).unwrap();
+                let stream = fetch.stream().unwrap();
+                stream.append(part, &engine, |_| {}).unwrap();
             }
-            let body = stream.end(&engine).unwrap();
+            let body = fetch.end_response(&engine);
             assert!(!fetch.has_arrived());
-            fetch.arrive(Ok(body));
-            assert_eq!(&*fetch.into_result().unwrap(), MODULE);
+            fetch.arrive(body);
+            assert_eq!(&*fetch.into_result().unwrap().bytes, MODULE);
         }
         assert_eq!(engine.arena().free, 4096, "and nothing is left behind");
     }
 
     #[test]
     fn a_part_of_another_source_is_refused() {
-        let engine = FakeEngine::new(4096);
-        let mut from_registry = fetch("registry/app");
-        assert!(from_registry.stream().is_none());
+        assert!(fetch("registry/app").stream().is_none());
         let mut over_http = fetch("http://host/app");
-        let chunk = Chunk {
-            app_name: "http://host/app",
-            chunk_idx: 0,
-            total_chunks: 1,
-            data: "",
-        };
-        over_http.chunk(&chunk, &engine);
-        assert!(!over_http.has_arrived());
+        assert!(over_http.chunks().is_none());
         over_http.arrive(Err(Refusal::Unwanted.into()));
         assert!(over_http.stream().is_none());
     }

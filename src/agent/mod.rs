@@ -10,6 +10,7 @@
 mod event;
 mod fetch;
 mod gathering;
+mod inbox;
 mod modules;
 mod outbox;
 mod persist;
@@ -19,13 +20,14 @@ mod reason;
 mod rounds;
 mod subscriptions;
 mod supervisor;
+mod takes;
 mod tasks;
 mod view;
 
 pub use crate::config::FETCHES_MAX;
-pub use event::{Delivery, Event, Publication, Qos, Subscription, Token, Unwritten};
+pub use event::{Delivery, Event, MessageHead, Publication, Qos, Subscription, Token, Unwritten};
 pub use fetch::Fetch;
-pub use outbox::OutboxEntry;
+pub use outbox::{OutboxEntry, RECEIVE_MAXIMUM};
 pub use reason::{Reason, Refusal};
 pub use rounds::EXCHANGES_MAX;
 pub use subscriptions::SUBSCRIPTIONS_MAX;
@@ -41,12 +43,12 @@ use crate::{
     task::budget::Budget,
     time::Instant,
     wire::{
-        Chunk, Inbound, Invoke, Outbound, Rejected, Scratch, Start, Stop, TopicError, TopicName,
-        Topics, check_level,
+        Outbound, TopicError, TopicName, Topics, check_level,
         report::{self, BufferTooSmall},
     },
 };
 use event::Subject;
+use inbox::Inbox;
 use modules::{ModuleLimits, Modules};
 use outbox::Outbox;
 use presence::{Intervals, Presence};
@@ -54,6 +56,7 @@ use publish::Writer;
 use rounds::Rounds;
 use subscriptions::Subscriptions;
 use supervisor::Supervisor;
+use takes::Takes;
 use tasks::Tasks;
 
 /// Memory of an [`Agent`], owned by the port: its sizes are the proplet's capacities.
@@ -67,13 +70,12 @@ pub struct Storage<'a, E: Engine> {
     pub modules: &'a mut [ModuleEntry],
     /// Modules that may be on their way at once, at most [`FETCHES_MAX`].
     pub fetches: &'a mut [Fetch<E::Buffer>],
-    /// Messages about tasks that await their acknowledgement, at most 65,536. A task whose results
-    /// find no room keeps its slot until there is some; a refusal is lost then.
+    /// Messages about tasks that await their acknowledgement, at most 65,536. The last
+    /// [`RECEIVE_MAXIMUM`] hold answers to commands that are not acknowledged before there is room among
+    /// the others; a task whose results find no room keeps its slot until there is some.
     pub outbox: &'a mut [OutboxEntry<E::Buffer>],
     /// Inputs and environment of the message at hand.
     pub packed: &'a mut [u8],
-    /// Strings with escapes of the message at hand.
-    pub unescaped: &'a mut [u8],
     /// Storage that survives a reboot, if there is any.
     pub store: Option<&'a mut dyn Store>,
 }
@@ -83,8 +85,7 @@ pub struct Storage<'a, E: Engine> {
 pub struct Agent<'a, E: Engine> {
     supervisor: Supervisor<'a, E>,
     presence: Presence,
-    packed: &'a mut [u8],
-    unescaped: &'a mut [u8],
+    inbox: Inbox<'a>,
     /// Number of the last HTTP request.
     requests: u32,
 }
@@ -102,13 +103,11 @@ impl<'a, E: Engine> Agent<'a, E> {
             fetches,
             outbox,
             packed,
-            unescaped,
             store,
         } = storage;
         check_level("proplet_id", config.proplet_id)?;
         let limits = ModuleLimits {
             bytes: config.limits.module_bytes,
-            assembly_ttl: config.assembly_ttl,
             run: Budget::of_device(&config.limits).limits,
         };
         let intervals = Intervals {
@@ -128,8 +127,7 @@ impl<'a, E: Engine> Agent<'a, E> {
                 is_shutting_down: false,
             },
             presence: Presence::new(intervals),
-            packed,
-            unescaped,
+            inbox: Inbox::new(packed),
             requests: 0,
         })
     }
@@ -217,21 +215,52 @@ impl<'a, E: Engine> Agent<'a, E> {
                 self.presence
                     .connect(&self.supervisor.engine.process(), now);
                 self.supervisor.outbox.connect();
-                self.supervisor.modules.connect();
+                self.supervisor.modules.renew();
+                let id = self.supervisor.config.proplet_id;
+                log::info!("proplet {id} {}", Takes::now(&self.supervisor));
             }
             Event::Disconnected => {
                 self.presence.disconnect();
                 self.supervisor.outbox.disconnect();
+                self.supervisor.modules.renew();
             }
-            Event::Message { topic, payload } => self.message(topic, payload, now),
-            // The link has logged it, with its limit; it can't be answered.
-            Event::Oversized { .. } | Event::Tick => {}
+            Event::MessageBegin(head) => return self.inbox.begin(&head, &mut self.supervisor),
+            Event::MessageBytes(bytes) => return self.inbox.payload(bytes, &mut self.supervisor),
+            Event::MessagesCut => {
+                self.inbox.cut(&mut self.supervisor, now);
+                self.supervisor.outbox.forget_unacknowledged();
+            }
+            Event::MessageEnd => self.inbox.end(&mut self.supervisor, now),
+            Event::Message { topic, payload } => {
+                let head = MessageHead {
+                    topic,
+                    len: payload.len(),
+                    qos: Qos::AtMostOnce,
+                    is_retained: false,
+                    is_duplicate: false,
+                };
+                self.inbox.begin(&head, &mut self.supervisor);
+                self.inbox.payload(payload, &mut self.supervisor);
+                self.inbox.end(&mut self.supervisor, now);
+            }
+            Event::Tick => {}
             Event::Published(Token(subject), delivery) => self.published(subject, delivery, now),
             Event::Shutdown => self.supervisor.shut_down(now),
         }
         self.supervisor.listen(now);
         self.supervisor.collect(now);
         self.supervisor.expire(now);
+    }
+
+    /// Whether the oldest message of QoS 1 that has begun, and of which this was not told yet, may be
+    /// acknowledged: it was accepted, or its refusal has a place in the outbox.
+    pub fn take_acknowledgement(&mut self) -> bool {
+        self.supervisor.outbox.take_acknowledgement()
+    }
+
+    /// Whether a message awaits its acknowledgement, or the next refusal would be withheld.
+    pub fn is_behind(&self) -> bool {
+        self.supervisor.outbox.is_behind()
     }
 
     /// When [`Event::Tick`] or [`poll_publish`](Self::poll_publish) is due next; after `now`.
@@ -247,6 +276,7 @@ impl<'a, E: Engine> Agent<'a, E> {
         let of_tasks = [
             tasks.next_deadline().map(|(_, at)| at),
             tasks.next_late_deployment().map(|(_, at)| at),
+            modules.next_deadline(),
         ];
         let of_publications = [
             outbox.next_deadline(now),
@@ -258,7 +288,6 @@ impl<'a, E: Engine> Agent<'a, E> {
         let all = of_tasks.into_iter().chain(of_publications);
         all.chain(of_presence)
             .flatten()
-            .chain(modules.next_deadlines())
             .filter(|at| *at > now)
             .min()
     }
@@ -274,36 +303,6 @@ impl<'a, E: Engine> Agent<'a, E> {
             | Subject::Metrics
             | Subject::Sample(_)
             | Subject::ModuleRequest(_) => {}
-        }
-    }
-
-    fn message(&mut self, topic: &str, payload: &[u8], now: Instant) {
-        let Some(kind) = self.supervisor.topics.classify(topic) else {
-            return self.supervisor.other_message(topic, payload, now);
-        };
-        let proplet = self.supervisor.config.proplet_id;
-        let scratch = Scratch {
-            packed: self.packed,
-            unescaped: self.unescaped,
-        };
-        let supervisor = &mut self.supervisor;
-        match kind {
-            Inbound::Start => match Start::parse(payload, scratch) {
-                Ok(start) if start.is_for(proplet) => supervisor.start(&start, now),
-                Ok(start) => log::debug!("start of {} is for another proplet", start.id),
-                Err(rejected) => reject_start(supervisor, &rejected, now),
-            },
-            Inbound::Stop => match Stop::parse(payload, scratch) {
-                Ok(stop) if stop.is_for(proplet) => supervisor.stop(stop.id, now),
-                Ok(_) => {}
-                Err(rejected) => log::warn!("stop refused: {}", rejected.error),
-            },
-            Inbound::Invoke => match Invoke::parse(payload, scratch) {
-                Ok(invoke) if invoke.is_for(proplet) => supervisor.invoke(&invoke, now),
-                Ok(_) => {}
-                Err(rejected) => reject_invoke(supervisor, &rejected, now),
-            },
-            Inbound::Chunk => chunk(supervisor, payload, scratch, now),
         }
     }
 
@@ -439,58 +438,6 @@ impl<'a, E: Engine> Agent<'a, E> {
         self.supervisor.settle_modules(now);
         self.supervisor.collect(now);
         Ok(())
-    }
-}
-
-fn reject_start<E: Engine>(
-    supervisor: &mut Supervisor<'_, E>,
-    rejected: &Rejected<'_>,
-    now: Instant,
-) {
-    match rejected.id {
-        Some(id) if rejected.is_for(supervisor.config.proplet_id) => {
-            if !supervisor.is_known(id) {
-                supervisor.refuse(id, rejected.error.into(), now);
-            }
-        }
-        _ => log::warn!("start refused: {}", rejected.error),
-    }
-}
-
-fn reject_invoke<E: Engine>(
-    supervisor: &mut Supervisor<'_, E>,
-    rejected: &Rejected<'_>,
-    now: Instant,
-) {
-    match (rejected.id, rejected.invocation_id) {
-        (Some(id), Some(invocation)) if rejected.is_for(supervisor.config.proplet_id) => {
-            supervisor.refuse_invocation(id, invocation, rejected.error.into(), now);
-        }
-        _ => log::warn!("invoke refused: {}", rejected.error),
-    }
-}
-
-fn chunk<E: Engine>(
-    supervisor: &mut Supervisor<'_, E>,
-    payload: &[u8],
-    scratch: Scratch<'_>,
-    now: Instant,
-) {
-    // Most chunks of a channel are for others: their data is not read.
-    if let Some(app) = Chunk::app_name_of(payload)
-        && !supervisor.modules.takes_chunks_of(app)
-    {
-        log::trace!("skipped a chunk of {app}");
-        return;
-    }
-    let parsed = Chunk::parse(payload, scratch);
-    let (app, chunk) = match &parsed {
-        Ok(chunk) => (Some(chunk.app_name), Ok(chunk)),
-        Err(rejected) => (rejected.id, Err(rejected.error)),
-    };
-    let is_taken = app.is_some_and(|app| supervisor.chunk(app, chunk, now));
-    if let (false, Err(error)) = (is_taken, chunk) {
-        log::warn!("chunk refused: {error}");
     }
 }
 

@@ -10,18 +10,23 @@ use crate::{
     http::{Accept, Method, Part, Request, RequestId, Url},
     memory::{Purpose, Shortage},
     module::{
-        chunks::TooLarge,
+        chunks::{ChunkError, Chunks, TooLarge},
+        format,
         hex::to_hex,
+        incoming::{Body, Incoming},
         reference::{Reference, check},
+        seal::{seal, unseal},
         signature::Trust,
-        stream::Stream,
-        table::{Digest, ModuleEntry, Table, digest, digest_base64},
+        stream::{Content, StreamError},
+        strip::{Image, Provenance, strip_in_place},
+        table::{Digest, ModuleEntry, Table},
     },
     store::Store,
-    text::{Text, clip, text},
-    time::{Duration, Instant},
-    wire::{Chunk, Error, decode_into, decoded_len},
+    text::{Text, shorten, text},
+    time::Instant,
+    wire::{Error, Place},
 };
+use core::fmt::Write as _;
 
 /// Bytes of a location that an error shows.
 const SHOWN: usize = 64;
@@ -29,21 +34,19 @@ const SHOWN: usize = 64;
 /// Bounds on modules.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ModuleLimits {
-    /// Maximum number of bytes of a module.
+    /// Maximum number of bytes that are kept of a module.
     pub(super) bytes: usize,
-    /// Time for which an incomplete module is kept that no task waits for.
-    pub(super) assembly_ttl: Duration,
     /// Limits of a run that asks for none: a module that a deployment wants is held to them.
     pub(super) run: Limits,
 }
 
 /// A module that a start wants.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted<'s> {
+#[derive(Debug)]
+pub(super) struct Wanted<'s, B> {
     /// The image reference; empty without one.
     pub(super) image: &'s str,
-    /// The module itself, in base64.
-    pub(super) file: Option<&'s str>,
+    /// The module itself, or its fault.
+    pub(super) file: Option<Result<Body<B>, Error>>,
     pub(super) usage: Usage,
 }
 
@@ -66,13 +69,33 @@ pub(super) enum Obtained {
     Waiting(u8),
 }
 
-/// A fetch that has ended.
+/// Fetches that end together: the one that brought the bytes, and those that waited for them.
+pub(super) type Group = heapless::Vec<u8, FETCHES_MAX>;
+
+/// Fetches that have ended.
 #[derive(Debug)]
 pub(super) struct Arrival<B> {
-    /// The beginning of the module's location, for errors.
+    /// The module's location, for errors.
     pub(super) location: heapless::String<SHOWN>,
     /// The loaded module, of which one use is the caller's.
     pub(super) result: Result<ModuleId, Reason<B>>,
+}
+
+/// Destination of the data of the message that is being read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Intake {
+    /// A block of their own, as a module.
+    Module,
+    /// A block of their own.
+    Block,
+    /// The chunks of this fetch, as the next of them.
+    Chunk {
+        fetch: u8,
+        chunk_idx: u32,
+        total_chunks: u32,
+    },
+    /// They are of no use.
+    Nowhere,
 }
 
 /// Owner of the module table, the fetches, the store and the trusted keys.
@@ -80,6 +103,9 @@ pub(super) struct Arrival<B> {
 pub(super) struct Modules<'a, E: Engine> {
     table: Table<'a>,
     fetches: &'a mut [Fetch<E::Buffer>],
+    /// What the message that is being read carries.
+    incoming: Incoming<E::Buffer>,
+    intake: Intake,
     store: Option<&'a mut dyn Store>,
     trust: Option<Trust<'a>>,
     limits: ModuleLimits,
@@ -99,6 +125,8 @@ impl<'a, E: Engine> Modules<'a, E> {
         Self {
             table: Table::new(entries),
             fetches,
+            incoming: Incoming::new(),
+            intake: Intake::Block,
             store,
             trust: None,
             limits,
@@ -143,15 +171,15 @@ impl<'a, E: Engine> Modules<'a, E> {
     #[inline(never)]
     pub(super) fn obtain(
         &mut self,
-        wanted: &Wanted<'_>,
+        wanted: Wanted<'_, E::Buffer>,
         engine: &mut E,
-        now: Instant,
     ) -> Result<Obtained, Reason<E::Buffer>> {
         let reference = Reference::parse(wanted.image);
         let reference = reference.map_err(|e| engine.words(format_args!("{e}")))?;
         let expected = reference.digest.as_ref();
         if let Some(file) = wanted.file {
-            let module = self.inline(file, expected, wanted.usage, engine)?;
+            let body = file.map_err(Refusal::File)?;
+            let module = self.inline(body, expected, wanted.usage, engine)?;
             return Ok(Obtained::Ready(module));
         }
         if let Some(digest) = expected
@@ -160,32 +188,40 @@ impl<'a, E: Engine> Modules<'a, E> {
         {
             return Ok(Obtained::Ready(module));
         }
-        let index = self.fetch(wanted.image, &reference, now)?;
+        let index = self.fetch(wanted.image, &reference)?;
         if let Some(fetch) = self.pending_mut(index) {
             fetch.waiters = fetch.waiters.saturating_add(1);
         }
         Ok(Obtained::Waiting(index))
     }
 
-    /// The module whose bytes are `file` in base64: a loaded one, or this one, newly parsed.
+    /// The module whose bytes these are: a loaded one, even if the bytes were not kept, or this one, newly
+    /// parsed.
     #[inline(never)]
     fn inline(
         &mut self,
-        file: &str,
+        body: Body<E::Buffer>,
         expected: Option<&Digest>,
         usage: Usage,
         engine: &mut E,
     ) -> Result<ModuleId, Reason<E::Buffer>> {
-        let digest = digest_base64(file).map_err(Refusal::File)?;
+        let (len, digest) = (body.len, body.provenance.digest);
         check(expected, &digest)?;
         let keep = matches!(usage, Usage::Deployment) && !self.is_stored(&digest);
         if !keep && let Some(known) = self.find(&digest) {
             return Ok(known);
         }
-        let len = decoded_len(file).map_err(Refusal::File)?;
-        self.evict_for(len, engine);
-        let bytes = decode(file, len, self.limits.bytes, engine)?;
-        self.take_bytes(bytes, digest, usage, keep, engine)
+        match body.image() {
+            Ok(image) => self.take_image(image, usage, keep, engine),
+            Err(StreamError::TooLarge { limit, .. }) => {
+                Err(Refusal::ModuleTooLarge(TooLarge { len, limit }).into())
+            }
+            Err(error) => {
+                // Of the whole, not of the part that found no room.
+                Shortage::check(Purpose::ModuleBytes, len, engine.arena().available())?;
+                Err(error.into())
+            }
+        }
     }
 
     /// The loaded module with this digest; one use of it is the caller's.
@@ -197,36 +233,37 @@ impl<'a, E: Engine> Modules<'a, E> {
 
     /// Makes a module of its bytes, or finds that it is loaded already. With `keep` it goes to the
     /// store.
-    fn take_bytes(
+    fn take_image(
         &mut self,
-        bytes: E::Buffer,
-        digest: Digest,
+        image: Image<E::Buffer>,
         usage: Usage,
         keep: bool,
         engine: &mut E,
     ) -> Result<ModuleId, Reason<E::Buffer>> {
+        let digest = image.provenance.digest;
         let known = self.find(&digest);
         if known.is_none() {
+            format::check(&image.bytes)?;
             // Before anything is made of bytes that may not be trusted.
-            self.check_signature(&bytes)?;
+            self.check_signature(&image)?;
         }
         if keep {
             // Parsing rewrites the bytes.
-            self.keep(&digest, &bytes);
+            self.keep(&image);
         }
         if let Some(known) = known {
             return Ok(known);
         }
-        let loaded = self.load(bytes, digest, usage, engine);
+        let loaded = self.load(image, usage, engine);
         if loaded.is_err() && keep {
             self.forget(&digest);
         }
         loaded
     }
 
-    fn check_signature(&self, bytes: &[u8]) -> Result<(), Reason<E::Buffer>> {
+    fn check_signature(&self, image: &Image<E::Buffer>) -> Result<(), Reason<E::Buffer>> {
         match &self.trust {
-            Some(trust) => Ok(trust.check(bytes)?),
+            Some(trust) => Ok(trust.check_stripped(&image.bytes, image.provenance.signed)?),
             None => Ok(()),
         }
     }
@@ -235,11 +272,13 @@ impl<'a, E: Engine> Modules<'a, E> {
     #[inline(never)]
     fn load(
         &mut self,
-        bytes: E::Buffer,
-        digest: Digest,
+        mut image: Image<E::Buffer>,
         usage: Usage,
         engine: &mut E,
     ) -> Result<ModuleId, Reason<E::Buffer>> {
+        let len = image.drop_signature();
+        engine.resize(&mut image.bytes, len)?;
+        let Image { bytes, provenance } = image;
         match usage {
             Usage::Run(limits) => {
                 let needs = engine.estimate(&bytes, &limits)?;
@@ -255,12 +294,12 @@ impl<'a, E: Engine> Modules<'a, E> {
         let full = Refusal::NoEntry(self.table.capacity() as u16);
         let module = self.table.vacant().ok_or(full)?;
         engine.load(module, bytes)?;
-        self.table.loaded_as(module, digest);
+        self.table.loaded_as(module, provenance.digest);
         self.table.acquire(module);
         Ok(module)
     }
 
-    /// Refuses what does not fit the arena, even without the modules that no task waits for.
+    /// Refuses what does not fit the arena, even without the message that is being read.
     ///
     /// # Errors
     /// The shortage that remains.
@@ -274,26 +313,109 @@ impl<'a, E: Engine> Modules<'a, E> {
         Shortage::check(purpose, need, engine.arena().available())
     }
 
-    /// Frees modules on their way that no task waits for, while `need` bytes do not fit but could.
+    /// Frees the message that is being read if `need` bytes do not fit but could.
     pub(super) fn evict_for(&mut self, need: usize, engine: &E) {
-        let lacks = |arena: ArenaUsage| need > arena.available() && need <= arena.total;
-        while lacks(engine.arena()) && self.evict_idle() {}
+        give_way(&mut self.incoming, need, engine);
     }
 
-    /// Frees the idle fetch that began first; false if none is idle.
-    fn evict_idle(&mut self) -> bool {
-        let began = |fetch: &Fetch<E::Buffer>| {
-            let idle = fetch.pending().filter(|f| f.waiters == 0);
-            idle.map(|f| f.began)
+    /// Begins to take the bytes of a message, at most `limit` of them. They give way to all others.
+    pub(super) fn begin_body(&mut self, content: Content, limit: usize) {
+        self.abort_chunk(Intake::Block);
+        self.incoming.begin(content, limit);
+    }
+
+    /// Begins to take a module.
+    pub(super) fn begin_module(&mut self) {
+        self.abort_chunk(Intake::Module);
+        self.incoming.begin_module(self.limits.bytes);
+    }
+
+    /// Begins to take a chunk: where its place is known, into the module that it is of.
+    pub(super) fn begin_chunk(&mut self, place: Option<Place<'_>>, engine: &E) {
+        // The limit is on what is kept of the module.
+        self.begin_body(Content::Module, usize::MAX);
+        let Some(place) = place else {
+            return;
         };
-        let idle = self.fetches.iter_mut().filter(|f| began(f).is_some());
-        match idle.min_by_key(|f| began(f)) {
-            Some(fetch) => {
-                fetch.take();
-                true
-            }
-            None => false,
+        self.intake = Intake::Nowhere;
+        let Some(fetch) = self.taker(place.app_name) else {
+            return;
+        };
+        let (chunk_idx, total_chunks) = (place.chunk_idx, place.total_chunks);
+        let begun = self.with_chunks(fetch, engine, |chunks, make_room| {
+            chunks.begin(chunk_idx, total_chunks, engine, make_room)
+        });
+        self.intake = match begun {
+            Ok(true) => Intake::Chunk {
+                fetch,
+                chunk_idx,
+                total_chunks,
+            },
+            Ok(false) => Intake::Block,
+            Err(error) => return self.fail(fetch, error),
+        };
+    }
+
+    /// The chunk that is being read does not come to its end.
+    fn abort_chunk(&mut self, intake: Intake) {
+        if let Intake::Chunk { fetch, .. } = core::mem::replace(&mut self.intake, intake)
+            && let Some(pending) = self.pending_mut(fetch)
+        {
+            pending.note_gap();
         }
+    }
+
+    /// Takes bytes of the message.
+    pub(super) fn body(&mut self, bytes: &[u8], engine: &E) {
+        match self.intake {
+            Intake::Module | Intake::Block => self.incoming.append(bytes, engine),
+            Intake::Chunk { fetch, .. } => {
+                let appended = self.with_chunks(fetch, engine, |chunks, make_room| {
+                    chunks.append(bytes, engine, make_room)
+                });
+                if let Err(error) = appended {
+                    self.intake = Intake::Nowhere;
+                    self.fail(fetch, error);
+                }
+            }
+            Intake::Nowhere => {}
+        }
+    }
+
+    /// Takes all bytes of the message that lie in a block of their own.
+    pub(super) fn take_body(&mut self, engine: &E) -> Body<E::Buffer> {
+        self.incoming.take(engine)
+    }
+
+    /// Frees the bytes of a module that is loaded, unless they are to be stored for a deployment: they make
+    /// room for its record.
+    pub(super) fn shed(&mut self, body: &mut Body<E::Buffer>, is_deployment: bool) {
+        let digest = body.provenance.digest;
+        if self.table.find(&digest).is_some() && (!is_deployment || self.is_stored(&digest)) {
+            body.bytes = Err(StreamError::GaveWay(Content::Module));
+        }
+    }
+
+    /// Drops the message.
+    pub(super) fn drop_body(&mut self) {
+        self.begin_body(Content::Message, 0);
+    }
+
+    /// Lets the chunks of a fetch take something; `f` gets what makes room in the arena.
+    fn with_chunks<T>(
+        &mut self,
+        fetch: u8,
+        engine: &E,
+        f: impl FnOnce(&mut Chunks<E::Buffer>, &mut dyn FnMut(usize)) -> Result<T, ChunkError>,
+    ) -> Result<T, Reason<E::Buffer>> {
+        let Self {
+            fetches, incoming, ..
+        } = self;
+        let pending = fetches
+            .get_mut(usize::from(fetch))
+            .and_then(Fetch::pending_mut);
+        let chunks = pending.and_then(Pending::chunks).ok_or(Refusal::Unwanted)?;
+        Ok(f(chunks, &mut |need| give_way(incoming, need, engine))?)
     }
 
     fn pending(&self, index: u8) -> Option<&Pending<E::Buffer>> {
@@ -315,44 +437,77 @@ impl<'a, E: Engine> Modules<'a, E> {
         fetches.filter_map(|(index, fetch)| Some((index, fetch.pending_mut()?)))
     }
 
-    /// Fetches `image`, together with all who wait for it already.
-    fn fetch(
-        &mut self,
-        image: &str,
-        reference: &Reference<'_>,
-        now: Instant,
-    ) -> Result<u8, Reason<E::Buffer>> {
-        let mut all = self.all_mut();
-        if let Some((index, fetch)) = all.find(|(_, f)| f.reference() == image) {
-            if fetch.waiters == 0 {
-                fetch.renew();
-            }
+    /// Fetches `image`, together with all who wait for it already, or for its location.
+    fn fetch(&mut self, image: &str, reference: &Reference<'_>) -> Result<u8, Reason<E::Buffer>> {
+        let known = self.all().find(|(_, f)| f.reference() == image);
+        if let Some((index, _)) = known {
             return Ok(index);
         }
-        drop(all);
-        let vacant =
-            |fetches: &[Fetch<E::Buffer>]| fetches.iter().position(|f| f.pending().is_none());
-        if vacant(self.fetches).is_none() {
-            self.evict_idle();
-        }
+        let vacant = self.fetches.iter().position(|f| f.pending().is_none());
         // There are FETCHES_MAX at most.
         let full = Refusal::NoFetch(self.fetches.len() as u8);
-        let index = vacant(self.fetches).ok_or(full)?;
-        let pending = Pending::new(image, reference, self.limits.bytes, now)?;
+        let index = vacant.ok_or(full)?;
+        let mut pending = Pending::new(image, reference, self.limits.bytes)?;
+        let mut all = self.all();
+        let leader = all.find(|(_, f)| f.leads() && f.location() == reference.location);
+        if let Some((leader, fetch)) = leader {
+            pending.follow(leader, fetch.has_begun());
+        }
+        drop(all);
         self.fetches[index].begin(pending);
         Ok(index as u8)
     }
 
-    /// Ends the wait of one who waits for a module.
+    /// Ends the wait of one who waits for a module. What has come of it goes with the last.
     pub(super) fn leave(&mut self, fetch: u8) {
-        if let Some(fetch) = self.pending_mut(fetch) {
-            fetch.waiters = fetch.waiters.saturating_sub(1);
+        let Some(pending) = self.pending_mut(fetch) else {
+            return;
+        };
+        pending.waiters = pending.waiters.saturating_sub(1);
+        if pending.waiters == 0 {
+            self.give_up(fetch);
         }
     }
 
-    /// The connection is up again. Chunks that came while it was down are gone with the session.
-    pub(super) fn connect(&mut self) {
-        for (_, fetch) in self.all_mut().filter(|(_, f)| f.waiters > 0) {
+    /// Drops a fetch, or leaves what has come of it to one that waits for the same bytes.
+    fn give_up(&mut self, fetch: u8) {
+        let dropped = self.fetches.get_mut(usize::from(fetch));
+        let Some(dropped) = dropped.and_then(Fetch::take) else {
+            return;
+        };
+        let heir = self.followers(fetch).next();
+        if let Some((heir, successor)) = heir.and_then(|h| Some((h, self.pending_mut(h)?))) {
+            successor.succeed(dropped);
+            self.follow(fetch, heir);
+        }
+        if let Intake::Chunk { fetch: taker, .. } = &mut self.intake
+            && *taker == fetch
+        {
+            match heir {
+                Some(heir) => *taker = heir,
+                None => self.intake = Intake::Nowhere,
+            }
+        }
+    }
+
+    /// The fetches that wait for the bytes of `leader`.
+    fn followers(&self, leader: u8) -> impl Iterator<Item = u8> {
+        let all = self.all();
+        all.filter_map(move |(index, f)| (f.leader() == Some(leader)).then_some(index))
+    }
+
+    /// Lets those who follow one fetch follow another.
+    fn follow(&mut self, before: u8, leader: u8) {
+        for (_, fetch) in self.all_mut() {
+            if fetch.leader() == Some(before) {
+                fetch.follow(leader, false);
+            }
+        }
+    }
+
+    /// The connection is lost, or up again. Chunks that come while it is down are gone with the session.
+    pub(super) fn renew(&mut self) {
+        for (_, fetch) in self.all_mut() {
             fetch.renew();
         }
     }
@@ -365,7 +520,7 @@ impl<'a, E: Engine> Modules<'a, E> {
 
     /// A request to the registry was lost.
     pub(super) fn registry_request_lost(&mut self, fetch: u8) {
-        if let Some(fetch) = self.pending_mut(fetch).filter(|f| f.waiters > 0) {
+        if let Some(fetch) = self.pending_mut(fetch) {
             fetch.renew();
         }
     }
@@ -377,14 +532,14 @@ impl<'a, E: Engine> Modules<'a, E> {
 
     /// The next request to a server, as `id`, given out once.
     pub(super) fn poll_request(&mut self, id: RequestId) -> Option<Request> {
-        let limit = self.limits.bytes;
         let (_, fetch) = self.all_mut().find(|(_, f)| f.has_http_request())?;
         let request = Request {
             // A reference is no longer.
             url: Url::try_from(fetch.location()).ok()?,
             method: Method::Get,
             accept: Accept::Module,
-            limit,
+            // What is dropped of it does not count.
+            limit: usize::MAX,
         };
         fetch.set_request(id);
         Some(request)
@@ -411,60 +566,210 @@ impl<'a, E: Engine> Modules<'a, E> {
         part: Part<'_>,
         engine: &E,
     ) -> Result<(), Reason<E::Buffer>> {
-        let stream = self.stream(fetch).ok_or(Refusal::Unwanted)?;
-        let growth = stream.growth(&part);
-        self.evict_for(growth, engine);
-        let stream = self.stream(fetch).ok_or(Refusal::Unwanted)?;
+        let Self {
+            fetches, incoming, ..
+        } = self;
+        let pending = fetches
+            .get_mut(usize::from(fetch))
+            .and_then(Fetch::pending_mut)
+            .ok_or(Refusal::Unwanted)?;
+        let stream = pending.stream().ok_or(Refusal::Unwanted)?;
         let ended = match part {
-            Part::Begin(length) => return Ok(stream.begin(length, engine)?),
-            Part::Bytes(bytes) => return Ok(stream.append(bytes, engine)?),
-            Part::End => stream.end(engine).map_err(Into::into),
+            Part::Begin(length) => {
+                pending.begin_response(length);
+                return Ok(());
+            }
+            Part::Bytes(bytes) => {
+                let make_room = |need| give_way(incoming, need, engine);
+                return Ok(stream.append(bytes, engine, make_room)?);
+            }
+            Part::End => pending.end_response(engine),
             Part::Failed(reason) => Err(match stream.give_up() {
                 Ok(()) => engine.words(format_args!("{reason}")).into(),
                 Err(refused) => refused.into(),
             }),
         };
-        if let Some(pending) = self.pending_mut(fetch) {
-            pending.arrive(ended);
+        match ended {
+            Ok(image) => self.bytes_came(fetch, image, true),
+            Err(reason) => self.fail(fetch, reason),
         }
         Ok(())
     }
 
-    fn stream(&mut self, fetch: u8) -> Option<&mut Stream<E::Buffer>> {
-        self.pending_mut(fetch)?.stream()
+    /// The fetch that takes chunks of `app`.
+    pub(super) fn taker(&self, app: &str) -> Option<u8> {
+        let mut all = self.all();
+        let taker = all.find(|(_, f)| !f.is_http() && f.leads() && f.location() == app);
+        taker.map(|(index, _)| index)
     }
 
-    /// Whether chunks of `app` are of use.
-    pub(super) fn takes_chunks_of(&self, app: &str) -> bool {
-        self.all().any(|(_, f)| f.takes_chunks_of(app))
-    }
-
-    /// Storage of fetches, vacant ones too.
-    pub(super) fn places(&self) -> impl Iterator<Item = u8> + use<E> {
-        // There are FETCHES_MAX at most.
-        0..self.fetches.len() as u8
-    }
-
-    /// Lets a fetch take a chunk of `app`, or the reason for which it can't be read. False if it is of no
-    /// use to this one.
+    /// Takes a chunk, of which `body` has the data unless they went into the module as they came.
     pub(super) fn chunk(
         &mut self,
-        fetch: u8,
-        app: &str,
-        chunk: Result<&Chunk<'_>, Error>,
+        place: &Place<'_>,
+        body: Body<E::Buffer>,
         engine: &E,
-    ) -> bool {
-        let Some(pending) = self.pending(fetch).filter(|f| f.takes_chunks_of(app)) else {
-            return false;
+        now: Instant,
+    ) {
+        let taker = self.taker(place.app_name);
+        let at = (place.chunk_idx, place.total_chunks);
+        let came = match core::mem::replace(&mut self.intake, Intake::Block) {
+            Intake::Chunk {
+                fetch,
+                chunk_idx,
+                total_chunks,
+            } if taker == Some(fetch) && at == (chunk_idx, total_chunks) => {
+                self.with_chunks(fetch, engine, |chunks, _| chunks.end())
+            }
+            intake @ (Intake::Chunk { .. } | Intake::Nowhere) => {
+                self.intake = intake;
+                self.abort_chunk(Intake::Block);
+                return log::warn!("a chunk of {} is not taken", place.app_name);
+            }
+            Intake::Module | Intake::Block => match taker {
+                Some(fetch) => self.whole_chunk(fetch, at, body, engine),
+                None => return,
+            },
         };
-        let growth = chunk.map_or(0, |chunk| pending.chunk_growth(chunk));
-        self.evict_for(growth, engine);
-        match (self.pending_mut(fetch), chunk) {
-            (Some(fetch), Ok(chunk)) => fetch.chunk(chunk, engine),
-            (Some(fetch), Err(error)) => fetch.arrive(Err(error.into())),
-            (None, _) => {}
+        match (came, taker) {
+            (Ok(()), Some(fetch)) => self.chunk_came(fetch, engine, now),
+            (Err(reason), Some(fetch)) => self.fail(fetch, reason),
+            (_, None) => {}
         }
-        true
+    }
+
+    /// Takes a chunk from a block of its own.
+    fn whole_chunk(
+        &mut self,
+        fetch: u8,
+        at: (u32, u32),
+        body: Body<E::Buffer>,
+        engine: &E,
+    ) -> Result<(), Reason<E::Buffer>> {
+        let mut bytes = match body.bytes {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                return match self.with_chunks(fetch, engine, |chunks, _| chunks.pass_over(at))? {
+                    true => Ok(()),
+                    false => Err(error.into()),
+                };
+            }
+        };
+        if at == (0, 1) {
+            // It is the module, and there may be no room for it twice.
+            let (len, provenance) = strip_in_place(&mut bytes);
+            let limit = self.limits.bytes;
+            if len > limit {
+                return Err(Refusal::ModuleTooLarge(TooLarge { len, limit }).into());
+            }
+            engine.resize(&mut bytes, len)?;
+            self.bytes_came(fetch, Image { bytes, provenance }, true);
+            return Ok(());
+        }
+        self.with_chunks(fetch, engine, |chunks, make_room| {
+            chunks.accept(at, &bytes, engine, make_room)
+        })
+    }
+
+    /// Takes the module of a fetch if the chunk that came was its last, or holds it: chunks that did not come one
+    /// after the other may be of two versions. Starts that name digests need not wait.
+    fn chunk_came(&mut self, fetch: u8, engine: &E, now: Instant) {
+        let Some(pending) = self.pending_mut(fetch) else {
+            return;
+        };
+        let Some(chunks) = pending.chunks().filter(|chunks| chunks.is_complete()) else {
+            return;
+        };
+        let (is_straight, digest) = (chunks.is_straight(), chunks.digest());
+        pending.hold(now);
+        let group = self.group(fetch);
+        let mut digests = group
+            .iter()
+            .filter_map(|f| Some(self.pending(*f)?.digest()));
+        let is_decided = digests.clone().all(|wanted| wanted.is_some())
+            || digests.any(|wanted| wanted == Some(&digest));
+        if is_straight || is_decided {
+            self.take_chunks(fetch, engine);
+        }
+    }
+
+    /// Takes the module of which all chunks have come.
+    fn take_chunks(&mut self, fetch: u8, engine: &E) {
+        let image = self.with_chunks(fetch, engine, |chunks, make_room| {
+            let is_straight = chunks.is_straight();
+            Ok((chunks.finish(engine, make_room)?, is_straight))
+        });
+        match image {
+            Ok((image, is_straight)) => self.bytes_came(fetch, image, is_straight),
+            Err(reason) => self.fail(fetch, reason),
+        }
+    }
+
+    /// When [`expire`](Self::expire) is due.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.all().filter_map(|(_, f)| f.held_until()).min()
+    }
+
+    /// Takes the modules that were held, and of which no chunk has come for a while. Those over a lost connection
+    /// are asked for again: more may have been lost with it.
+    pub(super) fn expire(&mut self, now: Instant, engine: &E) {
+        while let Some(fetch) = self.held_out(now) {
+            let pending = self.pending_mut(fetch);
+            if !pending.is_some_and(Pending::drop_over_gap) {
+                self.take_chunks(fetch, engine);
+            }
+        }
+    }
+
+    fn held_out(&self, now: Instant) -> Option<u8> {
+        let mut all = self.all();
+        all.find_map(|(index, f)| (f.held_until()? <= now).then_some(index))
+    }
+
+    /// Ends the fetches for which these bytes are, the module of a location that one fetch has brought. Those
+    /// that want another digest fail, but for those that may get it yet.
+    fn bytes_came(&mut self, fetch: u8, image: Image<E::Buffer>, is_straight: bool) {
+        let digest = image.provenance.digest;
+        let group = self.group(fetch);
+        let wants = |f: &Pending<E::Buffer>| f.wants(&digest);
+        let mut members = group.iter().copied();
+        let taker = members.find(|index| self.pending(*index).is_some_and(wants));
+        let mut heir = None;
+        for index in group {
+            let Some(pending) = self.pending_mut(index) else {
+                continue;
+            };
+            if wants(pending) {
+                pending.follow(taker.unwrap_or(index), false);
+            } else if pending.retry(is_straight) {
+                match heir {
+                    Some(heir) => pending.follow(heir, false),
+                    None => heir = Some(index),
+                }
+            } else {
+                let mismatch = check(pending.digest(), &digest);
+                let reason = mismatch.map_or_else(Reason::from, |()| Refusal::Unwanted.into());
+                pending.arrive(Err(reason));
+            }
+        }
+        if let Some(taker) = taker.and_then(|taker| self.pending_mut(taker)) {
+            taker.arrive(Ok(image));
+        }
+    }
+
+    /// Ends a fetch, and those that wait for its bytes, without the module.
+    pub(super) fn fail(&mut self, fetch: u8, reason: Reason<E::Buffer>) {
+        if let Some(pending) = self.pending_mut(fetch) {
+            pending.arrive(Err(reason));
+        }
+    }
+
+    /// A fetch, and those that wait for its bytes.
+    pub(super) fn group(&self, fetch: u8) -> Group {
+        core::iter::once(fetch)
+            .chain(self.followers(fetch))
+            .take(FETCHES_MAX)
+            .collect()
     }
 
     /// A fetch that has ended, and whose waiters can be served.
@@ -473,34 +778,39 @@ impl<'a, E: Engine> Modules<'a, E> {
         all.find_map(|(index, f)| f.has_arrived().then_some(index))
     }
 
-    /// Takes a fetch that has [`arrived`](Self::arrived) and makes a module of its bytes. With `keep`, or
-    /// if it was asked for by its digest, the module goes to the store.
+    /// Takes the fetches of a group, of which the first has [`arrived`](Self::arrived), and makes a module of the
+    /// bytes. With `keep`, or if it was asked for by its digest, the module goes to the store.
     #[inline(never)]
     pub(super) fn take(
         &mut self,
-        fetch: u8,
+        group: &Group,
         usage: Usage,
         keep: bool,
         engine: &mut E,
     ) -> Arrival<E::Buffer> {
-        let taken = self.fetches.get_mut(usize::from(fetch));
-        let Some(pending) = taken.and_then(Fetch::take) else {
-            return Arrival {
-                location: heapless::String::new(),
-                result: Err(Refusal::Unwanted.into()),
-            };
+        let mut arrival = Arrival {
+            location: heapless::String::new(),
+            result: Err(Refusal::Unwanted.into()),
         };
-        let location = clip(pending.location(), SHOWN);
-        let location = heapless::String::try_from(location).unwrap_or_default();
-        let expected = pending.digest().copied();
-        let result = pending.into_result().and_then(|bytes| {
-            let digest = digest(&bytes);
-            check(expected.as_ref(), &digest)?;
+        let mut keep = keep;
+        let mut result = None;
+        for index in group {
+            let taken = self.fetches.get_mut(usize::from(*index));
+            let Some(pending) = taken.and_then(Fetch::take) else {
+                continue;
+            };
             // The store is searched by a digest that a start names.
-            let keep = keep || expected.is_some();
-            self.take_bytes(bytes, digest, usage, keep, engine)
-        });
-        Arrival { location, result }
+            keep |= pending.digest().is_some();
+            if result.is_none() {
+                // It has room for as much.
+                let _ = write!(arrival.location, "{}", shorten(pending.location(), SHOWN));
+                result = Some(pending.into_result());
+            }
+        }
+        if let Some(result) = result {
+            arrival.result = result.and_then(|image| self.take_image(image, usage, keep, engine));
+        }
+        arrival
     }
 
     /// The reason for which one who waits gives up, after `seconds`.
@@ -508,8 +818,9 @@ impl<'a, E: Engine> Modules<'a, E> {
         let Some(fetch) = self.pending(fetch) else {
             return Refusal::Unwanted.into();
         };
-        let (count, total) = fetch.progress();
-        let app = clip(fetch.location(), SHOWN);
+        let leader = fetch.leader().and_then(|leader| self.pending(leader));
+        let (count, total) = leader.unwrap_or(fetch).progress();
+        let app = shorten(fetch.location(), SHOWN);
         let words = if fetch.is_http() {
             engine.words(format_args!(
                 "timeout: module {app} is not here after {seconds} s"
@@ -520,26 +831,6 @@ impl<'a, E: Engine> Modules<'a, E> {
             ))
         };
         words.into()
-    }
-
-    /// Drops idle fetches. The registry goes on sending for others; a server only for as long as
-    /// one waits.
-    pub(super) fn expire(&mut self, now: Instant) {
-        let ttl = self.limits.assembly_ttl;
-        for fetch in self.fetches.iter_mut() {
-            let is_over = |f: &Pending<E::Buffer>| f.is_http() || f.began + ttl <= now;
-            let idle = fetch.pending().filter(|f| f.waiters == 0 && is_over(f));
-            if let Some(idle) = idle {
-                log::warn!("incomplete module {} dropped", idle.location());
-                fetch.take();
-            }
-        }
-    }
-
-    /// Times at which fetches that are idle then are dropped.
-    pub(super) fn next_deadlines(&self) -> impl Iterator<Item = Instant> {
-        let ttl = self.limits.assembly_ttl;
-        self.all().map(move |(_, f)| f.began + ttl)
     }
 
     /// The module with this digest, from the table or the store; one use of it is the caller's.
@@ -561,21 +852,24 @@ impl<'a, E: Engine> Modules<'a, E> {
         };
         self.make_room(len, Purpose::ModuleBytes, engine)?;
         let mut bytes = engine.allocate(len)?;
-        if !self.read(digest, &mut bytes) {
+        let Some((len, provenance)) = self.read(digest, &mut bytes) else {
             return Ok(None);
-        }
-        self.check_signature(&bytes)?;
-        self.load(bytes, *digest, usage, engine).map(Some)
+        };
+        engine.resize(&mut bytes, len)?;
+        let image = Image { bytes, provenance };
+        self.check_signature(&image)?;
+        self.load(image, usage, engine).map(Some)
     }
 
-    /// Reads a module from the store and verifies it. One that is damaged is removed.
-    fn read(&mut self, expected: &Digest, into: &mut [u8]) -> bool {
-        let Some(store) = self.store.as_deref_mut() else {
-            return false;
-        };
+    /// Reads a module from the store and verifies it: returns the number of its bytes, and the digests of the whole. One
+    /// that is damaged is removed.
+    fn read(&mut self, expected: &Digest, into: &mut [u8]) -> Option<(usize, Provenance)> {
+        let store = self.store.as_deref_mut()?;
         let reason = match store.read_module(expected, into) {
-            Ok(()) if digest(into) == *expected => return true,
-            Ok(()) => text(format_args!("its bytes have changed")),
+            Ok(()) => match unseal(into, expected) {
+                None => text(format_args!("its bytes have changed")),
+                unsealed => return unsealed,
+            },
             Err(reason) => reason,
         };
         let hex = to_hex(expected);
@@ -583,7 +877,7 @@ impl<'a, E: Engine> Modules<'a, E> {
         if let Err(reason) = store.remove_module(expected) {
             log::error!("module sha256:{hex} can't be removed: {reason}");
         }
-        false
+        None
     }
 
     /// Whether the store has this module, or there is no store.
@@ -593,9 +887,10 @@ impl<'a, E: Engine> Modules<'a, E> {
     }
 
     /// Stores a module, as far as that is possible.
-    fn keep(&mut self, digest: &Digest, bytes: &[u8]) {
+    fn keep(&mut self, image: &Image<E::Buffer>) {
+        let digest = &image.provenance.digest;
         if let Some(store) = self.store.as_deref_mut()
-            && let Err(reason) = store.write_module(digest, bytes)
+            && let Err(reason) = store.write_module(digest, &image.bytes, &seal(image))
         {
             log::warn!("module sha256:{} is not stored: {reason}", to_hex(digest));
         }
@@ -667,20 +962,12 @@ impl<'a, E: Engine> Modules<'a, E> {
     }
 }
 
-/// The `len` bytes that `file` is in base64.
-fn decode<E: Engine>(
-    file: &str,
-    len: usize,
-    limit: usize,
-    engine: &E,
-) -> Result<E::Buffer, Reason<E::Buffer>> {
-    if len > limit {
-        return Err(Refusal::ModuleTooLarge(TooLarge { len, limit }).into());
+/// Frees the message that is being read while `need` bytes do not fit but could.
+fn give_way<E: Engine>(incoming: &mut Incoming<E::Buffer>, need: usize, engine: &E) {
+    let lacks = |arena: ArenaUsage| need > arena.available() && need <= arena.total;
+    if lacks(engine.arena()) {
+        incoming.give_way();
     }
-    Shortage::check(Purpose::ModuleBytes, len, engine.arena().available())?;
-    let mut bytes = engine.allocate(len)?;
-    decode_into(file, &mut bytes).map_err(Refusal::File)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -15,7 +15,9 @@ use crate::{
     time::{Duration, Instant},
     wire::{ID_MAX, Id},
 };
-use core::ops::Deref;
+use core::{hash::Hasher as _, ops::Deref};
+use hash32::{FnvHasher, Hasher as _};
+use heapless::Vec;
 
 /// Refusals by the broker after which an entry is given up.
 const REFUSALS_MAX: u8 = 3;
@@ -72,6 +74,13 @@ impl<B> Update<B> {
     }
 }
 
+/// Most messages of QoS 1 that may await their acknowledgement at once: the Receive Maximum that the link
+/// announces.
+pub const RECEIVE_MAXIMUM: usize = 8;
+
+/// Ids of tasks and invocations that have ended, of which a command that comes again is known.
+const ENDED: usize = 64;
+
 /// Storage of one message about a task.
 #[derive(Debug)]
 pub struct OutboxEntry<B>(Option<Posted<B>>);
@@ -86,6 +95,10 @@ impl<B> OutboxEntry<B> {
 pub(super) struct Posted<B> {
     /// Whether the link has it, and has not reported its fate yet.
     is_sent: bool,
+    /// Whether it refuses a command.
+    is_refusal: bool,
+    /// Whether its command is not acknowledged, because the outbox is full without it.
+    is_withheld: bool,
     refusals: u8,
     /// Order of posting; wraps after 4 billion messages.
     seq: u32,
@@ -151,6 +164,15 @@ impl<B: Deref<Target = [u8]>> Body<B> {
         }
     }
 
+    /// Whether it tells a failure, of whatever kind.
+    const fn is_refusal(&self) -> bool {
+        match self {
+            Self::Results { outcome, .. } | Self::InvokeResults { outcome, .. } => outcome.is_err(),
+            Self::Update { update, .. } => update.outcome.is_err(),
+            Self::Sample(_) | Self::Message { .. } => false,
+        }
+    }
+
     fn message_bytes(&self) -> usize {
         match self {
             Self::Message { bytes, .. } => bytes.len(),
@@ -166,6 +188,50 @@ impl<B: Deref<Target = [u8]>> Body<B> {
     }
 }
 
+/// The command that is acted upon.
+#[derive(Debug)]
+struct Command {
+    qos: Qos,
+    /// Number of its answer, if that is withheld.
+    answer: Option<u32>,
+}
+
+/// Hashes of the last ids whose results were delivered.
+#[derive(Debug)]
+struct Ended {
+    ids: [u32; ENDED],
+    next: usize,
+}
+
+impl Default for Ended {
+    fn default() -> Self {
+        Self {
+            // That of an id is never 0.
+            ids: [0; ENDED],
+            next: 0,
+        }
+    }
+}
+
+impl Ended {
+    fn has(&self, id: &str) -> bool {
+        self.ids.contains(&hash(id))
+    }
+
+    fn push(&mut self, id: &str) {
+        if !self.has(id) {
+            self.ids[self.next] = hash(id);
+            self.next = (self.next + 1) % ENDED;
+        }
+    }
+}
+
+fn hash(id: &str) -> u32 {
+    let mut hasher = FnvHasher::default();
+    hasher.write(id.as_bytes());
+    hasher.finish32() | 1
+}
+
 /// Owner of the entries, which are sent in the order of posting as they fall due.
 #[derive(Debug)]
 pub(super) struct Outbox<'a, B> {
@@ -174,6 +240,16 @@ pub(super) struct Outbox<'a, B> {
     top: usize,
     /// Entries that are not vacant.
     count: usize,
+    /// Those of them that are withheld.
+    withheld: usize,
+    /// Those that are refusals and not withheld.
+    refusals: usize,
+    /// The command that is acted upon.
+    command: Option<Command>,
+    /// Messages of QoS 1 that were read and not acknowledged, in their order; each with the number of its
+    /// withheld answer, if it has one.
+    unacknowledged: Vec<Option<u32>, RECEIVE_MAXIMUM>,
+    ended: Ended,
     /// Bytes of guests' messages in them.
     message_bytes: usize,
     /// Bytes of guests' messages from which on no more are taken.
@@ -190,6 +266,11 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
             entries,
             top: 0,
             count: 0,
+            withheld: 0,
+            refusals: 0,
+            command: None,
+            unacknowledged: Vec::new(),
+            ended: Ended::default(),
             message_bytes: 0,
             message_bytes_max,
             seq: 0,
@@ -214,6 +295,11 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
         };
         self.message_bytes -= posted.body.message_bytes();
         self.count -= 1;
+        match (posted.is_withheld, posted.is_refusal) {
+            (true, _) => self.withheld -= 1,
+            (false, true) => self.refusals -= 1,
+            (false, false) => {}
+        }
         while self.top > 0 && self.entries[self.top - 1].0.is_none() {
             self.top -= 1;
         }
@@ -224,15 +310,27 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
         self.entries.get(usize::from(index))?.0.as_ref()
     }
 
+    /// Entries for all but withheld answers.
+    const fn capacity(&self) -> usize {
+        self.entries.len().saturating_sub(RECEIVE_MAXIMUM)
+    }
+
     /// Vacant entries.
-    pub(super) fn room(&self) -> usize {
-        self.entries.len() - self.count
+    pub(super) const fn room(&self) -> usize {
+        let taken = self.count - self.withheld;
+        self.capacity().saturating_sub(taken)
+    }
+
+    /// Whether one more answer may be kept among the entries for all. Refusals of a flood leave half of them
+    /// to results.
+    const fn takes_answer(&self, is_refusal: bool) -> bool {
+        self.room() > 0 && (!is_refusal || self.refusals * 2 < self.capacity())
     }
 
     /// Whether a guest's message is taken: guests may fill half of the entries and, in them, a bounded
     /// number of bytes. The rest is for results, and for the messages of others.
     pub(super) fn takes_messages(&self) -> bool {
-        self.room() > self.entries.len() / 2 && self.message_bytes < self.message_bytes_max
+        self.room() > self.capacity() / 2 && self.message_bytes < self.message_bytes_max
     }
 
     /// Whether a last sample is taken; it must not take an entry that results need.
@@ -263,6 +361,40 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
     /// Keeps a message about a task until it is delivered; if there is no room it is lost, and that is
     /// logged.
     pub(super) fn post(&mut self, task: &str, body: Body<B>, due: Instant) {
+        debug_assert!(self.room() > 0, "the caller has looked for room");
+        self.put(task, body, due, false, false);
+    }
+
+    /// Keeps the answer to the command that is acted upon until it is delivered. Without room that command's
+    /// acknowledgement is withheld, so that the broker holds others back; at QoS 0 it can't be, and the
+    /// answer is lost, which is logged.
+    pub(super) fn answer(&mut self, task: &str, body: Body<B>, due: Instant) {
+        let is_refusal = body.is_refusal();
+        if self.takes_answer(is_refusal) {
+            return self.put(task, body, due, is_refusal, false);
+        }
+        match &mut self.command {
+            Some(Command {
+                qos: Qos::AtLeastOnce,
+                answer,
+            }) => {
+                *answer = Some(self.seq);
+                self.put(task, body, due, is_refusal, true);
+            }
+            _ => log::error!(
+                "the outbox is full: the answer to a command about task {task} is lost; a command of QoS 1 would have waited"
+            ),
+        }
+    }
+
+    fn put(
+        &mut self,
+        task: &str,
+        body: Body<B>,
+        due: Instant,
+        is_refusal: bool,
+        is_withheld: bool,
+    ) {
         let Ok(task) = Id::try_from(task) else {
             debug_assert!(false, "ids are bounded when they are read");
             return;
@@ -274,9 +406,16 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
         };
         self.top = self.top.max(index + 1);
         self.count += 1;
+        match (is_withheld, is_refusal) {
+            (true, _) => self.withheld += 1,
+            (false, true) => self.refusals += 1,
+            (false, false) => {}
+        }
         self.message_bytes += body.message_bytes();
         self.entries[index].0 = Some(Posted {
             is_sent: false,
+            is_refusal,
+            is_withheld,
             refusals: 0,
             seq: self.seq,
             due,
@@ -284,6 +423,83 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
             body,
         });
         self.seq = self.seq.wrapping_add(1);
+    }
+
+    /// Whether a message awaits its acknowledgement, or the next refusal would be withheld.
+    pub(super) fn is_behind(&self) -> bool {
+        self.withheld > 0 || !self.unacknowledged.is_empty() || !self.takes_answer(true)
+    }
+
+    /// Begins to act upon a command that came at this quality.
+    pub(super) fn begin_command(&mut self, qos: Qos) {
+        self.command = Some(Command { qos, answer: None });
+    }
+
+    /// Ends that: its acknowledgement is due, unless it was answered without room.
+    pub(super) fn end_command(&mut self) {
+        if let Some(Command {
+            qos: Qos::AtLeastOnce,
+            answer,
+        }) = self.command.take()
+        {
+            self.acknowledge(answer);
+        }
+    }
+
+    /// Has a message of QoS 1 acknowledged after those before it, and after the delivery of `answer`.
+    pub(super) fn acknowledge(&mut self, answer: Option<u32>) {
+        let kept = self.unacknowledged.push(answer);
+        debug_assert!(
+            kept.is_ok(),
+            "the link holds the peer to the Receive Maximum"
+        );
+    }
+
+    /// Whether the oldest message of QoS 1 that was not acknowledged may be, which is told once.
+    pub(super) fn take_acknowledgement(&mut self) -> bool {
+        let Some(first) = self.unacknowledged.first() else {
+            return false;
+        };
+        let may_go = match *first {
+            Some(answer) => self.release(answer),
+            None => true,
+        };
+        // Answers of an earlier connection may be withheld still: each of those to come needs an entry, too.
+        let may_go = may_go && self.withheld < self.unacknowledged.len();
+        if may_go {
+            self.unacknowledged.remove(0);
+        }
+        may_go
+    }
+
+    /// Gives a withheld answer a place among the others; false without room.
+    fn release(&mut self, answer: u32) -> bool {
+        let withheld = |e: &Posted<B>| e.is_withheld && e.seq == answer;
+        let found = self.posted().find(|(_, e)| withheld(e));
+        let Some((index, is_refusal)) = found.map(|(index, e)| (index, e.is_refusal)) else {
+            // It is delivered.
+            return true;
+        };
+        if !self.takes_answer(is_refusal) {
+            return false;
+        }
+        if let Some(posted) = &mut self.entries[usize::from(index)].0 {
+            posted.is_withheld = false;
+            self.withheld -= 1;
+            self.refusals += usize::from(is_refusal);
+        }
+        true
+    }
+
+    /// Forgets which messages were not acknowledged: their connection is gone.
+    pub(super) fn forget_unacknowledged(&mut self) {
+        self.unacknowledged.clear();
+    }
+
+    /// Whether a task or an invocation of this id is among the last that have ended and whose results were
+    /// delivered.
+    pub(super) fn has_ended(&self, id: &str) -> bool {
+        self.ended.has(id)
     }
 
     /// Whether results of this task are posted and not yet delivered, and no stop has come since.
@@ -348,7 +564,14 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
         posted.is_sent = false;
         match delivery {
             Delivery::Done if posted.body.next() => {}
-            Delivery::Done => self.free(index),
+            Delivery::Done => {
+                match &posted.body {
+                    Body::Results { .. } | Body::Update { .. } => self.ended.push(&posted.task),
+                    Body::InvokeResults { invocation, .. } => self.ended.push(invocation),
+                    Body::Sample(_) | Body::Message { .. } => {}
+                }
+                self.free(index);
+            }
             Delivery::Lost if posted.body.qos() == Qos::AtMostOnce => self.free(index),
             Delivery::Lost => {}
             // The round's topic is not ours; the manager's envelope is what counts.
@@ -411,13 +634,12 @@ mod tests {
 
     #[test]
     fn entries_go_in_order_as_they_fall_due() {
-        let mut entries = [const { OutboxEntry::VACANT }; 3];
+        let mut entries = [const { OutboxEntry::VACANT }; 3 + RECEIVE_MAXIMUM];
         let mut outbox = Outbox::new(&mut entries, 1000);
         outbox.post("a", results(), at(250));
         outbox.post("b", results(), at(0));
         outbox.post("c", results(), at(0));
-        outbox.post("d", results(), at(0));
-        assert!(!outbox.holds_results("d"), "there is no room for it");
+        assert_eq!(outbox.room(), 0);
 
         let take = |outbox: &mut Outbox<'_, _>, ms| {
             outbox
@@ -434,7 +656,7 @@ mod tests {
 
     #[test]
     fn a_lost_entry_is_sent_again_until_it_is_acknowledged() {
-        let mut entries = [const { OutboxEntry::VACANT }; 1];
+        let mut entries = [const { OutboxEntry::VACANT }; 1 + RECEIVE_MAXIMUM];
         let mut outbox = Outbox::new(&mut entries, 1000);
         outbox.post("a", results(), at(0));
         for _ in 0..10 {
@@ -450,7 +672,7 @@ mod tests {
 
     #[test]
     fn a_refused_entry_is_given_up_after_three_attempts() {
-        let mut entries = [const { OutboxEntry::VACANT }; 1];
+        let mut entries = [const { OutboxEntry::VACANT }; 1 + RECEIVE_MAXIMUM];
         let mut outbox = Outbox::new(&mut entries, 1000);
         outbox.post("a", results(), at(0));
         for attempt in 0..3 {
@@ -463,7 +685,7 @@ mod tests {
 
     #[test]
     fn only_what_the_link_has_room_for_is_given_out() {
-        let mut entries = [const { OutboxEntry::VACANT }; 2];
+        let mut entries = [const { OutboxEntry::VACANT }; 2 + RECEIVE_MAXIMUM];
         let mut outbox = Outbox::new(&mut entries, 1000);
         let monitor = Monitor::new(crate::wire::MonitoringProfile::STANDARD, at(0));
         outbox.post("a", results(), at(0));

@@ -5,6 +5,7 @@ use super::{
     outbox::{Body, Outcome, Posted, Update},
     presence::Presence,
     supervisor::Supervisor,
+    takes::Takes,
     tasks::TaskRecord,
 };
 use crate::{
@@ -80,7 +81,7 @@ impl<'w> Writer<'w> {
         now: Instant,
     ) -> Result<usize, Unwritten> {
         Ok(match subject {
-            Subject::Discovery => self.discovery(buf)?,
+            Subject::Discovery => self.discovery(of, buf)?,
             Subject::Heartbeat => self.alive(report::Status::Alive, buf)?,
             Subject::Metrics => self.metrics(of, buf, now)?,
             Subject::Sample(slot) => {
@@ -99,11 +100,22 @@ impl<'w> Writer<'w> {
         })
     }
 
-    fn discovery(&self, buf: &mut [u8]) -> Result<usize, BufferTooSmall> {
+    fn discovery<E: Engine>(
+        &self,
+        of: &Supervisor<'_, E>,
+        buf: &mut [u8],
+    ) -> Result<usize, BufferTooSmall> {
+        let takes = Takes::now(of);
         let discovery = report::Discovery {
             proplet_id: self.config.proplet_id,
             namespace: self.config.namespace,
-            metadata: self.config.metadata,
+            metadata: report::Metadata {
+                max_inline_bytes: Some(takes.max_inline_bytes),
+                slots: Some(takes.slots),
+                deployments: Some(takes.deployments),
+                memory_page_bytes: Some(takes.page_bytes).filter(|bytes| *bytes > 0),
+                ..self.config.metadata
+            },
         };
         report::write(&discovery, buf)
     }
@@ -277,9 +289,12 @@ fn parts<'o, B: Deref<Target = [u8]>>(
 ) -> (&'o str, Option<&'o str>) {
     match outcome {
         Ok(results) => (results.as_str(words), None),
-        Err(reason) => {
-            *words = text(format_args!("{}", reason.of(task)));
-            ("", Some(words))
-        }
+        Err(reason) => match reason.words() {
+            Some(words) => ("", Some(words)),
+            None => {
+                *words = text(format_args!("{}", reason.of(task)));
+                ("", Some(words))
+            }
+        },
     }
 }

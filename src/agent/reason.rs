@@ -5,6 +5,7 @@ use crate::{
     memory::Shortage,
     module::{
         chunks::{ChunkError, TooLarge},
+        format::Format,
         reference::DigestMismatch,
         signature,
         stream::StreamError,
@@ -50,6 +51,8 @@ pub enum Refusal {
     Chunk(ChunkError),
     /// The body of a response is refused.
     Stream(StreamError),
+    /// The bytes are no module.
+    Format(Format),
     /// The module is larger than the limit.
     ModuleTooLarge(TooLarge),
     /// The module is not signed as it must be.
@@ -74,6 +77,8 @@ pub enum Refusal {
     ResultTooLarge(usize),
     /// The broker refused the result; its length in bytes.
     ResultRefused(usize),
+    /// As many connections have ended within the message.
+    CutOff(u8),
     /// The response, or the part of it, is of no use any more.
     Unwanted,
     /// The guest trapped; the arena had no room for the words.
@@ -120,6 +125,16 @@ impl<B> Reason<B> {
     }
 }
 
+impl<B: Deref<Target = [u8]>> Reason<B> {
+    /// The words that are made already.
+    pub(super) fn words(&self) -> Option<&str> {
+        match self {
+            Self::Refusal(_) => None,
+            Self::Words(words) => Some(core::str::from_utf8(words).unwrap_or(NO_WORDS)),
+        }
+    }
+}
+
 impl<B: Deref<Target = [u8]>> fmt::Display for Reason<B> {
     /// In words, without the task's id.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -137,7 +152,7 @@ impl<B: Deref<Target = [u8]>> fmt::Display for Shown<'_, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.reason {
             Reason::Refusal(refusal) => refusal.show(self.task, f),
-            Reason::Words(words) => f.write_str(core::str::from_utf8(words).unwrap_or(NO_WORDS)),
+            Reason::Words(_) => f.write_str(self.reason.words().unwrap_or(NO_WORDS)),
         }
     }
 }
@@ -179,6 +194,7 @@ impl Refusal {
             Self::Digest(mismatch) => write!(f, "{mismatch}"),
             Self::Chunk(error) => write!(f, "{error}"),
             Self::Stream(error) => write!(f, "{error}"),
+            Self::Format(format) => write!(f, "{format}"),
             Self::ModuleTooLarge(error) => write!(f, "{error}"),
             Self::Signature(refusal) => write!(f, "{refusal}"),
             Self::Memory(shortage) => write!(f, "{shortage}"),
@@ -199,6 +215,10 @@ impl Refusal {
             Self::ResultRefused(len) => {
                 write!(f, "the result of {len} bytes was refused by the broker")
             }
+            Self::CutOff(times) => write!(
+                f,
+                "the message was given up: {times} connections have ended while it came in"
+            ),
             Self::Unwanted => f.write_str("nobody waits for it any more"),
             Self::Trapped => f.write_str(TRAPPED),
             Self::NoWords => f.write_str(NO_WORDS),
@@ -248,17 +268,86 @@ refusals! {
     Digest(DigestMismatch),
     Chunk(ChunkError),
     Stream(StreamError),
+    Format(Format),
     Signature(signature::Refusal),
 }
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
+    use crate::{memory::Purpose, text::TEXT_MAX, wire::ID_MAX};
+    use std::{format, vec};
 
     /// A record of a task that has failed keeps its reason.
     #[test]
     fn a_reason_is_small() {
         assert!(size_of::<Refusal>() <= 10 * size_of::<usize>());
         assert!(size_of::<Reason<(usize, usize)>>() <= 10 * size_of::<usize>());
+    }
+
+    /// None is cut where its words are made, for a task with the longest id, in an arena of 4 GiB.
+    #[test]
+    fn the_words_of_a_refusal_are_whole() {
+        const MOST: usize = u32::MAX as usize;
+        let memory = |purpose| Shortage::Pieces {
+            purpose,
+            need: MOST,
+            free: MOST,
+            largest: MOST,
+        };
+        let instance = |makes_shared| Purpose::Instance {
+            memory: MOST,
+            makes_shared,
+        };
+        let refusals = vec![
+            Refusal::NotDeployed,
+            Refusal::NotRestored,
+            Refusal::NotReady,
+            Refusal::NotKept,
+            Refusal::Deadline(Milliseconds([u32::MAX; 2])),
+            Refusal::ReferenceTooLong(usize::MAX),
+            Refusal::ResultTooLarge(usize::MAX),
+            Refusal::ResultRefused(usize::MAX),
+            Refusal::File(wire::Error::Type {
+                field: "monitoring_profile.collect_file_descriptors",
+                expected: "an object of strings",
+                found: "a number",
+            }),
+            Refusal::Chunk(ChunkError::Short {
+                index: u32::MAX,
+                total: u32::MAX,
+                len: MOST,
+                last: MOST,
+            }),
+            Refusal::Stream(StreamError::CutShort {
+                content: crate::module::stream::Content::Dataset,
+                len: usize::MAX,
+                announced: usize::MAX,
+            }),
+            Refusal::ModuleTooLarge(TooLarge {
+                len: usize::MAX,
+                limit: usize::MAX,
+            }),
+            Refusal::ModelTooLarge {
+                len: usize::MAX,
+                limit: usize::MAX,
+            },
+            Refusal::NoModel {
+                has_topic: true,
+                seconds: u32::MAX,
+            },
+            Refusal::Format(Format::Json),
+            Refusal::Memory(memory(Purpose::Record)),
+            Refusal::Memory(memory(Purpose::ModuleAndInstance)),
+            Refusal::Memory(memory(instance(false))),
+            Refusal::Memory(memory(instance(true))),
+        ];
+        for refusal in refusals {
+            let reason = Reason::<&[u8]>::Refusal(refusal);
+            let words = format!("{}", reason.of(&"i".repeat(ID_MAX)));
+            assert!(words.len() <= TEXT_MAX, "{} bytes: {words}", words.len());
+        }
     }
 }

@@ -33,6 +33,8 @@ pub struct Settings {
     pub has_tls: bool,
     /// Whether the firmware checks signatures at all; not a setting.
     pub has_signatures: bool,
+    /// Bytes of a page of linear memory: the least that `memory_max_bytes` may be, beside 0. The port says it.
+    pub page: u32,
     /// A setting that protects the proplet and has a value that can't be taken; not a setting.
     pub unusable: Option<&'static str>,
     pub wifi_ssid: String<SSID_MAX>,
@@ -47,6 +49,8 @@ pub struct Settings {
     pub keep_alive: u16,
     pub timeout: u16,
     pub session_expiry: u32,
+    /// Bytes of the largest packet that the broker may send; 0 is no limit.
+    pub max_packet_size: u32,
     pub will: bool,
     pub heartbeat: u32,
     pub metrics_interval: u32,
@@ -93,6 +97,7 @@ impl Settings {
     pub const EMPTY: Self = Self {
         has_tls: false,
         has_signatures: false,
+        page: 0,
         unusable: None,
         wifi_ssid: String::new(),
         wifi_psk: String::new(),
@@ -106,6 +111,7 @@ impl Settings {
         keep_alive: 0,
         timeout: 0,
         session_expiry: 0,
+        max_packet_size: 0,
         will: false,
         heartbeat: 0,
         metrics_interval: 0,
@@ -161,6 +167,7 @@ impl Settings {
             "keep_alive" => Field::U16(&mut self.keep_alive),
             "timeout" => Field::U16(&mut self.timeout),
             "session_expiry" => Field::U32(&mut self.session_expiry),
+            "max_packet_size" => Field::U32(&mut self.max_packet_size),
             "will" => Field::Switch(&mut self.will),
             "heartbeat" => Field::U32(&mut self.heartbeat),
             "metrics_interval" => Field::U32(&mut self.metrics_interval),
@@ -216,6 +223,9 @@ impl Settings {
 
     fn take(&mut self, spec: &Spec, value: &str) -> Result<(), Text> {
         check(spec.kind, value)?;
+        if spec.name == "memory_max_bytes" {
+            return memory_max(&mut self.memory_max_bytes, value, spec.kind, self.page);
+        }
         let (has_tls, has_signatures) = (self.has_tls, self.has_signatures);
         match self.field(spec.name) {
             Some(Field::Text(field)) => assign(field, value),
@@ -399,6 +409,19 @@ fn number<T: TryFrom<u64>>(field: &mut T, value: &str, kind: Kind) -> Result<(),
         }
         None => Err(text(format_args!("expected a number from {min} to {max}"))),
     }
+}
+
+/// Takes `memory_max_bytes`: 0, or a page at least.
+fn memory_max(field: &mut u32, value: &str, kind: Kind, page: u32) -> Result<(), Text> {
+    let mut bytes = 0;
+    number(&mut bytes, value, kind)?;
+    if (1..page).contains(&bytes) {
+        return Err(text(format_args!(
+            "expected 0, or {page} bytes at least, which is a page"
+        )));
+    }
+    *field = bytes;
+    Ok(())
 }
 
 fn switch(value: &str) -> Result<bool, Text> {
@@ -644,6 +667,27 @@ mod tests {
             assert!(error.starts_with("mqtt_tls_key: "), "{error}");
             assert!(!error.contains("MIIB"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_bound_on_memory_is_a_page_at_least() {
+        let mut settings = fresh();
+        settings.page = 1024;
+        for taken in ["0", "1024", "4294967295"] {
+            settings.set("memory_max_bytes", taken).unwrap();
+        }
+        for refused in ["1", "1023"] {
+            assert_eq!(
+                settings
+                    .set("memory_max_bytes", refused)
+                    .unwrap_err()
+                    .as_str(),
+                std::format!(
+                    "memory_max_bytes '{refused}': expected 0, or 1024 bytes at least, which is a page"
+                )
+            );
+        }
+        assert_eq!(settings.memory_max_bytes, u32::MAX);
     }
 
     #[test]

@@ -436,13 +436,13 @@ pub const SETTINGS: &[Setting] = &[
         )
         .linux("session-expiry", "PROPLET_MQTT_SESSION_EXPIRY", Is("300"))
         .shell("300"),
-    Setting::number(Connection, "receive_buffer", Bytes, 1024..=1 << 28)
+    Setting::number(Connection, "max_packet_size", Bytes, 0..=268_435_455)
         .help(
-            "bytes of the largest message that is received",
-            "Bounds a module that comes inline, in base64, at about two thirds of it. Larger messages are skipped and logged.",
+            "bytes of the largest packet that the broker may send; 0 is no limit",
+            "The broker drops larger ones and tells nobody: a start that is dropped has no result. Without a limit each is answered.",
         )
-        .linux("receive-buffer", "PROPLET_MQTT_MAX_PACKET_SIZE", Is("1048576"))
-        .build("16384", "PROPLET_RX_BUFFER_SIZE"),
+        .linux("max-packet-size", "PROPLET_MQTT_MAX_PACKET_SIZE", Is("0"))
+        .shell("0"),
     Setting::new(Connection, "will", Kind::Switch)
         .help("leave a last will, \"offline\", on the alive topic", "")
         .linux("no-will", "PROPLET_NO_WILL", Unset("off"))
@@ -585,7 +585,7 @@ pub const SETTINGS: &[Setting] = &[
         .shell("0"),
     Setting::number(Limits, "module_max_bytes", Bytes, COUNT)
         .help(
-            "most bytes of a module; 0 leaves only the arena as bound",
+            "most bytes of a module without its custom sections; 0 leaves only the arena as bound",
             "",
         )
         .linux("module-max-bytes", "PROPLET_MODULE_MAX_BYTES", Is("0"))

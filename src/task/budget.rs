@@ -60,7 +60,11 @@ impl fmt::Display for BudgetError<'_> {
                 max,
             } => {
                 let value = clip(value, 24);
-                write!(f, "{key}={value}: expected a number from {min}")?;
+                write!(
+                    f,
+                    "{key}={value}: expected a number{} from {min}",
+                    unit(key)
+                )?;
                 match max {
                     u64::MAX => Ok(()),
                     max => write!(f, " to {max}"),
@@ -78,6 +82,16 @@ impl fmt::Display for BudgetError<'_> {
 }
 
 impl core::error::Error for BudgetError<'_> {}
+
+/// Unit of a variable's number, as an error names it.
+fn unit(key: &str) -> &'static str {
+    match key {
+        DEADLINE_MS => " of milliseconds",
+        WORK => " of branches and calls",
+        STACK_BYTES | MEMORY_BYTES => " of bytes",
+        _ => "",
+    }
+}
 
 /// Bounds of one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,12 +252,27 @@ mod tests {
     fn what_is_out_of_range_is_refused_with_the_range() {
         assert_eq!(
             with(DEADLINE_MS, "60001").unwrap_err(),
-            "PROPLET_DEADLINE_MS=60001: expected a number from 1 to 60000"
+            "PROPLET_DEADLINE_MS=60001: expected a number of milliseconds from 1 to 60000"
         );
         assert_eq!(
             with(WORK, "-1").unwrap_err(),
-            "PROPLET_WORK=-1: expected a number from 1"
+            "PROPLET_WORK=-1: expected a number of branches and calls from 1"
         );
+        let paged = TaskLimits {
+            memory: Some(49_152),
+            page: 1024,
+            ..DEVICE
+        };
+        for small in ["0", "100", "1023", "49153"] {
+            let error = Budget::from_env(|k| (k == MEMORY_BYTES).then_some(small), &paged);
+            assert_eq!(
+                error.unwrap_err().to_string(),
+                std::format!(
+                    "PROPLET_MEMORY_BYTES={small}: expected a number of bytes from 1024 to 49152"
+                )
+            );
+        }
+        assert!(Budget::from_env(|k| (k == MEMORY_BYTES).then_some("1024"), &paged).is_ok());
         for (key, value) in [
             (DEADLINE_MS, "0"),
             (DEADLINE_MS, "1s"),

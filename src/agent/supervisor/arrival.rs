@@ -9,29 +9,34 @@ use crate::{
         tasks::{Deployed, DeploymentRecord, Stop, StopReason, TaskState},
     },
     engine::{Engine, EngineError, ModuleId, Slot},
+    module::incoming::Body,
     time::{Duration, Instant},
-    wire::{Chunk, Error},
+    wire::{Error, Place},
 };
 
 /// Time from a complaint that a guest runs on to the next.
 const LATE_AGAIN: Duration = Duration::from_secs(10);
 
 impl<E: Engine> Supervisor<'_, E> {
-    /// Takes a chunk of `app`, or the reason for which it can't be read. False if it is of no use.
+    /// Takes a chunk, with its data.
     pub(in crate::agent) fn chunk(
         &mut self,
-        app: &str,
-        chunk: Result<&Chunk<'_>, Error>,
+        place: &Place<'_>,
+        body: Body<E::Buffer>,
         now: Instant,
-    ) -> bool {
-        let mut is_taken = false;
-        // Two fetches may differ in their digest alone. The bytes of one are gone before the next takes
-        // its own.
-        for fetch in self.modules.places() {
-            is_taken |= self.modules.chunk(fetch, app, chunk, &self.engine);
-            self.settle_modules(now);
-        }
-        is_taken
+    ) {
+        self.modules.chunk(place, body, &self.engine, now);
+        self.settle_modules(now);
+    }
+
+    /// Ends the fetches of `app`, of which a chunk can't be read. False if none takes chunks of it.
+    pub(in crate::agent) fn bad_chunk(&mut self, app: &str, error: Error, now: Instant) -> bool {
+        let Some(fetch) = self.modules.taker(app) else {
+            return false;
+        };
+        self.modules.fail(fetch, error.into());
+        self.settle_modules(now);
+        true
     }
 
     /// Serves all who wait for modules that have arrived.
@@ -43,20 +48,32 @@ impl<E: Engine> Supervisor<'_, E> {
 
     #[inline(never)]
     pub(super) fn settle(&mut self, fetch: u8, now: Instant) {
-        let usage = match self.tasks.next_fetching(fetch.into()) {
+        let group = self.modules.group(fetch);
+        let mut slots = group
+            .iter()
+            .filter_map(|f| self.tasks.next_fetching((*f).into()));
+        let usage = match slots.next() {
             Some(slot) => Usage::Run(self.budget(slot).limits),
             None => Usage::Deployment,
         };
-        let is_deployed = self.tasks.next_deploying(fetch.into()).is_some();
+        drop(slots);
+        let mut deployed = group.iter();
+        let is_deployed = deployed.any(|f| self.tasks.next_deploying((*f).into()).is_some());
         let arrival = self
             .modules
-            .take(fetch, usage, is_deployed, &mut self.engine);
+            .take(&group, usage, is_deployed, &mut self.engine);
         match arrival.result {
             Ok(module) => {
-                self.serve(fetch, module, now);
+                for fetch in group {
+                    self.serve(fetch, module, now);
+                }
                 self.release(module);
             }
-            Err(reason) => self.fail_waiters(fetch, &arrival.location, reason, now),
+            Err(reason) => {
+                for fetch in group {
+                    self.fail_waiters(fetch, &arrival.location, &reason, now);
+                }
+            }
         }
     }
 
@@ -80,14 +97,11 @@ impl<E: Engine> Supervisor<'_, E> {
         &mut self,
         fetch: u8,
         app: &str,
-        reason: Reason<E::Buffer>,
+        reason: &Reason<E::Buffer>,
         now: Instant,
     ) {
         let words = |engine: &E| -> Reason<E::Buffer> {
-            match (
-                engine.words(format_args!("module {app}: {reason}")),
-                &reason,
-            ) {
+            match (engine.words(format_args!("module {app}: {reason}")), reason) {
                 // Its numbers alone are better than nothing.
                 (EngineError::NoWords, Reason::Refusal(refusal)) => (*refusal).into(),
                 (words, _) => words.into(),
@@ -103,22 +117,39 @@ impl<E: Engine> Supervisor<'_, E> {
         }
     }
 
+    /// Most bytes of a message on a topic that is not the manager's; `None` if it is for no one.
+    pub(in crate::agent) fn other_limit(&self, topic: &str) -> Option<usize> {
+        let receivers = (0..self.subscriptions.len())
+            .filter_map(|index| self.subscriptions.receiver(index, topic));
+        let limits = receivers.map(|receiver| match receiver {
+            Receiver::Guest(_) => self.config.message_bytes,
+            Receiver::Model(_) => self.config.data_bytes,
+        });
+        limits.max()
+    }
+
     /// Takes a message on a topic that is not the manager's: for guests, or a model.
-    pub(in crate::agent) fn other_message(&mut self, topic: &str, payload: &[u8], now: Instant) {
+    pub(in crate::agent) fn other_message(
+        &mut self,
+        topic: &str,
+        body: &Body<E::Buffer>,
+        now: Instant,
+    ) {
         let mut is_received = false;
         for index in (0..self.subscriptions.len()).rev() {
             let Some(receiver) = self.subscriptions.receiver(index, topic) else {
                 continue;
             };
             is_received = true;
-            match receiver {
-                Receiver::Guest(slot) => {
+            match (receiver, &body.bytes) {
+                (Receiver::Guest(slot), Ok(payload)) => {
                     let below = self.topics.strip(topic).unwrap_or(topic);
                     self.engine.deliver(slot, below, payload);
                 }
-                Receiver::Model(slot) => {
+                (Receiver::Guest(slot), Err(_)) => self.engine.drop_message(slot),
+                (Receiver::Model(slot), _) => {
                     self.subscriptions.remove(slot);
-                    self.model_message(slot, payload, now);
+                    self.model_message(slot, body, now);
                 }
             }
         }
@@ -142,7 +173,8 @@ impl<E: Engine> Supervisor<'_, E> {
         {
             self.fail_deployment(index, self.late(fetch), now);
         }
-        self.modules.expire(now);
+        self.modules.expire(now, &self.engine);
+        self.settle_modules(now);
     }
 
     /// Acts on the deadline of a task. Its next one is later, if it has any.

@@ -1,6 +1,6 @@
 //! Latent deployments.
 
-use super::{Supervisor, run::entry, texts_of, wanted};
+use super::{File, Supervisor, run::entry, texts_of, wanted};
 use crate::{
     agent::{
         modules::{Obtained, Usage},
@@ -23,6 +23,7 @@ impl<E: Engine> Supervisor<'_, E> {
     pub(super) fn deploy(
         &mut self,
         start: &Start<'_>,
+        file: File<E::Buffer>,
         now: Instant,
     ) -> Result<(), Reason<E::Buffer>> {
         self.check_admission(start.encrypted)?;
@@ -34,8 +35,8 @@ impl<E: Engine> Supervisor<'_, E> {
         let index = self.tasks.vacant_deployment()?;
         self.parse_budget(|key| start.env.get(key))?;
         let record = self.deployment_record(&texts_of(start), start.monitoring_profile, now)?;
-        let wanted = wanted(start, Usage::Deployment);
-        let obtained = self.modules.obtain(&wanted, &mut self.engine, now)?;
+        let wanted = wanted(start, file, Usage::Deployment);
+        let obtained = self.modules.obtain(wanted, &mut self.engine)?;
         self.tasks.deploy(index, record);
         match obtained {
             Obtained::Ready(module) => self
@@ -185,13 +186,13 @@ impl<E: Engine> Supervisor<'_, E> {
         match deployment.state() {
             Deployed::Ready { module } => self.release(module),
             Deployed::Fetching { fetch, .. } => self.modules.leave(fetch),
-            Deployed::WithoutModule => {}
+            Deployed::WithoutModule | Deployed::Failed => {}
         }
         let due = self.due(deployment.head().received, now);
         let body = Body::Results {
             outcome: Err(Refusal::Stopped.into()),
             stopped: true,
         };
-        self.outbox.post(deployment.id(), body, due);
+        self.outbox.answer(deployment.id(), body, due);
     }
 }

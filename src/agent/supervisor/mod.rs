@@ -32,8 +32,9 @@ use crate::{
     config::Config,
     engine::{Engine, ModuleId, RunUsage, Slot},
     memory::Purpose,
+    module::incoming::Body,
     task::budget::Budget,
-    wire::{Pairs, Start, Topics},
+    wire::{Error, Pairs, Start, Topics},
 };
 use core::fmt;
 
@@ -110,7 +111,7 @@ impl<E: Engine> Supervisor<'_, E> {
             let (stage, module) = match deployment.state() {
                 Deployed::Ready { module } => (Stage::Deployed, Some(module)),
                 Deployed::Fetching { .. } => (Stage::Fetching, None),
-                Deployed::WithoutModule => (Stage::Failed, None),
+                Deployed::WithoutModule | Deployed::Failed => (Stage::Failed, None),
             };
             TaskView {
                 slot: None,
@@ -140,10 +141,13 @@ impl<E: Engine> Supervisor<'_, E> {
     }
 }
 
-fn wanted<'s>(start: &Start<'s>, usage: Usage) -> Wanted<'s> {
+/// The module that came with a start, or its fault.
+type File<B> = Option<Result<Body<B>, Error>>;
+
+fn wanted<'s, B>(start: &Start<'s>, file: File<B>, usage: Usage) -> Wanted<'s, B> {
     Wanted {
         image: start.image_url.unwrap_or_default(),
-        file: start.file,
+        file,
         usage,
     }
 }

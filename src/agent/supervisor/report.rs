@@ -3,8 +3,8 @@
 use super::Supervisor;
 use crate::{
     agent::{
-        outbox::{Body, Outcome, Update},
-        reason::Reason,
+        outbox::{Body, Outcome, Output, Update},
+        reason::{Reason, Refusal},
         tasks::{Deployed, TaskKind, TaskRecord},
     },
     engine::{Engine, Slot},
@@ -66,10 +66,20 @@ impl<E: Engine> Supervisor<'_, E> {
         }
     }
 
+    /// Reports a daemon's success: it runs.
+    pub(super) fn report_success(&mut self, slot: Slot, now: Instant) {
+        let Some(task) = self.tasks.get(slot) else {
+            return;
+        };
+        let due = self.due(task.task().received, now);
+        let body = Body::results(Ok(Output::Value(None)));
+        self.outbox.post(task.id(), body, due);
+    }
+
     pub(in crate::agent) fn refuse(&mut self, id: &str, reason: Reason<E::Buffer>, now: Instant) {
         log::warn!("start of {id} refused: {}", reason.of(id));
         let due = self.due(now, now);
-        self.outbox.post(id, Body::results(Err(reason)), due);
+        self.outbox.answer(id, Body::results(Err(reason)), due);
     }
 
     pub(super) fn refuse_round(
@@ -83,7 +93,8 @@ impl<E: Engine> Supervisor<'_, E> {
         let update = Update::new(round, Err(reason), false);
         let stopped = false;
         let due = self.due(now, now);
-        self.outbox.post(id, Body::Update { update, stopped }, due);
+        self.outbox
+            .answer(id, Body::Update { update, stopped }, due);
     }
 
     pub(in crate::agent) fn refuse_invocation(
@@ -102,19 +113,41 @@ impl<E: Engine> Supervisor<'_, E> {
             invocation,
             outcome: Err(reason),
         };
-        self.outbox.post(id, body, now);
+        self.outbox.answer(id, body, now);
     }
 
+    /// Ends a deployment that waits for its module, or has just got it. It is reported at once, or when the
+    /// outbox has room.
     pub(super) fn fail_deployment(&mut self, index: u8, reason: Reason<E::Buffer>, now: Instant) {
-        let Some(deployment) = self.tasks.undeploy(index) else {
+        let Some(deployment) = self.tasks.deployment(index) else {
             return;
         };
+        let id = deployment.id();
+        log::warn!("latent task {id} failed: {}", reason.of(id));
         if let Deployed::Fetching { fetch, .. } = deployment.state() {
             self.modules.leave(fetch);
         }
-        let (id, due) = (deployment.id(), self.due(deployment.head().received, now));
-        log::warn!("latent task {id} failed: {}", reason.of(id));
-        self.outbox.post(id, Body::results(Err(reason)), due);
+        if self.outbox.room() > 0 {
+            return self.report_deployment(index, Some(reason), now);
+        }
+        let reason = self.engine.record(reason, 0).ok();
+        self.tasks.fail_deployment(index, reason);
+    }
+
+    /// Reports the failure of a deployment, and frees its place.
+    pub(super) fn report_deployment(
+        &mut self,
+        index: u8,
+        reason: Option<Reason<E::Buffer>>,
+        now: Instant,
+    ) {
+        let Some(mut deployment) = self.tasks.undeploy(index) else {
+            return;
+        };
+        let reason = reason.or_else(|| deployment.take_reason());
+        let due = self.due(deployment.head().received, now);
+        let body = Body::results(Err(reason.unwrap_or(Refusal::NotKept.into())));
+        self.outbox.post(deployment.id(), body, due);
     }
 
     /// When the results of a start that came at `received` are due: not so soon that the manager

@@ -12,6 +12,7 @@ use crate::{
     engine::{Engine, ModuleId, Slot},
     http::{Accept, Method, Request, RequestId},
     memory::Purpose,
+    module::incoming::Body,
     task::{budget::Budget, learning::Round},
     time::Instant,
     wire::topic,
@@ -153,17 +154,18 @@ impl<E: Engine> Supervisor<'_, E> {
     }
 
     /// A model arrived on its topic.
-    pub(super) fn model_message(&mut self, slot: Slot, payload: &[u8], now: Instant) {
-        let (len, limit) = (payload.len(), self.config.data_bytes);
-        let copy = match len > limit {
-            true => Err(Refusal::ModelTooLarge { len, limit }.into()),
-            false => self
+    pub(super) fn model_message(&mut self, slot: Slot, body: &Body<E::Buffer>, now: Instant) {
+        let (len, limit) = (body.len, self.config.data_bytes);
+        let copy = match &body.bytes {
+            Ok(bytes) if len <= limit => self
                 .make_room(len, Purpose::Model)
-                .and_then(|()| Ok(self.engine.allocate(len)?)),
+                .and_then(|()| Ok((bytes, self.engine.allocate(len)?))),
+            Err(error) if len <= limit => Err((*error).into()),
+            _ => Err(Refusal::ModelTooLarge { len, limit }.into()),
         };
         match copy {
-            Ok(mut copy) => {
-                copy.copy_from_slice(payload);
+            Ok((bytes, mut copy)) => {
+                copy.copy_from_slice(bytes);
                 self.has_model(slot, Some(copy), now);
             }
             Err(reason) => self.fail(slot, reason, now),

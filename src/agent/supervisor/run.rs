@@ -4,11 +4,11 @@ use super::Supervisor;
 use crate::{
     agent::{
         gathering::RoundData,
-        outbox::{Body, Output},
+        outbox::Output,
         reason::{Reason, Refusal},
-        tasks::{NEVER, Stop, StopReason, TaskKind, TaskState},
+        tasks::{NEVER, Stop, StopReason, TaskKind, TaskState, take_reason},
     },
-    engine::{Call, Engine, Exit, Failure, ModuleId, Params, Record as _, Slot, TaskData, Values},
+    engine::{Call, Engine, Exit, Failure, ModuleId, Params, Slot, TaskData, Values},
     task::{args, budget::Budget},
     text::{Text, clip, text},
     time::{Duration, Instant},
@@ -38,19 +38,14 @@ impl<E: Engine> Supervisor<'_, E> {
         self.spawn(slot, module, budget, data)?;
         log::info!("task {} runs in slot {}", self.tasks.id(slot), slot.0);
         self.tasks.begin_samples(slot, now);
+        let kind = self.tasks.get(slot).map(|task| task.task().kind);
         let state = TaskState::Running {
             module,
             until: budget.deadline.map_or(NEVER, |limit| now + limit),
             stop: None,
+            owes_success: kind == Some(TaskKind::Daemon),
         };
         self.tasks.set_state(slot, state);
-        if let Some(task) = self.tasks.get(slot)
-            && task.task().kind == TaskKind::Daemon
-        {
-            let due = self.due(task.task().received, now);
-            let body = Body::results(Ok(Output::Value(None)));
-            self.outbox.post(task.id(), body, due);
-        }
         Ok(())
     }
 
@@ -140,27 +135,35 @@ impl<E: Engine> Supervisor<'_, E> {
         while self.outbox.room() > 0
             && let Some(slot) = self.tasks.next_report()
         {
+            if self.tasks.take_success(slot) {
+                self.report_success(slot, now);
+                continue;
+            }
             match self.tasks.set_state(slot, TaskState::Accepted) {
                 TaskState::Failed { reason } => {
-                    let not_kept = Refusal::NotKept.into();
-                    let reason = match reason {
-                        Some(mut kept) => core::mem::replace(kept.value_mut(), not_kept),
-                        None => not_kept,
-                    };
+                    let reason = reason.map_or(Refusal::NotKept.into(), take_reason::<E>);
                     self.report(slot, Err(reason), false, now);
                 }
                 TaskState::Posted { update, fallback } => {
                     self.report(slot, Ok(Output::Bytes(update)), fallback, now);
                 }
-                // Only those two wait for the outbox.
+                // Only those wait for the outbox.
                 _ => return,
             }
+        }
+        while self.outbox.room() > 0
+            && let Some(index) = self.tasks.next_failed_deployment()
+        {
+            self.report_deployment(index, None, now);
         }
     }
 
     /// Reports a run that has ended and frees its slot, or sends its round's update on its way.
     #[inline(never)]
     pub(super) fn finish(&mut self, slot: Slot, exit: Exit<E::Buffer>, now: Instant) {
+        if self.tasks.take_success(slot) {
+            self.report_success(slot, now);
+        }
         let state = self.tasks.set_state(slot, TaskState::Accepted);
         let TaskState::Running { module, stop, .. } = state else {
             return;

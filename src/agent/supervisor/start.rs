@@ -1,6 +1,6 @@
 //! Commands of the manager.
 
-use super::{Supervisor, texts_of, wanted};
+use super::{File, Supervisor, texts_of, wanted};
 use crate::{
     agent::{
         modules::{Obtained, Usage},
@@ -17,14 +17,19 @@ use crate::{
 };
 
 impl<E: Engine> Supervisor<'_, E> {
-    /// Starts or deploys a task, or refuses it.
-    pub(in crate::agent) fn start(&mut self, start: &Start<'_>, now: Instant) {
+    /// Starts or deploys a task, whose module is `file` if it came with it, or refuses it.
+    pub(in crate::agent) fn start(
+        &mut self,
+        start: &Start<'_>,
+        file: File<E::Buffer>,
+        now: Instant,
+    ) {
         if self.is_known(start.id) {
             return;
         }
         let accepted = match start.latent {
-            true => self.deploy(start, now),
-            false => self.start_task(start, now),
+            true => self.deploy(start, file, now),
+            false => self.start_task(start, file, now),
         };
         let Err(reason) = accepted else { return };
         match Round::of(start.env, self.config.services) {
@@ -53,6 +58,7 @@ impl<E: Engine> Supervisor<'_, E> {
     pub(super) fn start_task(
         &mut self,
         start: &Start<'_>,
+        file: File<E::Buffer>,
         now: Instant,
     ) -> Result<(), Reason<E::Buffer>> {
         self.check_admission(start.encrypted)?;
@@ -70,8 +76,8 @@ impl<E: Engine> Supervisor<'_, E> {
         };
         let texts = texts_of(start);
         let record = self.record(&texts, kind, start.monitoring_profile, now)?;
-        let wanted = wanted(start, Usage::Run(budget.limits));
-        match self.modules.obtain(&wanted, &mut self.engine, now)? {
+        let wanted = wanted(start, file, Usage::Run(budget.limits));
+        match self.modules.obtain(wanted, &mut self.engine)? {
             Obtained::Ready(module) => self.admit(record, module, &budget, now),
             Obtained::Waiting(fetch) => {
                 let until = now + self.config.fetch_timeout;
@@ -144,6 +150,7 @@ impl<E: Engine> Supervisor<'_, E> {
         let module = match deployment.state() {
             Deployed::Ready { module } => module,
             Deployed::WithoutModule => return Err(Refusal::NotRestored.into()),
+            Deployed::Failed => return Err(Refusal::NotDeployed.into()),
             Deployed::Fetching { .. } => return Err(Refusal::NotReady.into()),
         };
         self.tasks.check_vacancy()?;

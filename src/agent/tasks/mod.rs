@@ -9,6 +9,7 @@ mod record;
 
 pub(super) use record::{
     Deployed, DeploymentRecord, NEVER, Stop, StopReason, TaskKind, TaskRecord, TaskState, Texts,
+    take_reason,
 };
 
 use crate::{
@@ -229,6 +230,8 @@ pub(super) struct Tasks<'a, E: Engine> {
     deploying: u16,
     /// Deployments that can be invoked.
     ready: u16,
+    /// Deployments whose failure is to be reported.
+    failed: u16,
     /// Tasks that wait for each module that is on its way.
     fetching: [List; FETCHES_MAX],
     /// Tasks whose round has an exchange due.
@@ -290,6 +293,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
             overdue: 0,
             deploying: 0,
             ready: 0,
+            failed: 0,
             fetching: [List::EMPTY; FETCHES_MAX],
             dues: List::EMPTY,
             reports: List::EMPTY,
@@ -471,13 +475,18 @@ impl<'a, E: Engine> Tasks<'a, E> {
                 count(&mut self.waiting);
                 gathering.value().due().map(|_| &mut self.dues)
             }
-            TaskState::Running { stop, .. } => {
+            TaskState::Running {
+                stop, owes_success, ..
+            } => {
                 count(&mut self.running);
                 if stop.is_some_and(|stop| stop.is_overdue) {
                     count(&mut self.overdue);
                 }
                 is_sampled = record.monitor().is_some();
-                list_of(self.deployments, record.task().kind)
+                match owes_success {
+                    true => Some(&mut self.reports),
+                    false => list_of(self.deployments, record.task().kind),
+                }
             }
             TaskState::Posting { .. } => Some(&mut self.dues),
             TaskState::Failed { .. } | TaskState::Posted { .. } => Some(&mut self.reports),
@@ -634,6 +643,15 @@ impl<'a, E: Engine> Tasks<'a, E> {
         self.reports.first().map(Slot)
     }
 
+    /// Takes the success that a daemon owes; false if it owes none.
+    pub(super) fn take_success(&mut self, slot: Slot) -> bool {
+        let taken = self.change(slot, |state| match state {
+            TaskState::Running { owes_success, .. } => core::mem::take(owes_success),
+            _ => false,
+        });
+        taken.unwrap_or(false)
+    }
+
     /// The first task that waits for a module on its way.
     pub(super) fn next_fetching(&self, fetch: usize) -> Option<Slot> {
         self.fetching.get(fetch)?.first().map(Slot)
@@ -704,6 +722,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
                 self.deploying = self.deploying.wrapping_add_signed(change)
             }
             Deployed::Ready { .. } => self.ready = self.ready.wrapping_add_signed(change),
+            Deployed::Failed => self.failed = self.failed.wrapping_add_signed(change),
             Deployed::WithoutModule => {}
         }
     }
@@ -716,6 +735,29 @@ impl<'a, E: Engine> Tasks<'a, E> {
             self.count(before, -1);
             self.count(state, 1);
         }
+    }
+
+    /// Ends a deployment whose report waits for room in the outbox.
+    pub(super) fn fail_deployment(
+        &mut self,
+        index: u8,
+        reason: Option<E::Record<Reason<E::Buffer>>>,
+    ) {
+        self.set_deployed(index, Deployed::Failed);
+        let of = self.deployments.get_mut(usize::from(index));
+        if let Some(record) = of.and_then(|of| of.record.as_mut()) {
+            record.0.value_mut().reason = reason;
+        }
+    }
+
+    /// A deployment whose report waits for room in the outbox. Looks at all deployments if there is one.
+    pub(super) fn next_failed_deployment(&self) -> Option<u8> {
+        if self.failed == 0 {
+            return None;
+        }
+        let mut all = self.deployments();
+        all.find(|(_, record)| record.state() == Deployed::Failed)
+            .map(|(index, _)| index)
     }
 
     /// Takes an invocation off its deployment, one after the other.
@@ -867,7 +909,12 @@ impl<E: Engine> Tasks<'_, E> {
         let reports = |t: &TaskRecord<E>| {
             matches!(
                 t.state(),
-                TaskState::Failed { .. } | TaskState::Posted { .. }
+                TaskState::Failed { .. }
+                    | TaskState::Posted { .. }
+                    | TaskState::Running {
+                        owes_success: true,
+                        ..
+                    }
             )
         };
         assert_eq!(sorted(&self.reports), of(&reports));

@@ -192,6 +192,8 @@ pub(crate) enum TaskState<E: Engine> {
         /// without a deadline.
         until: Instant,
         stop: Option<Stop>,
+        /// Whether it is a daemon whose success waits for room in the outbox.
+        owes_success: bool,
     },
     /// It failed before its guest began; the report waits for room in the outbox.
     Failed {
@@ -392,6 +394,11 @@ impl<E: Engine> TaskRecord<E> {
     }
 }
 
+/// Takes a reason out of its record.
+pub(crate) fn take_reason<E: Engine>(mut kept: E::Record<Reason<E::Buffer>>) -> Reason<E::Buffer> {
+    core::mem::replace(kept.value_mut(), Refusal::NotKept.into())
+}
+
 /// TaskState of a deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Deployed {
@@ -401,14 +408,17 @@ pub(crate) enum Deployed {
     Ready { module: ModuleId },
     /// It has no module: not yet, or it is stored and could not be loaded after a restart.
     WithoutModule,
+    /// Its module did not come, or can't be used; the report waits for room in the outbox.
+    Failed,
 }
 
 /// The head of a deployment's record.
-#[derive(Debug)]
-pub(crate) struct Deployment {
+pub(crate) struct Deployment<E: Engine> {
     pub(crate) received: Instant,
     pub(crate) profile: MonitoringProfile,
     pub(super) state: Deployed,
+    /// Why it failed; `None` if the arena had no room for it.
+    pub(super) reason: Option<E::Record<Reason<E::Buffer>>>,
     pub(super) layout: Layout,
     /// The next deployment of the same hash.
     pub(super) chain: u16,
@@ -417,7 +427,7 @@ pub(crate) struct Deployment {
 }
 
 /// A deployment's record.
-pub(crate) struct DeploymentRecord<E: Engine>(pub(super) E::Record<Deployment>);
+pub(crate) struct DeploymentRecord<E: Engine>(pub(super) E::Record<Deployment<E>>);
 
 impl<E: Engine> DeploymentRecord<E> {
     /// Arena bytes of a record.
@@ -426,7 +436,7 @@ impl<E: Engine> DeploymentRecord<E> {
     /// An id or a name that is too long.
     pub(crate) fn bytes(texts: &Texts<'_>) -> Result<usize, Error> {
         Layout::of(texts)?;
-        Ok(E::record_bytes::<Deployment>(texts.len()))
+        Ok(E::record_bytes::<Deployment<E>>(texts.len()))
     }
 
     /// Makes a record, in the arena, of a deployment without a module.
@@ -441,6 +451,7 @@ impl<E: Engine> DeploymentRecord<E> {
             received,
             profile,
             state: Deployed::WithoutModule,
+            reason: None,
             layout,
             chain: END,
             invocations: list::List::EMPTY,
@@ -450,8 +461,13 @@ impl<E: Engine> DeploymentRecord<E> {
         Ok(Self(record))
     }
 
-    pub(crate) fn head(&self) -> &Deployment {
+    pub(crate) fn head(&self) -> &Deployment<E> {
         self.0.value()
+    }
+
+    /// Takes the reason for which it failed, if that was kept.
+    pub(crate) fn take_reason(&mut self) -> Option<Reason<E::Buffer>> {
+        self.0.value_mut().reason.take().map(take_reason::<E>)
     }
 
     pub(crate) fn state(&self) -> Deployed {

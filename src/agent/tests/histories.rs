@@ -177,7 +177,6 @@ impl Chaos {
         let config = Config {
             services,
             fetch_timeout: Duration::from_secs(3),
-            assembly_ttl: Duration::from_secs(5),
             data_bytes: 300,
             ..config()
         };
@@ -486,7 +485,17 @@ impl Chaos {
             return;
         };
         let left = self.due.entry(key.clone()).or_default();
+        if key.1 == "invocation " && *left == 0 {
+            // It came twice, and nothing tells so.
+            return;
+        }
         *left -= 1;
+        if *left < 0
+            && let Some(at) = self.bench.broker.again.iter().position(|id| *id == key.0)
+        {
+            self.bench.broker.again.remove(at);
+            *left += 1;
+        }
         assert!(
             *left >= 0,
             "{key:?} is answered more often than it was asked: {body}"
@@ -495,12 +504,14 @@ impl Chaos {
 
     fn lose(&mut self) {
         if self.is_connected {
+            self.bench.lose_broker();
             self.bench.handle(Event::Disconnected);
         } else {
             if self.pick(2) == 0 {
                 self.bench.handle(Event::NewSession);
             }
             self.bench.handle(Event::Connected);
+            self.bench.find_broker();
         }
         self.is_connected = !self.is_connected;
         for token in core::mem::take(&mut self.given) {
@@ -547,9 +558,9 @@ impl Chaos {
     fn step(&mut self) {
         self.note();
         match self.numbers.below(20) {
-            0..=3 if self.bench.agent.supervisor.outbox.room() > 1 => self.start(),
-            4 | 5 if self.bench.agent.supervisor.outbox.room() > 1 => self.invoke(),
-            6 if self.bench.agent.supervisor.outbox.room() > 1 => self.stop(),
+            0..=3 if self.bench.is_idle() => self.start(),
+            4 | 5 if self.bench.is_idle() => self.invoke(),
+            6 if self.bench.is_idle() => self.stop(),
             7 | 8 => self.exit(),
             9 => self.bench.exit_interrupted(),
             10 | 11 => self.exchange(),

@@ -2,7 +2,13 @@
 
 use super::*;
 use crate::{
-    module::{hex::to_hex, signature::Trust, table::digest},
+    module::{
+        hex::to_hex,
+        seal::{SEAL_LEN, seal},
+        signature::{DOMAIN, ED25519, FORMAT, HEADER, SECTION, Trust},
+        strip::{Image, strip_in_place},
+        table::digest,
+    },
     task::caps::Caps,
 };
 
@@ -29,6 +35,14 @@ fn latent(id: &str) -> Json {
         task(id),
         json!({"latent": true, "inputs": ["3", "4"], "env": {"PROPLET_STACK_BYTES": "1024"}}),
     )
+}
+
+/// Stored form of a module without custom sections.
+fn sealed(module: &str) -> Vec<u8> {
+    let mut bytes = module.as_bytes().to_vec();
+    let (_, provenance) = strip_in_place(&mut bytes);
+    let image = Image { bytes, provenance };
+    [&image.bytes[..], &seal(&image)].concat()
 }
 
 fn invoke(bench: &mut Bench, id: &str) {
@@ -142,7 +156,7 @@ fn a_pinned_module_is_fetched_once_for_all_boots() {
     assert_eq!(bench.agent.engine().running.len(), 1);
     assert_eq!(
         store.kept().modules,
-        [(digest(ADD.as_bytes()), ADD.as_bytes().to_vec())]
+        [(digest(ADD.as_bytes()), sealed(ADD))]
     );
 }
 
@@ -162,7 +176,7 @@ fn only_what_can_be_used_again_is_written() {
     bench.start(latent("c"));
     assert_eq!(
         store.kept().modules,
-        [(digest(ADD.as_bytes()), ADD.as_bytes().to_vec())]
+        [(digest(ADD.as_bytes()), sealed(ADD))]
     );
     assert_eq!(bench.agent.engine().loads, 2);
 }
@@ -241,4 +255,99 @@ fn a_module_that_is_not_loaded_after_a_restart_is_one_restart_later() {
     assert_eq!(bench.results_until(1300).len(), 1);
     assert_eq!(store.kept().records.len(), 0);
     assert_eq!(boot(&store).agent.status().deployed, 0);
+}
+
+/// A section whose length takes one byte.
+fn section(id: u8, payload: &[u8]) -> Vec<u8> {
+    assert!(payload.len() < 128);
+    [&[id, payload.len() as u8][..], payload].concat()
+}
+
+/// A module with exports and custom sections, signed with the key of this seed.
+fn signed(seed: u8) -> Vec<u8> {
+    let debug = section(0, &[&[5][..], b"debug", &[7; 100]].concat()).repeat(20);
+    let code = section(10, format!("\n{ADD}\n").as_bytes());
+    let sections = [debug, code].concat();
+    let hash = digest(&sections);
+    let pair = ed25519_compact::KeyPair::from_seed([seed; 32].into());
+    let signature = pair.sk.sign([&DOMAIN[..], &hash].concat(), None);
+    let entry = [&[0, ED25519, 64][..], &signature[..]].concat();
+    let set = [&[1][..], &hash, &[1, entry.len() as u8], &entry].concat();
+    let name = [&[SECTION.len() as u8][..], SECTION.as_bytes()].concat();
+    let payload = [&name[..], &FORMAT, &[1, set.len() as u8], &set].concat();
+    [&HEADER[..], &section(0, &payload), &sections].concat()
+}
+
+fn trust(seeds: &[u8]) -> Trust<'static> {
+    let key = |seed: &u8| *ed25519_compact::KeyPair::from_seed([*seed; 32].into()).pk;
+    Trust::new(Vec::leak(seeds.iter().map(key).collect()))
+}
+
+fn deployed(store: &FakeStore, keys: Option<&[u8]>) -> usize {
+    let bench = boot_with(store, config(), keys.map(trust));
+    bench.agent.status().deployed
+}
+
+/// The signature and the digest that it signs are stored, the custom sections that it covers are not.
+#[test]
+fn a_stored_module_is_verified_with_the_keys_that_are_trusted_then() {
+    let module = signed(1);
+    let start = with(
+        latent("a"),
+        json!({"file": BASE64_STANDARD.encode(&module)}),
+    );
+    for first in [None, Some(trust(&[1]))] {
+        let store = FakeStore::default();
+        let mut bench = boot_with(&store, config(), first);
+        bench.start(start.clone());
+        assert_eq!(bench.agent.status().deployed, 1);
+        let stored = store.kept().modules[0].1.len();
+        assert!(stored < module.len() - 2000 && stored > 100 + SEAL_LEN);
+        for (keys, expected) in [
+            (None, 1),
+            (Some(&[1][..]), 1),
+            (Some(&[2, 1]), 1),
+            (Some(&[2]), 0),
+            (Some(&[]), 0),
+        ] {
+            assert_eq!(deployed(&store, keys), expected, "{keys:?}");
+        }
+        // A pin names the whole module.
+        let mut bench = boot_with(&store, config(), Some(trust(&[1])));
+        let image = format!("app@sha256:{}", to_hex(&digest(&module)));
+        bench.start(with(task("b"), json!({"file": null, "image_url": image})));
+        assert_eq!(bench.agent.engine().running.len(), 1);
+    }
+}
+
+#[test]
+fn a_stored_module_without_signature_is_refused_once_keys_are_trusted() {
+    let store = FakeStore::default();
+    boot(&store).start(latent("a"));
+    assert_eq!(deployed(&store, Some(&[1])), 0);
+    assert_eq!(deployed(&store, None), 1);
+}
+
+/// Modules as earlier versions stored them: whole, without a seal.
+#[test]
+fn whole_modules_in_the_store_are_read() {
+    let module = signed(1);
+    let store = FakeStore::default();
+    let start = with(
+        latent("a"),
+        json!({"file": BASE64_STANDARD.encode(&module)}),
+    );
+    boot(&store).start(start);
+    let sealed = core::mem::replace(&mut store.kept().modules[0].1, module.clone());
+    for (keys, expected) in [(None, 1), (Some(&[1][..]), 1), (Some(&[2]), 0)] {
+        assert_eq!(deployed(&store, keys), expected, "{keys:?}");
+    }
+    // Neither one nor the other.
+    let records = store.kept().records.clone();
+    for damaged in [&module[1..], &sealed[1..], &sealed[..sealed.len() - 1], &[]] {
+        store.kept().modules = std::vec![(digest(&module), damaged.to_vec())];
+        store.kept().records = records.clone();
+        assert_eq!(deployed(&store, None), 0);
+        assert!(store.kept().modules.is_empty(), "it is removed");
+    }
 }

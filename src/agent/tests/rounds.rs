@@ -420,10 +420,7 @@ fn a_full_outbox_holds_the_report_back() {
     bench.respond(id, b"{}");
     end(&mut bench, "{}");
     let id = bench.exchange(UPDATE);
-    bench.handle(Event::Disconnected);
-    for n in 0..8 {
-        bench.start(json!({"id": format!("bad{n}"), "name": "x", "proplet_id": ID}));
-    }
+    fill_outbox(&mut bench);
     bench.respond(id, b"");
     assert_eq!(bench.agent.tasks().count(), 1, "its slot is kept");
     bench.handle(Event::Connected);
