@@ -25,6 +25,10 @@ pub struct LinkConfig<'a> {
     /// Maximum number of bytes of a packet that the broker is told, at least 1: it drops larger ones, and
     /// their senders see success. Without one it drops none.
     pub max_packet: Option<u32>,
+    /// Time without a byte from a broker that has sent more messages than could be taken, after which a new
+    /// connection is to bring them. A stack may lose the room of what it has received and nobody has read: then it
+    /// must be longer than the gaps in a stream.
+    pub lull: Duration,
     /// Longest wait for each of: the broker's address, the TCP connection, the CONNACK, all
     /// SUBACKs.
     pub timeout: Duration,
@@ -54,6 +58,7 @@ impl LinkConfig<'_> {
         session_expiry: 300,
         will: true,
         max_packet: None,
+        lull: Duration::from_millis(100),
         timeout: Duration::from_secs(10),
         write_timeout: Duration::from_secs(10),
         retry_first: Duration::from_secs(1),
@@ -90,6 +95,7 @@ impl fmt::Debug for LinkConfig<'_> {
             .field("session_expiry", &self.session_expiry)
             .field("will", &self.will)
             .field("max_packet", &self.max_packet)
+            .field("lull", &self.lull)
             .field("timeout", &self.timeout)
             .field("write_timeout", &self.write_timeout)
             .field("retry_first", &self.retry_first)
@@ -103,12 +109,13 @@ impl fmt::Debug for LinkConfig<'_> {
 /// Memory of a link.
 #[derive(Debug)]
 pub struct Buffers<'b, const N: usize> {
-    /// One inbound payload: the largest that the agent gets. Messages with larger ones are skipped.
-    pub message: &'b mut [u8],
     /// What is read at once of the broker's packets, at least [`BUFFER_MIN`](crate::gate::BUFFER_MIN)
-    /// bytes. Each message is
-    /// streamed through it, so its size only decides how many reads a large one takes.
+    /// bytes. Each message is streamed through it, so its size only decides how many reads a large one
+    /// takes.
     pub rx: &'b mut [u8],
+    /// Packets that go out in one write: an acknowledgement and what the message brought about. Of any
+    /// size; what does not fit goes by itself.
+    pub output: &'b mut [u8],
     /// Outbound packets: up to eight that wait for their acknowledgement, and at any time the
     /// CONNECT (some 100 bytes, the ids, the secret, the will). At least 2 KiB; 4 KiB hold eight
     /// results.

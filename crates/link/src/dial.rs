@@ -6,7 +6,7 @@
 use crate::{
     config::LinkConfig,
     error::ConnectionError,
-    gate::{self, Gate, Inbox, Limits, PeerActivity},
+    gate::{self, Buffers, Gate, Inbox, Limits, PeerActivity},
     stack::{Stack, TlsError},
     time::ticks,
 };
@@ -82,12 +82,12 @@ pub(crate) async fn connect<'s, S: Stack>(
 /// The largest length that MQTT can tell: no maximum.
 const NO_MAXIMUM: u32 = 268_435_455;
 
-/// Puts a gate into a new connection, which is read into `rx`.
+/// Puts a gate into a new connection, with these buffers.
 pub(crate) fn gate<'w, IO>(
     io: IO,
     inbox: &'w dyn Inbox,
     activity: &'w PeerActivity,
-    rx: &'w mut [u8],
+    buffers: Buffers<'w>,
     config: &LinkConfig<'_>,
 ) -> Gate<'w, IO> {
     activity.reset();
@@ -95,7 +95,7 @@ pub(crate) fn gate<'w, IO>(
         max_packet: config.max_packet.unwrap_or(NO_MAXIMUM),
         patience: ticks(config.write_timeout),
     };
-    Gate::new(io, inbox, activity, rx, limits)
+    Gate::new(io, inbox, activity, buffers, limits)
 }
 
 /// Takes note of the CONNACK.

@@ -51,7 +51,6 @@ impl ConnectionError {
             },
             Error::Transport(gate::Error::Stalled) => Self::Stalled,
             Error::Transport(gate::Error::Fault(Fault::Malformed)) => Self::Protocol,
-            Error::Transport(gate::Error::Fault(Fault::ReceiveMaximum)) => Self::ReceiveMaximum,
             // With TLS 1.3 a refusal of our certificate comes after the handshake.
             Error::Transport(gate::Error::Transport(error))
                 if error.kind() == ErrorKind::InvalidData =>
@@ -145,9 +144,9 @@ impl fmt::Display for ConnectionError {
             Self::Stalled => f.write_str("the broker has stopped reading"),
             Self::Transport => f.write_str("the connection broke"),
             Self::Protocol => f.write_str("the peer does not speak MQTT 5 as it should"),
-            Self::ReceiveMaximum => f.write_str(
-                "the broker sends more messages at once than we take before it has our acknowledgements",
-            ),
+            Self::ReceiveMaximum => {
+                f.write_str("the broker is to send what was more than we take at once")
+            }
             Self::Buffer => f.write_str("the send buffer is too small"),
         }
     }

@@ -12,6 +12,7 @@ mod connect;
 mod error;
 mod inbound;
 mod inbox;
+mod outgoing;
 mod properties;
 mod reply;
 mod window;
@@ -20,20 +21,23 @@ mod withheld;
 pub use activity::PeerActivity;
 pub use error::{Error, Fault};
 pub use inbound::BUFFER_MIN;
-pub use inbox::{Head, Inbox};
+pub use inbox::Inbox;
 pub use reply::PACKET_MAX;
 
 use connect::Connect;
 use core::{
     fmt,
-    future::{Future, poll_fn},
-    pin::pin,
+    future::{Future, pending, poll_fn},
     task::Poll,
 };
-use embassy_futures::{select::Either, yield_now};
+use embassy_futures::{
+    select::{Either3, select3},
+    yield_now,
+};
 use embassy_time::{Duration, Instant, Timer, with_deadline};
 use embedded_io_async::{ErrorType, Read, Write};
 use inbound::{Inbound, Step};
+use outgoing::Outgoing;
 use reply::Reply;
 use withheld::Withheld;
 
@@ -52,7 +56,30 @@ pub struct Limits {
     pub patience: Duration,
 }
 
+/// Memory of a [`Gate`].
+#[derive(Debug)]
+pub struct Buffers<'w> {
+    /// What is read at once: at least [`BUFFER_MIN`] bytes, and more make fewer reads.
+    pub input: &'w mut [u8],
+    /// Packets that go out together; what does not fit goes by itself.
+    pub output: &'w mut [u8],
+}
+
+impl Buffers<'_> {
+    /// The same, for one connection.
+    pub(crate) fn reborrow(&mut self) -> Buffers<'_> {
+        Buffers {
+            input: self.input,
+            output: self.output,
+        }
+    }
+}
+
 /// A transport for an MQTT 5 client that hands messages to an inbox, and bounds the time of a write.
+///
+/// What is written behind the CONNECT goes out before the next read, so that an acknowledgement and the
+/// publications that the message brought about are one write. [`drain`](Self::drain) sends it where none
+/// follows.
 ///
 /// Reads and writes are as safe to cancel as those of the transport below.
 pub struct Gate<'w, IO> {
@@ -63,6 +90,7 @@ pub struct Gate<'w, IO> {
     /// Since when writes have been tried in vain, over cancellations.
     stalled: Option<Instant>,
     connect: Connect,
+    outgoing: Outgoing<'w>,
     inbound: Inbound<'w>,
     /// The packet that the client reads.
     reply: Reply,
@@ -71,13 +99,12 @@ pub struct Gate<'w, IO> {
 }
 
 impl<'w, IO> Gate<'w, IO> {
-    /// A gate in `io`, before anything was said. What comes in is read into `buf`, of which
-    /// [`BUFFER_MIN`] bytes are needed, and more make fewer reads.
+    /// A gate in `io`, before anything was said.
     pub fn new(
         io: IO,
         inbox: &'w dyn Inbox,
         activity: &'w PeerActivity,
-        buf: &'w mut [u8],
+        buffers: Buffers<'w>,
         limits: Limits,
     ) -> Self {
         Self {
@@ -87,7 +114,8 @@ impl<'w, IO> Gate<'w, IO> {
             limits,
             stalled: None,
             connect: Connect::Kind,
-            inbound: Inbound::new(buf),
+            outgoing: Outgoing::new(buffers.output),
+            inbound: Inbound::new(buffers.input),
             reply: Reply::default(),
             burst: 0,
         }
@@ -97,6 +125,7 @@ impl<'w, IO> Gate<'w, IO> {
     fn acknowledge(&mut self) -> bool {
         let id = acknowledged(&mut self.inbound.withheld, self.inbox);
         if let Some(id) = id {
+            self.activity.has_stub.set(true);
             self.reply = Reply::stub(id);
         }
         id.is_some()
@@ -119,16 +148,17 @@ impl<IO> fmt::Debug for Gate<'_, IO> {
 
 impl<IO> Drop for Gate<'_, IO> {
     fn drop(&mut self) {
-        if self.inbound.is_within_message() {
-            self.inbox.cut();
-        }
         self.inbox.closed();
     }
 }
 
-impl<IO: Read> Gate<'_, IO> {
-    /// Waits for more bytes, or for an acknowledgement. Returns whether the stream has ended.
+impl<IO: Read + Write> Gate<'_, IO> {
+    /// Waits for more bytes, for an acknowledgement, or until bytes are to go out. Returns whether the stream has ended.
     async fn fill(&mut self) -> Result<bool, Error<IO::Error>> {
+        let due = self.outgoing.due();
+        if due.is_some_and(|due| due <= Instant::now()) {
+            self.drain().await?;
+        }
         if self.burst >= BURST {
             self.burst = 0;
             Timer::after_ticks(0).await;
@@ -142,20 +172,24 @@ impl<IO: Read> Gate<'_, IO> {
             // The buffer is smaller than it must be.
             return Err(Fault::Malformed.into());
         }
-        let either = {
-            let mut read = pin!(self.io.read(room));
-            poll_fn(|cx| match acknowledged(withheld, inbox) {
-                Some(id) => Poll::Ready(Either::First(id)),
-                None => read.as_mut().poll(cx).map(Either::Second),
-            })
-            .await
+        let acknowledgement = poll_fn(|_| match acknowledged(withheld, inbox) {
+            Some(id) => Poll::Ready(id),
+            None => Poll::Pending,
+        });
+        let due = async {
+            match self.outgoing.due() {
+                Some(due) => Timer::at(due).await,
+                None => pending().await,
+            }
         };
-        let n = match either {
-            Either::First(id) => {
+        let n = match select3(acknowledgement, self.io.read(room), due).await {
+            Either3::First(id) => {
+                self.activity.has_stub.set(true);
                 self.reply = Reply::stub(id);
                 return Ok(false);
             }
-            Either::Second(read) => read.map_err(Error::Transport)?,
+            Either3::Second(read) => read.map_err(Error::Transport)?,
+            Either3::Third(()) => return Ok(false),
         };
         window.fill(n);
         self.burst += n;
@@ -168,7 +202,7 @@ impl<IO: ErrorType> ErrorType for Gate<'_, IO> {
     type Error = Error<IO::Error>;
 }
 
-impl<IO: Read> Read for Gate<'_, IO> {
+impl<IO: Read + Write> Read for Gate<'_, IO> {
     async fn read(&mut self, out: &mut [u8]) -> Result<usize, Self::Error> {
         if out.is_empty() {
             return Ok(0);
@@ -191,7 +225,11 @@ impl<IO: Read> Read for Gate<'_, IO> {
                 Step::Reply(reply) => self.reply = reply,
             }
         }
-        Ok(self.reply.read(out))
+        let n = self.reply.read(out);
+        if self.reply.is_read() {
+            self.activity.has_stub.set(false);
+        }
+        Ok(n)
     }
 }
 
@@ -212,6 +250,28 @@ async fn patiently<T, E>(
     }
 }
 
+impl<IO: Write> Gate<'_, IO> {
+    /// Hands all that was written to the transport.
+    ///
+    /// # Errors
+    /// The transport's, or it takes nothing.
+    pub async fn drain(&mut self) -> Result<(), Error<IO::Error>> {
+        let patience = self.limits.patience;
+        let is_dirty = !self.outgoing.bytes().is_empty();
+        while !self.outgoing.bytes().is_empty() {
+            let write = self.io.write(self.outgoing.bytes());
+            match patiently(&mut self.stalled, patience, write).await? {
+                0 => return Err(Error::Stalled),
+                n => self.outgoing.take(n),
+            }
+        }
+        match is_dirty {
+            true => patiently(&mut self.stalled, patience, self.io.flush()).await,
+            false => Ok(()),
+        }
+    }
+}
+
 impl<IO: Write> Write for Gate<'_, IO> {
     async fn write(&mut self, buf: &[u8]) -> Result<usize, Self::Error> {
         let Limits {
@@ -219,6 +279,13 @@ impl<IO: Write> Write for Gate<'_, IO> {
             patience,
         } = self.limits;
         if self.connect.is_done() {
+            if self.outgoing.push(buf) {
+                return Ok(buf.len());
+            }
+            self.drain().await?;
+            if self.outgoing.push(buf) {
+                return Ok(buf.len());
+            }
             return patiently(&mut self.stalled, patience, self.io.write(buf)).await;
         }
         let mut edited = [0; EDITED];
@@ -229,6 +296,10 @@ impl<IO: Write> Write for Gate<'_, IO> {
     }
 
     async fn flush(&mut self) -> Result<(), Self::Error> {
-        patiently(&mut self.stalled, self.limits.patience, self.io.flush()).await
+        match self.connect.is_done() {
+            // The next read does it.
+            true => Ok(()),
+            false => patiently(&mut self.stalled, self.limits.patience, self.io.flush()).await,
+        }
     }
 }

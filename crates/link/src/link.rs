@@ -8,7 +8,7 @@ use crate::{
     gate::{self, Inbox, PeerActivity},
     liveness::Liveness,
     publishing::{Attempt, Publishing, publish},
-    session::{GOODBYE, goodbye},
+    session::{self, GOODBYE, goodbye},
     stack::Stack,
     status::{LinkState, LinkStatus},
     subscriptions::{self, Subscriptions},
@@ -98,13 +98,13 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         self.agent.borrow_mut().handle(event, now);
     }
 
-    /// One connection after the other, each read into `rx`, until the link is over, or the session is of
+    /// One connection after the other, each with these buffers, until the link is over, or the session is of
     /// no use.
     pub(crate) async fn run_session<S: Stack>(
         &mut self,
         stack: &S,
         session: &mut Session<'_>,
-        rx: &mut [u8],
+        buffers: &mut gate::Buffers<'_>,
     ) -> Result<(), Stopped> {
         let LinkConfig {
             retry_first,
@@ -125,7 +125,10 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
             });
             self.driver.run_until(pin!(up)).await?;
             self.status.set_state(LinkState::Connecting);
-            let error = match self.run_connection(stack, session, rx, &mut retry).await {
+            let error = match self
+                .run_connection(stack, session, buffers, &mut retry)
+                .await
+            {
                 CloseReason::Stopped => return Err(Stopped),
                 CloseReason::Failed(error) => error,
             };
@@ -135,6 +138,12 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
             self.status.set_state(LinkState::Waiting);
             if !stack.is_up() {
                 warn!("{error}; the network is down");
+                continue;
+            }
+            if error == ConnectionError::ReceiveMaximum {
+                // Each connection takes some of what waits.
+                retry.reset();
+                info!("{error}: on a new connection");
                 continue;
             }
             let delay = retry.delay();
@@ -161,10 +170,10 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         &mut self,
         stack: &S,
         session: &mut Session<'_>,
-        rx: &mut [u8],
+        buffers: &mut gate::Buffers<'_>,
         retry: &mut Retry,
     ) -> CloseReason {
-        let mut connection = match self.connect(stack, session, rx).await {
+        let mut connection = match self.connect(stack, session, buffers).await {
             Ok(connection) => connection,
             Err(reason) => return self.failed(reason),
         };
@@ -172,9 +181,13 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
             Ok(()) => self.run_online(&mut connection, retry).await,
             Err(reason) => self.failed(reason),
         };
-        if let CloseReason::Stopped = reason
-            && with_timeout(GOODBYE, goodbye(connection)).await.is_err()
-        {
+        let disconnect = match reason {
+            CloseReason::Stopped => session::END,
+            CloseReason::Failed(ConnectionError::ReceiveMaximum) => session::PAUSE,
+            CloseReason::Failed(_) => return reason,
+        };
+        let goodbye = goodbye(connection, disconnect);
+        if with_timeout(GOODBYE, goodbye).await.is_err() {
             warn!("the broker did not take our goodbye");
         }
         reason
@@ -193,7 +206,7 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         &mut self,
         stack: &'s S,
         session: &'s mut Session<'b>,
-        rx: &'s mut [u8],
+        buffers: &'s mut gate::Buffers<'_>,
     ) -> Result<LiveConnection<'s, 'b, 's, S::Connection<'s>>, CloseReason>
     where
         'r: 's,
@@ -207,7 +220,7 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
             let connect = pin!(dial::connect(stack, address, config));
             self.driver.run_until(connect).await??
         };
-        let io = dial::gate(io, self.inbox, activity, rx, config);
+        let io = dial::gate(io, self.inbox, activity, buffers.reborrow(), config);
         let handshake = with_timeout(ticks(config.timeout), session.connect(io));
         let connection = match self.driver.run_until(pin!(handshake)).await? {
             Ok(Ok(connection)) => connection,
@@ -244,7 +257,7 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         for index in 0.. {
             let next = self.agent.borrow().subscription(index);
             let Some(filter) = next else { break };
-            let topics = subscriptions::topics(&filter);
+            let topics = subscriptions::commands(&filter);
             let sent = {
                 // Pinned before it is handed on: it would be there twice.
                 let subscribe = pin!(connection.subscribe(&topics, &[]));
@@ -325,13 +338,18 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
             if self.driver.is_over() {
                 return CloseReason::Stopped;
             }
+            let is_quiescent = || connection.session().is_publish_quiescent();
+            if self.is_to_pause() && !self.activity.has_stub.get() && is_quiescent() {
+                return ConnectionError::ReceiveMaximum.into();
+            }
             let last_heard = self.activity.last_heard.get();
             let silent = self.liveness.deadline(connection.session(), last_heard);
             if silent.is_some_and(|at| Instant::now() >= at) {
                 return ConnectionError::Silent.into();
             }
+            let deadlines = [silent, self.pause_at().filter(|_| !self.is_to_pause())];
             let at = self.driver.deadline();
-            let at = silent.map_or(at, |silent| at.min(silent));
+            let at = deadlines.into_iter().flatten().fold(at, Instant::min);
             let progress = {
                 let poll = pin!(poll(connection, self.activity));
                 self.driver.wait(poll, at).await
@@ -373,7 +391,19 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
 
     /// Whether another operation that is acknowledged may begin.
     fn has_room<IO: minimq::Io>(&self, connection: &LiveConnection<'_, '_, '_, IO>) -> bool {
-        self.publishing.is_open() && connection.can_publish(QoS::AtLeastOnce)
+        self.publishing.is_open() && !self.is_to_pause() && connection.can_publish(QoS::AtLeastOnce)
+    }
+
+    /// When the next connection is to bring the messages that were more than could be taken: all others are
+    /// answered, and no more come.
+    fn pause_at(&self) -> Option<Instant> {
+        let is_due = self.activity.has_excess.get() && !self.agent.borrow().is_behind();
+        is_due.then(|| self.activity.last_heard.get() + ticks(self.config.lull))
+    }
+
+    /// Whether that is now. What is on its way to the broker arrives first: it would go twice.
+    fn is_to_pause(&self) -> bool {
+        self.pause_at().is_some_and(|at| at <= Instant::now())
     }
 
     /// Subscribes and unsubscribes as the agent wants, one after the other.

@@ -4,8 +4,7 @@ use crate::{
     config::{Buffers, LinkConfig, SetupError},
     driver::{AgentDriver, Signal},
     error::Stopped,
-    gate::{BUFFER_MIN, PACKET_MAX, PeerActivity},
-    gather::Gather,
+    gate::{self, BUFFER_MIN, PACKET_MAX, PeerActivity},
     http_client::HttpClient,
     link::Link,
     session::new_session,
@@ -55,13 +54,14 @@ where
 {
     config.check(stack.has_tls())?;
     let Buffers {
-        message,
-        rx,
+        rx: input,
+        output,
         tx,
         will,
         http,
     } = buffers;
-    if rx.len() < BUFFER_MIN {
+    let mut buffers = gate::Buffers { input, output };
+    if buffers.input.len() < BUFFER_MIN {
         return Err(SetupError::ReceiveBuffer);
     }
     let has_ended = Cell::new(false);
@@ -87,15 +87,19 @@ where
     };
     let activity = PeerActivity::default();
     let driver = AgentDriver::new(agent, signal, ticks(config.grace));
-    let inbox = Gather::new(agent, status, message);
-    let mut link = Link::new(agent, driver, config, status, &activity, &inbox);
+    let mut link = Link::new(agent, driver, config, status, &activity, agent);
     let mut packet = [0; PACKET_MAX];
     let mut exchanges = pin!(exchanges);
     loop {
         let mut session = new_session(&agent.borrow(), config, &mut packet, tx, will)?;
         // The session first: a request that it brings begins in the same poll.
         let exchanges = poll_fn(|cx| poll_apart(exchanges.as_mut(), cx));
-        match select(link.run_session(stack, &mut session, rx), exchanges).await {
+        match select(
+            link.run_session(stack, &mut session, &mut buffers),
+            exchanges,
+        )
+        .await
+        {
             Either::First(Ok(())) => link.give_up(),
             Either::First(Err(Stopped)) => break,
             Either::Second(never) => {

@@ -12,9 +12,12 @@ use proplet::{agent::Agent, engine::Engine};
 /// Longest time of the goodbye.
 pub(crate) const GOODBYE: Duration = Duration::from_secs(1);
 
+/// DISCONNECT, reason 0: the broker keeps the session, and does not publish the will.
+pub(crate) const PAUSE: &[u8] = &[0xe0, 0];
+
 /// DISCONNECT, reason 0, with a session expiry interval of 0: the broker is to forget the session
 /// and not to publish the will. minimq has no room to encode that property.
-const DISCONNECT: [u8; 9] = [0xe0, 7, 0x00, 5, 0x11, 0, 0, 0, 0];
+pub(crate) const END: &[u8] = &[0xe0, 7, 0x00, 5, 0x11, 0, 0, 0, 0];
 
 /// A session of which the broker knows nothing yet.
 pub(crate) fn new_session<'b, E: Engine>(
@@ -46,14 +49,17 @@ pub(crate) fn new_session<'b, E: Engine>(
     Ok(Session::new(builder))
 }
 
-/// Takes leave of the broker, and of the session that it keeps.
-pub(crate) async fn goodbye<IO: minimq::Io>(mut connection: LiveConnection<'_, '_, '_, IO>) {
+/// Takes leave of the broker by this DISCONNECT.
+pub(crate) async fn goodbye<IO: minimq::Io>(
+    mut connection: LiveConnection<'_, '_, '_, IO>,
+    disconnect: &[u8],
+) {
     // A packet that has begun to be written must be whole; incoming ones no longer matter.
     while let Ok(Some(_)) = connection.drive().await {}
     if connection.is_connected() {
         let mut io = connection.into_inner();
         // The broker notices the end of the connection in any case.
-        if write_all(&mut io, &DISCONNECT).await.is_err() {
+        if write_all(&mut io, disconnect).await.is_err() || io.drain().await.is_err() {
             debug!("the connection broke during the goodbye");
         }
     }

@@ -25,7 +25,6 @@ pub struct LinkStatus {
     connects: AtomicU32,
     losses: AtomicU32,
     failures: AtomicU32,
-    oversized: AtomicU32,
 }
 
 impl Default for LinkStatus {
@@ -43,7 +42,6 @@ impl LinkStatus {
             connects: AtomicU32::new(0),
             losses: AtomicU32::new(0),
             failures: AtomicU32::new(0),
-            oversized: AtomicU32::new(0),
         }
     }
 
@@ -77,11 +75,6 @@ impl LinkStatus {
         self.failures.load(Relaxed)
     }
 
-    /// Messages skipped because their payloads were too large to be kept.
-    pub fn oversized(&self) -> u32 {
-        self.oversized.load(Relaxed)
-    }
-
     pub(crate) fn set_state(&self, state: LinkState) {
         self.state.store(state as u8, Relaxed);
     }
@@ -99,10 +92,6 @@ impl LinkStatus {
     pub(crate) fn failed(&self, error: ConnectionError) {
         count(&self.failures);
         self.error.store(error.pack(), Relaxed);
-    }
-
-    pub(crate) fn skipped(&self) {
-        count(&self.oversized);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Subscriptions of the broker's session.
 
 use crate::dial::LiveConnection;
-use minimq::{Error, Op, QoS, SubscriptionOptions, TopicFilter};
+use minimq::{Error, Op, QoS, RetainHandling, SubscriptionOptions, TopicFilter};
 use proplet::agent::Subscription;
 
 /// Subscriptions that the session has. They outlive a connection.
@@ -57,13 +57,23 @@ pub(crate) async fn change<IO: minimq::Io>(
     change: &Subscription,
 ) -> Result<Op, Error<crate::gate::Error<IO::Error>>> {
     match change {
-        Subscription::Add(filter) => connection.subscribe(&topics(filter), &[]).await,
+        Subscription::Add(filter) => {
+            let topics = topics(filter, RetainHandling::Immediately);
+            connection.subscribe(&topics, &[]).await
+        }
         Subscription::Remove(filter) => connection.unsubscribe(&[filter.as_str()], &[]).await,
     }
 }
 
-/// The topics of a request for a subscription at QoS 1.
-pub(crate) fn topics(filter: &str) -> [TopicFilter<'_>; 1] {
-    let options = SubscriptionOptions::default().maximum_qos(QoS::AtLeastOnce);
+/// The topics of a request for a subscription at QoS 1 to commands: retained ones would be acted upon in
+/// each new session.
+pub(crate) fn commands(filter: &str) -> [TopicFilter<'_>; 1] {
+    topics(filter, RetainHandling::Never)
+}
+
+fn topics(filter: &str, retained: RetainHandling) -> [TopicFilter<'_>; 1] {
+    let options = SubscriptionOptions::default()
+        .maximum_qos(QoS::AtLeastOnce)
+        .retain_behavior(retained);
     [TopicFilter::new(filter).options(options)]
 }

@@ -196,12 +196,12 @@ fn simulate_link<F: Future<Output = ()>>(script: impl FnOnce(World) -> F) {
         ..LinkConfig::DEFAULT
     };
     let status = LinkStatus::new();
-    let (mut message, mut rx) = ([0; 1024], [0; BUFFER_MIN]);
+    let mut rx = [0; BUFFER_MIN];
     let (mut tx, mut will) = ([0; 2048], [0; 128]);
     let mut heads = [[0; 512]; 2];
     let buffers = Buffers {
-        message: &mut message,
         rx: &mut rx,
+        output: &mut [0; 64],
         tx: &mut tx,
         will: &mut will,
         http: heads.each_mut().map(|head| &mut head[..]),

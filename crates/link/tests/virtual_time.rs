@@ -2,16 +2,16 @@
 
 mod support;
 
-use embassy_futures::{
-    select::{Either3, select3},
-    yield_now,
-};
-use proplet::{
+use ::proplet::{
     agent::Event,
     config::Config,
     engine::Slot,
     time::{Duration, Instant},
     wire::TOPIC_MAX,
+};
+use embassy_futures::{
+    select::{Either3, select3},
+    yield_now,
 };
 use proplet_link::{
     Buffers, ConnectionError, LinkConfig, LinkState, LinkStatus, SetupError, Signal,
@@ -21,7 +21,9 @@ use proptest::prelude::*;
 use std::{cell::RefCell, future::Future, rc::Rc};
 use support::{
     Cut, Dial, Login, Net, Seen, Signals, after, at, now, parks,
-    proplet::{CONFIG, Guests, ID, Log, TestAgent, agent, result_of, start_json, task_id},
+    proplet::{
+        CONFIG, Guests, ID, Log, TestAgent, agent, agent_with, result_of, start_json, task_id,
+    },
     simulate, warnings,
 };
 
@@ -76,7 +78,6 @@ fn start(net: &Net, id: &str) {
 /// Runs the link while `script` does.
 struct Setup {
     config: LinkConfig<'static>,
-    message: usize,
     rx: usize,
     tx: usize,
     world: World,
@@ -88,15 +89,18 @@ impl Setup {
     }
 
     fn with(config: Config<'static>) -> Self {
+        Self::of(agent(config))
+    }
+
+    fn of(agent: Rc<RefCell<TestAgent>>) -> Self {
         let signals = Signals::default();
         Self {
             config: LINK,
-            message: 1024,
             rx: BUFFER_MIN,
             tx: 2048,
             world: World {
                 net: Net::new(),
-                guests: Guests::new(agent(config), &signals),
+                guests: Guests::new(agent, &signals),
                 signals,
                 status: Box::leak(Box::default()),
             },
@@ -108,11 +112,11 @@ impl Setup {
         let world = &self.world;
         let (net, signals, status) = (world.net.clone(), world.signals.clone(), world.status);
         let guests = world.guests.clone();
-        let (mut message, mut rx) = (vec![0; self.message], vec![0; self.rx]);
+        let mut rx = vec![0; self.rx];
         let (mut tx, mut will) = (vec![0; self.tx], [0; 128]);
         let buffers = Buffers {
-            message: &mut message,
             rx: &mut rx,
+            output: &mut [0; 64],
             tx: &mut tx,
             will: &mut will,
             http: [],
@@ -438,34 +442,89 @@ fn a_publication_cut_off_in_the_middle_is_delivered_once() {
 }
 
 #[test]
-fn messages_too_large_are_skipped() {
+fn a_message_of_any_size_is_read() {
     let setup = Setup::new();
     let (net, log) = (setup.world.net.clone(), setup.world.log());
-    let status = setup.world.status;
     setup.run(async |world| {
         at(10_000).await;
         world.net.publish(CHUNKS, &vec![b'x'; 10_000_000]);
         world.start("a");
+        let large = start_json("b", "main", None);
+        let large = large.replacen(
+            '{',
+            &format!("{{\"other\":\"{}\",", "x".repeat(5_000_000)),
+            1,
+        );
+        world.net.publish(START, large.as_bytes());
         world.net.publish(START, b"");
         at(20_000).await;
     });
     let log = log.borrow();
     assert_eq!(log.connected.len(), 1);
-    let skipped = format!("{CHUNKS}: skipped a message of 10000000 bytes, the limit is 1024");
-    let [oversized, (refused_at, refused)] = &warnings()[..] else {
+    let [(10_000, chunk), (10_000, start)] = &warnings()[..] else {
         panic!("{:?}", warnings());
     };
-    assert_eq!(*oversized, (10_000, skipped));
-    // The messages behind it were read: one starts a task, and the other is empty.
+    assert!(chunk.starts_with("chunk refused: "), "{chunk}");
+    assert!(start.starts_with("start refused: "), "{start}");
     assert_eq!(log.running[0], (10_000, 1));
-    assert!(
-        *refused_at == 10_000 && refused.starts_with("start refused: "),
-        "{refused}"
-    );
     assert_eq!(arrivals(&net, "a"), [10_250]);
-    assert_eq!(net.times(|s| *s == Seen::Acked).len(), 3);
-    assert_eq!(status.oversized(), 1);
+    assert_eq!(arrivals(&net, "b"), [10_250]);
+    assert_eq!(net.times(|s| *s == Seen::Acked).len(), 4);
     assert_heartbeats(&net, &log, 20_000);
+}
+
+/// Sends `count` starts at once of which every other can't run, and one that can; returns the milliseconds until all
+/// were answered, each once.
+fn flood(config: Config<'static>, count: usize, floods: bool) -> u64 {
+    let setup = Setup::of(agent_with(config, 12));
+    let (net, log) = (setup.world.net.clone(), setup.world.log());
+    let mut took = 0;
+    setup.run(async |world| {
+        world.net.with(|w| w.floods = floods);
+        at(10_000).await;
+        for n in 0..count {
+            let id = format!("start{n}");
+            match n % 2 {
+                0 => {
+                    let bad = format!(r#"{{"id":"{id}","name":"main","proplet_id":"{ID}"}}"#);
+                    world.net.publish(START, bad.as_bytes());
+                }
+                _ => world.start(&id),
+            }
+        }
+        world.start("good");
+        while results(&world.net).len() <= count && now() < 600_000 {
+            after(10).await;
+        }
+        took = now() - 10_000;
+    });
+    let mut expected: Vec<_> = (0..count).map(|n| format!("start{n}")).collect();
+    expected.push("good".into());
+    expected.sort();
+    let mut answered = results(&net);
+    answered.sort();
+    assert_eq!(answered, expected);
+    assert_eq!(repeated(&net), Vec::<String>::new());
+    assert_heartbeats(&net, &log.borrow(), 10_000 + took);
+    took
+}
+
+#[test]
+fn a_flood_is_answered_whole_by_an_outbox_of_twelve() {
+    let took = flood(CONFIG, 500, false);
+    println!("500 starts with a result delay of 250 ms: {took} ms");
+    let at_once = Config {
+        result_delay: Duration::ZERO,
+        ..CONFIG
+    };
+    let took = flood(at_once, 10_000, false);
+    println!("10,000 without: {took} ms");
+}
+
+#[test]
+fn a_broker_that_knows_no_receive_maximum_has_all_answered_too() {
+    let took = flood(CONFIG, 200, true);
+    println!("200 starts: {took} ms");
 }
 
 /// minimq does not know of messages at QoS 0: the link acts on each all the same, before the next.
@@ -525,7 +584,8 @@ fn a_message_with_too_long_a_topic_is_skipped_and_acknowledged() {
         at(20_000).await;
     });
     assert_eq!(log.borrow().connected.len(), 1);
-    assert_eq!(net.times(|s| *s == Seen::Acked), [10_000; 2]);
+    // They wait a millisecond for something to go with.
+    assert_eq!(net.times(|s| *s == Seen::Acked), [10_001; 2]);
     assert_eq!(arrivals(&net, "a"), [10_250]);
     let text = format!("topic of {} bytes", TOPIC_MAX + 1);
     let skipped = warnings();
@@ -842,7 +902,7 @@ fn an_acknowledgement_that_hangs_is_not_forgotten_over_ticks() {
             world.signals.send(Signal::Work);
         }
     });
-    assert_eq!(log.borrow().disconnected, [21_000]);
+    assert_eq!(log.borrow().disconnected, [21_001]);
 }
 
 #[test]
@@ -1232,11 +1292,11 @@ fn settings_that_cannot_work_are_refused() {
             ..LINK
         };
         let (net, signals, status) = (Net::new(), Signals::default(), LinkStatus::new());
-        let (mut message, mut rx) = ([0; 64], vec![0; rx]);
+        let mut rx = vec![0; rx];
         let (mut tx, mut will) = ([0; 64], [0; 64]);
         let buffers = Buffers {
-            message: &mut message,
             rx: &mut rx,
+            output: &mut [0; 64],
             tx: &mut tx,
             will: &mut will,
             http: [],
@@ -1295,7 +1355,7 @@ enum Fault {
     Dial(Dial),
     HoldAcks(bool),
     Start(u8),
-    Oversized,
+    Large,
 }
 
 fn cases() -> u32 {
@@ -1319,7 +1379,7 @@ fn any_fault() -> impl Strategy<Value = (u64, Fault)> {
         2 => dial.prop_map(Fault::Dial),
         1 => any::<bool>().prop_map(Fault::HoldAcks),
         6 => (1u8..12).prop_map(Fault::Start),
-        1 => Just(Fault::Oversized),
+        1 => Just(Fault::Large),
         1 => Just(Fault::Forget),
     ];
     // Often at the very moment of the one before, or when its results are due.
@@ -1362,7 +1422,7 @@ proptest! {
                         started += 1;
                         world.start(&started.to_string());
                     },
-                    Fault::Oversized => net.publish(CHUNKS, &[0; 5_000]),
+                    Fault::Large => net.publish(CHUNKS, &[0; 5_000]),
                     Fault::Forget => { net.cut(Cut::Reset); net.forget(); }
                     _ if !net.is_connected() => {}
                     Fault::Cut(cut) => net.cut(cut),

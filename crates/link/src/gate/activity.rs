@@ -2,6 +2,8 @@
 
 use core::cell::Cell;
 use embassy_time::Instant;
+use log::warn;
+use proplet::agent::RECEIVE_MAXIMUM;
 
 /// Activity of the peer of a [`Gate`](super::Gate). It outlives the transport, and has for the owner of
 /// the MQTT client facts that the client does not tell.
@@ -15,6 +17,11 @@ pub struct PeerActivity {
     pub reason_code: Cell<Option<u8>>,
     /// Whether the peer has closed the stream.
     pub closed: Cell<bool>,
+    /// Whether the client has not read the packet that it is to acknowledge.
+    pub has_stub: Cell<bool>,
+    /// Whether the peer has sent more messages at once than may await their acknowledgement. It has them
+    /// still, and sends them again on the next connection.
+    pub has_excess: Cell<bool>,
 }
 
 impl PeerActivity {
@@ -24,6 +31,16 @@ impl PeerActivity {
         self.delivered.set(false);
         self.reason_code.set(None);
         self.closed.set(false);
+        self.has_stub.set(false);
+        self.has_excess.set(false);
+    }
+
+    pub(super) fn note_excess(&self) {
+        if !self.has_excess.replace(true) {
+            warn!(
+                "the broker sends more messages at once than the {RECEIVE_MAXIMUM} that it was told to: the others are taken on the next connection"
+            );
+        }
     }
 
     /// Takes note of a read.
@@ -43,6 +60,8 @@ impl Default for PeerActivity {
             delivered: Cell::new(false),
             reason_code: Cell::new(None),
             closed: Cell::new(false),
+            has_stub: Cell::new(false),
+            has_excess: Cell::new(false),
         }
     }
 }

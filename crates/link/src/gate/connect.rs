@@ -86,7 +86,7 @@ impl Connect {
                     Self::properties(left - 1, properties, index + 1)
                 }
                 Ok(_) => Self::properties(left - 1, properties, 0),
-                Err(Fault::Malformed | Fault::ReceiveMaximum) => Self::Done,
+                Err(Fault::Malformed) => Self::Done,
             },
             Self::Kind | Self::Done => Self::Done,
         };

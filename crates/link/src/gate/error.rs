@@ -19,8 +19,6 @@ pub enum Error<E> {
 pub enum Fault {
     /// A packet is malformed, or has no place where it came.
     Malformed,
-    /// A message is one more than may await their acknowledgement.
-    ReceiveMaximum,
 }
 
 impl<E> From<Fault> for Error<E> {
@@ -35,9 +33,6 @@ impl<E: fmt::Debug> fmt::Display for Error<E> {
             Self::Transport(err) => write!(f, "{err:?}"),
             Self::Stalled => f.write_str("the peer has stopped reading"),
             Self::Fault(Fault::Malformed) => f.write_str("a malformed packet"),
-            Self::Fault(Fault::ReceiveMaximum) => {
-                f.write_str("more unacknowledged messages than the Receive Maximum")
-            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     activity::PeerActivity,
     error::Fault,
-    inbox::{Head, Inbox},
+    inbox::Inbox,
     properties::{
         Byte, MAXIMUM_PACKET_SIZE, MAXIMUM_QOS, Properties, RECEIVE_MAXIMUM, SERVER_KEEP_ALIVE,
     },
@@ -12,7 +12,10 @@ use super::{
     withheld::{Admission, Owner, Withheld},
 };
 use log::{debug, warn};
-use proplet::{agent::Qos, wire::TOPIC_MAX};
+use proplet::{
+    agent::{MessageHead, Qos},
+    wire::TOPIC_MAX,
+};
 
 /// Least number of bytes of the buffer for what comes in: the head of a message is read at once, which
 /// is its fixed header, its topic, its packet identifier and the length of its properties.
@@ -52,11 +55,7 @@ enum State {
     /// Before a packet, of which nothing was taken.
     Between,
     /// In a message that the inbox has begun to get.
-    Message {
-        properties: usize,
-        payload: usize,
-        id: Option<u16>,
-    },
+    Message { properties: usize, payload: usize },
     /// In a topic that no agent can have a use for, with `rest` bytes of the packet behind it.
     LongTopic {
         first: u8,
@@ -102,11 +101,6 @@ impl<'w> Inbound<'w> {
         }
     }
 
-    /// Whether the inbox waits for the end of a message.
-    pub(super) const fn is_within_message(&self) -> bool {
-        matches!(self.state, State::Message { .. })
-    }
-
     /// Takes the next bytes that belong together.
     pub(super) fn advance(
         &mut self,
@@ -116,7 +110,7 @@ impl<'w> Inbound<'w> {
         let step = match self.state {
             State::Between => self.begin(inbox, activity),
             State::Message { .. } => Ok(self.message(inbox)),
-            State::LongTopic { .. } => self.long_topic(),
+            State::LongTopic { .. } => self.long_topic(activity),
             State::Skip { .. } => Ok(self.skip()),
             State::Connack { .. } => self.connack_properties(),
             State::Suback { .. } => self.suback_codes(),
@@ -134,7 +128,7 @@ impl<'w> Inbound<'w> {
             CONNACK => connack(head, activity)?,
             DISCONNECT => disconnect(head, activity)?,
             _ if !self.is_greeted => return Err(Fault::Malformed.into()),
-            PUBLISH => publish(head, &self.withheld, inbox)?,
+            PUBLISH => publish(head, &mut self.withheld, inbox, activity)?,
             PUBACK..=PUBCOMP => puback(head)?,
             SUBACK | UNSUBACK => suback(head)?,
             PINGRESP => skip_rest(head, &[])?,
@@ -150,7 +144,6 @@ impl<'w> Inbound<'w> {
         let State::Message {
             properties,
             payload,
-            id,
         } = &mut self.state
         else {
             return Step::Advanced;
@@ -161,9 +154,6 @@ impl<'w> Inbound<'w> {
         let len = piece.len();
         match (*left, len) {
             (0, _) => {
-                if let Some(id) = *id {
-                    self.withheld.push(id, Owner::Inbox);
-                }
                 self.state = State::Between;
                 inbox.end();
                 return Step::Message;
@@ -177,7 +167,7 @@ impl<'w> Inbound<'w> {
         Step::Advanced
     }
 
-    fn long_topic(&mut self) -> Result<Step, Stop> {
+    fn long_topic(&mut self, activity: &PeerActivity) -> Result<Step, Stop> {
         let State::LongTopic { first, topic, rest } = &mut self.state else {
             return Ok(Step::Advanced);
         };
@@ -191,8 +181,11 @@ impl<'w> Inbound<'w> {
                 let id = head.id()?;
                 let left = head.left;
                 self.window.take(2);
-                let is_new = self.withheld.admit(id)? == Admission::New;
-                (is_new.then_some(id), left)
+                let admission = self.withheld.admit(id);
+                if admission == Admission::Excess {
+                    activity.note_excess();
+                }
+                ((admission == Admission::New).then_some(id), left)
             }
         };
         self.state = State::Skip { left, id };
@@ -359,7 +352,12 @@ fn qos(first: u8) -> Result<Qos, Fault> {
     }
 }
 
-fn publish(mut head: Header<'_>, withheld: &Withheld, inbox: &dyn Inbox) -> Begun {
+fn publish(
+    mut head: Header<'_>,
+    withheld: &mut Withheld,
+    inbox: &dyn Inbox,
+    activity: &PeerActivity,
+) -> Begun {
     let qos = qos(head.first)?;
     let is_again = head.first & 8 != 0;
     let len = match head.u16()? {
@@ -377,27 +375,35 @@ fn publish(mut head: Header<'_>, withheld: &Withheld, inbox: &dyn Inbox) -> Begu
     let payload = head.left.checked_sub(properties);
     let payload = payload.ok_or(Fault::Malformed)?;
     let topic = core::str::from_utf8(topic).map_err(|_| Fault::Malformed)?;
-    if let Some(id) = id
-        && withheld.admit(id)? == Admission::Repeated
-    {
-        match is_again {
-            true => debug!("{topic}: delivered again before its acknowledgement"),
-            false => warn!("{topic}: skipped a message: the broker uses identifier {id} twice"),
+    let admission = id.map_or(Admission::New, |id| withheld.admit(id));
+    match (admission, is_again) {
+        (Admission::New, _) => {}
+        (Admission::Repeated, true) => {
+            debug!("{topic}: delivered again before its acknowledgement");
         }
+        (Admission::Repeated, false) => {
+            let id = id.unwrap_or_default();
+            warn!("{topic}: skipped a message: the broker uses identifier {id} twice");
+        }
+        (Admission::Excess, _) => activity.note_excess(),
+    }
+    if admission != Admission::New {
         let (left, id) = (head.left, None);
         return Ok((State::Skip { left, id }, Step::Advanced, head.len));
     }
-    inbox.begin(&Head {
+    if let Some(id) = id {
+        withheld.push(id, Owner::Inbox);
+    }
+    inbox.begin(&MessageHead {
         topic,
         len: payload,
         qos,
-        retained: head.first & 1 != 0,
-        dup: is_again,
+        is_retained: head.first & 1 != 0,
+        is_duplicate: is_again,
     });
     let state = State::Message {
         properties,
         payload,
-        id,
     };
     Ok((state, Step::Advanced, head.len))
 }

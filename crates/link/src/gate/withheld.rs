@@ -1,10 +1,7 @@
 //! Messages of QoS 1 that were read and not acknowledged, in their order.
 
-use super::error::Fault;
 use heapless::Vec;
-
-/// Number of messages that may await their acknowledgement: what minimq announces as its Receive Maximum.
-pub(super) const RECEIVE_MAXIMUM: usize = 8;
+use proplet::agent::RECEIVE_MAXIMUM;
 
 /// Packet identifiers whose acknowledgements are withheld, the oldest first: they go in the order of
 /// their messages (MQTT-4.6.0-2).
@@ -32,6 +29,9 @@ pub(super) enum Admission {
     New,
     /// It has the identifier of one that awaits its acknowledgement.
     Repeated,
+    /// It is one more than may await their acknowledgement: the broker was told so, and keeps it until the next
+    /// connection.
+    Excess,
 }
 
 impl Withheld {
@@ -47,15 +47,15 @@ impl Withheld {
     /// and a task would be started twice if it were handed on; an end of the connection would bring both
     /// back, for ever. A broker that uses an identifier twice loses the second message, and the log says
     /// so.
-    pub(super) fn admit(&self, id: u16) -> Result<Admission, Fault> {
+    pub(super) fn admit(&self, id: u16) -> Admission {
         match self.0.iter().any(|message| message.id == id) {
-            true => Ok(Admission::Repeated),
-            false if self.0.is_full() => Err(Fault::ReceiveMaximum),
-            false => Ok(Admission::New),
+            true => Admission::Repeated,
+            false if self.0.is_full() => Admission::Excess,
+            false => Admission::New,
         }
     }
 
-    /// Keeps the identifier of an admitted message that has ended.
+    /// Keeps the identifier of an admitted message.
     pub(super) fn push(&mut self, id: u16, owner: Owner) {
         let kept = self.0.push(Message { id, owner });
         debug_assert!(kept.is_ok(), "it was admitted");

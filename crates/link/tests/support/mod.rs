@@ -10,6 +10,7 @@
 
 pub mod proplet;
 
+use ::proplet::agent::RECEIVE_MAXIMUM;
 use embassy_time::{Duration, Instant, Timer};
 use embedded_io_async::{ErrorKind, ErrorType, Read, Write};
 use embedded_nal_async::{AddrType, Dns, TcpConnect};
@@ -243,6 +244,8 @@ pub struct World {
     pub read_most: usize,
     /// Each read and write is pending once before it is ready.
     pub lazy: bool,
+    /// More messages are sent at once than the Receive Maximum allows.
+    pub floods: bool,
     /// Subscriptions and QoS 1 publications are taken but not acknowledged.
     pub hold_acks: bool,
     /// The code with which publications to a topic are refused.
@@ -285,6 +288,7 @@ impl Net {
             write_most: usize::MAX,
             read_most: usize::MAX,
             lazy: false,
+            floods: false,
             hold_acks: false,
             refuse_publish: None,
             poison: None,
@@ -542,8 +546,12 @@ impl World {
         let Some(session) = &mut self.session else {
             return;
         };
+        let window = match self.floods {
+            true => usize::MAX,
+            false => RECEIVE_MAXIMUM,
+        };
         let mut bytes = Vec::new();
-        for (id, topic, payload, sent) in &mut session.unacked {
+        for (id, topic, payload, sent) in session.unacked.iter_mut().take(window) {
             if !*sent {
                 *sent = true;
                 bytes.extend(publish_packet(0x32, topic, Some(*id), payload));
@@ -643,6 +651,7 @@ impl World {
                 if let Some(session) = &mut self.session {
                     session.unacked.retain(|m| m.0 != id);
                 }
+                self.deliver();
             }
             8 => {
                 let id = r.u16();

@@ -2,7 +2,7 @@
 
 use super::{Seen, Signals, now};
 use proplet::{
-    agent::{Agent, DeploymentSlot, Fetch, OutboxEntry, Storage, TaskSlot},
+    agent::{Agent, DeploymentSlot, Fetch, OutboxEntry, RECEIVE_MAXIMUM, Storage, TaskSlot},
     config::Config,
     engine::Slot,
     module::table::ModuleEntry,
@@ -42,14 +42,18 @@ fn leak<T>(value: impl Fn() -> T, len: usize) -> &'static mut [T] {
 
 /// An agent with room for all that a test starts.
 pub fn agent(config: Config<'static>) -> Rc<RefCell<TestAgent>> {
+    agent_with(config, 512)
+}
+
+/// An agent with an outbox for as many messages, beside answers that are withheld.
+pub fn agent_with(config: Config<'static>, outbox: usize) -> Rc<RefCell<TestAgent>> {
     let storage = Storage {
         slots: leak(|| TaskSlot::FREE, 256),
         deployments: leak(|| DeploymentSlot::FREE, 2),
         modules: leak(|| ModuleEntry::VACANT, 2),
         fetches: leak(|| Fetch::VACANT, 4),
-        outbox: leak(|| OutboxEntry::VACANT, 512),
+        outbox: leak(|| OutboxEntry::VACANT, outbox + RECEIVE_MAXIMUM),
         packed: leak(|| 0, 256),
-        unescaped: leak(|| 0, 256),
         store: None,
     };
     let agent = Agent::new(config, storage, FakeEngine::new(10_000_000));
