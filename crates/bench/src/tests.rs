@@ -301,6 +301,10 @@ impl Engine for Fake {
     fn deliver(&mut self, _: Slot, _: &str, _: &[u8]) {
         unreachable!("the bench has no channel");
     }
+
+    fn drop_message(&mut self, _: Slot) {
+        unreachable!("the bench has no channel");
+    }
 }
 
 const OPTIONS: Options<'_> = Options {

@@ -89,12 +89,11 @@ impl<P: Platform> WamrEngine<P> {
 
     /// Refuses a memory of which more is taken at the start than the task may hold.
     fn check_memory(&self, module: &Module, limits: &Limits) -> Result<(), EngineError<Buffer>> {
-        const WASM_PAGE: u64 = 65_536;
         if !self.workers.config.memory_commit && wamr::page_bytes() > 0 {
             return Ok(());
         }
         let pages = module.memory().map_or(0, |memory| memory.initial_pages);
-        let declared = u64::from(pages) * WASM_PAGE;
+        let declared = u64::from(pages) * u64::from(WASM_PAGE);
         match limits.memory_max {
             Some(max) if declared > max => Err(self.words(format_args!(
                 "out of memory: the module's memory of {declared} bytes is taken at the start, the task may have {max} of it"
@@ -268,6 +267,10 @@ impl<P: Platform> Engine for WamrEngine<P> {
         self.workers.take_message(slot)
     }
 
+    fn drop_message(&mut self, slot: Slot) {
+        self.workers.drop_message(slot);
+    }
+
     fn deliver(&mut self, slot: Slot, topic: &str, payload: &[u8]) {
         self.workers.deliver(slot, topic, payload);
     }
@@ -277,15 +280,27 @@ impl<P: Platform> Engine for WamrEngine<P> {
 /// quarter of the arena where they don't say, but for flat memories, and a page at least.
 #[must_use]
 pub fn with_memory(limits: TaskLimits, arena_bytes: u64) -> TaskLimits {
-    let page = wamr::page_bytes();
-    let quarter = (page > 0).then_some(arena_bytes / 4);
+    let page = memory_least();
+    let quarter = (wamr::page_bytes() > 0).then_some(arena_bytes / 4);
     let most = limits.memory.or(quarter);
     TaskLimits {
         memory: most.map(|bytes| bytes.max(page.into())),
-        page: page.max(1),
+        page,
         ..limits
     }
 }
+
+/// The least bytes that a bound on a task's linear memory can be: one page, of WebAssembly where memories
+/// are flat.
+#[must_use]
+pub fn memory_least() -> u32 {
+    match wamr::page_bytes() {
+        0 => WASM_PAGE,
+        page => page,
+    }
+}
+
+const WASM_PAGE: u32 = 65_536;
 
 /// More than the address space is as much as all of it: neither fits.
 fn bytes(count: u64) -> usize {

@@ -18,7 +18,7 @@ mod task;
 mod value;
 mod worker;
 
-pub use engine::{ModuleState, Record, WamrEngine, with_memory};
+pub use engine::{ModuleState, Record, WamrEngine, memory_least, with_memory};
 pub use guest::{HOST_FUNCTIONS, host_functions};
 pub use platform::{BoardError, Channel, PinMode, Platform};
 pub use run_queue::QueueEntry;

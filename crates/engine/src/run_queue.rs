@@ -80,6 +80,8 @@ pub(crate) struct RunQueue {
     asleep: u16,
     /// Workers that found nothing to run, and wait.
     idle: u16,
+    /// Workers that wait and have been called.
+    called: u16,
 }
 
 /// The place of a slot after a worker has had it.
@@ -118,6 +120,7 @@ impl RunQueue {
             lists: [List::EMPTY; 5],
             asleep: 0,
             idle: 0,
+            called: 0,
         }
     }
 
@@ -128,12 +131,21 @@ impl RunQueue {
 
     /// A worker waits no longer.
     pub(crate) const fn end_idle(&mut self) {
-        self.idle -= 1;
+        match self.called.checked_sub(1) {
+            Some(called) => self.called = called,
+            // Its time has come, and nobody has called it.
+            None => self.idle -= 1,
+        }
     }
 
-    /// Whether a worker waits.
-    pub(crate) const fn has_idle(&self) -> bool {
-        self.idle > 0
+    /// Picks one of the workers that wait; false if all of them have been called. The caller wakes it.
+    pub(crate) const fn take_idle(&mut self) -> bool {
+        let has_idle = self.idle > 0;
+        if has_idle {
+            self.idle -= 1;
+            self.called += 1;
+        }
+        has_idle
     }
 
     fn entry_mut(&mut self, slot: u16) -> &mut QueueEntry {

@@ -24,7 +24,7 @@ use critical_section::Mutex;
 use proplet::{
     engine::{Call, Exit, GuestLimits, Message, Preemption, RunUsage, Slot, TaskData, Weight},
     task::budget,
-    text::text,
+    text::words,
     time::Duration,
 };
 use wamr::{
@@ -221,14 +221,14 @@ impl<P: Platform> Workers<P> {
             self.slot(slot).put(cs, task);
             let mut queue = self.queue.borrow_ref_mut(cs);
             queue.begin(slot);
-            queue.has_idle()
+            queue.take_idle()
         });
         self.call(has_idle);
         Ok(())
     }
 
-    /// Lets a worker look that waits. Whether there is one is known where the queue was changed: one
-    /// that looks later sees the change.
+    /// Lets a worker look that waits, if the queue has picked one: where it was changed, for one that looks
+    /// later sees the change.
     fn call(&self, has_idle: bool) {
         if has_idle {
             self.platform.wake();
@@ -243,7 +243,7 @@ impl<P: Platform> Workers<P> {
                 interrupted.store(true, Ordering::Release);
             }
             queue.make_urgent(slot);
-            queue.has_idle()
+            queue.take_idle()
         });
         self.call(has_idle);
     }
@@ -294,6 +294,10 @@ impl<P: Platform> Workers<P> {
         });
         debug_assert!(before.is_none(), "the message before has been taken");
         self.platform.notify();
+    }
+
+    pub(crate) fn drop_message(&self, slot: Slot) {
+        self.slot(slot).count_dropped();
     }
 
     pub(crate) fn deliver(&self, slot: Slot, topic: &str, payload: &[u8]) {
@@ -351,7 +355,7 @@ impl<P: Platform> Workers<P> {
             if is_its {
                 queue.wake(slot);
             }
-            queue.has_idle()
+            queue.take_idle()
         });
         self.call(has_idle);
         true
@@ -448,7 +452,7 @@ impl<P: Platform> Workers<P> {
             job.turn = job.turn.min(0);
         }
         let state = self.slot(slot);
-        let (has_idle, place) = critical_section::with(|cs| {
+        let place = critical_section::with(|cs| {
             let wants = |e: &mut Mailbox| matches!(e.measurement, Measurement::Wanted(_));
             let place = match place {
                 Yield::Block if state.mailbox(cs, wants) == Some(true) => Yield::Measure,
@@ -457,9 +461,9 @@ impl<P: Platform> Workers<P> {
             let _ = state.with(cs, |task| task.stage = Stage::Parked(job));
             let mut queue = self.queue.borrow_ref_mut(cs);
             queue.park(slot, place, state.is_interrupted());
-            (queue.has_idle(), place)
+            // This worker looks next: it need call no other.
+            place
         });
-        self.call(has_idle);
         if place == Yield::Measure && !self.platform.wake_board() {
             while self.measure_by(|_| Err(BoardError::Absent)) {}
         }
@@ -662,9 +666,10 @@ impl<P: Platform> Workers<P> {
         const BURNT_MAX: i64 = 8;
         let (is_alone, is_pressed, has_idle) = self.queue(|queue| {
             let _ = queue.wake_due(now);
-            (!queue.has_any(), queue.has_urgent(), queue.has_idle())
+            let is_alone = !queue.has_any();
+            (is_alone, queue.has_urgent(), !is_alone && queue.take_idle())
         });
-        self.call(!is_alone && has_idle);
+        self.call(has_idle);
         let is_hot = !self.is_timed() && burnt * UNIT as i64 / BURNT_MAX >= whole;
         if !is_alone && (*turn <= 0 || is_hot) {
             return Some(Yield::Last);
@@ -698,13 +703,9 @@ impl<P: Platform> Workers<P> {
     /// Ends a run for a reason, which is kept in the room that it leaves.
     #[inline(never)]
     fn trapped(&self, slot: Slot, job: &mut Job<P>, reason: &dyn core::fmt::Display) -> Outcome {
-        let reason = text(format_args!("{reason}"));
         self.release(slot, job);
-        let kept = self.runtime.try_buffer(reason.len());
-        Outcome::Trapped(kept.map(|mut kept| {
-            kept.copy_from_slice(reason.as_bytes());
-            kept
-        }))
+        let kept = |len| self.runtime.try_buffer(len);
+        Outcome::Trapped(words(format_args!("{reason}"), kept))
     }
 
     #[inline(never)]

@@ -2,8 +2,8 @@
 
 use proplet::{
     agent::{
-        Agent, Delivery, DeploymentSlot, Event, Fetch, OutboxEntry, Qos, Reason, Refusal, Storage,
-        TaskSlot,
+        Agent, Delivery, DeploymentSlot, Event, Fetch, OutboxEntry, Qos, RECEIVE_MAXIMUM, Reason,
+        Refusal, Storage, TaskSlot,
     },
     config::Config,
     engine::{Engine as _, Limits, ModuleId, Weight},
@@ -11,7 +11,10 @@ use proplet::{
     time::Instant,
 };
 use proplet_engine::{ModuleState, QueueEntry, SlotState, WamrEngine, Workers};
-use proplet_testing::engine::{ARENA, Bench, ID, Threads, leaked};
+use proplet_testing::{
+    engine::{ARENA, Bench, ID, LIMITS, Threads, leaked},
+    inline::{OWN, max_inline_bytes},
+};
 use serde_json::{Value as Json, json};
 use std::{collections::BTreeMap, thread, time::Duration};
 use wamr::Buffer;
@@ -19,6 +22,7 @@ use wamr::Buffer;
 type TestAgent = Agent<'static, WamrEngine<Threads>>;
 
 const SLOTS: usize = 512;
+const STACK: usize = LIMITS.stack as usize;
 const CPU: &str = include_str!("../../../wat/bench/cpu.wat");
 const MEM: &str = include_str!("../../../wat/bench/mem.wat");
 const MSG: &str = include_str!("../../../wat/bench/msg.wat");
@@ -41,9 +45,8 @@ impl Proplet {
             deployments: leaked(2, || DeploymentSlot::FREE),
             modules: leaked(4, || ModuleEntry::VACANT),
             fetches: leaked(2, || Fetch::VACANT),
-            outbox: leaked(SLOTS, || OutboxEntry::VACANT),
+            outbox: leaked(SLOTS + RECEIVE_MAXIMUM, || OutboxEntry::VACANT),
             packed: leaked(1024, || 0),
-            unescaped: leaked(256, || 0),
             store: None,
         };
         let config = Config {
@@ -66,9 +69,33 @@ impl Proplet {
         self.agent.handle(event, self.now);
     }
 
+    /// The metadata of its discovery message, which is the first.
+    fn metadata(&mut self) -> Json {
+        let next = self.agent.poll_publish(Qos::AtLeastOnce, self.now).unwrap();
+        assert!(self.agent.topic(next.token).ends_with("/create"));
+        let mut body = [0; 1024];
+        let len = self.agent.write(next.token, &mut body, self.now).unwrap();
+        self.handle(Event::Published(next.token, Delivery::Done));
+        let body: Json = serde_json::from_slice(&body[..len]).unwrap();
+        body["metadata"].clone()
+    }
+
+    /// The error of a module of `len` bytes that are data but for a function, or nothing if it ran.
+    fn takes(&mut self, len: usize) -> Json {
+        self.start_module("large", &data_module(len), &json!({}));
+        let [result] = &self.all_results()[..] else {
+            panic!("one task has one result");
+        };
+        result["error"].clone()
+    }
+
     fn start(&mut self, id: &str, wat: &str, extra: &Json) {
+        self.start_module(id, &wat::parse_str(wat).unwrap(), extra);
+    }
+
+    fn start_module(&mut self, id: &str, module: &[u8], extra: &Json) {
         use base64::{Engine as _, prelude::BASE64_STANDARD};
-        let file = BASE64_STANDARD.encode(wat::parse_str(wat).unwrap());
+        let file = BASE64_STANDARD.encode(module);
         let mut start = json!({"id": id, "name": "main", "file": file, "proplet_id": ID,
             "monitoring_profile": {"enabled": false}});
         for (key, value) in extra.as_object().unwrap() {
@@ -154,6 +181,49 @@ impl Proplet {
     }
 }
 
+/// A module of `len` bytes, more than 1,000 of which are data that no memory has.
+fn data_module(len: usize) -> Vec<u8> {
+    let mut module = wat::parse_str(r#"(module (func (export "main")))"#).unwrap();
+    let leb = |n: usize| [0, 7, 14].map(|shift| (n >> shift) as u8 & 0x7f | 0x80);
+    let number = |n: usize| [&leb(n)[..], &[(n >> 21) as u8]].concat();
+    // The section, one segment, passive.
+    let data = len - module.len() - 11;
+    module.push(11);
+    module.extend(number(data + 6));
+    module.extend([1, 1]);
+    module.extend(number(data));
+    module.resize(len, 7);
+    module
+}
+
+/// The discovery message says which modules fit: the largest that do are those that are all data.
+fn the_largest_inline_module_is_announced(proplet: &mut Proplet) {
+    let metadata = proplet.metadata();
+    let announced = metadata["max_inline_bytes"].as_u64().unwrap() as usize;
+    let (mut fits, mut refused) = (1000, ARENA);
+    while refused - fits > 1 {
+        let len = usize::midpoint(fits, refused);
+        match proplet.takes(len) {
+            Json::Null => fits = len,
+            error => {
+                let error = error.as_str().unwrap();
+                assert!(error.starts_with("out of memory: "), "{error}");
+                refused = len;
+            }
+        }
+    }
+    println!("{announced} bytes of an inline module announced, {fits} fit");
+    // The table in docs/boards.md has it.
+    assert_eq!(announced, max_inline_bytes(ARENA, STACK, OWN));
+    assert!(
+        fits >= announced && fits - announced <= 512,
+        "{fits} fit, {announced} were announced"
+    );
+    assert_eq!(metadata["slots"], SLOTS);
+    assert_eq!(metadata["deployments"], 2);
+    assert_eq!(metadata["memory_page_bytes"], wamr::page_bytes());
+}
+
 #[test]
 fn a_slot_has_at_most_64_bytes_of_static_memory_on_32_bits() {
     let module = size_of::<ModuleEntry>() + size_of::<ModuleState>();
@@ -178,8 +248,8 @@ fn a_slot_has_at_most_64_bytes_of_static_memory_on_32_bits() {
 fn records_are_no_larger_than_the_docs_say() {
     let is_32_bit = cfg!(target_pointer_width = "32");
     let [reason, entry, fetch] = match is_32_bit {
-        true => [32, 228, 600],
-        false => [64, 280, 640],
+        true => [32, 228, 676],
+        false => [64, 280, 792],
     };
     assert_eq!(size_of::<Refusal>(), reason);
     assert_eq!(size_of::<Reason<Buffer>>(), reason);
@@ -187,10 +257,39 @@ fn records_are_no_larger_than_the_docs_say() {
     assert_eq!(size_of::<Fetch<Buffer>>(), fetch);
 }
 
+/// A module of more bytes than the arena has runs in what is kept of it; one that is cut off in what is dropped is
+/// refused by the engine.
+fn custom_sections_cost_nothing(proplet: &mut Proplet) {
+    let quiet = json!({});
+    let bare = wat::parse_str(LOOP).unwrap();
+    let names = [&[4][..], b"name", &vec![0; 2 * ARENA]].concat();
+    let len = (0..5).map(|i| (names.len() >> (7 * i)) as u8 & 0x7f | if i < 4 { 0x80 } else { 0 });
+    let custom = [&[0][..], &len.collect::<Vec<_>>(), &names].concat();
+    let whole = [&bare[..8], &custom, &bare[8..], &custom].concat();
+    let mut taken = [&bare, &whole].map(|module| {
+        let before = proplet.free();
+        proplet.start_module("a", module, &quiet);
+        let taken = before - proplet.free();
+        assert_eq!(proplet.agent.status().running, 1);
+        proplet.send("stop", &json!({"id": "a", "proplet_id": ID}));
+        proplet.all_results();
+        taken
+    });
+    println!("{} bytes of a module take {}", whole.len(), taken[1]);
+    taken.sort_unstable();
+    assert_eq!(taken[0], taken[1]);
+
+    proplet.start_module("a", &whole[..whole.len() - 1], &quiet);
+    let results = proplet.all_results();
+    let error = results[0]["error"].as_str().unwrap();
+    assert!(error.contains("sections can't be followed"), "{error}");
+}
+
 /// All in one test: WAMR is one for a process.
 #[test]
 fn what_tasks_cost_is_what_they_hold() {
     let mut proplet = Proplet::new();
+    the_largest_inline_module_is_announced(&mut proplet);
     let empty = proplet.free();
     let id = |n: usize| format!("3fe95a65-74f1-4ede-bf20-{n:012}");
 
@@ -213,6 +312,7 @@ fn what_tasks_cost_is_what_they_hold() {
     }
     assert_eq!(proplet.all_results().len(), 5);
     assert_eq!(proplet.free(), empty);
+    custom_sections_cost_nothing(&mut proplet);
 
     // As many as the arena holds, each with its record and room to be left.
     let held = proplet.workers.platform().hold();

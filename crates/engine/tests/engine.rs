@@ -310,7 +310,7 @@ fn starts(bench: &mut Bench) {
             }
             Err(reason) => {
                 assert!(
-                    reason.contains(" bytes of linear memory to begin with, need "),
+                    reason.contains(" bytes of linear memory at first, need "),
                     "{reason}"
                 );
                 refused += 1;

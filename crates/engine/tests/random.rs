@@ -98,7 +98,6 @@ fn random_commands_in_a_small_arena() {
         fetches: leaked(2, || Fetch::VACANT),
         outbox: leaked(400, || OutboxEntry::VACANT),
         packed: leaked(1024, || 0),
-        unescaped: leaked(256, || 0),
         store: None,
     };
     let mut config = Config {
