@@ -18,7 +18,7 @@ use proplet_bench::{
 };
 use proplet_engine::Workers;
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
+    event::Timespec,
     time::{ClockId, clock_getres, clock_gettime},
 };
 use serde_json::{Value, json};
@@ -63,7 +63,7 @@ impl Port for Process {
         let left = until.saturating_sub(self.now());
         let timeout = Timespec::try_from(left).ok();
         // An early return is as good as any.
-        let _ = poll(&mut [PollFd::new(exits, PollFlags::IN)], timeout.as_ref());
+        exits.wait(timeout.as_ref());
         exits.clear();
     }
 }

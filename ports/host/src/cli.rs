@@ -169,7 +169,7 @@ pub struct Join {
     #[arg(long)]
     pub session_expiry: u32,
     #[arg(long)]
-    pub receive_buffer: u32,
+    pub max_packet_size: u32,
     #[arg(long, value_parser = clap::builder::BoolishValueParser::new())]
     pub no_will: bool,
     #[arg(long)]

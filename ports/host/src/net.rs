@@ -66,9 +66,12 @@ fn park(wake: &WakeFd, deadline: Option<Instant>) {
             tv_nsec: 0,
         })
     });
-    // EINTR is a wake-up like any other; nothing else can fail with valid descriptors.
-    let _ = poll(&mut fds, timeout.as_ref());
-    if !fds[0].revents().is_empty() && wake.clear() {
+    wake.while_unset(|| {
+        // EINTR is a wake-up like any other; nothing else can fail with valid descriptors.
+        let _ = poll(&mut fds, timeout.as_ref());
+        !fds[0].revents().is_empty()
+    });
+    if wake.clear() {
         WOKEN.set(true);
     }
 }
@@ -314,7 +317,7 @@ impl Write for Connection {
         let Some(tls) = &mut self.tls else {
             return Ok(());
         };
-        ready(&self.stream, PollFlags::OUT, |stream, _| tls.push(stream)).await
+        ready(&self.stream, PollFlags::OUT, |stream, _| tls.flush(stream)).await
     }
 }
 

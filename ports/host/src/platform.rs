@@ -7,7 +7,7 @@ use crate::{
 use proplet::{engine::ProcessUsage, time::Duration};
 use proplet_engine::{BoardError, Channel, PinMode, Platform};
 use rustix::{
-    event::{EventfdFlags, eventfd},
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
     fd::{AsFd, BorrowedFd, OwnedFd},
     rand::{GetRandomFlags, getrandom},
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -15,39 +15,76 @@ use rustix::{
 };
 use std::{
     fs, io,
-    sync::{Condvar, Mutex, PoisonError},
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-/// A wake-up descriptor: readable from the first [`set`](Self::set) to the next
-/// [`clear`](Self::clear).
+/// A wake-up of one thread, by any other. The thread may wait for its descriptor beside others; while it
+/// does not wait, a wake-up costs no system call.
 #[derive(Debug)]
-pub struct WakeFd(OwnedFd);
+pub struct WakeFd {
+    fd: OwnedFd,
+    is_set: AtomicBool,
+    /// Whether the thread waits, or is about to: it has to be told by the descriptor.
+    is_awaited: AtomicBool,
+}
 
 impl WakeFd {
-    /// A descriptor that is not set.
+    /// A wake-up that is not set.
     ///
     /// # Errors
     /// If the process has no descriptors left.
     pub fn new() -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        Ok(Self(eventfd(0, flags)?))
+        Ok(Self {
+            fd: eventfd(0, flags)?,
+            is_set: AtomicBool::new(false),
+            is_awaited: AtomicBool::new(false),
+        })
     }
 
-    /// Makes it readable.
+    /// Sets it.
     pub fn set(&self) {
-        // Fails only if it has been set 2^64 times, and then it is readable.
-        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        // Either this sees that the thread waits, or the thread that it is set.
+        self.is_set.store(true, Ordering::SeqCst);
+        if self.is_awaited.swap(false, Ordering::SeqCst) {
+            // Fails only if it has been set 2^64 times, and then it is readable.
+            let _ = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
+        }
     }
 
-    /// Makes it unreadable; returns whether it was readable.
+    /// Unsets it; returns whether it was set.
     pub fn clear(&self) -> bool {
-        rustix::io::read(&self.0, &mut [0; 8]).is_ok()
+        self.is_set.swap(false, Ordering::SeqCst)
+    }
+
+    /// Waits until it is set, but no longer than `timeout`; it may return early.
+    pub fn wait(&self, timeout: Option<&Timespec>) {
+        self.while_unset(|| {
+            let mut fds = [PollFd::new(self, PollFlags::IN)];
+            let _ = poll(&mut fds, timeout);
+            !fds[0].revents().is_empty()
+        });
+    }
+
+    /// Calls `wait`, during which the descriptor becomes readable when this is set; not if it is set
+    /// already. `wait` returns whether the descriptor is readable.
+    pub fn while_unset(&self, wait: impl FnOnce() -> bool) {
+        self.is_awaited.store(true, Ordering::SeqCst);
+        let is_readable = !self.is_set.load(Ordering::SeqCst) && wait();
+        let is_told = !self.is_awaited.swap(false, Ordering::SeqCst);
+        if is_readable || is_told {
+            // What comes after this makes a later wait short.
+            let _ = rustix::io::read(&self.fd, &mut [0; 8]);
+        }
     }
 }
 
 impl AsFd for WakeFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
@@ -68,31 +105,57 @@ pub struct Linux {
 /// Where threads wait: each time that it is opened lets one through.
 #[derive(Debug, Default)]
 struct Door {
-    open: Mutex<usize>,
+    passage: Mutex<Passage>,
     opened: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Passage {
+    open: usize,
+    sleeping: usize,
 }
 
 impl Door {
     fn open(&self) {
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.opened.notify_one();
+        let mut passage = self.lock();
+        passage.open += 1;
+        if passage.sleeping > 0 {
+            drop(passage);
+            self.opened.notify_one();
+        }
     }
 
-    /// Until it is open.
-    fn wait(&self) {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.opened.wait_while(open, |open| *open == 0);
-        *waited.unwrap_or_else(PoisonError::into_inner) -= 1;
+    /// Until it is open, but no longer than `time`, if that is given.
+    fn wait(&self, time: Option<Duration>) {
+        let mut passage = self.lock();
+        if passage.open == 0 {
+            passage.sleeping += 1;
+            passage = self.sleep(passage, time);
+            passage.sleeping -= 1;
+        }
+        passage.open = passage.open.saturating_sub(1);
     }
 
-    /// As [`wait`](Self::wait), but no longer than `time`.
-    fn wait_for(&self, time: Duration) {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self
-            .opened
-            .wait_timeout_while(open, time, |open| *open == 0);
-        let mut open = waited.unwrap_or_else(PoisonError::into_inner).0;
-        *open = open.saturating_sub(1);
+    fn sleep<'d>(
+        &self,
+        passage: MutexGuard<'d, Passage>,
+        time: Option<Duration>,
+    ) -> MutexGuard<'d, Passage> {
+        let is_closed = |passage: &mut Passage| passage.open == 0;
+        match time {
+            None => {
+                let slept = self.opened.wait_while(passage, is_closed);
+                slept.unwrap_or_else(PoisonError::into_inner)
+            }
+            Some(time) => {
+                let slept = self.opened.wait_timeout_while(passage, time, is_closed);
+                slept.unwrap_or_else(PoisonError::into_inner).0
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Passage> {
+        self.passage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -123,7 +186,7 @@ impl Linux {
 
     /// Waits until something is to be measured. Called on the board's thread.
     pub fn wait_board(&self) {
-        self.board_door.wait();
+        self.board_door.wait(None);
     }
 
     /// Readable when a run has ended or a guest has a message.
@@ -134,10 +197,8 @@ impl Linux {
 
 impl Platform for Linux {
     fn wait(&self, until: Option<Duration>) {
-        match until {
-            Some(until) => self.workers.wait_for(until.saturating_sub(clock::uptime())),
-            None => self.workers.wait(),
-        }
+        self.workers
+            .wait(until.map(|until| until.saturating_sub(clock::uptime())));
     }
 
     fn wake(&self) {

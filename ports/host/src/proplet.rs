@@ -9,10 +9,13 @@ use crate::{
     store::FolderStore,
     tls::Tls,
 };
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use embassy_futures::select::{Either, select};
 use proplet::{
-    agent::{Agent, DeploymentSlot, EXCHANGES_MAX, Fetch, OutboxEntry, Storage, TaskSlot},
+    agent::{
+        Agent, DeploymentSlot, EXCHANGES_MAX, Fetch, OutboxEntry, RECEIVE_MAXIMUM, Storage,
+        TaskSlot,
+    },
     config::{Config, TaskLimits},
     engine::GuestLimits,
     module::{signature::Trust, table::ModuleEntry},
@@ -22,7 +25,7 @@ use proplet::{
 };
 use proplet_engine::{
     DeviceConfig, ModuleState, QueueEntry, SlotState, WamrEngine, Workers, host_functions,
-    with_memory,
+    memory_least, with_memory,
 };
 use proplet_link::{Buffers, LinkConfig, LinkStatus, Signal};
 use std::{
@@ -44,15 +47,15 @@ pub type HostAgent = Agent<'static, WamrEngine<Linux>>;
 /// Bytes of inputs and environment in one message.
 const TEXT_BYTES: usize = 4096;
 
-/// Bytes of strings with escapes in one message.
-const UNESCAPED_BYTES: usize = 64 * 1024;
-
 /// Results that await their acknowledgement: as many as starts may come in a burst, since one that
 /// is refused has its answer kept for a moment, too.
-const OUTBOX: usize = 4096;
+const OUTBOX: usize = 4096 + RECEIVE_MAXIMUM;
 
 /// Bytes that are read at once of the broker's packets.
 const RECEIVE_BYTES: usize = 16 * 1024;
+
+/// Bytes of packets that go to the broker in one write.
+const OUTPUT_BYTES: usize = 16 * 1024;
 
 /// Bytes of messages on their way to the broker.
 const SEND_BYTES: usize = 64 * 1024;
@@ -92,6 +95,7 @@ pub fn start_engine(
     modules: usize,
     proplet_id: &'static str,
 ) -> Result<(WamrEngine<Linux>, &'static Workers<Linux>)> {
+    check_memory(limits)?;
     let slots = usize::from(limits.instances);
     let stack_max = task_limits(limits).stack_max;
     let count = limits.workers.map(usize::from).unwrap_or_else(|| {
@@ -144,7 +148,6 @@ impl Proplet {
             fetches: slice(8, || Fetch::VACANT),
             outbox: slice(OUTBOX, || OutboxEntry::VACANT),
             packed: slice(TEXT_BYTES, || 0),
-            unescaped: slice(UNESCAPED_BYTES, || 0),
             store,
         };
         let config = Config {
@@ -200,6 +203,18 @@ fn start_workers(workers: &'static Workers<Linux>, count: usize, total: u32) -> 
     Ok(())
 }
 
+/// Refuses a bound on tasks' linear memory that is less than a page.
+fn check_memory(limits: &Limits) -> Result<()> {
+    let least = memory_least();
+    match limits.memory_max_bytes {
+        0 => Ok(()),
+        bytes if bytes >= least => Ok(()),
+        bytes => bail!(
+            "--memory-max-bytes {bytes}: expected 0, or {least} bytes at least, which is a page"
+        ),
+    }
+}
+
 fn guest_limits(limits: &Limits) -> GuestLimits {
     GuestLimits {
         log_bytes: limits.log_bytes,
@@ -241,6 +256,7 @@ pub fn config(join: &Join) -> Config<'static> {
             coordinator: leak(&join.coordinator_url),
         },
         data_bytes: join.data_max_bytes as usize,
+        message_bytes: join.limits.message_max_bytes as usize,
         metadata: Metadata {
             description: join.description.as_ref().map(leak),
             tags: Vec::leak(tags),
@@ -252,7 +268,8 @@ pub fn config(join: &Join) -> Config<'static> {
             total_memory_bytes: Some(join.limits.arena_bytes.into()),
             proplet_version: Some(env!("CARGO_PKG_VERSION")),
             wasm_runtime: Some("wamr"),
-            ip: None,
+            wasm_proposals: &wamr::PROPOSALS,
+            ..Metadata::EMPTY
         },
         ..Config::DEFAULT
     }
@@ -314,6 +331,8 @@ pub fn work(
         keep_alive: join.keep_alive,
         session_expiry: join.session_expiry,
         will: !join.no_will,
+        max_packet: Some(join.max_packet_size).filter(|size| *size > 0),
+        lull: Duration::from_millis(5),
         timeout,
         write_timeout: timeout,
         seed: RandomState::new().hash_one(clock::unix_ms()),
@@ -321,8 +340,8 @@ pub fn work(
     };
     let mut heads: [Vec<u8>; EXCHANGES_MAX] = array::from_fn(|_| vec![0; HTTP_BYTES]);
     let buffers = Buffers {
-        message: &mut vec![0; join.receive_buffer as usize],
         rx: &mut vec![0; RECEIVE_BYTES],
+        output: &mut vec![0; OUTPUT_BYTES],
         tx: &mut vec![0; SEND_BYTES],
         will: &mut [0; 256],
         http: heads.each_mut().map(Vec::as_mut_slice),

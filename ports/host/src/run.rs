@@ -8,7 +8,7 @@ use proplet::{
     config::Config,
     wire::{Outbound, Topics},
 };
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::Timespec;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
@@ -91,7 +91,7 @@ pub fn run(options: &cli::Run) -> Result<String> {
         let timeout = Timespec::try_from(left.min(Duration::from_secs(3600))).ok();
         let exits = workers.platform().exits();
         // An early return is as good as any.
-        let _ = poll(&mut [PollFd::new(exits, PollFlags::IN)], timeout.as_ref());
+        exits.wait(timeout.as_ref());
         exits.clear();
         agent.handle(Event::Tick, clock::now());
     }

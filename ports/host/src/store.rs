@@ -26,8 +26,8 @@ const MODULE_EXTENSION: &str = "wasm";
 /// Of a file that is not whole yet.
 const PARTIAL_EXTENSION: &str = "partial";
 
-/// A [`Store`] in a folder: `modules/<digest in hex>.wasm` and `records/<index>`. Other files are
-/// left alone.
+/// A [`Store`] in a folder: `modules/<digest in hex>.wasm`, which end with their seals, and
+/// `records/<index>`. Other files are left alone.
 ///
 /// A file is written under another name, and has its own once its bytes are on the disk. Modules
 /// are known by their names, and their bytes not looked at. One that is used gets a new time of
@@ -297,16 +297,17 @@ impl Store for FolderStore {
         }
     }
 
-    fn write_module(&mut self, digest: &Digest, bytes: &[u8]) -> Result<(), Text> {
+    fn write_module(&mut self, digest: &Digest, bytes: &[u8], seal: &[u8]) -> Result<(), Text> {
         if self.known.contains_key(digest) {
             self.touch(digest);
             return Ok(());
         }
+        let bytes = [bytes, seal].concat();
         let len = bytes.len() as u64;
         self.admit(len)?;
         let path = self.module_path(digest);
         self.make_room(len)
-            .and_then(|()| self.write_file(&path, bytes))
+            .and_then(|()| self.write_file(&path, &bytes))
             .map_err(|err| failure(&path, &err))?;
         let used = self.tick();
         self.known.insert(*digest, Module { len, used });

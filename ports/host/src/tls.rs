@@ -188,16 +188,33 @@ impl Session {
 
     /// Takes something to send, when all from before is sent.
     pub(crate) fn write(&mut self, stream: &TcpStream, buf: &[u8]) -> io::Result<usize> {
-        self.push(stream)?;
+        self.flush(stream)?;
         let n = self.0.writer().write(buf)?;
-        match self.push(stream) {
+        match self.flush(stream) {
             Err(e) if e.kind() != ErrorKind::WouldBlock => Err(e),
             _ => Ok(n),
         }
     }
 
-    /// Sends what has been taken.
-    pub(crate) fn push(&mut self, mut stream: &TcpStream) -> io::Result<()> {
+    /// Sends what has been taken. Where the peer takes no more, its reason is the error, if it has said one.
+    pub(crate) fn flush(&mut self, stream: &TcpStream) -> io::Result<()> {
+        match self.push(stream) {
+            Err(e) if e.kind() != ErrorKind::WouldBlock => Err(self.alert(stream).unwrap_or(e)),
+            pushed => pushed,
+        }
+    }
+
+    /// The alert with which the peer has ended the session, if it did.
+    fn alert(&mut self, mut stream: &TcpStream) -> Option<io::Error> {
+        while self.0.read_tls(&mut stream).ok()? > 0 {
+            if let Err(alert) = self.process(stream) {
+                return Some(alert);
+            }
+        }
+        None
+    }
+
+    fn push(&mut self, mut stream: &TcpStream) -> io::Result<()> {
         while self.0.wants_write() {
             self.0.write_tls(&mut stream)?;
         }

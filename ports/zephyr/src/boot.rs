@@ -94,10 +94,8 @@ static FETCHES: Filled<Fetch<Buffer>, { sizes::FETCHES }> =
 static OUTBOX: Filled<OutboxEntry<Buffer>, { sizes::OUTBOX }> =
     ConstStaticCell::new(heapless::Vec::new());
 static PACKED: ConstStaticCell<[u8; sizes::TEXT]> = ConstStaticCell::new([0; sizes::TEXT]);
-static UNESCAPED: ConstStaticCell<[u8; sizes::UNESCAPED]> =
-    ConstStaticCell::new([0; sizes::UNESCAPED]);
-static MESSAGE: ConstStaticCell<[u8; sizes::MESSAGE]> = ConstStaticCell::new([0; sizes::MESSAGE]);
 static RX: ConstStaticCell<[u8; sizes::RX]> = ConstStaticCell::new([0; sizes::RX]);
+static OUTPUT: ConstStaticCell<[u8; sizes::OUTPUT]> = ConstStaticCell::new([0; sizes::OUTPUT]);
 static TX: ConstStaticCell<[u8; sizes::TX]> = ConstStaticCell::new([0; sizes::TX]);
 static HTTP: ConstStaticCell<[u8; sizes::HTTP]> = ConstStaticCell::new([0; sizes::HTTP]);
 static WILL: ConstStaticCell<[u8; sizes::WILL]> = ConstStaticCell::new([0; sizes::WILL]);
@@ -240,14 +238,15 @@ async fn work(
         keep_alive: settings.keep_alive,
         session_expiry: settings.session_expiry,
         will: settings.will,
+        max_packet: Some(settings.max_packet_size).filter(|size| *size > 0),
         timeout,
         write_timeout: timeout,
         seed: u64::from(ffi::random()) << 32 | u64::from(ffi::random()),
         ..LinkConfig::DEFAULT
     };
     let buffers = Buffers {
-        message: MESSAGE.take(),
         rx: RX.take(),
+        output: OUTPUT.take(),
         tx: TX.take(),
         will: WILL.take(),
         http: [HTTP.take()],
@@ -399,7 +398,6 @@ fn assemble(
         fetches: fill(&FETCHES, sizes::FETCHES, || Fetch::VACANT),
         outbox: fill(&OUTBOX, sizes::OUTBOX, || OutboxEntry::VACANT),
         packed: &mut PACKED.take()[..],
-        unescaped: &mut UNESCAPED.take()[..],
         store: store(),
     };
     let mut agent = Agent::new(config(settings, reset, arena_len), storage, engine)
@@ -447,18 +445,19 @@ fn config(settings: &'static Settings, reset: &str, arena: usize) -> Config<'sta
         limits: with_memory(limits, arena as u64),
         services: settings.services(),
         data_bytes: settings.data_max_bytes as usize,
+        message_bytes: settings.message_max_bytes as usize,
         metadata: Metadata {
             description: some(&settings.description),
             tags: tags(settings, reset),
             location: some(&settings.location),
-            ip: None,
             environment: Some("embedded"),
             os: Some("zephyr"),
-            hostname: None,
             cpu_arch: Some(ARCH),
             total_memory_bytes: Some(arena as u64),
             proplet_version: Some(env!("CARGO_PKG_VERSION")),
             wasm_runtime: Some("wamr"),
+            wasm_proposals: &wamr::PROPOSALS,
+            ..Metadata::EMPTY
         },
         ..Config::DEFAULT
     }

@@ -35,6 +35,7 @@ pub fn load() -> &'static Settings {
     let settings = SETTINGS.take();
     settings.has_tls = HAS_TLS;
     settings.has_signatures = HAS_SIGNATURES;
+    settings.page = proplet_engine::memory_least();
     if let Err(reason) = settings.set_defaults() {
         log::error!("default of {reason}");
     }
@@ -134,6 +135,7 @@ pub fn check(name: &str, value: &str) -> Result<(), Text> {
         let mut scratch = SCRATCH.borrow_ref_mut(cs);
         scratch.has_tls = HAS_TLS;
         scratch.has_signatures = HAS_SIGNATURES;
+        scratch.page = proplet_engine::memory_least();
         scratch.set(name, value)
     })
 }

@@ -9,14 +9,14 @@ pub const WORKERS: usize = k::CONFIG_PROPLET_WORKERS as usize;
 pub const DEPLOYMENTS: usize = k::CONFIG_PROPLET_DEPLOYMENTS as usize;
 pub const FETCHES: usize = k::CONFIG_PROPLET_FETCHES as usize;
 pub const MODULES: usize = k::CONFIG_PROPLET_MODULES as usize;
-pub const OUTBOX: usize = k::CONFIG_PROPLET_OUTBOX as usize;
+/// With those of answers to commands that are not acknowledged.
+pub const OUTBOX: usize = k::CONFIG_PROPLET_OUTBOX as usize + proplet::agent::RECEIVE_MAXIMUM;
 /// Of the inputs and the environment in one message.
 pub const TEXT: usize = k::CONFIG_PROPLET_TEXT_SIZE as usize;
-pub const UNESCAPED: usize = k::CONFIG_PROPLET_UNESCAPED_SIZE as usize;
-/// Of a message from the broker.
-pub const MESSAGE: usize = k::CONFIG_PROPLET_RX_BUFFER_SIZE as usize;
 /// Of what is read at once of the broker's packets.
 pub const RX: usize = 512;
+/// Of packets that go to the broker in one write.
+pub const OUTPUT: usize = 512;
 pub const TX: usize = k::CONFIG_PROPLET_TX_BUFFER_SIZE as usize;
 /// Of the head of an HTTP request or response.
 pub const HTTP: usize = k::CONFIG_PROPLET_HTTP_BUFFER_SIZE as usize;
@@ -51,11 +51,6 @@ pub const PEM: usize = k::CONFIG_PROPLET_TLS_CREDENTIAL_SIZE as usize;
 #[cfg(not(CONFIG_PROPLET_TLS))]
 pub const PEM: usize = 0;
 
-// Base64 and JSON make a chunk or a module a third larger than it is.
-const _: () = assert!(
-    MESSAGE >= 2 * TEXT,
-    "CONFIG_PROPLET_RX_BUFFER_SIZE must hold a start with all the text that a task may have"
-);
 const _: () = assert!(
     k::CONFIG_PROPLET_GUEST_STACK_SIZE_MAX >= k::CONFIG_PROPLET_GUEST_STACK_SIZE,
     "CONFIG_PROPLET_GUEST_STACK_SIZE_MAX is smaller than CONFIG_PROPLET_GUEST_STACK_SIZE"

@@ -22,7 +22,8 @@ fn open(folder: &TempDir) -> FolderStore {
 
 fn write(store: &mut FolderStore, name: u8, len: usize) -> Result<(), String> {
     let (digest, bytes) = module(name, len);
-    let written = store.write_module(&digest, &bytes);
+    let (bytes, seal) = bytes.split_at(len / 2);
+    let written = store.write_module(&digest, bytes, seal);
     written.map_err(|err| err.as_str().to_owned())
 }
 
@@ -307,7 +308,7 @@ type Step = (
 
 fn put(store: &mut FolderStore, name: u8, len: usize) -> Result<(), Text> {
     let (digest, bytes) = module(name, len);
-    store.write_module(&digest, &bytes)
+    store.write_module(&digest, &bytes, &[])
 }
 
 const OF: [(u8, usize); 4] = [(1, 40), (2, 41), (3, 50), (4, 49)];
