@@ -10,7 +10,8 @@ use rumqttc::{Client, Event, MqttOptions, NetworkOptions, Packet, QoS};
 use serde_json::{Value, json};
 use std::{
     collections::HashMap,
-    net::TcpListener,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
@@ -100,19 +101,86 @@ fn client(name: &str, port: u16, topic: &str) -> (Client, Receiver<(Instant, Str
     (client, inbox)
 }
 
-/// Answers each invocation as a proplet that has nothing to run would.
-fn echo(port: u16) {
-    let (client, inbox) = client("echo", port, &format!("{PREFIX}/echo/invoke"));
-    thread::spawn(move || {
-        for (_, _, body) in inbox {
-            let answer = json!({"task_id": body["id"], "invocation_id": body["invocation_id"],
-                "proplet_id": body["proplet_id"], "results": "42"});
-            let topic = format!("{PREFIX}/echo/invoke_results");
-            client
-                .publish(topic, QoS::AtLeastOnce, false, answer.to_string())
-                .expect("a client");
+/// A bare MQTT 5 client that answers each message of QoS 1 with one of the same size: no JSON is read, nothing
+/// runs. It is this program, as a process of its own.
+fn echo(port: u16) -> Process {
+    let child = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--echo", &port.to_string()])
+        .spawn();
+    Process(child.expect("the echo"))
+}
+
+/// The echo's process: one packet after the other, and one write for all that a read has brought.
+fn run_echo(port: u16) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_nodelay(true)?;
+    let mut connect = vec![0, 4];
+    connect.extend(b"MQTT\x05\x02\x00\x00\x00\x00\x04echo");
+    stream.write_all(&packet(0x10, &connect))?;
+    let filter = format!("{PREFIX}/echo/to/+");
+    let mut subscribe = vec![0, 1, 0];
+    subscribe.extend((filter.len() as u16).to_be_bytes());
+    subscribe.extend(filter.as_bytes());
+    subscribe.push(1);
+    stream.write_all(&packet(0x82, &subscribe))?;
+    let topic = format!("{PREFIX}/echo/from");
+    let (mut input, mut read, mut answers, mut next) = (Vec::new(), [0; 65_536], Vec::new(), 0u16);
+    loop {
+        let n = stream.read(&mut read)?;
+        if n == 0 {
+            return Ok(());
         }
-    });
+        input.extend_from_slice(&read[..n]);
+        let mut rest = &input[..];
+        while let Some((first, body, behind)) = split_packet(rest) {
+            if first & 0xf6 == 0x32 {
+                let topic_len = usize::from(u16::from_be_bytes([body[0], body[1]]));
+                let (id, payload) = body[2 + topic_len..].split_at(2);
+                answers.extend([0x40, 2, id[0], id[1]]);
+                next = next.checked_add(1).unwrap_or(1);
+                let mut publish = (topic.len() as u16).to_be_bytes().to_vec();
+                publish.extend(topic.as_bytes());
+                publish.extend(next.to_be_bytes());
+                // Its properties, of which there are none, and the same payload.
+                publish.extend(payload);
+                answers.extend(packet(0x32, &publish));
+            }
+            rest = behind;
+        }
+        let left = rest.len();
+        input.drain(..input.len() - left);
+        if !answers.is_empty() {
+            stream.write_all(&answers)?;
+            answers.clear();
+        }
+    }
+}
+
+fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+    let mut packet = vec![first];
+    let mut len = body.len();
+    while len > 0x7f {
+        packet.push(len as u8 | 0x80);
+        len >>= 7;
+    }
+    packet.push(len as u8);
+    packet.extend(body);
+    packet
+}
+
+/// First byte and body of the first packet, and what is behind it; `None` while it is not whole.
+fn split_packet(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (mut len, mut at) = (0, 1);
+    loop {
+        let byte = *input.get(at)?;
+        len |= usize::from(byte & 0x7f) << (7 * (at - 1));
+        at += 1;
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    let body = input.get(at..at + len)?;
+    Some((input[0], body, &input[at + len..]))
 }
 
 struct Driver {
@@ -120,6 +188,54 @@ struct Driver {
     id: String,
     client: Client,
     inbox: Receiver<(Instant, String, Value)>,
+    /// The module of a start, in base64.
+    file: String,
+}
+
+/// What is sent and answered.
+#[derive(Clone, Copy)]
+enum Kind {
+    Start,
+    Invocation,
+    /// The same, to the echo.
+    EchoedStart,
+    EchoedInvocation,
+}
+
+impl Kind {
+    const fn topics(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Start => ("control/manager/start", "control/proplet/results"),
+            Self::Invocation => ("control/manager/invoke", "control/proplet/invoke_results"),
+            Self::EchoedStart | Self::EchoedInvocation => ("echo/to/proplet", "echo/from"),
+        }
+    }
+
+    const fn is_echo(self) -> bool {
+        matches!(self, Self::EchoedStart | Self::EchoedInvocation)
+    }
+
+    /// Field that tells which message is answered.
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Start => "task_id",
+            Self::EchoedStart => "id",
+            Self::Invocation | Self::EchoedInvocation => "invocation_id",
+        }
+    }
+
+    fn message(self, proplet: &str, id: &str, file: &str) -> Value {
+        match self {
+            Self::Start | Self::EchoedStart => json!({
+                "id": id, "name": "main", "file": file, "inputs": ["20", "22"],
+                "proplet_id": proplet, "monitoring_profile": {"enabled": false}
+            }),
+            Self::Invocation | Self::EchoedInvocation => json!({
+                "id": "deployed", "broadcast": false, "proplet_id": proplet,
+                "invocation_id": id, "inputs": ["20", "22"]
+            }),
+        }
+    }
 }
 
 impl Driver {
@@ -131,6 +247,7 @@ impl Driver {
             id: channel.into(),
             client,
             inbox,
+            file: BASE64_STANDARD.encode(wat::parse_str(ADDITION).expect("it assembles")),
         }
     }
 
@@ -157,42 +274,17 @@ impl Driver {
 
     /// Deploys the addition as a latent task.
     fn deploy(&self, id: &str) {
-        let file = BASE64_STANDARD.encode(wat::parse_str(ADDITION).expect("it assembles"));
         self.publish(
             "control/manager/start",
-            &json!({"id": id, "name": "main", "file": file, "latent": true,
+            &json!({"id": id, "name": "main", "file": self.file, "latent": true,
                 "proplet_id": self.id, "monitoring_profile": {"enabled": false}}),
         );
     }
 
-    /// Starts `at_once` tasks, and as many again when all are done; returns each one's time.
-    fn starts(&self, rounds: usize, at_once: usize) -> Vec<Duration> {
-        let file = BASE64_STANDARD.encode(wat::parse_str(ADDITION).expect("it assembles"));
-        let mut times = Vec::new();
-        for round in 0..rounds {
-            let mut sent = HashMap::new();
-            for n in 0..at_once {
-                let id = format!("start-{at_once}-{round}-{n}");
-                sent.insert(id.clone(), Instant::now());
-                self.publish(
-                    "control/manager/start",
-                    &json!({"id": id, "name": "main", "file": file, "inputs": ["20", "22"],
-                        "proplet_id": self.id, "monitoring_profile": {"enabled": false}}),
-                );
-            }
-            while !sent.is_empty() {
-                let (at, body) = self.next("control/proplet/results");
-                assert_eq!(body["results"], "42", "{body}");
-                let id = body["task_id"].as_str().unwrap_or_default();
-                times.push(at - sent.remove(id).expect("one result a task"));
-            }
-        }
-        times
-    }
-
-    /// Calls until `calls` are answered, `at_once` under way; returns each one's time, and the
-    /// calls a second.
-    fn calls(&self, to: &str, from: &str, calls: usize, at_once: usize) -> (Vec<Duration>, f64) {
+    /// Sends messages of this kind until `calls` are answered, `at_once` under way; returns each one's time,
+    /// and the answers a second.
+    fn calls(&self, kind: Kind, calls: usize, at_once: usize) -> (Vec<Duration>, f64) {
+        let (to, from) = kind.topics();
         let began = Instant::now();
         let (mut sent, mut times) = (HashMap::new(), Vec::new());
         let mut next = 0;
@@ -200,16 +292,12 @@ impl Driver {
             while sent.len() < at_once && next < calls {
                 let id = format!("{to}-{at_once}-{next}");
                 sent.insert(id.clone(), Instant::now());
-                self.publish(
-                    to,
-                    &json!({"id": "deployed", "broadcast": false, "proplet_id": self.id,
-                        "invocation_id": id, "inputs": ["20", "22"]}),
-                );
+                self.publish(to, &kind.message(&self.id, &id, &self.file));
                 next += 1;
             }
             let (at, body) = self.next(from);
-            assert_eq!(body["results"], "42", "{body}");
-            let id = body["invocation_id"].as_str().unwrap_or_default();
+            assert!(kind.is_echo() || body["results"] == "42", "{body}");
+            let id = body[kind.key()].as_str().unwrap_or_default();
             times.push(at - sent.remove(id).expect("one answer a call"));
         }
         let rate = calls as f64 / began.elapsed().as_secs_f64();
@@ -226,8 +314,16 @@ fn quantiles(mut times: Vec<Duration>) -> String {
 }
 
 fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, option, port] = &args[..]
+        && option == "--echo"
+    {
+        // It ends with the broker.
+        let _ = run_echo(port.parse().expect("a port"));
+        return;
+    }
     let (v4, v5, name, _broker) = broker();
-    echo(v4);
+    let _echo = echo(v5);
     let driver = Driver::new(v4, "bench");
     let _proplet = proplet(v5, "bench", &[]);
     driver.next("control/proplet/alive");
@@ -236,35 +332,41 @@ fn main() {
     println!("Broker: {name}. Times in ms; QoS 1 on every hop.\n");
     println!("| what | at once | p50 | p99 | a second | against the echo |");
     println!("|---|---|---|---|---|---|");
-    let (echo_to, echo_from) = ("echo/invoke", "echo/invoke_results");
-    let (to, from) = ("control/manager/invoke", "control/proplet/invoke_results");
-    driver.calls(to, from, 500, 4);
-    driver.calls(echo_to, echo_from, 500, 4);
-    for at_once in [1, 8, 24] {
-        // Turn by turn, so that both meet the same machine.
-        let (mut echoes, mut calls) = ((Vec::new(), 0.0), (Vec::new(), 0.0));
-        const TURNS: usize = 5;
-        for _ in 0..TURNS {
-            let (times, rate) = driver.calls(echo_to, echo_from, 1000, at_once);
-            echoes.0.extend(times);
-            echoes.1 += rate / TURNS as f64;
-            let (times, rate) = driver.calls(to, from, 1000, at_once);
-            calls.0.extend(times);
-            calls.1 += rate / TURNS as f64;
+    for (kind, echoed, what) in [
+        (Kind::Start, Kind::EchoedStart, "start to result"),
+        (
+            Kind::Invocation,
+            Kind::EchoedInvocation,
+            "latent invocation",
+        ),
+    ] {
+        driver.calls(kind, 500, 4);
+        driver.calls(echoed, 500, 4);
+        for at_once in [1, 8, 24, 64] {
+            compare(&driver, kind, echoed, what, at_once);
         }
-        let (echo, call) = (quantiles(echoes.0), quantiles(calls.0));
-        println!("| echo | {at_once} | {echo} | {:.0} | 1 |", echoes.1);
-        let ratio = calls.1 / echoes.1;
-        println!(
-            "| latent invocation | {at_once} | {call} | {:.0} | {ratio:.2} |",
-            calls.1
-        );
-    }
-    for (rounds, at_once) in [(1000, 1), (100, 24)] {
-        let times = quantiles(driver.starts(rounds, at_once));
-        println!("| start to result | {at_once} | {times} | | |");
     }
     sizes(v4, v5);
+}
+
+/// Turn by turn, so that both meet the same machine.
+fn compare(driver: &Driver, kind: Kind, echoed: Kind, what: &str, at_once: usize) {
+    const TURNS: usize = 5;
+    let (mut echoes, mut calls) = ((Vec::new(), 0.0), (Vec::new(), 0.0));
+    for _ in 0..TURNS {
+        for (kind, sum) in [(echoed, &mut echoes), (kind, &mut calls)] {
+            let (times, rate) = driver.calls(kind, 1000, at_once);
+            sum.0.extend(times);
+            sum.1 += rate / TURNS as f64;
+        }
+    }
+    let (echo, call) = (quantiles(echoes.0), quantiles(calls.0));
+    println!("| its echo | {at_once} | {echo} | {:.0} | 1 |", echoes.1);
+    let ratio = calls.1 / echoes.1;
+    println!(
+        "| {what} | {at_once} | {call} | {:.0} | {ratio:.2} |",
+        calls.1
+    );
 }
 
 /// Invocations of a proplet with many slots and deployments, against those of one with few: of as many
@@ -290,7 +392,6 @@ fn sizes(v4: u16, v5: u16) {
     println!("\nInvocations a second with 4,096 slots and 256 deployed, against 20 deployed:\n");
     println!("| at once | slots | few | 4,096 slots | ratio |");
     println!("|---|---|---|---|---|");
-    let (to, from) = ("control/manager/invoke", "control/proplet/invoke_results");
     let (large, _large) = of("large", "4096", 256);
     for (slots, all_at_once) in [("64", &[1, 24, 60][..]), ("256", &[200])] {
         let (small, _small) = of(&format!("small-{slots}"), slots, 20);
@@ -299,7 +400,7 @@ fn sizes(v4: u16, v5: u16) {
             let mut rates = [Vec::new(), Vec::new()];
             for _ in 0..TURNS {
                 for (rates, driver) in rates.iter_mut().zip([&small, &large]) {
-                    rates.push(driver.calls(to, from, calls, at_once).1);
+                    rates.push(driver.calls(Kind::Invocation, calls, at_once).1);
                 }
             }
             let [small, large] = rates.map(|mut rates| {

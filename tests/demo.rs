@@ -204,7 +204,22 @@ fn run_tells_failures() {
         "deadline of 300 ms exceeded",
     );
     assert_error(&endless.run(&["--work-max", "5000"]), "work budget of 5000");
+    assert_error(
+        &endless.run(&["--env", "PROPLET_MEMORY_BYTES=100"]),
+        "PROPLET_MEMORY_BYTES=100: expected a number of bytes from 1024 to ",
+    );
+    assert_error(
+        &endless.run(&["--memory-max-bytes", "100"]),
+        "--memory-max-bytes 100: expected 0, or 1024 bytes at least, which is a page",
+    );
     assert_error(&Module::new(b"nonsense").run(&[]), "is no module");
+    for (bytes, words) in [
+        (&b"\x1f\x8b\x08\0"[..], "gzip-compressed"),
+        (b"\0asm\x0d\0\x01\0", "a WebAssembly component"),
+        (b"<html>", "an HTML or XML page"),
+    ] {
+        assert_error(&Module::new(bytes).run(&[]), words);
+    }
     assert_error(&Module::new(b"\0asm\x01\0\0\0garbage").run(&[]), "");
     assert_error(
         &proplet(&["run", "no-such-file.wasm"], LIMIT),

@@ -21,8 +21,9 @@ use support::{
     chunks, free_port, host as subject, wasm, with,
 };
 
-/// Experiments of the manager's coordinator.
+/// Experiments of the manager's coordinator, and the registry's proxy.
 mod manager {
+    mod proxy;
     mod rounds;
 }
 
@@ -30,8 +31,9 @@ const COMPLETED: u64 = 3;
 const FAILED: u64 = 4;
 const SKIPPED: u64 = 5;
 
-fn binary() -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os("PROPELLER_MANAGER").map(PathBuf::from) {
+/// The binary that `variable` names, or else `target/peers` or the path has.
+fn binary(variable: &str, name: &str) -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os(variable).map(PathBuf::from) {
         // Relative paths are the caller's, and tests run elsewhere.
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         return [root.join(&path), path].into_iter().find(|p| p.is_file());
@@ -39,10 +41,10 @@ fn binary() -> Option<PathBuf> {
     let peers = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../peers");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/peers");
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let named = std::env::split_paths(&path).map(|dir| dir.join("propeller-manager"));
+    let named = std::env::split_paths(&path).map(|dir| dir.join(format!("propeller-{name}")));
     [peers, root]
         .iter()
-        .flat_map(|dir| [dir.join("propeller-manager"), dir.join("manager")])
+        .flat_map(|dir| [dir.join(format!("propeller-{name}")), dir.join(name)])
         .chain(named)
         .find(|file| file.is_file())
 }
@@ -191,7 +193,7 @@ impl Stage {
 
     /// With further variables of the manager's environment.
     fn with_manager(args: &[&str], env: &[(&str, &str)]) -> Option<Self> {
-        let binary = binary();
+        let binary = binary("PROPELLER_MANAGER", "manager");
         let remedy = "see tests/manager, and set PROPELLER_MANAGER to the binary";
         if is_missing(binary.is_some(), "Propeller manager", remedy) {
             return None;

@@ -7,6 +7,8 @@ use support::host as subject;
 
 /// Scenarios of the Linux port alone.
 mod mosquitto {
+    mod flood;
+    mod memory;
     mod time;
     mod tls;
 }

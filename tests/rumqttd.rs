@@ -10,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 use support::{
-    ADD, ID, LOOP, Peer, Proplet, QUIET, SOON, assert_heartbeats, base64, host as subject, invoke,
-    is_alive, is_results, start, stop, wasm,
+    ADD, ID, LOOP, Peer, Proplet, QUIET, SIZES_ARGS, SOON, assert_all_sizes_are_answered,
+    assert_heartbeats, base64, host as subject, invoke, is_alive, is_results, start, stop, wasm,
 };
 
 /// One broker for all: it can't be ended. Tests take turns, since they share the channel.
@@ -32,7 +32,9 @@ fn stage(name: &str, args: &[&str]) -> (Proplet, Peer) {
 #[test]
 fn the_main_scenarios() {
     presence_tasks_and_latent_tasks();
-    an_oversized_message_is_skipped();
+    messages_of_any_size_are_answered();
+    let (mut proplet, peer) = stage("manager-3", SIZES_ARGS);
+    assert_all_sizes_are_answered(&mut proplet, &peer);
 }
 
 fn presence_tasks_and_latent_tasks() {
@@ -127,9 +129,8 @@ fn presence_tasks_and_latent_tasks() {
     assert!(will.is_empty(), "{will:?}");
 }
 
-/// This broker sends what is larger than the proplet has said that it takes.
-fn an_oversized_message_is_skipped() {
-    let (mut proplet, peer) = stage("manager-2", &["--receive-buffer", "65536"]);
+fn messages_of_any_size_are_answered() {
+    let (mut proplet, peer) = stage("manager-2", &[]);
     let since = Instant::now();
     peer.publish(
         "control/manager/start",
@@ -138,15 +139,18 @@ fn an_oversized_message_is_skipped() {
     proplet.expect_log("task neighbour runs in slot");
     for size in [70_000, 1_000_000, 10_000_000] {
         let id = format!("large-{size}");
-        let file = json!({"file": base64(&vec![0; size * 3 / 4])});
+        let bytes = size * 3 / 4;
+        let file = json!({"file": base64(&vec![0; bytes])});
         peer.publish("control/manager/start", &start(&id, "main", ADD, &file));
+        let error = peer.results(&id).body["error"].to_string();
+        let reason = format!("the module's bytes need {bytes} bytes");
+        assert!(size == 70_000 || error.contains(&reason), "{error}");
         let next = format!("next-{size}");
         let inputs = json!({"inputs": ["20", "22"]});
         peer.publish("control/manager/start", &start(&next, "main", ADD, &inputs));
         let body = peer.results(&next).body;
         assert_eq!(body["results"], "42", "after {size} bytes: {body}");
     }
-    proplet.expect_logs(SOON, "skipped a message of", 3);
     assert!(
         peer.all_results("neighbour").is_empty(),
         "the neighbour has ended"

@@ -1,182 +1,107 @@
-//! Chunk assembly: any sequence of chunks, with lies about index, total and length.
+//! Chunk assembly: any sequence of chunks, whole or in pieces, with lies about index, total and length, and lost
+//! connections between them.
 #![no_main]
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use libfuzzer_sys::{
     arbitrary::{self, Arbitrary},
     fuzz_target,
 };
 use proplet::{
-    engine::{ArenaUsage, Call, Engine, Exit, InstanceNeeds, Limits, Message, ModuleId, Needs, Params, ProcessUsage, Record, RunUsage, Slot, TaskData}, text::Text,
-    module::chunks::Chunks,
-    wire::Chunk,
+    engine::Engine as _,
+    module::{
+        chunks::{ChunkError, Chunks},
+        strip::{Image, strip_in_place},
+        table::digest,
+    },
+    testing::{FakeBuffer, FakeEngine},
 };
 
+/// More of it is an abort.
 const ARENA: usize = 4096;
 
-/// An arena with room for one buffer, and nothing to run in it.
-struct OneBuffer;
-
-/// No record is ever made.
-enum NoRecord {}
-
-impl<T> Record<T> for NoRecord {
-    type Bytes = Vec<u8>;
-
-    fn value(&self) -> &T {
-        match *self {}
-    }
-
-    fn value_mut(&mut self) -> &mut T {
-        match *self {}
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match *self {}
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        match *self {}
-    }
-
-    fn share(&mut self) -> Vec<u8> {
-        match *self {}
-    }
-}
-
-impl Engine for OneBuffer {
-    type Buffer = Vec<u8>;
-    type Bytes = Vec<u8>;
-    type Record<T> = NoRecord;
-
-    fn arena(&self) -> ArenaUsage {
-        ArenaUsage {
-            total: ARENA,
-            free: ARENA,
-            free_min: ARENA,
-            reserve: 0,
-            pages: 0,
-            page_bytes: 0,
-        }
-    }
-
-    fn allocate(&mut self, len: usize) -> Result<Vec<u8>, Text> {
-        assert!(len <= ARENA, "allocated {len} bytes without admission");
-        Ok(vec![0; len])
-    }
-
-    fn record<T>(&mut self, _: T, _: usize) -> Result<NoRecord, Text> {
-        unreachable!("chunks are in buffers")
-    }
-
-    fn record_bytes<T>(_: usize) -> usize {
-        unreachable!("chunks are in buffers")
-    }
-
-    fn resize(&mut self, buffer: &mut Vec<u8>, len: usize) -> Result<(), Text> {
-        assert!(len <= 2 * ARENA, "allocated {len} bytes without admission");
-        buffer.resize(len, 0);
-        Ok(())
-    }
-
-    fn estimate(&self, _: &[u8], _: &Limits) -> Result<Needs, Text> {
-        unreachable!("chunks are not parsed")
-    }
-
-    fn load(&mut self, _: ModuleId, _: Vec<u8>) -> Result<(), Text> {
-        unreachable!("chunks are not parsed")
-    }
-
-    fn unload(&mut self, _: ModuleId) {}
-
-    fn instance_needs(&self, _: ModuleId, _: &Limits) -> Result<InstanceNeeds, Text> {
-        unreachable!("nothing runs")
-    }
-
-    fn params(&self, _: ModuleId, _: &str) -> Result<Option<Params>, Text> {
-        unreachable!("nothing runs")
-    }
-
-    fn spawn(&mut self, _: Slot, _: &Call<'_>, _: TaskData<Vec<u8>, Vec<u8>>) -> Result<(), Text> {
-        unreachable!("nothing runs")
-    }
-
-    fn interrupt(&mut self, _: Slot) {}
-
-    fn usage(&self, _: Slot) -> RunUsage {
-        RunUsage::default()
-    }
-
-    fn process(&self) -> ProcessUsage {
-        ProcessUsage::default()
-    }
-
-    fn exited(&mut self) -> Option<Slot> {
-        None
-    }
-
-    fn has_exited(&self, _: Slot) -> bool {
-        false
-    }
-
-    fn take_exit(&mut self, _: Slot) -> Option<Exit<Vec<u8>>> {
-        None
-    }
-
-    fn poll_message(&mut self) -> Option<(Slot, Message<Vec<u8>>)> {
-        None
-    }
-
-    fn take_message(&mut self, _: Slot) -> Option<Message<Vec<u8>>> {
-        None
-    }
-
-    fn deliver(&mut self, _: Slot, _: &str, _: &[u8]) {}
-}
+/// More chunks than that are left out of the oracle.
+const TOTAL_MAX: u32 = 4;
 
 #[derive(Arbitrary, Debug)]
 struct Part {
     index: u32,
     total: u32,
-    data: Data,
+    data: Vec<u8>,
+    /// Bytes of a piece, or 0 if it comes whole.
+    pieces: u8,
+    /// Whether it breaks off.
+    is_cut: bool,
+    /// Whether the connection is lost before it.
+    is_gap: bool,
 }
 
-#[derive(Arbitrary, Debug)]
-enum Data {
-    Bytes(Vec<u8>),
-    Text(String),
+fn take(
+    part: &Part,
+    chunks: &mut Chunks<FakeBuffer>,
+    engine: &FakeEngine,
+) -> Result<Option<Image<FakeBuffer>>, ChunkError> {
+    let make_room = &mut |_: usize| {};
+    if part.is_gap {
+        chunks.note_gap();
+    }
+    if part.pieces > 0 && chunks.begin(part.index, part.total, engine, make_room)? {
+        for piece in part.data.chunks(part.pieces.into()) {
+            chunks.append(piece, engine, make_room)?;
+        }
+        if part.is_cut {
+            chunks.note_gap();
+        } else {
+            chunks.end()?;
+        }
+    } else {
+        chunks.accept((part.index, part.total), &part.data, engine, make_room)?;
+    }
+    let is_complete = chunks.is_complete();
+    is_complete.then(|| chunks.finish(engine, make_room)).transpose()
+}
+
+/// Every module that chunks of these make.
+fn modules(parts: &[Part], total: u32) -> Vec<Vec<u8>> {
+    (0..total).fold(vec![vec![]], |heads, index| {
+        let of_index = parts
+            .iter()
+            .filter(|p| (p.index, p.total) == (index, total));
+        let tails: Vec<_> = of_index.map(|part| &part.data).collect();
+        let longer = |head: &Vec<u8>| {
+            let head = head.clone();
+            let tails = tails.iter();
+            tails
+                .map(move |tail| [&head[..], tail].concat())
+                .collect::<Vec<_>>()
+        };
+        heads.iter().flat_map(longer).collect()
+    })
 }
 
 fuzz_target!(|parts: Vec<Part>| {
-    let mut engine = OneBuffer;
+    let engine = FakeEngine::new(ARENA);
     let mut assembly = Chunks::new(ARENA);
-    let mut taken: Vec<(u32, Vec<u8>)> = Vec::new();
-    for part in parts {
-        let data = match &part.data {
-            Data::Bytes(bytes) => BASE64_STANDARD.encode(bytes),
-            Data::Text(text) => text.clone(),
+    for (index, part) in parts.iter().enumerate() {
+        let Ok(taken) = take(part, &mut assembly, &engine) else {
+            break;
         };
-        let chunk = Chunk {
-            app_name: "app",
-            chunk_idx: part.index,
-            total_chunks: part.total,
-            data: &data,
+        let Some(image) = taken else {
+            continue;
         };
-        let before = assembly.progress().0;
-        match assembly.accept(&chunk, &mut engine) {
-            Err(_) => return,
-            Ok(done) => {
-                if assembly.progress().0 > before {
-                    let bytes = BASE64_STANDARD.decode(&data).expect("it was accepted");
-                    taken.push((part.index, bytes));
-                }
-                if let Some(module) = done {
-                    taken.sort_by_key(|(index, _)| *index);
-                    let whole: Vec<u8> = taken.into_iter().flat_map(|(_, bytes)| bytes).collect();
-                    assert_eq!(module, whole);
-                    return;
-                }
-            }
+        if part.total <= TOTAL_MAX && index < 16 {
+            let mut all = modules(&parts[..=index], part.total);
+            let whole = all
+                .iter_mut()
+                .find(|whole| digest(whole) == image.provenance.digest);
+            let whole = whole.expect("its chunks have come");
+            let (len, provenance) = strip_in_place(whole);
+            assert_eq!(
+                (&*image.bytes, image.provenance),
+                (&whole[..len], provenance)
+            );
         }
+        break;
     }
+    drop(assembly);
+    assert_eq!(engine.arena().free, ARENA, "something is left behind");
 });

@@ -158,6 +158,11 @@ fn settings_that_are_none_are_named_and_it_keeps_running() {
             "soon",
             "heartbeat 'soon': expected a number from 1 to 5",
         ),
+        (
+            "memory_max_bytes",
+            "100",
+            "memory_max_bytes '100': expected 0, or 1024 bytes at least",
+        ),
         ("mqtt_tls_ca", "nonsense", "mqtt_tls_ca: expected PEM"),
         ("nonsense", "1", "there is no setting 'nonsense'"),
         (

@@ -1,6 +1,7 @@
-// Builds the Propeller manager that tests/manager.rs runs:
+// Builds the Propeller manager and the registry's proxy that tests/manager.rs runs:
 //
 //	go build -mod=mod -o ../../target/peers/propeller-manager github.com/absmach/propeller/cmd/manager
+//	go build -mod=mod -o ../../target/peers/propeller-proxy github.com/absmach/propeller/cmd/proxy
 module proplet/tests/manager
 
 go 1.26.3
@@ -39,6 +40,8 @@ require (
 	github.com/klauspost/compress v1.18.6 // indirect
 	github.com/mattn/go-sqlite3 v1.14.47 // indirect
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
+	github.com/opencontainers/go-digest v1.0.0 // indirect
+	github.com/opencontainers/image-spec v1.1.1 // indirect
 	github.com/pelletier/go-toml v1.9.5 // indirect
 	github.com/prometheus/client_golang v1.23.2 // indirect
 	github.com/prometheus/client_model v0.6.2 // indirect
@@ -64,6 +67,10 @@ require (
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260610212136-7ab31c22f7ad // indirect
 	google.golang.org/grpc v1.81.1 // indirect
 	google.golang.org/protobuf v1.36.11 // indirect
+	oras.land/oras-go/v2 v2.6.1 // indirect
 )
 
-tool github.com/absmach/propeller/cmd/manager
+tool (
+	github.com/absmach/propeller/cmd/manager
+	github.com/absmach/propeller/cmd/proxy
+)

@@ -1,8 +1,11 @@
 //! MQTT over TLS, to a broker with certificates made for the test.
 
-use crate::support::{
-    ADD, Authority, Broker, Dir, ID, Identity, Peer, Proplet, SOON, base64, free_port,
-    host::join_at, is_alive, start,
+use crate::{
+    scenarios::cuts::{self, Line},
+    support::{
+        ADD, Authority, Broker, Dir, ID, Identity, Peer, Proplet, Proxy, SIZES_ARGS, SOON,
+        assert_all_sizes_are_answered, base64, free_port, host::join_at, is_alive, start,
+    },
 };
 use serde_json::json;
 use std::{
@@ -98,6 +101,32 @@ fn a_broker_with_the_right_certificate_is_joined_and_works() {
         assert!(Instant::now() < deadline, "{}", stage.broker.log());
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+#[test]
+fn messages_of_a_byte_to_8_mib_are_answered_over_tls() {
+    let Some(stage) = Stage::new(|a| a.issue("localhost"), "") else {
+        return;
+    };
+    let ca = stage.authority.ca();
+    let args = [&["--tls-ca", text(&ca)], SIZES_ARGS].concat();
+    let mut proplet = stage.join(&args);
+    stage.assert_joined();
+    assert_all_sizes_are_answered(&mut proplet, &stage.peer);
+}
+
+/// Records of TLS are cut as well.
+#[test]
+fn a_start_whose_connection_is_cut_anywhere_runs_once_over_tls() {
+    let Some(stage) = Stage::new(|a| a.issue("localhost"), "") else {
+        return;
+    };
+    let proxy = Proxy::start(stage.port);
+    let ca = stage.authority.ca();
+    let url = format!("mqtts://localhost:{}", proxy.port);
+    let proplet = join_at(&url, &[&["--tls-ca", text(&ca)], cuts::ARGS].concat());
+    let mut line = Line::with(stage.broker, stage.peer, proxy, proplet);
+    line.assert_cut_starts_run(&[3, 200, 500_000, 1_000_000]);
 }
 
 #[test]

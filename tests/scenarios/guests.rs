@@ -1,6 +1,6 @@
 //! Guests that talk: results, logs, messages, and what they may not.
 
-use crate::support::{SOON, Stage};
+use crate::support::{LISTEN, SOON, Stage, TELL};
 use serde_json::json;
 
 /// Says its environment's NAME as its result.
@@ -15,32 +15,6 @@ const GREET: &str = r#"(module
         (local.set $len (call $env (i32.const 0) (i32.const 4) (i32.const 11) (i32.const 100)))
         (call $log (i32.const 2) (i32.const 4) (i32.add (i32.const 7) (local.get $len)))
         (call $say (i32.const 4) (i32.add (i32.const 7) (local.get $len)))))"#;
-
-/// Publishes its second input on the topic of its first, until it is taken.
-const TELL: &str = r#"(module
-    (import "env" "get_input" (func $input (param i32 i32 i32) (result i32)))
-    (import "env" "publish" (func $publish (param i32 i32 i32 i32) (result i32)))
-    (memory 1 1)
-    (func (export "main") (result i32) (local $t i32) (local $p i32)
-        (local.set $t (call $input (i32.const 0) (i32.const 0) (i32.const 200)))
-        (local.set $p (call $input (i32.const 1) (i32.const 256) (i32.const 500)))
-        (call $publish (i32.const 0) (local.get $t) (i32.const 256) (local.get $p))))"#;
-
-/// Says the first message on the topic `news/+` as its result.
-const LISTEN: &str = r#"(module
-    (import "env" "subscribe" (func $subscribe (param i32 i32) (result i32)))
-    (import "env" "receive" (func $receive (param i32 i32 i32) (result i32)))
-    (import "env" "sleep_ms" (func $sleep (param i32)))
-    (import "env" "publish_result" (func $say (param i32 i32)))
-    (memory 1 1)
-    (data (i32.const 0) "news/+")
-    (func (export "main") (local $len i32)
-        (drop (call $subscribe (i32.const 0) (i32.const 6)))
-        (loop $again
-            (call $sleep (i32.const 20))
-            (local.set $len (call $receive (i32.const 100) (i32.const 500) (i32.const 64)))
-            (br_if $again (i32.lt_s (local.get $len) (i32.const 0))))
-        (call $say (i32.const 100) (local.get $len))))"#;
 
 #[test]
 fn a_guest_says_its_result_and_logs() {

@@ -115,7 +115,7 @@ fn what_a_server_does_wrong_is_told() {
             "/large" => write(
                 stream,
                 "HTTP/1.1 200 -\r\nContent-Length: 20001\r\n\r\n",
-                b"",
+                &[0; 20_001],
             ),
             "/endless" => {
                 write(stream, "HTTP/1.1 200 -\r\n\r\n", b"");
@@ -124,6 +124,7 @@ fn what_a_server_does_wrong_is_told() {
             "/garbage" => write(stream, "what is it?\r\n\r\n", b""),
             "/nothing" => {}
             "/empty" => reply(stream, 200, "application/wasm", b""),
+            "/packed" => reply(stream, 200, "application/wasm", b"\x28\xb5\x2f\xfd\x04"),
             _ => reply(stream, 200, "application/wasm", b"no module at all"),
         }
     });
@@ -136,8 +137,9 @@ fn what_a_server_does_wrong_is_told() {
         ("/endless", "20000"),
         ("/garbage", "127.0.0.1"),
         ("/nothing", "127.0.0.1"),
-        ("/empty", "sections can't be followed"),
-        ("/words", "sections can't be followed"),
+        ("/empty", "the module is empty"),
+        ("/packed", "the module is zstd-compressed"),
+        ("/words", "not a WebAssembly module"),
     ] {
         stage.fetch(path, &server.url(path), &json!({}));
         stage.assert_error(path, words);

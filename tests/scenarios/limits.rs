@@ -174,7 +174,7 @@ impl Stage {
         let body = self.peer.results("asks").body;
         let error = body["error"].as_str().unwrap_or_default();
         let range = error
-            .strip_prefix("PROPLET_MEMORY_BYTES=much: expected a number from ")
+            .strip_prefix("PROPLET_MEMORY_BYTES=much: expected a number of bytes from ")
             .and_then(|range| range.split_once(" to "));
         let (least, most) = range.unwrap_or_else(|| panic!("{body}"));
         (least.parse().unwrap(), most.parse().unwrap())
@@ -225,28 +225,40 @@ fn limits_out_of_range_are_refused_with_the_range() {
         return;
     };
     for (n, (key, value, words)) in [
-        ("PROPLET_DEADLINE_MS", "0", "expected a number from 1"),
-        ("PROPLET_DEADLINE_MS", "1s", "expected a number from 1"),
-        ("PROPLET_WORK", "-1", "expected a number from 1"),
+        (
+            "PROPLET_DEADLINE_MS",
+            "0",
+            "expected a number of milliseconds from 1",
+        ),
+        (
+            "PROPLET_DEADLINE_MS",
+            "1s",
+            "expected a number of milliseconds from 1",
+        ),
+        (
+            "PROPLET_WORK",
+            "-1",
+            "expected a number of branches and calls from 1",
+        ),
         (
             "PROPLET_STACK_BYTES",
             "100",
-            "expected a number from 512 to 8192",
+            "expected a number of bytes from 512 to 8192",
         ),
         (
             "PROPLET_STACK_BYTES",
             "8193",
-            "expected a number from 512 to 8192",
+            "expected a number of bytes from 512 to 8192",
         ),
         (
             "PROPLET_MEMORY_BYTES",
             "much",
-            "expected a number from 1024 to ",
+            "expected a number of bytes from 1024 to ",
         ),
         (
             "PROPLET_MEMORY_BYTES",
             "100",
-            "expected a number from 1024 to ",
+            "expected a number of bytes from 1024 to ",
         ),
     ]
     .into_iter()
@@ -267,7 +279,7 @@ fn the_devices_limits_hold_for_tasks_that_name_none() {
     stage.start("late", "main", LOOP, &json!({}));
     stage.assert_error("late", "deadline of 700 ms exceeded");
     stage.start("more", "main", LOOP, &env("PROPLET_DEADLINE_MS", 701));
-    stage.assert_error("more", "expected a number from 1 to 700");
+    stage.assert_error("more", "expected a number of milliseconds from 1 to 700");
     let fills = r#"(module (memory 2) (func (export "main") (param i32) (result i32)
         (memory.fill (i32.const 0) (i32.const 1) (local.get 0)) (memory.size)))"#;
     stage.start("more-pages", "main", fills, &json!({"inputs": ["65537"]}));
@@ -278,7 +290,7 @@ fn the_devices_limits_hold_for_tasks_that_name_none() {
     let body = stage.run("as-many", fills, &json!({"inputs": ["65536"]}));
     assert_eq!(body["results"], "2");
     stage.start("asks", "main", fills, &env("PROPLET_MEMORY_BYTES", 65_537));
-    stage.assert_error("asks", "expected a number from 1024 to 65536");
+    stage.assert_error("asks", "expected a number of bytes from 1024 to 65536");
     drop(stage);
     let Some(stage) = Stage::new(&["--work-max", "50000"]) else {
         return;

@@ -54,7 +54,13 @@ fn discovery_comes_once_then_heartbeats_at_once_after_1_s_and_within_5_s() {
     let tags = [&["red", "blue"], subject::TAGS].concat();
     assert_eq!(metadata["tags"], json!(tags));
     assert!(metadata["proplet_version"].is_string(), "{metadata}");
-    assert!(metadata["total_memory_bytes"].is_u64(), "{metadata}");
+    let arena = metadata["total_memory_bytes"].as_u64().unwrap_or_default();
+    let inline = metadata["max_inline_bytes"].as_u64().unwrap_or_default();
+    assert!(inline > arena / 2 && inline < arena, "{metadata}");
+    for count in ["slots", "deployments", "memory_page_bytes"] {
+        assert!(metadata[count].as_u64() > Some(0), "{metadata}");
+    }
+    assert_eq!(metadata["wasm_proposals"], json!(wamr::PROPOSALS));
 
     for message in &alive {
         let expected = json!({"proplet_id": ID, "status": "alive",

@@ -1,18 +1,8 @@
 //! Federated rounds, with services good and bad.
 
-use crate::support::{Coordinator, ID, SOON, Server, Stage, reply, start, with};
+use crate::support::{Coordinator, ECHO, ID, SOON, Server, Stage, reply, start, with};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
-
-/// Says its model as its update.
-const ECHO: &str = r#"(module
-    (import "env" "get_env" (func $env (param i32 i32 i32 i32) (result i32)))
-    (import "env" "publish_result" (func $say (param i32 i32)))
-    (memory 1 1)
-    (data (i32.const 0) "MODEL_DATA")
-    (func (export "run") (local $len i32)
-        (call $say (i32.const 100)
-            (call $env (i32.const 0) (i32.const 10) (i32.const 100) (i32.const 4000)))))"#;
 
 fn round(id: &str, extra: &Value) -> Value {
     let env = json!({"ROUND_ID": "r1", "MODEL_URI": "fl/models/global_model_v0"});

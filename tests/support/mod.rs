@@ -14,14 +14,18 @@ mod peer;
 mod proplet;
 mod proxy;
 mod server;
+mod sizes;
 pub(crate) mod zephyr;
 
 pub(crate) use broker::{Broker, Dir, free_port, program};
 pub(crate) use certificates::{Authority, Identity};
 pub(crate) use peer::{Message, Peer, is_alive, is_results};
-pub(crate) use proplet::Proplet;
-pub(crate) use proxy::Proxy;
+pub(crate) use proplet::{Proplet, command};
+pub(crate) use proxy::{Limit, Proxy};
 pub(crate) use server::{Coordinator, Request, Server, reply, reply_module};
+pub(crate) use sizes::{
+    SIZES_ARGS, assert_all_sizes_are_answered, padded, with_custom_section, with_data,
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use proplet_testing::say;
@@ -46,6 +50,42 @@ pub(crate) const LOOP: &str = r#"(module (func (export "main") (loop $l (br $l))
 pub(crate) const ADD: &str = r#"(module
     (func $add (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1)))
     (export "add" (func $add)) (export "main" (func $add)))"#;
+
+/// Publishes its second input on the topic of its first, until it is taken.
+pub(crate) const TELL: &str = r#"(module
+    (import "env" "get_input" (func $input (param i32 i32 i32) (result i32)))
+    (import "env" "publish" (func $publish (param i32 i32 i32 i32) (result i32)))
+    (memory 1 1)
+    (func (export "main") (result i32) (local $t i32) (local $p i32)
+        (local.set $t (call $input (i32.const 0) (i32.const 0) (i32.const 200)))
+        (local.set $p (call $input (i32.const 1) (i32.const 256) (i32.const 500)))
+        (call $publish (i32.const 0) (local.get $t) (i32.const 256) (local.get $p))))"#;
+
+/// Says the first message on the topic `news/+` as its result.
+pub(crate) const LISTEN: &str = r#"(module
+    (import "env" "subscribe" (func $subscribe (param i32 i32) (result i32)))
+    (import "env" "receive" (func $receive (param i32 i32 i32) (result i32)))
+    (import "env" "sleep_ms" (func $sleep (param i32)))
+    (import "env" "publish_result" (func $say (param i32 i32)))
+    (memory 1 1)
+    (data (i32.const 0) "news/+")
+    (func (export "main") (local $len i32)
+        (drop (call $subscribe (i32.const 0) (i32.const 6)))
+        (loop $again
+            (call $sleep (i32.const 20))
+            (local.set $len (call $receive (i32.const 100) (i32.const 500) (i32.const 64)))
+            (br_if $again (i32.lt_s (local.get $len) (i32.const 0))))
+        (call $say (i32.const 100) (local.get $len))))"#;
+
+/// Says its model as its update.
+pub(crate) const ECHO: &str = r#"(module
+    (import "env" "get_env" (func $env (param i32 i32 i32 i32) (result i32)))
+    (import "env" "publish_result" (func $say (param i32 i32)))
+    (memory 1 1)
+    (data (i32.const 0) "MODEL_DATA")
+    (func (export "run") (local $len i32)
+        (call $say (i32.const 100)
+            (call $env (i32.const 0) (i32.const 10) (i32.const 100) (i32.const 4000)))))"#;
 
 /// Assembles a module.
 pub(crate) fn wasm(text: &str) -> Vec<u8> {

@@ -20,6 +20,9 @@ pub(crate) struct Message {
     pub(crate) topic: String,
     /// Null if the payload is no JSON.
     pub(crate) body: Value,
+    /// Quality of service at which it was published.
+    pub(crate) qos: u8,
+    pub(crate) is_retained: bool,
 }
 
 pub(crate) fn is_results(message: &Message) -> bool {
@@ -104,6 +107,8 @@ impl Peer {
                             at: Instant::now(),
                             topic: publish.topic.trim_start_matches(&prefix).into(),
                             body: serde_json::from_slice(&publish.payload).unwrap_or_default(),
+                            qos: publish.qos as u8,
+                            is_retained: publish.retain,
                         };
                         inbox.change(|i| i.messages.push(message));
                     }
@@ -140,8 +145,18 @@ impl Peer {
 
     /// Publishes on a topic outside the channel.
     pub(crate) fn publish_raw(&self, topic: &str, payload: Vec<u8>) {
+        self.send(topic, false, payload);
+    }
+
+    /// Publishes a message that the broker keeps for those who subscribe later.
+    pub(crate) fn publish_retained(&self, topic: &str, body: &Value) {
+        let topic = format!("m/{TENANT}/c/{CHANNEL}/{topic}");
+        self.send(&topic, true, body.to_string().into_bytes());
+    }
+
+    fn send(&self, topic: &str, is_retained: bool, payload: Vec<u8>) {
         self.client
-            .publish(topic, QoS::ExactlyOnce, false, payload)
+            .publish(topic, QoS::ExactlyOnce, is_retained, payload)
             .expect("the peer's thread runs");
     }
 
@@ -241,6 +256,16 @@ impl Peer {
             m.topic == "control/proplet/invoke_results" && m.body["invocation_id"] == invocation
         });
         message.body
+    }
+
+    /// Bytes of the arena in use, from metrics that come after now.
+    pub(crate) fn arena_in_use(&self) -> u64 {
+        let since = Instant::now();
+        let metrics = self.expect(SOON, "metrics", |m| {
+            m.topic == "control/proplet/metrics" && m.at >= since
+        });
+        let used = &metrics.body["memory_metrics"]["heap_alloc_bytes"];
+        used.as_u64().unwrap_or_else(|| panic!("{}", metrics.body))
     }
 
     /// The latest sample of a task that came after `since`.

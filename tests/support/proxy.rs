@@ -1,17 +1,39 @@
-//! A TCP proxy before the broker, to cut and to blind the proplet's connection.
+//! A TCP proxy before the broker, to cut, to stall and to blind the proplet's connection.
 
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
-#[derive(Default)]
+/// What becomes of a connection on which so many bytes have come from the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limit {
+    None,
+    /// It is cut.
+    Cut(usize),
+    /// No more come, and nobody is told.
+    Stall(usize),
+}
+
+impl Limit {
+    const fn bytes(self) -> usize {
+        match self {
+            Self::None => usize::MAX,
+            Self::Cut(bytes) | Self::Stall(bytes) => bytes,
+        }
+    }
+}
+
 struct State {
+    limit: Mutex<Limit>,
+    /// Connections that have come to their limit.
+    limited: AtomicUsize,
     /// Connections are closed as soon as they are made.
     closed: AtomicBool,
     /// Bytes of the proplet are thrown away.
@@ -21,6 +43,10 @@ struct State {
 }
 
 impl State {
+    fn limit(&self) -> Limit {
+        *self.limit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn streams(&self) -> MutexGuard<'_, Vec<TcpStream>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -36,7 +62,14 @@ impl Proxy {
     pub(crate) fn start(broker: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let port = listener.local_addr().expect("its address").port();
-        let state = Arc::new(State::default());
+        let state = Arc::new(State {
+            limit: Mutex::new(Limit::None),
+            limited: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            mute: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            streams: Mutex::default(),
+        });
         let shared = Arc::clone(&state);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -69,6 +102,24 @@ impl Proxy {
         self.state.mute.store(true, Ordering::Release);
     }
 
+    /// Limits each connection, the present one from now on.
+    pub(crate) fn limit(&self, limit: Limit) {
+        *self
+            .state
+            .limit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = limit;
+    }
+
+    /// Waits until `count` connections have come to their limit.
+    pub(crate) fn await_limited(&self, count: usize) {
+        let deadline = Instant::now() + 3 * super::SOON;
+        while self.state.limited.load(Ordering::Acquire) < count {
+            assert!(Instant::now() < deadline, "no connection is at its limit");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Cuts what is connected.
     pub(crate) fn cut(&self) {
         for stream in self.state.streams().drain(..) {
@@ -86,15 +137,63 @@ fn connect(state: &Arc<State>, proplet: TcpStream, port: u16) -> std::io::Result
     }
     let up = (proplet.try_clone()?, broker.try_clone()?);
     let shared = Arc::clone(state);
-    thread::spawn(move || pump(up.0, up.1, || shared.mute.load(Ordering::Acquire)));
-    thread::spawn(move || pump(broker, proplet, || false));
+    thread::spawn(move || {
+        pump(up.0, up.1, |len| {
+            match shared.mute.load(Ordering::Acquire) {
+                true => (0, true),
+                false => (len, true),
+            }
+        });
+    });
+    let meter = Meter {
+        state: Arc::clone(state),
+        limit: Limit::None,
+        passed: 0,
+    };
+    thread::spawn(move || meter.pump(broker, proplet));
     Ok(())
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, mute: impl Fn() -> bool) {
+/// Counts the bytes of a connection.
+struct Meter {
+    state: Arc<State>,
+    /// The limit for which they are counted.
+    limit: Limit,
+    passed: usize,
+}
+
+impl Meter {
+    fn pump(mut self, from: TcpStream, to: TcpStream) {
+        pump(from, to, |len| self.pass(len));
+    }
+
+    /// How many of `len` bytes pass, and whether the connection goes on behind them.
+    fn pass(&mut self, len: usize) -> (usize, bool) {
+        let limit = self.state.limit();
+        if limit != self.limit {
+            (self.limit, self.passed) = (limit, 0);
+        }
+        let passed = len.min(limit.bytes() - self.passed);
+        self.passed += passed;
+        let is_at_limit = self.passed == limit.bytes();
+        if is_at_limit && passed > 0 {
+            self.state.limited.fetch_add(1, Ordering::AcqRel);
+        }
+        (passed, !is_at_limit || matches!(limit, Limit::Stall(_)))
+    }
+}
+
+/// Passes on what comes, as much as `pass` lets through of each read; the rest of that is thrown away.
+fn pump(mut from: TcpStream, mut to: TcpStream, mut pass: impl FnMut(usize) -> (usize, bool)) {
     let mut buf = [0; 64 * 1024];
     while let Ok(len @ 1..) = from.read(&mut buf) {
-        if !mute() && to.write_all(&buf[..len]).is_err() {
+        let (passed, goes_on) = pass(len);
+        if to.write_all(&buf[..passed]).is_err() {
+            break;
+        }
+        if !goes_on {
+            // The proplet reads, and answers, what has passed.
+            thread::sleep(Duration::from_millis(200));
             break;
         }
     }
