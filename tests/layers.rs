@@ -13,6 +13,7 @@ const CORE: &[&str] = &[
     "text",
     "memory",
     "collections/chain",
+    "collections/hash",
     "collections/heap",
     "collections/list",
     "collections",

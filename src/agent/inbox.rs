@@ -6,13 +6,12 @@ use super::{
     supervisor::Supervisor,
 };
 use crate::{
+    collections::hash::hash,
     engine::Engine,
     module::{incoming::Body, stream::Content},
     time::Instant,
     wire::{Data, Inbound, Parser, Rejected, TopicName},
 };
-use core::hash::Hasher as _;
-use hash32::{FnvHasher, Hasher as _};
 
 /// Ends of connections within one message after which it is given up.
 const CUTS_MAX: u8 = 3;
@@ -56,10 +55,7 @@ struct Cuts {
 
 impl Cuts {
     fn begin(&mut self, head: &MessageHead<'_>) {
-        let mut hasher = FnvHasher::default();
-        hasher.write(head.topic.as_bytes());
-        hasher.write(&head.len.to_le_bytes());
-        self.message = hasher.finish32();
+        self.message = hash(&[head.topic.as_bytes(), &head.len.to_le_bytes()]);
     }
 
     /// Whether the message that comes in is given up.

@@ -5,6 +5,7 @@ use super::{
     reason::{Reason, Refusal},
 };
 use crate::{
+    collections::hash::hash,
     engine::Value,
     task::{
         args,
@@ -15,8 +16,7 @@ use crate::{
     time::{Duration, Instant},
     wire::{ID_MAX, Id},
 };
-use core::{hash::Hasher as _, ops::Deref};
-use hash32::{FnvHasher, Hasher as _};
+use core::ops::Deref;
 use heapless::Vec;
 
 /// Refusals by the broker after which an entry is given up.
@@ -215,21 +215,19 @@ impl Default for Ended {
 
 impl Ended {
     fn has(&self, id: &str) -> bool {
-        self.ids.contains(&hash(id))
+        self.ids.contains(&Self::hash(id))
     }
 
     fn push(&mut self, id: &str) {
         if !self.has(id) {
-            self.ids[self.next] = hash(id);
+            self.ids[self.next] = Self::hash(id);
             self.next = (self.next + 1) % ENDED;
         }
     }
-}
 
-fn hash(id: &str) -> u32 {
-    let mut hasher = FnvHasher::default();
-    hasher.write(id.as_bytes());
-    hasher.finish32() | 1
+    fn hash(id: &str) -> u32 {
+        hash(&[id.as_bytes()]) | 1
+    }
 }
 
 /// Owner of the entries, which are sent in the order of posting as they fall due.
@@ -295,13 +293,20 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
         };
         self.message_bytes -= posted.body.message_bytes();
         self.count -= 1;
-        match (posted.is_withheld, posted.is_refusal) {
-            (true, _) => self.withheld -= 1,
-            (false, true) => self.refusals -= 1,
-            (false, false) => {}
+        if let Some(count) = self.count_of(posted.is_withheld, posted.is_refusal) {
+            *count -= 1;
         }
         while self.top > 0 && self.entries[self.top - 1].0.is_none() {
             self.top -= 1;
+        }
+    }
+
+    /// The count of such answers, if they have one.
+    const fn count_of(&mut self, is_withheld: bool, is_refusal: bool) -> Option<&mut usize> {
+        match (is_withheld, is_refusal) {
+            (true, _) => Some(&mut self.withheld),
+            (false, true) => Some(&mut self.refusals),
+            (false, false) => None,
         }
     }
 
@@ -406,10 +411,8 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
         };
         self.top = self.top.max(index + 1);
         self.count += 1;
-        match (is_withheld, is_refusal) {
-            (true, _) => self.withheld += 1,
-            (false, true) => self.refusals += 1,
-            (false, false) => {}
+        if let Some(count) = self.count_of(is_withheld, is_refusal) {
+            *count += 1;
         }
         self.message_bytes += body.message_bytes();
         self.entries[index].0 = Some(Posted {

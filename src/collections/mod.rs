@@ -4,8 +4,9 @@
 //! - [`heap`]: a binary min-heap.
 //! - [`list`]: doubly linked lists.
 //!
-//! Hash chains are for the core's own use.
+//! Hashes and hash chains are for the core's own use.
 
 pub(crate) mod chain;
+pub(crate) mod hash;
 pub mod heap;
 pub mod list;

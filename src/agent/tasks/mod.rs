@@ -19,6 +19,7 @@ use crate::{
     },
     collections::{
         chain::Chains,
+        hash::hash,
         heap::{ABSENT, Heap as _},
         list::{Linked, Links, List},
     },
@@ -28,8 +29,7 @@ use crate::{
     time::Instant,
     wire::{Error, MonitoringProfile},
 };
-use core::{fmt, hash::Hasher as _};
-use hash32::{FnvHasher, Hasher as _};
+use core::fmt;
 use record::{Layout, Task};
 
 /// Stands for no slot and no deployment.
@@ -252,9 +252,7 @@ impl<E: Engine> fmt::Debug for Tasks<'_, E> {
 
 /// Index of the bucket of `key`, of as many as there are.
 fn bucket(key: &str, count: usize) -> usize {
-    let mut hasher = FnvHasher::default();
-    hasher.write(key.as_bytes());
-    hasher.finish32() as usize % count.max(1)
+    hash(&[key.as_bytes()]) as usize % count.max(1)
 }
 
 impl<'a, E: Engine> Tasks<'a, E> {
