@@ -369,13 +369,21 @@ impl<B: DerefMut<Target = [u8]>> Chunks<B> {
         engine: &E,
         make_room: &mut dyn FnMut(usize),
     ) -> Result<bool, ChunkError> {
-        match self.try_begin(index, total, engine, make_room) {
-            Err(error) => {
-                self.replace(error, index != 0)?;
-                self.try_begin(index, total, engine, make_room)
-            }
-            begun => begun,
-        }
+        self.or_anew(index, |chunks| {
+            chunks.try_begin(index, total, engine, make_room)
+        })
+    }
+
+    /// Takes the chunk at `index`, or else takes it as the first of another version.
+    fn or_anew<T>(
+        &mut self,
+        index: u32,
+        mut take: impl FnMut(&mut Self) -> Result<T, ChunkError>,
+    ) -> Result<T, ChunkError> {
+        take(self).or_else(|error| {
+            self.replace(error, index != 0)?;
+            take(self)
+        })
     }
 
     fn try_begin<E: Engine<Buffer = B>>(
@@ -518,13 +526,9 @@ impl<B: DerefMut<Target = [u8]>> Chunks<B> {
         engine: &E,
         make_room: &mut dyn FnMut(usize),
     ) -> Result<(), ChunkError> {
-        match self.try_accept((index, total), data, engine, make_room) {
-            Err(error) => {
-                self.replace(error, index != 0)?;
-                self.try_accept((index, total), data, engine, make_room)
-            }
-            accepted => accepted,
-        }
+        self.or_anew(index, |chunks| {
+            chunks.try_accept((index, total), data, engine, make_room)
+        })
     }
 
     fn try_accept<E: Engine<Buffer = B>>(
