@@ -121,14 +121,16 @@ impl<'w, IO> Gate<'w, IO> {
         }
     }
 
+    /// Makes the next packet for the client the stub of a message.
+    fn give_stub(&mut self, id: u16) {
+        self.activity.has_stub.set(true);
+        self.reply = Reply::stub(id);
+    }
+
     /// Makes the next packet for the client an acknowledged message's, if there is one.
     fn acknowledge(&mut self) -> bool {
         let id = acknowledged(&mut self.inbound.withheld, self.inbox);
-        if let Some(id) = id {
-            self.activity.has_stub.set(true);
-            self.reply = Reply::stub(id);
-        }
-        id.is_some()
+        id.map(|id| self.give_stub(id)).is_some()
     }
 }
 
@@ -184,8 +186,7 @@ impl<IO: Read + Write> Gate<'_, IO> {
         };
         let n = match select3(acknowledgement, self.io.read(room), due).await {
             Either3::First(id) => {
-                self.activity.has_stub.set(true);
-                self.reply = Reply::stub(id);
+                self.give_stub(id);
                 return Ok(false);
             }
             Either3::Second(read) => read.map_err(Error::Transport)?,

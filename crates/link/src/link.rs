@@ -5,7 +5,7 @@ use crate::{
     dial::{self, LiveConnection},
     driver::{AgentDriver, Signal},
     error::{CloseReason, ConnectionError, Stopped},
-    gate::{self, Inbox, PeerActivity},
+    gate::{self, PeerActivity},
     liveness::Liveness,
     publishing::{Attempt, Publishing, publish},
     session::{self, GOODBYE, goodbye},
@@ -40,7 +40,6 @@ pub(crate) struct Link<'r, 'a, E: Engine, N> {
     config: &'r LinkConfig<'r>,
     status: &'r LinkStatus,
     activity: &'r PeerActivity,
-    inbox: &'r dyn Inbox,
     publishing: Publishing,
     subscriptions: Subscriptions,
     liveness: Liveness,
@@ -78,7 +77,6 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         config: &'r LinkConfig<'r>,
         status: &'r LinkStatus,
         activity: &'r PeerActivity,
-        inbox: &'r dyn Inbox,
     ) -> Self {
         Self {
             agent,
@@ -86,7 +84,6 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
             config,
             status,
             activity,
-            inbox,
             publishing: Publishing::new(),
             subscriptions: Subscriptions::Incomplete,
             liveness: Liveness::new(config.keep_alive),
@@ -220,7 +217,7 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
             let connect = pin!(dial::connect(stack, address, config));
             self.driver.run_until(connect).await??
         };
-        let io = dial::gate(io, self.inbox, activity, buffers.reborrow(), config);
+        let io = dial::gate(io, self.agent, activity, buffers.reborrow(), config);
         let handshake = with_timeout(ticks(config.timeout), session.connect(io));
         let connection = match self.driver.run_until(pin!(handshake)).await? {
             Ok(Ok(connection)) => connection,

@@ -87,7 +87,7 @@ where
     };
     let activity = PeerActivity::default();
     let driver = AgentDriver::new(agent, signal, ticks(config.grace));
-    let mut link = Link::new(agent, driver, config, status, &activity, agent);
+    let mut link = Link::new(agent, driver, config, status, &activity);
     let mut packet = [0; PACKET_MAX];
     let mut exchanges = pin!(exchanges);
     loop {
