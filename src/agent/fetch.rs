@@ -93,7 +93,7 @@ impl<B: DerefMut<Target = [u8]>> FetchState<B> {
         match is_http {
             true => Self::Http {
                 request: Request::Due,
-                stream: ImageStream::module(limit),
+                stream: ImageStream::new(limit),
             },
             false => Self::Registry {
                 is_due: true,
@@ -319,7 +319,7 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
     pub(super) fn begin_response(&mut self, announced: Option<usize>) {
         let limit = self.limit;
         if let Some(stream) = self.stream() {
-            *stream = ImageStream::module(limit);
+            *stream = ImageStream::new(limit);
             stream.announce(announced);
         }
     }
@@ -331,7 +331,7 @@ impl<B: DerefMut<Target = [u8]>> Pending<B> {
     ) -> Result<Image<B>, Reason<B>> {
         let limit = self.limit;
         let stream = self.stream().ok_or(Refusal::Unwanted)?;
-        let stream = core::mem::replace(stream, ImageStream::module(limit));
+        let stream = core::mem::replace(stream, ImageStream::new(limit));
         Ok(stream.end(engine)?)
     }
 

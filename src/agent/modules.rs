@@ -84,8 +84,6 @@ pub(super) struct Arrival<B> {
 /// Destination of the data of the message that is being read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Intake {
-    /// A block of their own, as a module.
-    Module,
     /// A block of their own.
     Block,
     /// The chunks of this fetch, as the next of them.
@@ -205,14 +203,16 @@ impl<'a, E: Engine> Modules<'a, E> {
         usage: Usage,
         engine: &mut E,
     ) -> Result<ModuleId, Reason<E::Buffer>> {
-        let (len, digest) = (body.len, body.provenance.digest);
+        let (bytes, len) = (body.bytes, body.len);
+        let provenance = body.provenance.ok_or(Refusal::Unwanted)?;
+        let digest = provenance.digest;
         check(expected, &digest)?;
         let keep = matches!(usage, Usage::Deployment) && !self.is_stored(&digest);
         if !keep && let Some(known) = self.find(&digest) {
             return Ok(known);
         }
-        match body.image() {
-            Ok(image) => self.take_image(image, usage, keep, engine),
+        match bytes {
+            Ok(bytes) => self.take_image(Image { bytes, provenance }, usage, keep, engine),
             Err(StreamError::TooLarge { limit, .. }) => {
                 Err(Refusal::ModuleTooLarge(TooLarge { len, limit }).into())
             }
@@ -320,13 +320,13 @@ impl<'a, E: Engine> Modules<'a, E> {
 
     /// Begins to take the bytes of a message, at most `limit` of them. They give way to all others.
     pub(super) fn begin_body(&mut self, content: Content, limit: usize) {
-        self.abort_chunk(Intake::Block);
+        self.abort_chunk();
         self.incoming.begin(content, limit);
     }
 
     /// Begins to take a module.
     pub(super) fn begin_module(&mut self) {
-        self.abort_chunk(Intake::Module);
+        self.abort_chunk();
         self.incoming.begin_module(self.limits.bytes);
     }
 
@@ -357,8 +357,8 @@ impl<'a, E: Engine> Modules<'a, E> {
     }
 
     /// The chunk that is being read does not come to its end.
-    fn abort_chunk(&mut self, intake: Intake) {
-        if let Intake::Chunk { fetch, .. } = core::mem::replace(&mut self.intake, intake)
+    fn abort_chunk(&mut self) {
+        if let Intake::Chunk { fetch, .. } = core::mem::replace(&mut self.intake, Intake::Block)
             && let Some(pending) = self.pending_mut(fetch)
         {
             pending.note_gap();
@@ -368,7 +368,7 @@ impl<'a, E: Engine> Modules<'a, E> {
     /// Takes bytes of the message.
     pub(super) fn body(&mut self, bytes: &[u8], engine: &E) {
         match self.intake {
-            Intake::Module | Intake::Block => self.incoming.append(bytes, engine),
+            Intake::Block => self.incoming.append(bytes, engine),
             Intake::Chunk { fetch, .. } => {
                 let appended = self.with_chunks(fetch, engine, |chunks, make_room| {
                     chunks.append(bytes, engine, make_room)
@@ -390,8 +390,10 @@ impl<'a, E: Engine> Modules<'a, E> {
     /// Frees the bytes of a module that is loaded, unless they are to be stored for a deployment: they make
     /// room for its record.
     pub(super) fn shed(&mut self, body: &mut Body<E::Buffer>, is_deployment: bool) {
-        let digest = body.provenance.digest;
-        if self.table.find(&digest).is_some() && (!is_deployment || self.is_stored(&digest)) {
+        if let Some(Provenance { digest, .. }) = body.provenance
+            && self.table.find(&digest).is_some()
+            && (!is_deployment || self.is_stored(&digest))
+        {
             body.bytes = Err(StreamError::GaveWay(Content::Module));
         }
     }
@@ -623,10 +625,10 @@ impl<'a, E: Engine> Modules<'a, E> {
             }
             intake @ (Intake::Chunk { .. } | Intake::Nowhere) => {
                 self.intake = intake;
-                self.abort_chunk(Intake::Block);
+                self.abort_chunk();
                 return log::warn!("a chunk of {} is not taken", place.app_name);
             }
-            Intake::Module | Intake::Block => match taker {
+            Intake::Block => match taker {
                 Some(fetch) => self.whole_chunk(fetch, at, body, engine),
                 None => return,
             },

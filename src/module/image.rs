@@ -7,12 +7,11 @@ use super::{
 use crate::engine::Engine;
 use core::ops::DerefMut;
 
-/// The bytes of one module, or of something else that is kept as it is, as far as they have come.
+/// The bytes of one module, as far as they have come.
 ///
 /// After a refusal the bytes are still read: the digests are those of the whole.
 #[derive(Debug)]
 pub struct ImageStream<B> {
-    content: Content,
     stripper: Stripper,
     stream: Stream<B>,
     /// Length that the sender announced, custom sections included.
@@ -23,20 +22,10 @@ pub struct ImageStream<B> {
 
 impl<B: DerefMut<Target = [u8]>> ImageStream<B> {
     /// For a module of which at most `limit` bytes are kept.
-    pub fn module(limit: usize) -> Self {
-        Self::new(Content::Module, Stripper::new(), limit)
-    }
-
-    /// For at most `limit` bytes that are all kept.
-    pub fn verbatim(content: Content, limit: usize) -> Self {
-        Self::new(content, Stripper::verbatim(), limit)
-    }
-
-    const fn new(content: Content, stripper: Stripper, limit: usize) -> Self {
+    pub fn new(limit: usize) -> Self {
         Self {
-            content,
-            stripper,
-            stream: Stream::new(content, limit),
+            stripper: Stripper::new(),
+            stream: Stream::new(Content::Module, limit),
             announced: None,
             kept: 0,
         }
@@ -65,7 +54,7 @@ impl<B: DerefMut<Target = [u8]>> ImageStream<B> {
     ) -> Result<(), StreamError> {
         let len = self.stripper.len().saturating_add(bytes.len());
         if self.announced.is_some_and(|announced| len > announced) && self.stream.check().is_ok() {
-            self.stream.refuse(StreamError::Overrun(self.content));
+            self.stream.refuse(StreamError::Overrun(Content::Module));
         }
         let Self {
             stripper,
@@ -106,7 +95,7 @@ impl<B: DerefMut<Target = [u8]>> ImageStream<B> {
             && self.stream.check().is_ok()
         {
             self.stream.refuse(StreamError::CutShort {
-                content: self.content,
+                content: Content::Module,
                 len: self.stripper.len(),
                 announced,
             });
@@ -158,7 +147,7 @@ mod tests {
     fn what_is_dropped_takes_no_room() {
         let engine = FakeEngine::new(1000);
         let whole = module();
-        let mut stream = ImageStream::module(12);
+        let mut stream = ImageStream::new(12);
         stream.announce(Some(whole.len()));
         for piece in whole.chunks(100) {
             stream.append(piece, &engine, |_| {}).unwrap();
@@ -183,7 +172,7 @@ mod tests {
                 "the module has more bytes than the server said",
             ),
         ] {
-            let mut stream = ImageStream::module(usize::MAX);
+            let mut stream = ImageStream::new(usize::MAX);
             stream.announce(Some(announced));
             let appended = stream.append(&whole, &engine, |_| {});
             assert_eq!(appended.is_err(), announced < whole.len());
@@ -197,7 +186,7 @@ mod tests {
     fn refused_bytes_are_still_counted_and_hashed() {
         let engine = FakeEngine::new(1000);
         let whole: Vec<u8> = [&module()[..], &[1, 0x88, 0x27], &[9; 5000]].concat();
-        let mut stream = ImageStream::module(usize::MAX);
+        let mut stream = ImageStream::new(usize::MAX);
         for piece in whole.chunks(999) {
             let _ = stream.append(piece, &engine, |_| {});
         }

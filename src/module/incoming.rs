@@ -2,18 +2,32 @@
 
 use super::{
     image::ImageStream,
-    stream::{Content, StreamError},
-    strip::{Image, Provenance},
+    stream::{Content, Stream, StreamError},
+    strip::Provenance,
 };
 use crate::engine::Engine;
 use core::ops::DerefMut;
 
 /// The bytes of one message: a module, a chunk of one, a model, or a guest's message.
 ///
-/// They are kept in one block that grows as they come. Where that finds no room they are only counted and
-/// hashed: a module that is loaded already can be told by its digest.
+/// They are kept in one block that grows as they come. Where that finds no room they are only counted, and those
+/// of a module hashed: one that is loaded already can be told by its digest.
 #[derive(Debug)]
-pub struct Incoming<B>(ImageStream<B>);
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is no heap, and one of them in all"
+)]
+pub enum Incoming<B> {
+    /// A module, stripped as it comes.
+    Module(ImageStream<B>),
+    /// Bytes that are kept as they are.
+    Bytes {
+        /// Those that were kept.
+        stream: Stream<B>,
+        /// Number of those that have come.
+        len: usize,
+    },
+}
 
 /// All bytes of a message.
 #[derive(Debug)]
@@ -22,58 +36,69 @@ pub struct Body<B> {
     pub bytes: Result<B, StreamError>,
     /// Number of these bytes, also where they were not kept.
     pub len: usize,
-    /// Digest of the whole, and of what is signed of it.
-    pub provenance: Provenance,
-}
-
-impl<B> Body<B> {
-    /// The module that it is.
-    ///
-    /// # Errors
-    /// Its bytes were not kept.
-    pub fn image(self) -> Result<Image<B>, StreamError> {
-        let Self {
-            bytes, provenance, ..
-        } = self;
-        bytes.map(|bytes| Image { bytes, provenance })
-    }
+    /// Of a module, the digest of the whole, and of what is signed of it.
+    pub provenance: Option<Provenance>,
 }
 
 impl<B: DerefMut<Target = [u8]>> Incoming<B> {
     /// Without a message.
-    pub fn new() -> Self {
-        Self(ImageStream::verbatim(Content::Message, 0))
+    pub const fn new() -> Self {
+        Self::bytes(Content::Message, 0)
+    }
+
+    const fn bytes(content: Content, limit: usize) -> Self {
+        Self::Bytes {
+            stream: Stream::new(content, limit),
+            len: 0,
+        }
     }
 
     /// Begins anew, with at most `limit` bytes to keep. Those before are freed.
     pub fn begin(&mut self, content: Content, limit: usize) {
-        self.0 = ImageStream::verbatim(content, limit);
+        *self = Self::bytes(content, limit);
     }
 
     /// Begins to take a module anew, of which at most `limit` bytes are kept. Bytes before it are freed.
     pub fn begin_module(&mut self, limit: usize) {
-        self.0 = ImageStream::module(limit);
+        *self = Self::Module(ImageStream::new(limit));
     }
 
     /// Appends bytes.
     pub fn append<E: Engine<Buffer = B>>(&mut self, bytes: &[u8], engine: &E) {
-        // The refusal stays in the stream.
-        let _ = self.0.append(bytes, engine, |_| {});
+        // A refusal stays in the stream.
+        let _ = match self {
+            Self::Module(stream) => stream.append(bytes, engine, |_| {}),
+            Self::Bytes { stream, len } => {
+                *len = len.saturating_add(bytes.len());
+                stream.append(bytes, engine)
+            }
+        };
     }
 
     /// Frees the bytes for others, and keeps no more of this message; false if there are none.
     pub fn give_way(&mut self) -> bool {
-        self.0.give_way()
+        match self {
+            Self::Module(stream) => stream.give_way(),
+            Self::Bytes { stream, .. } => stream.give_way(),
+        }
     }
 
     /// Takes all bytes, and waits for the next message.
     pub fn take<E: Engine<Buffer = B>>(&mut self, engine: &E) -> Body<B> {
-        let stream = core::mem::take(self).0;
-        let (bytes, len, provenance) = stream.finish(engine);
-        Body {
-            bytes,
-            len,
-            provenance,
+        match core::mem::take(self) {
+            Self::Module(stream) => {
+                let (bytes, len, provenance) = stream.finish(engine);
+                Body {
+                    bytes,
+                    len,
+                    provenance: Some(provenance),
+                }
+            }
+            Self::Bytes { mut stream, len } => Body {
+                bytes: stream.end(engine),
+                len,
+                provenance: None,
+            },
         }
     }
 }
@@ -103,7 +128,7 @@ mod tests {
             }
             let body = incoming.take(&engine);
             assert_eq!(
-                (body.len, body.provenance.digest),
+                (body.len, body.provenance.unwrap().digest),
                 (kept, digest(&bytes[..kept]))
             );
             assert_eq!(
@@ -127,6 +152,9 @@ mod tests {
         incoming.append(b"d", &engine);
         let body = incoming.take(&engine);
         assert!(body.bytes.is_err());
-        assert_eq!((body.len, body.provenance.digest), (4, digest(b"abcd")));
+        assert_eq!(
+            (body.len, body.provenance.unwrap().digest),
+            (4, digest(b"abcd"))
+        );
     }
 }

@@ -95,15 +95,6 @@ impl Stripper {
         }
     }
 
-    /// For bytes that are not a module, all of which are kept.
-    pub fn verbatim() -> Self {
-        Self {
-            state: State::Verbatim,
-            fault: Some(Refusal::NotWasm),
-            ..Self::new()
-        }
-    }
-
     /// Bytes that were fed.
     pub const fn len(&self) -> usize {
         self.len
