@@ -1,8 +1,8 @@
 //! Memory that a large inline start takes beside the module that is kept.
 
-use crate::support::{Stage, start_bytes, with_data};
+use crate::support::{Dir, Stage, start_bytes, with_data};
 use serde_json::{Value, json};
-use std::fs;
+use std::{fs, process::Command};
 
 /// Bytes of the module, all of which are kept.
 const MODULE: usize = 1 << 20;
@@ -52,15 +52,54 @@ fn least(module: &[u8]) -> usize {
         let body = stage.expect("as before").run_large("fits", module);
         body["results"] == "42"
     };
-    let (mut too_few, mut enough) = (0, 100_000);
-    while enough - too_few > 64 {
-        let room = (too_few + enough) / 2;
-        match runs(room) {
-            true => enough = room,
-            false => too_few = room,
+    edge((0, 100_000), 64, runs)
+}
+
+/// A number near the edge between one that fails and one that holds, which holds.
+fn edge(
+    (mut fails, mut holds): (usize, usize),
+    near: usize,
+    is_it: impl Fn(usize) -> bool,
+) -> usize {
+    while fails.abs_diff(holds) > near {
+        let middle = usize::midpoint(fails, holds);
+        match is_it(middle) {
+            true => holds = middle,
+            false => fails = middle,
         }
     }
-    enough
+    holds
+}
+
+/// Whether `proplet run` takes a module in an arena of as many bytes.
+fn run_takes(module: &[u8], arena: usize) -> bool {
+    let dir = Dir::new();
+    let path = dir.path("module.wasm");
+    fs::write(&path, module).expect("a file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_proplet"));
+    command
+        .arg("run")
+        .arg(&path)
+        .args(["20", "22", "--workers", "1"]);
+    let output = command.args(["--arena-bytes", &arena.to_string()]).output();
+    output.expect("it ends").stdout == b"42\n"
+}
+
+#[test]
+fn a_start_takes_what_run_takes_in_512_bytes_less() {
+    const ARENA: usize = 196_608;
+    let Some(stage) = Stage::new(&["--workers", "1", "--arena-bytes", &ARENA.to_string()]) else {
+        return;
+    };
+    let largest = edge((ARENA, 100), 1, |len| {
+        run_takes(&with_data(len), ARENA - 512)
+    });
+    println!("run takes {largest} bytes of data in {} bytes", ARENA - 512);
+    assert!(largest > ARENA / 2);
+    assert_eq!(
+        stage.run_large("large", &with_data(largest))["results"],
+        "42"
+    );
 }
 
 #[test]
