@@ -42,7 +42,24 @@ struct Pieces<'p> {
     is_open: bool,
 }
 
-impl Pieces<'_> {
+impl<'p> Pieces<'p> {
+    fn new(bytes: &[u8], sizes: Vec<usize>, written: &'p RefCell<Vec<u8>>) -> Self {
+        Self {
+            bytes: bytes.iter().copied().collect(),
+            sizes,
+            turn: 0,
+            written,
+            is_open: false,
+        }
+    }
+
+    fn open(self) -> Self {
+        Self {
+            is_open: true,
+            ..self
+        }
+    }
+
     fn next(&mut self) -> Option<usize> {
         self.turn += 1;
         match self.sizes[self.turn % self.sizes.len()] {
@@ -229,24 +246,9 @@ async fn read_on(
 fn read_all(bytes: &[u8], sizes: Vec<usize>, buffers: &[usize], inbox: Recorder) -> Outcome {
     let activity = PeerActivity::default();
     let written = RefCell::default();
-    let pieces = Pieces {
-        bytes: bytes.iter().copied().collect(),
-        sizes,
-        turn: 0,
-        written: &written,
-        is_open: false,
-    };
+    let pieces = Pieces::new(bytes, sizes, &written);
     let mut rx = vec![0; BUFFER_MIN + bytes.len() % 7 * 100];
-    let mut gate = Gate::new(
-        pieces,
-        &inbox,
-        &activity,
-        Buffers {
-            input: &mut rx,
-            output: &mut [],
-        },
-        LIMITS,
-    );
+    let mut gate = Gate::new(pieces, &inbox, &activity, unbuffered(&mut rx), LIMITS);
     let (out, failure) = simulate(read_on(&mut gate, buffers, |_| false));
     assert_eq!(activity.closed.get(), failure.is_none());
     drop(gate);
@@ -497,7 +499,7 @@ proptest! {
         let mut expected = CONNACK.to_vec();
         let mut out = Vec::new();
         let fed = Fed { pieces, feed: &feed };
-        let mut gate = Gate::new(fed, &inbox, &activity, Buffers { input: &mut rx, output: &mut [] }, LIMITS);
+        let mut gate = Gate::new(fed, &inbox, &activity, unbuffered(&mut rx), LIMITS);
         simulate(async {
             for (messages, releases, ping) in steps {
                 for _ in 0..messages.min(8 - withheld.len()) {
@@ -622,24 +624,9 @@ async fn drain(gate: &mut Gate<'_, Fed<'_>>, out: &mut Vec<u8>) {
 fn write_all(bytes: &[u8], writes: &[usize], sizes: Vec<usize>, written: &RefCell<Vec<u8>>) {
     let activity = PeerActivity::default();
     let inbox = Recorder::default();
-    let pieces = Pieces {
-        bytes: VecDeque::new(),
-        sizes,
-        turn: 0,
-        written,
-        is_open: false,
-    };
+    let pieces = Pieces::new(&[], sizes, written);
     let mut rx = [0; BUFFER_MIN];
-    let mut gate = Gate::new(
-        pieces,
-        &inbox,
-        &activity,
-        Buffers {
-            input: &mut rx,
-            output: &mut [],
-        },
-        LIMITS,
-    );
+    let mut gate = Gate::new(pieces, &inbox, &activity, unbuffered(&mut rx), LIMITS);
     simulate(async {
         let mut at = 0;
         for turn in 0.. {
@@ -766,24 +753,10 @@ fn an_acknowledgement_ends_a_read_that_waits() {
     // It waits within the payload of another message.
     let message = publish_packet(0x32, "t", Some(1), b"x");
     let next = &publish_packet(0x32, "t", Some(2), &[0; 100])[..50];
-    let pieces = Pieces {
-        bytes: [&CONNACK, &message[..], next].concat().into(),
-        sizes: vec![usize::MAX],
-        turn: 0,
-        written: &written,
-        is_open: true,
-    };
+    let bytes = [&CONNACK, &message[..], next].concat();
+    let pieces = Pieces::new(&bytes, vec![usize::MAX], &written).open();
     let mut rx = [0; BUFFER_MIN];
-    let mut gate = Gate::new(
-        pieces,
-        &inbox,
-        &activity,
-        Buffers {
-            input: &mut rx,
-            output: &mut [],
-        },
-        LIMITS,
-    );
+    let mut gate = Gate::new(pieces, &inbox, &activity, unbuffered(&mut rx), LIMITS);
     simulate(async {
         let mut out = [0; PACKET_MAX];
         let n = gate.read(&mut out).await.unwrap();
@@ -809,6 +782,69 @@ fn an_acknowledgement_ends_a_read_that_waits() {
     );
 }
 
+/// For a gate of which each write goes by itself.
+fn unbuffered(rx: &mut [u8]) -> Buffers<'_> {
+    Buffers {
+        input: rx,
+        output: &mut [],
+    }
+}
+
+/// Writes packets behind a CONNECT, then reads for some milliseconds; what has gone out before the read, and after
+/// it.
+fn gathered(packets: &[&[u8]], room: usize, ms: u64) -> (Vec<u8>, Vec<u8>) {
+    let (activity, inbox, written) = (
+        PeerActivity::default(),
+        Recorder::default(),
+        RefCell::default(),
+    );
+    let pieces = Pieces::new(&[], vec![usize::MAX], &written).open();
+    let (mut rx, mut output) = ([0; BUFFER_MIN], vec![0; room]);
+    let buffers = Buffers {
+        input: &mut rx,
+        output: &mut output,
+    };
+    let mut gate = Gate::new(pieces, &inbox, &activity, buffers, LIMITS);
+    let before = simulate(async {
+        // Stands for the CONNECT.
+        gate.write(&PING).await.unwrap();
+        for packet in packets {
+            assert_eq!(gate.write(packet).await.unwrap(), packet.len());
+            gate.flush().await.unwrap();
+        }
+        let before = written.borrow().clone();
+        let mut out = [0; PACKET_MAX];
+        match select(gate.read(&mut out), after(ms)).await {
+            Either::First(read) => panic!("{read:?}"),
+            Either::Second(()) => before,
+        }
+    });
+    let skip = |all: Vec<u8>| all[PING.len()..].to_vec();
+    (skip(before), skip(written.take()))
+}
+
+const PING: [u8; 2] = [0xc0, 0];
+
+#[test]
+fn an_acknowledgement_goes_with_what_its_message_brought_about() {
+    let puback = |id: u8| [0x40, 2, 0, id];
+    let result = publish_packet(0x32, "r", Some(9), b"42");
+    let both = [&puback(1)[..], &result].concat();
+    // Nothing goes before the read, and then both do, at once.
+    assert_eq!(
+        gathered(&[&puback(1), &result], 64, 0),
+        (vec![], both.clone())
+    );
+    // Alone it waits for a millisecond, and four do not.
+    assert_eq!(gathered(&[&puback(1)], 64, 0), (vec![], vec![]));
+    assert_eq!(gathered(&[&puback(1)], 64, 2), (vec![], puback(1).to_vec()));
+    let four = [1, 2, 3, 4].map(puback);
+    let all: Vec<&[u8]> = four.iter().map(|ack| &ack[..]).collect();
+    assert_eq!(gathered(&all, 64, 0), (vec![], four.concat()));
+    // What finds no room sends what is before it, and goes by itself.
+    assert_eq!(gathered(&[&puback(1), &result], 6, 0), (both.clone(), both));
+}
+
 /// Polls until nothing has happened for a while. Returns the first failure.
 async fn progress(connection: &mut TestConnection<'_>) -> Result<(), TestError> {
     loop {
@@ -829,16 +865,7 @@ fn withheld_messages_hold_back_no_publication_under_minimq() {
     simulate(async {
         let address = "192.0.2.1:1883".parse().unwrap();
         let stream = net.connect(address).await.unwrap();
-        let gate = Gate::new(
-            stream,
-            &inbox,
-            &activity,
-            Buffers {
-                input: &mut rx,
-                output: &mut [],
-            },
-            LIMITS,
-        );
+        let gate = Gate::new(stream, &inbox, &activity, unbuffered(&mut rx), LIMITS);
         let buffers = minimq::Buffers::new(&mut packet, &mut tx);
         let config = ConfigBuilder::new(buffers).client_id("id").unwrap();
         let mut session = Session::new(config);
@@ -1013,10 +1040,7 @@ fn a_quarter_of_a_gigabyte_passes_without_keeping_others_waiting() {
         Huge(payload, head),
         &inbox,
         &activity,
-        Buffers {
-            input: &mut rx,
-            output: &mut [],
-        },
+        unbuffered(&mut rx),
         LIMITS,
     );
     let (mut out, mut turns) = (Vec::<u8>::new(), 0);
