@@ -352,4 +352,29 @@ mod tests {
         assert!(wake.clear());
         assert!(!wake.clear());
     }
+
+    /// Each waits for the other in turn: a wake-up that is lost is a wait of ten seconds.
+    #[test]
+    fn no_wake_up_is_lost() {
+        const LOST: Timespec = Timespec {
+            tv_sec: 10,
+            tv_nsec: 0,
+        };
+        let (ping, pong) = (WakeFd::new().unwrap(), WakeFd::new().unwrap());
+        let turns = |own: &WakeFd, other: &WakeFd| {
+            for _ in 0..5_000 {
+                while !own.clear() {
+                    own.wait(Some(&LOST));
+                }
+                other.set();
+            }
+        };
+        let began = std::time::Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| turns(&ping, &pong));
+            ping.set();
+            turns(&pong, &ping);
+        });
+        assert!(began.elapsed() < std::time::Duration::from_secs(10));
+    }
 }
