@@ -1,4 +1,4 @@
-//! Storage that survives a reboot: modules by their digest, and a record for each latent deployment.
+//! Storage that survives a reboot: modules by their digest, a record for each latent deployment, and notes.
 
 use crate::{module::table::Digest, text::Text};
 use core::fmt;
@@ -6,11 +6,15 @@ use core::fmt;
 /// Most bytes of a record.
 pub const RECORD_MAX: usize = 1024;
 
+/// Most bytes of a note.
+pub const NOTE_MAX: usize = 512;
+
 /// Storage that survives a reboot, and a loss of power at any moment: what a call has returned
 /// `Ok` for is there afterwards, whole; of a call that was cut off all or nothing is.
 ///
 /// Bounded: a module that finds no room takes the place of those least recently used. A record
-/// begins with the digest of a module, and that module stays while the record does.
+/// begins with the digest of a module, and that module stays while the record does. A note is a
+/// small record of the proplet's own: it has nothing to do with a module, and room of its own.
 ///
 /// Calls block, on the control thread, as long as the medium takes.
 pub trait Store: fmt::Debug + Send {
@@ -56,4 +60,27 @@ pub trait Store: fmt::Debug + Send {
     /// # Errors
     /// The reason as text, if the medium fails.
     fn remove_record(&mut self, index: u8) -> Result<(), Text>;
+
+    /// Number of notes that it has room for, from index 0 on.
+    fn notes(&self) -> u8;
+
+    /// Reads the note at `index` into the start of `into`, which has room for [`NOTE_MAX`] bytes, and
+    /// returns its length; `None` without a note.
+    ///
+    /// # Errors
+    /// The reason as text, if there is one that can't be read.
+    fn read_note(&mut self, index: u8, into: &mut [u8]) -> Result<Option<usize>, Text>;
+
+    /// Stores a note of 1 to [`NOTE_MAX`] bytes in the place of the one at `index`; one with the same
+    /// bytes is not written again.
+    ///
+    /// # Errors
+    /// The reason as text, with the limit; the note before is still there then.
+    fn write_note(&mut self, index: u8, bytes: &[u8]) -> Result<(), Text>;
+
+    /// Removes the note at `index`, if there is one.
+    ///
+    /// # Errors
+    /// The reason as text, if the medium fails.
+    fn remove_note(&mut self, index: u8) -> Result<(), Text>;
 }

@@ -7,7 +7,7 @@ use crate::{
     engine::*,
     memory::Shortage,
     module::table::Digest,
-    store::Store,
+    store::{NOTE_MAX, Store},
     text::{Text, text},
     time::Duration,
 };
@@ -425,15 +425,37 @@ pub struct Kept {
     pub modules: Vec<(Digest, Vec<u8>)>,
     /// Records by their indexes.
     pub records: Vec<(u8, Vec<u8>)>,
+    /// Notes by their indexes.
+    pub notes: Vec<(u8, Vec<u8>)>,
     /// Whether no further module finds room.
     pub is_full: bool,
+    /// Whether writing and removing notes fails.
+    pub fails: bool,
+    /// Writes and removals of notes so far.
+    pub note_writes: usize,
 }
+
+/// Notes that a [`FakeStore`] has room for.
+pub const NOTES: u8 = 4;
 
 /// A store in memory; clones share it, as the boots of a device do.
 #[derive(Debug, Clone, Default)]
 pub struct FakeStore(Arc<Mutex<Kept>>);
 
 impl FakeStore {
+    /// A store of its own with what is in this one now.
+    pub fn copy(&self) -> Self {
+        let kept = self.kept();
+        Self(Arc::new(Mutex::new(Kept {
+            modules: kept.modules.clone(),
+            records: kept.records.clone(),
+            notes: kept.notes.clone(),
+            is_full: kept.is_full,
+            fails: kept.fails,
+            note_writes: kept.note_writes,
+        })))
+    }
+
     /// Its contents, locked.
     pub fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().expect("no test panics with it")
@@ -489,6 +511,41 @@ impl Store for FakeStore {
 
     fn remove_record(&mut self, index: u8) -> Result<(), Text> {
         self.kept().records.retain(|(at, _)| *at != index);
+        Ok(())
+    }
+
+    fn notes(&self) -> u8 {
+        NOTES
+    }
+
+    fn read_note(&mut self, index: u8, into: &mut [u8]) -> Result<Option<usize>, Text> {
+        let kept = self.kept();
+        let found = kept.notes.iter().find(|(at, _)| *at == index);
+        Ok(found.map(|(_, bytes)| {
+            into[..bytes.len()].copy_from_slice(bytes);
+            bytes.len()
+        }))
+    }
+
+    fn write_note(&mut self, index: u8, bytes: &[u8]) -> Result<(), Text> {
+        assert!(index < NOTES && (1..=NOTE_MAX).contains(&bytes.len()));
+        let mut kept = self.kept();
+        if kept.fails {
+            return Err(text(format_args!("the medium fails")));
+        }
+        kept.note_writes += 1;
+        kept.notes.retain(|(at, _)| *at != index);
+        kept.notes.push((index, bytes.to_vec()));
+        Ok(())
+    }
+
+    fn remove_note(&mut self, index: u8) -> Result<(), Text> {
+        let mut kept = self.kept();
+        if kept.fails {
+            return Err(text(format_args!("the medium fails")));
+        }
+        kept.note_writes += 1;
+        kept.notes.retain(|(at, _)| *at != index);
         Ok(())
     }
 }

@@ -5,8 +5,9 @@ use core::fmt;
 use embassy_futures::block_on;
 use embedded_storage::nor_flash::NorFlash;
 use proplet::{
+    collections::hash::hash,
     module::table::Digest,
-    store::{RECORD_MAX, Store},
+    store::{NOTE_MAX, RECORD_MAX, Store},
     text::{Text, text},
 };
 use sequential_storage::{
@@ -19,7 +20,7 @@ use sequential_storage::{
 const RECORD_MIN: usize = size_of::<Digest>();
 
 /// Changes with what the items mean.
-const LAYOUT_VERSION: u8 = 1;
+const LAYOUT_VERSION: u8 = 2;
 
 type Key = u16;
 const KEY_LEN: usize = size_of::<Key>();
@@ -29,6 +30,8 @@ const LAYOUT: Key = 0;
 const HEADS: Key = 0x100;
 /// The first of the records.
 const RECORD_ITEMS: Key = 0x200;
+/// The first of the notes.
+const NOTE_ITEMS: Key = 0x300;
 /// The first of the pieces of modules.
 const PIECE_ITEMS: Key = 0x400;
 
@@ -63,8 +66,8 @@ pub enum Opened {
     Rebuilt,
 }
 
-/// A [`Store`] on all of `F`, for at most `SLOTS` modules, `RECORDS` records and `PIECES` pieces of
-/// modules.
+/// A [`Store`] on all of `F`, for at most `SLOTS` modules, `RECORDS` records, `NOTES` notes and `PIECES`
+/// pieces of modules.
 ///
 /// A module takes pieces of [`PIECE_LEN`](Self::PIECE_LEN) bytes, about 1 KiB. `PIECES` is the size
 /// of a table; a flash of fewer pages has fewer pieces, see [`capacity`](Self::capacity). If one of
@@ -75,14 +78,20 @@ pub enum Opened {
 /// after a reboot, the one written last was.
 ///
 /// # Memory
-/// The value is 1.1 KB and 48 bytes for each slot, 33 for each record, 1 for each piece. It is not
+/// The value is 1.1 KB and 48 bytes for each slot, 33 for each record, 4 for each note, 1 for each piece. It is not
 /// moved: make it in a static by [`new`](Self::new), then [`open`](Self::open) it in its place. Calls
 /// take 1.5 KB of stack on a Cortex-M33 (opt-level s), and what the port's driver takes.
 ///
 /// # Time
 /// To open the store or to read a module takes a pass over all that is written; to gain a page, one
 /// for each item of it that is alive.
-pub struct FlashStore<F, const SLOTS: usize, const RECORDS: usize, const PIECES: usize> {
+pub struct FlashStore<
+    F,
+    const SLOTS: usize,
+    const RECORDS: usize,
+    const NOTES: usize,
+    const PIECES: usize,
+> {
     pages: Pages<F>,
     /// Whether the fields below are what is on the flash.
     loaded: bool,
@@ -93,6 +102,8 @@ pub struct FlashStore<F, const SLOTS: usize, const RECORDS: usize, const PIECES:
     slots: [Option<Slot>; SLOTS],
     /// First bytes of each record.
     records: [Option<Digest>; RECORDS],
+    /// [`tag_of`] each note, or [`NO_NOTE`].
+    notes: [u32; NOTES],
     /// The slot of the module that has each piece, or [`FREE`].
     owners: [u8; PIECES],
     buffer: Buffer,
@@ -123,6 +134,7 @@ enum Failure<E> {
         needed: usize,
         slots: usize,
         records: usize,
+        notes: usize,
     },
     NoSuchModule,
     OtherLength {
@@ -155,6 +167,16 @@ enum Failure<E> {
         len: usize,
         room: usize,
     },
+    NoSuchNote {
+        index: u8,
+        notes: usize,
+    },
+    NoteLength(usize),
+    NoteLost(u8),
+    RoomForNote {
+        len: usize,
+        room: usize,
+    },
 }
 
 impl<E: fmt::Debug> fmt::Display for Failure<E> {
@@ -167,9 +189,10 @@ impl<E: fmt::Debug> fmt::Display for Failure<E> {
                 needed,
                 slots,
                 records,
+                notes,
             } => write!(
                 f,
-                "flash of {pages} pages: {slots} modules and {records} records take {needed} or more"
+                "flash of {pages} pages: {slots} modules, {records} records and {notes} notes take {needed} or more"
             ),
             Self::NoSuchModule => f.write_str("the store has no such module"),
             Self::OtherLength { stored, wanted } => {
@@ -202,6 +225,16 @@ impl<E: fmt::Debug> fmt::Display for Failure<E> {
             Self::RecordLost(index) => write!(f, "flash: record {index} can't be read"),
             Self::RoomForRecord { len, room } => {
                 write!(f, "record of {len} bytes: there is room for {room}")
+            }
+            Self::NoSuchNote { index, notes } => {
+                write!(f, "note {index}: the store has {notes}, from 0 on")
+            }
+            Self::NoteLength(len) => {
+                write!(f, "note of {len} bytes: 1 to {NOTE_MAX} are allowed")
+            }
+            Self::NoteLost(index) => write!(f, "flash: note {index} can't be read"),
+            Self::RoomForNote { len, room } => {
+                write!(f, "note of {len} bytes: there is room for {room}")
             }
         }
     }
@@ -332,14 +365,25 @@ fn parse_head(value: &[u8]) -> Option<(Slot, &[u8])> {
     Some((slot, pieces))
 }
 
+/// Tag of a note that is not there.
+const NO_NOTE: u32 = 0;
+
+/// Tag of a note's bytes: an older note that appears again is not taken for the one that is lost.
+fn tag_of(note: &[u8]) -> u32 {
+    match note {
+        REMOVED => NO_NOTE,
+        note => hash(&[note]) | 1,
+    }
+}
+
 /// Index of `key` among `count` keys from `first` on.
 fn index(key: Key, first: Key, count: usize) -> Option<usize> {
     let index = usize::from(key.checked_sub(first)?);
     (index < count).then_some(index)
 }
 
-impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize>
-    FlashStore<F, SLOTS, RECORDS, PIECES>
+impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const NOTES: usize, const PIECES: usize>
+    FlashStore<F, SLOTS, RECORDS, NOTES, PIECES>
 {
     /// Bytes of a page for items, between two marks.
     const ITEMS_LEN: usize = Pages::<F>::SIZE - 2 * Pages::<F>::WORD;
@@ -377,12 +421,17 @@ impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize>
     const OTHERS: usize = {
         assert!(SLOTS > 0 && SLOTS < FREE as usize, "1 to 126 slots");
         assert!(RECORDS <= 256, "at most 256 records");
+        assert!(NOTES <= 255, "at most 255 notes");
         assert!(PIECES > 0 && PIECES <= 4096, "1 to 4,096 pieces");
+        assert!(
+            NOTE_MAX <= Self::PIECE_LEN,
+            "the pages of this flash are too short for a note in the place of a piece"
+        );
         assert!(
             HEAD_PIECES_AT + PIECES.div_ceil(8) <= Self::PIECE_LEN,
             "the pages of this flash are too short for so many pieces"
         );
-        SLOTS + 1 + 2 * RECORDS
+        SLOTS + 1 + 2 * RECORDS + NOTES
     };
 
     /// A store that is not open yet; the first call opens it, if [`open`](Self::open) does not.
@@ -394,6 +443,7 @@ impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize>
             clock: 0,
             slots: [None; SLOTS],
             records: [None; RECORDS],
+            notes: [NO_NOTE; NOTES],
             owners: [FREE; PIECES],
             buffer: Buffer([0; _]),
         }
@@ -403,7 +453,7 @@ impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize>
     /// once or twice.
     ///
     /// # Errors
-    /// The reason as text, if the flash is too small for the modules and records, or fails.
+    /// The reason as text, if the flash is too small for the modules, records and notes, or fails.
     pub fn open(&mut self) -> Result<Opened, Text> {
         self.load().map_err(|failure| self.explain(failure))
     }
@@ -429,6 +479,7 @@ impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize>
                 needed: 1 + (2 + Self::OTHERS).div_ceil(Self::PER_PAGE),
                 slots: SLOTS,
                 records: RECORDS,
+                notes: NOTES,
             }),
         }
     }
@@ -487,10 +538,11 @@ impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize>
         self.clock = 0;
         self.slots.fill(None);
         self.records.fill(None);
+        self.notes.fill(NO_NOTE);
         self.owners.fill(FREE);
     }
 
-    fn layout(&self) -> [u8; 10] {
+    fn layout(&self) -> [u8; 11] {
         let [slots, records, pieces, pages] =
             [SLOTS, RECORDS, self.pieces, self.pages.count()].map(|n| (n as u16).to_le_bytes());
         let [a, b] = (Self::PIECE_LEN as u16).to_le_bytes();
@@ -499,6 +551,7 @@ impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize>
             slots[0],
             records[0],
             records[1],
+            NOTES as u8,
             pieces[0],
             pieces[1],
             pages[0],
@@ -539,6 +592,8 @@ impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize>
                 }
             } else if let Some(i) = index(key, RECORD_ITEMS, RECORDS) {
                 self.records[i] = value.first_chunk().copied();
+            } else if let Some(i) = index(key, NOTE_ITEMS, NOTES) {
+                self.notes[i] = tag_of(value);
             }
         }
         let last = self.slots.iter().flatten().map(|slot| slot.used).max();
@@ -747,6 +802,15 @@ impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize>
         Ok(value.filter(|value| value.first_chunk() == self.records[index].as_ref()))
     }
 
+    /// The note at `index`; `None` if it is not the one that was there.
+    #[inline(never)]
+    fn fetch_note(&mut self, index: usize) -> Outcome<Option<&[u8]>, F> {
+        let key = NOTE_ITEMS + index as Key;
+        let mut map = map(&mut self.pages);
+        let value = block_on(map.fetch_item::<&[u8]>(&mut self.buffer.0, &key))?;
+        Ok(value.filter(|value| tag_of(value) == self.notes[index]))
+    }
+
     fn try_read_module(&mut self, digest: &Digest, into: &mut [u8]) -> Outcome<(), F> {
         self.ready()?;
         let i = self.find(digest).ok_or(Failure::NoSuchModule)?;
@@ -826,10 +890,64 @@ impl<F: NorFlash, const SLOTS: usize, const RECORDS: usize, const PIECES: usize>
         }
         Ok(())
     }
+
+    /// Whether there is a note at `index`.
+    fn has_note(&self, index: u8) -> bool {
+        let tag = self.notes.get(usize::from(index));
+        tag.is_some_and(|tag| *tag != NO_NOTE)
+    }
+
+    fn try_read_note(&mut self, index: u8, into: &mut [u8]) -> Outcome<Option<usize>, F> {
+        self.ready()?;
+        if !self.has_note(index) {
+            return Ok(None);
+        }
+        let value = self.fetch_note(index.into())?;
+        let value = value.ok_or(Failure::NoteLost(index))?;
+        let (len, room) = (value.len(), into.len());
+        into.get_mut(..len)
+            .ok_or(Failure::RoomForNote { len, room })?
+            .copy_from_slice(value);
+        Ok(Some(len))
+    }
+
+    fn try_write_note(&mut self, index: u8, bytes: &[u8]) -> Outcome<(), F> {
+        self.ready()?;
+        let i = usize::from(index);
+        if i >= NOTES {
+            let notes = NOTES;
+            return Err(Failure::NoSuchNote { index, notes });
+        }
+        if bytes.is_empty() || bytes.len() > NOTE_MAX {
+            return Err(Failure::NoteLength(bytes.len()));
+        }
+        // A note that differs in its tag need not be read.
+        let tag = tag_of(bytes);
+        if self.notes[i] != tag || self.fetch_note(i)? != Some(bytes) {
+            self.put(NOTE_ITEMS + i as Key, bytes)?;
+            self.notes[i] = tag;
+        }
+        Ok(())
+    }
+
+    fn try_remove_note(&mut self, index: u8) -> Outcome<(), F> {
+        self.ready()?;
+        if self.has_note(index) {
+            let i = usize::from(index);
+            self.put(NOTE_ITEMS + i as Key, REMOVED)?;
+            self.notes[i] = NO_NOTE;
+        }
+        Ok(())
+    }
 }
 
-impl<F: NorFlash + Send, const SLOTS: usize, const RECORDS: usize, const PIECES: usize> Store
-    for FlashStore<F, SLOTS, RECORDS, PIECES>
+impl<
+    F: NorFlash + Send,
+    const SLOTS: usize,
+    const RECORDS: usize,
+    const NOTES: usize,
+    const PIECES: usize,
+> Store for FlashStore<F, SLOTS, RECORDS, NOTES, PIECES>
 {
     fn module_len(&mut self, digest: &Digest) -> Option<usize> {
         self.ready().ok()?;
@@ -866,16 +984,40 @@ impl<F: NorFlash + Send, const SLOTS: usize, const RECORDS: usize, const PIECES:
         self.try_remove_record(index)
             .map_err(|failure| self.explain(failure))
     }
+
+    fn notes(&self) -> u8 {
+        // There are 255 at most.
+        NOTES as u8
+    }
+
+    fn read_note(&mut self, index: u8, into: &mut [u8]) -> Result<Option<usize>, Text> {
+        self.try_read_note(index, into)
+            .map_err(|failure| self.explain(failure))
+    }
+
+    fn write_note(&mut self, index: u8, bytes: &[u8]) -> Result<(), Text> {
+        self.try_write_note(index, bytes)
+            .map_err(|failure| self.explain(failure))
+    }
+
+    fn remove_note(&mut self, index: u8) -> Result<(), Text> {
+        self.try_remove_note(index)
+            .map_err(|failure| self.explain(failure))
+    }
 }
 
-impl<F, const SLOTS: usize, const RECORDS: usize, const PIECES: usize> fmt::Debug
-    for FlashStore<F, SLOTS, RECORDS, PIECES>
+impl<F, const SLOTS: usize, const RECORDS: usize, const NOTES: usize, const PIECES: usize>
+    fmt::Debug for FlashStore<F, SLOTS, RECORDS, NOTES, PIECES>
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FlashStore")
             .field("loaded", &self.loaded)
             .field("modules", &self.slots.iter().flatten().count())
             .field("records", &self.records.iter().flatten().count())
+            .field(
+                "notes",
+                &self.notes.iter().filter(|tag| **tag != NO_NOTE).count(),
+            )
             .field("pieces", &self.pieces)
             .finish_non_exhaustive()
     }

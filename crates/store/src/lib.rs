@@ -1,7 +1,7 @@
-//! Modules and records of a proplet on NOR flash.
+//! Modules, records and notes of a proplet on NOR flash.
 //!
 //! ```text
-//! FlashStore ─ a module is pieces and, written last, a head; a record is one item
+//! FlashStore ─ a module is pieces and, written last, a head; a record or a note is one item
 //!   └ sequential-storage ─ a log of items by key, over all pages in a circle
 //!       └ pages ─ erasures that survive a loss of power
 //!           └ embedded_storage::nor_flash::NorFlash, the port's

@@ -29,10 +29,12 @@ fn scenario(kib: usize) -> Vec<Op> {
     let big = kib * 1024;
     vec![
         Op::Write(1, big),
+        Op::WriteNote(0, 1, 512),
         Op::WriteRecord(0, (1, big), 1, 500),
         Op::Write(2, big + 77),
         Op::Write(3, 10),
         Op::WriteRecord(1, (3, 10), 2, 1024),
+        Op::WriteNote(2, 2, 1),
         Op::Read(2, big + 77),
         Op::Write(4, big / 2),
         Op::Write(5, big / 3),
@@ -40,17 +42,21 @@ fn scenario(kib: usize) -> Vec<Op> {
         Op::Remove(2, big + 77),
         Op::Write(6, big),
         Op::Write(7, big),
+        Op::WriteNote(0, 3, 300),
         Op::RemoveRecord(0),
         Op::Write(8, big + big / 2),
         Op::WriteRecord(1, (8, big + big / 2), 4, 1000),
+        Op::RemoveNote(2),
         Op::Remove(3, 10),
         Op::Write(9, big),
         Op::Write(10, big),
         Op::RemoveRecord(1),
+        Op::WriteNote(1, 4, 512),
         Op::Write(11, 0),
         Op::Write(12, big),
         Op::Write(13, 2 * big),
         Op::Write(14, 2 * big),
+        Op::RemoveNote(0),
     ]
 }
 

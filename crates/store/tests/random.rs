@@ -2,12 +2,12 @@
 
 mod support;
 
-use proplet::store::{RECORD_MAX, Store};
+use proplet::store::{NOTE_MAX, RECORD_MAX, Store};
 use proplet_store::{FlashStore, Opened};
 use proptest::{prelude::*, test_runner::RngSeed};
 use support::{
     RamFlash, Tear, mix,
-    model::{Borrowed, Model, Op, read_record, run},
+    model::{Borrowed, Model, NOTES, Op, read_note, read_record, run},
     module,
 };
 
@@ -41,6 +41,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..RECORDS as u8, name, 0..4_u64, 32..=RECORD_MAX)
             .prop_map(|(index, of, name, size)| Op::WriteRecord(index, (of, len(of)), name, size)),
         1 => (0..RECORDS as u8).prop_map(Op::RemoveRecord),
+        3 => (0..NOTES as u8, 0..4_u64, 1..=NOTE_MAX)
+            .prop_map(|(index, name, size)| Op::WriteNote(index, name, size)),
+        1 => (0..NOTES as u8).prop_map(Op::RemoveNote),
     ]
 }
 
@@ -69,7 +72,7 @@ fn all_ops() -> Vec<Op> {
 
 /// Opens, however often the power goes meanwhile.
 fn open_at_last<const WORD: usize>(flash: &mut RamFlash<WORD, 4096>) -> TestStore<'_, WORD> {
-    let cut = FlashStore::<_, SLOTS, RECORDS, 256>::new(&mut *flash)
+    let cut = FlashStore::<_, SLOTS, RECORDS, NOTES, 256>::new(&mut *flash)
         .open()
         .is_err();
     assert_eq!(cut, flash.is_off());
@@ -156,6 +159,9 @@ fn survive(seed: u64, flips: usize, steps: &[Step]) {
     for index in 0..RECORDS as u8 {
         store.remove_record(index).unwrap();
     }
+    for index in 0..NOTES as u8 {
+        store.remove_note(index).unwrap();
+    }
     let (digest, bytes) = module(99, 9000);
     let mut read = vec![0; bytes.len()];
     // A page may have to be erased before it can be written.
@@ -184,6 +190,11 @@ fn sweep(store: &mut impl Store) {
     for index in 0..RECORDS as u8 {
         if read_record(store, index).is_err() {
             store.remove_record(index).unwrap();
+        }
+    }
+    for index in 0..NOTES as u8 {
+        if read_note(store, index).is_err() {
+            store.remove_note(index).unwrap();
         }
     }
 }

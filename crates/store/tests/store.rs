@@ -6,7 +6,11 @@ use embedded_storage::nor_flash::{ErrorType, NorFlash, ReadNorFlash};
 use proplet::store::Store;
 use proplet_store::{FlashStore, Opened};
 use std::sync::{Arc, Mutex, MutexGuard};
-use support::{Fault, RamFlash, Tear, model::read_record, module, record};
+use support::{
+    Fault, RamFlash, Tear,
+    model::{read_note, read_record},
+    module, record,
+};
 
 type Flash = RamFlash<4, 4096>;
 
@@ -57,7 +61,8 @@ impl Shared {
     }
 }
 
-type TestStore<const SLOTS: usize, const RECORDS: usize> = FlashStore<Shared, SLOTS, RECORDS, 256>;
+type TestStore<const SLOTS: usize, const RECORDS: usize> =
+    FlashStore<Shared, SLOTS, RECORDS, 2, 256>;
 
 fn store<const SLOTS: usize, const RECORDS: usize>(
     flash: &Shared,
@@ -108,7 +113,7 @@ fn the_least_recently_used_module_without_a_record_goes() {
 fn what_can_not_fit_is_refused_with_the_limit_and_nothing_goes() {
     let (mut store, _) = store::<3, 3>(&Shared::new(16));
     let capacity = store.capacity();
-    assert_eq!(capacity, (60 - 1 - 4 - 6) * 1002);
+    assert_eq!(capacity, (60 - 1 - 4 - 6 - 2) * 1002);
     write(&mut store, 1, 2000).unwrap();
     assert_eq!(
         write(&mut store, 2, capacity + 1).unwrap_err(),
@@ -156,14 +161,18 @@ fn nothing_is_written_that_is_there() {
     let record = record(&digest, 0, 700);
     write(&mut store, 1, 5000).unwrap();
     store.write_record(1, &record).unwrap();
+    store.write_note(1, b"note").unwrap();
 
     let before = flash.operations();
     write(&mut store, 1, 5000).unwrap();
     store.read_module(&digest, &mut bytes).unwrap();
     store.write_record(1, &record).unwrap();
     store.remove_record(0).unwrap();
+    store.write_note(1, b"note").unwrap();
+    store.remove_note(0).unwrap();
     store.remove_module(&module(2, 10).0).unwrap();
     assert_eq!(read_record(&mut store, 1).unwrap(), Some(record));
+    assert_eq!(read_note(&mut store, 1).unwrap(), Some(b"note".to_vec()));
     let (_, opened) = self::store::<4, 2>(&flash);
     assert!(matches!(
         opened,
@@ -186,9 +195,14 @@ fn wrong_arguments_are_refused() {
         store.write_record(1, &[0; 32]).unwrap_err(),
         store.write_record(0, &[0; 31]).unwrap_err(),
         store.write_record(0, &[0; 1025]).unwrap_err(),
+        store.write_note(2, &[0]).unwrap_err(),
+        store.write_note(0, &[]).unwrap_err(),
+        store.write_note(0, &[0; 513]).unwrap_err(),
     ];
     store.write_record(0, &[0; 40]).unwrap();
     errors.push(store.read_record(0, &mut [0; 39]).unwrap_err());
+    store.write_note(0, &[0; 40]).unwrap();
+    errors.push(store.read_note(0, &mut [0; 39]).unwrap_err());
     assert_eq!(
         errors,
         [
@@ -197,22 +211,28 @@ fn wrong_arguments_are_refused() {
             "record 1: the store has 1, from 0 on",
             "record of 31 bytes: 32 to 1024 are allowed",
             "record of 1025 bytes: 32 to 1024 are allowed",
+            "note 2: the store has 2, from 0 on",
+            "note of 0 bytes: 1 to 512 are allowed",
+            "note of 513 bytes: 1 to 512 are allowed",
             "record of 40 bytes: there is room for 39",
+            "note of 40 bytes: there is room for 39",
         ]
     );
+    assert_eq!(store.read_note(200, &mut []).unwrap(), None);
+    store.remove_note(200).unwrap();
     assert_eq!(store.read_record(200, &mut []).unwrap(), None);
     store.remove_record(200).unwrap();
 }
 
 #[test]
 fn a_flash_that_is_too_small_is_refused() {
-    let mut store = FlashStore::<_, 4, 2, 64>::new(Shared::new(3));
+    let mut store = FlashStore::<_, 4, 2, 1, 64>::new(Shared::new(3));
     assert_eq!(
         store.open().unwrap_err(),
-        "flash of 3 pages: 4 modules and 2 records take 4 or more"
+        "flash of 3 pages: 4 modules, 2 records and 1 notes take 4 or more"
     );
     assert!(store.write_module(&[0; 32], &[], &[]).is_err());
-    let mut store = FlashStore::<_, 4, 2, 64>::new(Shared::new(4));
+    let mut store = FlashStore::<_, 4, 2, 1, 64>::new(Shared::new(4));
     store.open().unwrap();
     let capacity = store.capacity();
     for name in 0..20 {
@@ -220,6 +240,7 @@ fn a_flash_that_is_too_small_is_refused() {
         store
             .write_record(0, &record(&module(name, capacity).0, name, 1024))
             .unwrap();
+        store.write_note(0, &module(name, 512).1).unwrap();
         store.remove_record(0).unwrap();
     }
 }
@@ -279,11 +300,40 @@ fn an_older_record_that_appears_again_is_not_taken_for_the_one_that_is_lost() {
     assert_eq!(read_record(&mut store, 0).unwrap(), Some(new));
 }
 
+#[test]
+fn an_older_note_that_appears_again_is_not_taken_for_the_one_that_is_lost() {
+    let flash = Shared::new(16);
+    let (mut store, _) = store::<4, 2>(&flash);
+    let [old, new] = [1, 2].map(|name| module(name, 100).1);
+    store.write_note(0, &old).unwrap();
+    store.write_note(0, &new).unwrap();
+    let at = flash
+        .flash()
+        .bytes
+        .windows(new.len())
+        .position(|bytes| bytes == new)
+        .unwrap();
+    flash.flash().bytes[at + 50] ^= 1;
+    assert_eq!(
+        read_note(&mut store, 0).unwrap_err(),
+        "flash: note 0 can't be read"
+    );
+    store.write_note(0, &new).unwrap();
+    assert_eq!(read_note(&mut store, 0).unwrap(), Some(new));
+    // A module in its place, as large as the store holds, leaves it there.
+    let capacity = store.capacity();
+    write(&mut store, 1, capacity).unwrap();
+    assert!(read_note(&mut store, 0).unwrap().is_some());
+}
+
 /// The numbers in the documentation.
 #[test]
 fn size_in_memory() {
     let size = |store: usize| store - size_of::<Shared>();
-    assert!(size(size_of::<FlashStore<Shared, 1, 1, 1>>()) <= 1100 + 48 + 33 + 1 + 16);
-    let larger = size(size_of::<FlashStore<Shared, 17, 9, 257>>());
-    assert!(larger <= 1100 + 17 * 48 + 9 * 33 + 257 + 16, "{larger}");
+    assert!(size(size_of::<FlashStore<Shared, 1, 1, 1, 1>>()) <= 1100 + 48 + 33 + 4 + 1 + 16);
+    let larger = size(size_of::<FlashStore<Shared, 17, 9, 5, 257>>());
+    assert!(
+        larger <= 1100 + 17 * 48 + 9 * 33 + 5 * 4 + 257 + 16,
+        "{larger}"
+    );
 }

@@ -18,7 +18,9 @@ fn since(flash: &RamFlash<4, 4096>, before: Work) -> Work {
 fn one_module(pages: usize) {
     let mut flash = RamFlash::<4, 4096>::new(pages);
     let before = flash.work;
-    FlashStore::<_, 8, 4, 256>::new(&mut flash).open().unwrap();
+    FlashStore::<_, 8, 4, 8, 256>::new(&mut flash)
+        .open()
+        .unwrap();
     println!("{pages} pages, made: {:?}", since(&flash, before));
     let len = if pages == 16 { 40 * 1024 } else { 64 * 1024 };
     for (name, what) in [
@@ -29,18 +31,18 @@ fn one_module(pages: usize) {
         (5, "fifth"),
     ] {
         let before = flash.work;
-        let mut store = FlashStore::<_, 8, 4, 256>::new(&mut flash);
+        let mut store = FlashStore::<_, 8, 4, 8, 256>::new(&mut flash);
         store.open().unwrap();
         let opened = since(&flash, before);
         let before = flash.work;
-        let mut store = FlashStore::<_, 8, 4, 256>::new(&mut flash);
+        let mut store = FlashStore::<_, 8, 4, 8, 256>::new(&mut flash);
         store.open().unwrap();
         let (digest, mut bytes) = module(name, len);
         store.write_module(&digest, &bytes, &[]).unwrap();
         let mut written = since(&flash, before);
         written.read -= opened.read;
         let before = flash.work;
-        let mut store = FlashStore::<_, 8, 4, 256>::new(&mut flash);
+        let mut store = FlashStore::<_, 8, 4, 8, 256>::new(&mut flash);
         store.open().unwrap();
         store.read_module(&digest, &mut bytes).unwrap();
         println!(
@@ -55,7 +57,7 @@ fn one_module(pages: usize) {
 /// of a module that stays.
 fn many(pages: usize, reads: bool, pinned: usize) {
     let mut flash = RamFlash::<4, 4096>::new(pages);
-    let mut store = FlashStore::<_, 16, 4, 256>::new(&mut flash);
+    let mut store = FlashStore::<_, 16, 4, 8, 256>::new(&mut flash);
     store.open().unwrap();
     let capacity = store.capacity();
     let (digest, bytes) = module(1_000_000, pinned);
@@ -91,6 +93,35 @@ fn many(pages: usize, reads: bool, pinned: usize) {
 #[test]
 fn pages_are_erased_in_turn() {
     many(16, true, 0);
+}
+
+/// A note of 13 ids of 36 bytes is written over and over, beside `kept` bytes of a module; writes for each
+/// erasure of a page.
+fn notes(pages: usize, kept: usize) -> u64 {
+    const WRITES: u64 = 10_000;
+    let mut flash = RamFlash::<4, 4096>::new(pages);
+    let mut store = FlashStore::<_, 8, 4, 8, 256>::new(&mut flash);
+    store.open().unwrap();
+    let (digest, bytes) = module(1, kept);
+    store.write_module(&digest, &bytes, &[]).unwrap();
+    for name in 0..WRITES {
+        let note = module(name, 482).1;
+        store.write_note((name % 8) as u8, &note).unwrap();
+    }
+    let least = *flash.erasures.iter().min().unwrap();
+    let most = *flash.erasures.iter().max().unwrap();
+    println!(
+        "{pages} pages, {kept} bytes kept, {WRITES} notes: erasures of a page {least} to {most}"
+    );
+    assert!(most - least <= 1, "pages are not erased in turn");
+    WRITES / most.max(1)
+}
+
+/// The wear in the documentation (docs/tasks.md).
+#[test]
+fn notes_wear_all_pages_in_turn() {
+    assert!(notes(32, 0) >= 250);
+    assert!(notes(32, 64 * 1024) >= 115);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Modules and records in a folder.
+//! Modules, records and notes in a folder.
 
 use anyhow::{Context, bail};
 use proplet::{
@@ -6,7 +6,7 @@ use proplet::{
         hex::{from_hex, to_hex},
         table::Digest,
     },
-    store::{RECORD_MAX, Store},
+    store::{NOTE_MAX, RECORD_MAX, Store},
     text::{Text, text},
 };
 use std::{
@@ -22,12 +22,15 @@ use std::{
 /// Least bytes of a record: its module's digest.
 const RECORD_MIN: usize = size_of::<Digest>();
 
+/// Notes that there is room for.
+const NOTES: u8 = 255;
+
 const MODULE_EXTENSION: &str = "wasm";
 /// Of a file that is not whole yet.
 const PARTIAL_EXTENSION: &str = "partial";
 
-/// A [`Store`] in a folder: `modules/<digest in hex>.wasm`, which end with their seals, and
-/// `records/<index>`. Other files are left alone.
+/// A [`Store`] in a folder: `modules/<digest in hex>.wasm`, which end with their seals,
+/// `records/<index>` and `notes/<index>`. Other files are left alone.
 ///
 /// A file is written under another name, and has its own once its bytes are on the disk. Modules
 /// are known by their names, and their bytes not looked at. One that is used gets a new time of
@@ -39,6 +42,7 @@ pub struct FolderStore {
     disk: Box<dyn Disk>,
     modules: PathBuf,
     records: PathBuf,
+    notes: PathBuf,
     /// Most bytes of modules.
     limit: u64,
     known: HashMap<Digest, Module>,
@@ -90,7 +94,7 @@ impl Disk for FileSystem {
 
 impl FolderStore {
     /// The store in `folder`, which is made if it is not there, for at most `limit` bytes of
-    /// modules. Records come on top: 256 of 1 KiB at most. Removes what is left of writes that were
+    /// modules. Records come on top: 256 of 1 KiB at most; and notes: 255 of 512 bytes. Removes what is left of writes that were
     /// cut off, and the modules least recently used if there are more than `limit` bytes.
     ///
     /// # Errors
@@ -100,9 +104,10 @@ impl FolderStore {
     }
 
     fn open_on(disk: Box<dyn Disk>, folder: &Path, limit: u64) -> anyhow::Result<Self> {
-        let [modules, records] = ["modules", "records"].map(|name| folder.join(name));
+        let [modules, records, notes] =
+            ["modules", "records", "notes"].map(|name| folder.join(name));
         let at_folder = || folder.display().to_string();
-        for folder in [&modules, &records] {
+        for folder in [&modules, &records, &notes] {
             make_folder(&*disk, folder).with_context(at_folder)?;
         }
         let lock = File::open(folder).with_context(at_folder)?;
@@ -117,6 +122,7 @@ impl FolderStore {
             disk,
             modules,
             records,
+            notes,
             limit,
             known: HashMap::new(),
             pins: HashMap::new(),
@@ -125,6 +131,7 @@ impl FolderStore {
         };
         store.find_modules().with_context(at_folder)?;
         store.find_records().with_context(at_folder)?;
+        store.remove_partial_notes().with_context(at_folder)?;
         store.make_room(0).with_context(at_folder)?;
         Ok(store)
     }
@@ -161,6 +168,11 @@ impl FolderStore {
         Ok(())
     }
 
+    fn remove_partial_notes(&self) -> io::Result<()> {
+        self.files(&self.notes, |name| index_of(name).is_some())
+            .map(drop)
+    }
+
     /// The files in `folder` with names that are `ours`, after those that are not whole are gone.
     fn files(&self, folder: &Path, ours: impl Fn(&OsStr) -> bool) -> io::Result<Vec<PathBuf>> {
         let mut files = Vec::new();
@@ -187,6 +199,10 @@ impl FolderStore {
 
     fn record_path(&self, index: u8) -> PathBuf {
         self.records.join(index.to_string())
+    }
+
+    fn note_path(&self, index: u8) -> PathBuf {
+        self.notes.join(index.to_string())
     }
 
     fn tick(&mut self) -> u64 {
@@ -219,6 +235,16 @@ impl FolderStore {
             let _ = self.disk.remove(&partial);
         }
         written.and_then(|()| sync_folder_of(&*self.disk, path))
+    }
+
+    /// Writes a record or a note, unless it is there with the same bytes.
+    fn write_item(&self, path: &Path, kind: &Kind, bytes: &[u8]) -> Result<(), Text> {
+        kind.check(bytes.len())?;
+        if fs::read(path).is_ok_and(|there| there == bytes) {
+            return Ok(());
+        }
+        self.write_file(path, bytes)
+            .map_err(|err| failure(path, &err))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -325,31 +351,11 @@ impl Store for FolderStore {
     }
 
     fn read_record(&mut self, index: u8, into: &mut [u8]) -> Result<Option<usize>, Text> {
-        let path = self.record_path(index);
-        let record = match fs::read(&path) {
-            Ok(record) => record,
-            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(err) => return Err(failure(&path, &err)),
-        };
-        let len = record.len();
-        check_record(len)?;
-        let room = into.len();
-        let Some(into) = into.get_mut(..len) else {
-            return Err(text(format_args!(
-                "record of {len} bytes: there is room for {room}"
-            )));
-        };
-        into.copy_from_slice(&record);
-        Ok(Some(len))
+        read_item(&self.record_path(index), &RECORD, into)
     }
 
     fn write_record(&mut self, index: u8, bytes: &[u8]) -> Result<(), Text> {
-        check_record(bytes.len())?;
-        let path = self.record_path(index);
-        if !fs::read(&path).is_ok_and(|record| record == bytes) {
-            self.write_file(&path, bytes)
-                .map_err(|err| failure(&path, &err))?;
-        }
+        self.write_item(&self.record_path(index), &RECORD, bytes)?;
         if let Some(digest) = bytes.first_chunk() {
             self.pins.insert(index, *digest);
         }
@@ -363,6 +369,78 @@ impl Store for FolderStore {
         self.pins.remove(&index);
         Ok(())
     }
+
+    fn notes(&self) -> u8 {
+        NOTES
+    }
+
+    fn read_note(&mut self, index: u8, into: &mut [u8]) -> Result<Option<usize>, Text> {
+        read_item(&self.note_path(index), &NOTE, into)
+    }
+
+    fn write_note(&mut self, index: u8, bytes: &[u8]) -> Result<(), Text> {
+        if !(0..NOTES).contains(&index) {
+            return Err(text(format_args!(
+                "note {index}: the store has {NOTES}, from 0 on"
+            )));
+        }
+        self.write_item(&self.note_path(index), &NOTE, bytes)
+    }
+
+    fn remove_note(&mut self, index: u8) -> Result<(), Text> {
+        let path = self.note_path(index);
+        self.remove_file(&path).map_err(|err| failure(&path, &err))
+    }
+}
+
+/// Kind of a small file: its name, and the bytes that it may have.
+struct Kind {
+    name: &'static str,
+    min: usize,
+    max: usize,
+}
+
+const RECORD: Kind = Kind {
+    name: "record",
+    min: RECORD_MIN,
+    max: RECORD_MAX,
+};
+
+const NOTE: Kind = Kind {
+    name: "note",
+    min: 1,
+    max: NOTE_MAX,
+};
+
+impl Kind {
+    fn check(&self, len: usize) -> Result<(), Text> {
+        let Self { name, min, max } = self;
+        if (*min..=*max).contains(&len) {
+            return Ok(());
+        }
+        Err(text(format_args!(
+            "{name} of {len} bytes: {min} to {max} are allowed"
+        )))
+    }
+}
+
+/// Reads a record or a note, if it is there, and returns its length.
+fn read_item(path: &Path, kind: &Kind, into: &mut [u8]) -> Result<Option<usize>, Text> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(err) => return Err(failure(path, &err)),
+    };
+    let (len, room) = (bytes.len(), into.len());
+    kind.check(len)?;
+    let into = into.get_mut(..len).ok_or_else(|| {
+        text(format_args!(
+            "{} of {len} bytes: there is room for {room}",
+            kind.name
+        ))
+    })?;
+    into.copy_from_slice(&bytes);
+    Ok(Some(len))
 }
 
 /// Reads a file, if it is as long as `into`, and returns its length.
@@ -397,15 +475,6 @@ fn failure(path: &Path, err: &io::Error) -> Text {
     text(format_args!("{}: {err}", path.display()))
 }
 
-fn check_record(len: usize) -> Result<(), Text> {
-    if (RECORD_MIN..=RECORD_MAX).contains(&len) {
-        return Ok(());
-    }
-    Err(text(format_args!(
-        "record of {len} bytes: {RECORD_MIN} to {RECORD_MAX} are allowed"
-    )))
-}
-
 fn module_name(digest: &Digest) -> String {
     format!("{}.{MODULE_EXTENSION}", to_hex(digest))
 }
@@ -417,7 +486,7 @@ fn module_of(name: &OsStr) -> Option<Digest> {
     (name == module_name(&digest)).then_some(digest)
 }
 
-/// The index in the name of a record's file.
+/// The index in the name of a record's or a note's file.
 fn index_of(name: &OsStr) -> Option<u8> {
     let name = name.to_str()?;
     let index: u8 = name.parse().ok()?;

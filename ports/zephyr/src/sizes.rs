@@ -25,6 +25,8 @@ pub const HTTP: usize = k::CONFIG_PROPLET_HTTP_BUFFER_SIZE as usize;
 pub const STORE_PAGE: usize = k::CONFIG_PROPLET_STORE_PAGE_SIZE as usize;
 #[cfg(CONFIG_PROPLET_STORE)]
 pub const STORE_MODULES: usize = k::CONFIG_PROPLET_STORE_MODULES as usize;
+#[cfg(CONFIG_PROPLET_STORE)]
+pub const STORE_NOTES: usize = k::CONFIG_PROPLET_STORE_NOTES as usize;
 /// Of about 1 KiB each.
 #[cfg(CONFIG_PROPLET_STORE)]
 pub const STORE_PIECES: usize = k::CONFIG_PROPLET_STORE_PIECES as usize;

@@ -62,6 +62,7 @@ type Modules = FlashStore<
     Partition,
     { sizes::STORE_MODULES },
     { sizes::DEPLOYMENTS },
+    { sizes::STORE_NOTES },
     { sizes::STORE_PIECES },
 >;
 

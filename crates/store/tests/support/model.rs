@@ -5,6 +5,9 @@ use proplet::{module::table::Digest, store::Store, text::Text};
 use proplet_store::{FlashStore, Opened};
 use std::collections::BTreeMap;
 
+/// Notes of the stores that are tested.
+pub(crate) const NOTES: usize = 3;
+
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
     /// A module by name and length.
@@ -14,6 +17,9 @@ pub(crate) enum Op {
     /// A record at an index, for a module, by name and length.
     WriteRecord(u8, (u64, usize), u64, usize),
     RemoveRecord(u8),
+    /// A note at an index, by name and length.
+    WriteNote(u8, u64, usize),
+    RemoveNote(u8),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +36,7 @@ pub(crate) struct Model {
     piece_len: usize,
     modules: BTreeMap<Digest, Module>,
     pub(crate) records: BTreeMap<u8, Vec<u8>>,
+    notes: BTreeMap<u8, Vec<u8>>,
     clock: u64,
 }
 
@@ -41,6 +48,7 @@ impl Model {
             piece_len,
             modules: BTreeMap::new(),
             records: BTreeMap::new(),
+            notes: BTreeMap::new(),
             clock: 0,
         }
     }
@@ -130,6 +138,14 @@ impl Model {
                 self.records.remove(&index);
                 true
             }
+            Op::WriteNote(index, name, len) => {
+                self.notes.insert(index, module(name, len).1);
+                true
+            }
+            Op::RemoveNote(index) => {
+                self.notes.remove(&index);
+                true
+            }
         }
     }
 
@@ -156,6 +172,8 @@ impl Model {
         for index in 0..=u8::MAX {
             let record = read_record(store, index).unwrap();
             assert_eq!(record.as_ref(), self.records.get(&index), "record {index}");
+            let note = read_note(store, index).unwrap();
+            assert_eq!(note.as_ref(), self.notes.get(&index), "note {index}");
         }
     }
 
@@ -199,9 +217,23 @@ impl Model {
                     *self = after;
                 }
             }
+            Op::WriteNote(index, ..) | Op::RemoveNote(index) => {
+                if read_note(store, index).unwrap().as_ref() == after.notes.get(&index) {
+                    *self = after;
+                }
+            }
             Op::Write(..) | Op::Read(..) => {}
         }
     }
+}
+
+pub(crate) fn read_note(
+    store: &mut (impl Store + ?Sized),
+    index: u8,
+) -> Result<Option<Vec<u8>>, Text> {
+    let mut note = vec![0; proplet::store::NOTE_MAX];
+    let len = store.read_note(index, &mut note)?;
+    Ok(len.map(|len| note[..len].to_vec()))
 }
 
 pub(crate) fn read_record(
@@ -234,6 +266,8 @@ pub(crate) fn run(store: &mut impl Store, op: &Op) -> Result<(), Text> {
             store.write_record(index, &record(&digest, name, len))
         }
         Op::RemoveRecord(index) => store.remove_record(index),
+        Op::WriteNote(index, name, len) => store.write_note(index, &module(name, len).1),
+        Op::RemoveNote(index) => store.remove_note(index),
     }
 }
 
@@ -244,4 +278,4 @@ pub(crate) type Borrowed<
     const PAGE: usize,
     const SLOTS: usize,
     const RECORDS: usize,
-> = FlashStore<&'f mut RamFlash<WORD, PAGE>, SLOTS, RECORDS, 256>;
+> = FlashStore<&'f mut RamFlash<WORD, PAGE>, SLOTS, RECORDS, NOTES, 256>;

@@ -45,6 +45,55 @@ fn read_record(store: &mut FolderStore, index: u8) -> Result<Option<Vec<u8>>, Te
     Ok(len.map(|len| record[..len].to_vec()))
 }
 
+fn read_note(store: &mut FolderStore, index: u8) -> Result<Option<Vec<u8>>, Text> {
+    let mut note = [0; NOTE_MAX];
+    let len = store.read_note(index, &mut note)?;
+    Ok(len.map(|len| note[..len].to_vec()))
+}
+
+#[test]
+fn notes_are_there_after_a_restart_and_take_no_room_from_modules() {
+    let folder = TempDir::new().unwrap();
+    let mut store = open(&folder);
+    store.write_note(0, &[1; NOTE_MAX]).unwrap();
+    store.write_note(254, b"last").unwrap();
+    write(&mut store, 1, LIMIT as usize).unwrap();
+    drop(store);
+    let mut store = open(&folder);
+    assert_eq!(read_note(&mut store, 0).unwrap(), Some(vec![1; NOTE_MAX]));
+    assert_eq!(read_note(&mut store, 254).unwrap(), Some(b"last".to_vec()));
+    assert_eq!(read_note(&mut store, 1).unwrap(), None);
+    // The same bytes are not written again.
+    let path = store.note_path(254);
+    let then = SystemTime::now() - Duration::from_secs(100);
+    let file = File::options().append(true).open(&path).unwrap();
+    file.set_modified(then).unwrap();
+    store.write_note(254, b"last").unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), then);
+    store.remove_note(254).unwrap();
+    store.remove_note(254).unwrap();
+    assert_eq!(read_note(&mut store, 254).unwrap(), None);
+    assert_eq!(store.notes(), 255);
+    fs::write(store.note_path(1), []).unwrap();
+    let errors = [
+        store.write_note(255, &[1]).unwrap_err(),
+        store.write_note(2, &[]).unwrap_err(),
+        store.write_note(2, &[0; NOTE_MAX + 1]).unwrap_err(),
+        read_note(&mut store, 1).unwrap_err(),
+        store.read_note(0, &mut [0; 9]).unwrap_err(),
+    ];
+    assert_eq!(
+        errors,
+        [
+            "note 255: the store has 255, from 0 on",
+            "note of 0 bytes: 1 to 512 are allowed",
+            "note of 513 bytes: 1 to 512 are allowed",
+            "note of 0 bytes: 1 to 512 are allowed",
+            "note of 512 bytes: there is room for 9",
+        ]
+    );
+}
+
 #[test]
 fn what_was_stored_is_there_after_a_restart() {
     let folder = TempDir::new().unwrap();
@@ -144,6 +193,7 @@ fn other_files_are_left_alone_and_partial_ones_removed() {
         "records/07".to_owned(),
         "records/256".to_owned(),
         "records/+1.partial".to_owned(),
+        "notes/00".to_owned(),
     ];
     for name in &others {
         fs::write(path(name), [1; 60]).unwrap();
@@ -152,6 +202,7 @@ fn other_files_are_left_alone_and_partial_ones_removed() {
     let partial = format!("modules/{}.partial", module_name(&module(2, 30).0));
     fs::write(path(&partial), "").unwrap();
     fs::write(path("records/255.partial"), "").unwrap();
+    fs::write(path("notes/7.partial"), "").unwrap();
     let mut store = open(&folder);
     write(&mut store, 3, 100).unwrap();
     for name in &others {
@@ -160,6 +211,7 @@ fn other_files_are_left_alone_and_partial_ones_removed() {
     assert!(path("records/3.partial").exists());
     assert!(!path(&partial).exists());
     assert!(!path("records/255.partial").exists());
+    assert!(!path("notes/7.partial").exists());
 }
 
 #[test]
@@ -296,8 +348,8 @@ impl Disk for CutDisk {
     }
 }
 
-/// Modules that are there, and the value of the record.
-type Found = (&'static [u8], Option<u8>);
+/// Modules that are there, the value of the record, and that of the note.
+type Found = (&'static [u8], Option<u8>, Option<u8>);
 
 /// A call and what is there after it; and if it makes room first, then what is there in between.
 type Step = (
@@ -313,35 +365,50 @@ fn put(store: &mut FolderStore, name: u8, len: usize) -> Result<(), Text> {
 
 const OF: [(u8, usize); 4] = [(1, 40), (2, 41), (3, 50), (4, 49)];
 
-const STEPS: [Step; 8] = [
-    (|store| put(store, 1, 40), None, (&[1], None)),
+const STEPS: [Step; 11] = [
+    (|store| put(store, 1, 40), None, (&[1], None, None)),
     (
         |store| store.write_record(0, &record(1, 40, 8)),
         None,
-        (&[1], Some(8)),
+        (&[1], Some(8), None),
     ),
-    (|store| put(store, 2, 41), None, (&[1, 2], Some(8))),
+    (
+        |store| store.write_note(3, &[5]),
+        None,
+        (&[1], Some(8), Some(5)),
+    ),
+    (|store| put(store, 2, 41), None, (&[1, 2], Some(8), Some(5))),
     (
         |store| put(store, 3, 50),
-        Some((&[1], Some(8))),
-        (&[1, 3], Some(8)),
+        Some((&[1], Some(8), Some(5))),
+        (&[1, 3], Some(8), Some(5)),
+    ),
+    (
+        |store| store.write_note(3, &[6]),
+        None,
+        (&[1, 3], Some(8), Some(6)),
     ),
     (
         |store| store.write_record(0, &record(3, 50, 9)),
         None,
-        (&[1, 3], Some(9)),
+        (&[1, 3], Some(9), Some(6)),
     ),
     (
         |store| put(store, 4, 49),
-        Some((&[3], Some(9))),
-        (&[3, 4], Some(9)),
+        Some((&[3], Some(9), Some(6))),
+        (&[3, 4], Some(9), Some(6)),
     ),
-    (|store| store.remove_record(0), None, (&[3, 4], None)),
+    (
+        |store| store.remove_record(0),
+        None,
+        (&[3, 4], None, Some(6)),
+    ),
     (
         |store| store.remove_module(&module(3, 50).0),
         None,
-        (&[4], None),
+        (&[4], None, Some(6)),
     ),
+    (|store| store.remove_note(3), None, (&[4], None, None)),
 ];
 
 /// Whether the power went before all steps were done; what is there then must be right.
@@ -353,7 +420,7 @@ fn cut_after(operations: usize, loses: bool) -> bool {
         unsynced: Mutex::new(Vec::new()),
     };
     let path = folder.path().join("a/b");
-    let mut allowed: Vec<Found> = vec![(&[], None)];
+    let mut allowed: Vec<Found> = vec![(&[], None, None)];
     let mut done = false;
     if let Ok(mut store) = FolderStore::open_on(Box::new(disk), &path, LIMIT) {
         done = STEPS.iter().all(|(call, between, after)| {
@@ -371,6 +438,7 @@ fn cut_after(operations: usize, loses: bool) -> bool {
     let found = (
         &*modules(&mut store, &OF),
         record.map(|record| record[record.len() - 1]),
+        read_note(&mut store, 3).unwrap().map(|note| note[0]),
     );
     assert!(
         allowed.contains(&found),
