@@ -34,11 +34,11 @@ impl core::ops::Add<Duration> for Instant {
     /// Saturates, so a deadline too far away to represent is never reached. A fraction of a
     /// millisecond rounds up: nothing that waits for an instant is early.
     fn add(self, rhs: Duration) -> Self {
-        let ms = rhs.as_nanos().div_ceil(1_000_000);
+        // In 64 bits: a division of 128 is long on a board.
+        let part = u64::from(rhs.subsec_nanos().div_ceil(1_000_000));
+        let ms = rhs.as_secs().saturating_mul(1000).saturating_add(part);
         Self {
-            ms: self
-                .ms
-                .saturating_add(u64::try_from(ms).unwrap_or(u64::MAX)),
+            ms: self.ms.saturating_add(ms),
         }
     }
 }
