@@ -11,6 +11,9 @@ use crate::{
 /// Most modules that may be on their way at once.
 pub const FETCHES_MAX: usize = 16;
 
+/// Most topics that guests and rounds may be subscribed to at once, all together.
+pub const SUBSCRIPTIONS_MAX: usize = 8;
+
 /// Bounds of the device on any task. A task's own, from its environment, must lie within.
 #[derive(Debug, Clone, Copy)]
 pub struct TaskLimits {
@@ -39,6 +42,10 @@ pub struct TaskLimits {
 pub struct Config<'a> {
     /// The entity's id, 1 to 64 bytes.
     pub proplet_id: &'a str,
+    /// Name or address of the broker, by which a session is known after a reboot.
+    pub broker_host: &'a str,
+    /// Its port.
+    pub broker_port: u16,
     /// Tenant of the topics.
     pub tenant: &'a str,
     /// Channel of the topics.
@@ -54,6 +61,11 @@ pub struct Config<'a> {
     /// Least time from a start's receipt to its result. The manager marks a task as running
     /// after it has sent the start, and a result that it reads before that is overwritten.
     pub result_delay: Duration,
+    /// Time for which results that nobody is subscribed to are kept and sent again; zero takes them for delivered.
+    pub listener_wait: Duration,
+    /// Time from a start's receipt to the moment at which its task is noted in the store, to be reported if the
+    /// proplet restarts before its results are delivered; zero turns that off.
+    pub note_after: Duration,
     /// Time for which a start waits for its module, and then a task of a federated round for its model.
     pub fetch_timeout: Duration,
     /// Bounds on tasks.
@@ -70,6 +82,8 @@ impl Config<'_> {
     /// The defaults that the protocol suggests, without an identity.
     pub const DEFAULT: Self = Self {
         proplet_id: "",
+        broker_host: "",
+        broker_port: 0,
         tenant: "",
         channel: "",
         namespace: "default",
@@ -77,6 +91,8 @@ impl Config<'_> {
         heartbeat: Duration::from_secs(device_number("heartbeat")),
         metrics_interval: Duration::from_secs(device_number("metrics_interval")),
         result_delay: Duration::from_millis(device_number("result_delay_ms")),
+        listener_wait: Duration::from_secs(device_number("listener_wait")),
+        note_after: Duration::from_millis(device_number("note_after_ms")),
         fetch_timeout: Duration::from_secs(60),
         limits: TaskLimits {
             deadline: None,

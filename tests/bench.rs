@@ -169,6 +169,26 @@ fn diverse_grows_in_sets_of_five() {
     assert!(tasks.eq(["add", "mul", "fib", "checksum", "popcount"]));
 }
 
+#[test]
+fn like_a_board_it_has_the_boards_limits() {
+    let document = figures(
+        &["--like", "esp32c3", "--max", "2", "--step-ms", "100ms"],
+        0,
+    );
+    let settings = &document["settings"];
+    for (name, value) in [
+        ("arena_bytes", 65_550),
+        ("slots", 64),
+        ("workers", 1),
+        ("slice", 2000),
+    ] {
+        assert_eq!(settings[name], value, "{name}");
+    }
+    let usual = figures(&["--max", "1", "--step-ms", "100", "--memory", "4KiB"], 0);
+    assert_eq!(usual["settings"]["arena_bytes"], 192 << 10);
+    assert_eq!(usual["settings"]["memory_bytes"], 4096);
+}
+
 /// A file that goes with its owner.
 struct Plot(PathBuf);
 

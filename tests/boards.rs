@@ -1,10 +1,14 @@
-//! The table of docs/boards.md that says what each board takes, against Kconfig and the boards' files.
+//! What each board takes, in docs/boards.md and in the profiles of `--like`, against Kconfig and the boards' files.
 
+use proplet::settings::{
+    boards::BOARDS,
+    table::{SETTINGS, Section},
+};
 use proplet_testing::inline::{Pointers, max_inline_bytes};
 use std::{fs, path::PathBuf};
 
-/// The boards, with the conditions of Kconfig that hold for them.
-const BOARDS: [(&str, &str, Pointers); 6] = [
+/// The boards' files, with the conditions of Kconfig that hold for them.
+const FILES: [(&str, &str, Pointers); 6] = [
     ("esp32c3_devkitm", "", Pointers::Bits32),
     (
         "esp32s3_devkitc_procpu",
@@ -81,19 +85,79 @@ fn left(board: &str) -> Option<usize> {
     Some(number(row(&memory, "**arena at boot**")[column]))
 }
 
+/// The arena of a board: what is configured, or the figure of docs/memory.md where it is what is left.
+fn arena(board: &str, condition: &str) -> usize {
+    let configured = option("PROPLET_ARENA_SIZE", board, condition);
+    let arena = left(board).unwrap_or(configured);
+    assert!(arena <= configured, "{board}");
+    arena
+}
+
+#[test]
+fn the_profiles_are_as_the_boards_are_configured() {
+    assert_eq!(BOARDS.len(), FILES.len());
+    for (file, condition, _) in FILES {
+        let board = BOARDS.iter().find(|board| board.file == file);
+        let board = board.unwrap_or_else(|| panic!("{file}: give it an entry of BOARDS"));
+        let count = |name| option(name, file, condition);
+        assert!(file.starts_with(board.name), "{file}: {}", board.name);
+        assert_eq!(board.arena_bytes as usize, arena(file, condition), "{file}");
+        let sizes = board.capacities;
+        for (is, name) in [
+            (board.slots.into(), "PROPLET_SLOTS"),
+            (board.deployments.into(), "PROPLET_DEPLOYMENTS"),
+            (sizes.modules, "PROPLET_MODULES"),
+            (sizes.fetches, "PROPLET_FETCHES"),
+            (sizes.outbox, "PROPLET_OUTBOX"),
+            (sizes.text_bytes, "PROPLET_TEXT_SIZE"),
+            (sizes.send_bytes, "PROPLET_TX_BUFFER_SIZE"),
+            (sizes.http_bytes, "PROPLET_HTTP_BUFFER_SIZE"),
+        ] {
+            assert_eq!(is, count(name), "{file}: {name}");
+        }
+        // All other limits are the defaults of the table, which are Kconfig's.
+        let conf = text(&format!("boards/{file}.conf"));
+        let others = SETTINGS.iter().filter(|s| s.section == Section::Limits);
+        for symbol in others.filter_map(|setting| setting.device?.kconfig) {
+            assert!(
+                symbol == "PROPLET_ARENA_SIZE" || !conf.contains(&format!("CONFIG_{symbol}=")),
+                "{file}: --like {} does not know of CONFIG_{symbol}",
+                board.name
+            );
+        }
+    }
+    // Nor does what all boards share change one.
+    let shared = text("prj.conf");
+    let ours = shared
+        .lines()
+        .filter(|line| line.starts_with("CONFIG_PROPLET_"));
+    assert!(ours.eq(["CONFIG_PROPLET_WAMR=y"]), "prj.conf");
+}
+
+#[test]
+fn each_boards_file_is_in_the_table() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../boards");
+    let files = fs::read_dir(folder).expect("the folder of boards");
+    for file in files.map(|file| file.expect("a file").path()) {
+        let name = file
+            .file_stem()
+            .and_then(|name| name.to_str())
+            .expect("a name");
+        assert!(FILES.iter().any(|(file, ..)| *file == name), "{name}");
+    }
+}
+
 #[test]
 fn the_docs_say_what_each_board_takes() {
     let docs = text("docs/boards.md");
     let (_, table) = docs
         .split_once("\n## What each takes\n")
         .expect("the chapter is there");
-    for (board, condition, pointers) in BOARDS {
+    for (board, condition, pointers) in FILES {
         let [_, arena, inline, slots, deployments] = row(table, board)[..] else {
             panic!("{board}: not five cells");
         };
-        let configured = option("PROPLET_ARENA_SIZE", board, condition);
-        let expected = left(board).unwrap_or(configured);
-        assert!(expected <= configured, "{board}");
+        let expected = self::arena(board, condition);
         assert_eq!(number(arena), expected, "{board}: arena");
         let stack = option("PROPLET_GUEST_STACK_SIZE_MAX", board, condition);
         assert_eq!(option("PROPLET_WORKERS", board, condition), 1, "{board}");

@@ -148,8 +148,12 @@ fn run_takes_large_memories() {
     let module = Module::new(rust.as_bytes());
     assert_result(&module.run(&["--export", "run"]), "42");
     let output = module.run(&["--export", "run", "--memory-commit"]);
+    assert_result(&output, "42");
+    // As on a board.
+    let commit = ["--export", "run", "--memory-commit", "--arena", "192KiB"];
     let words = "memory of 1114112 bytes is taken at the start, the task may have 196608 of it";
-    assert_error(&output, words);
+    assert_error(&module.run(&commit), words);
+    assert_result(&module.run(&["--export", "run", "--like", "esp32c3"]), "42");
 
     let grows = |memory: &str| {
         let wat = format!(
@@ -167,7 +171,8 @@ fn run_takes_large_memories() {
     let two = Module::new(
         br#"(module (memory 2) (func (export "main") (result i32) (memory.grow (i32.const 1))))"#,
     );
-    let commit = ["--workers", "1", "--memory-commit"];
+    let small = ["--workers", "1", "--arena", "192KiB"];
+    let commit = [&small[..], &["--memory-commit"]].concat();
     assert_result(&two.run(&commit), "-1");
     let output = two.run(&[&commit[..], &["--memory-max-bytes", "131071"]].concat());
     let words =
@@ -175,13 +180,19 @@ fn run_takes_large_memories() {
     assert_error(&output, words);
     assert_result(&two.run(&[]), "2");
 
-    // The arena is the one task's.
-    let fills = br#"(module (memory 3) (func (export "main") (param i32)
+    // The arena is the one task's, but a quarter of it on a board.
+    let fills = br#"(module (memory 256) (func (export "main") (param i32)
         (memory.fill (i32.const 0) (i32.const 1) (local.get 0))))"#;
     let fills = Module::new(fills);
-    assert_result(&fills.run(&["--workers", "1", "150000"]), "");
-    let output = fills.run(&["196608"]);
+    assert_result(&fills.run(&["15000000"]), "");
+    assert_error(&fills.run(&["16777216"]), "out of memory: page ");
+    assert_result(&fills.run(&[&small[..], &["150000"]].concat()), "");
+    let output = fills.run(&[&small[..], &["196608"]].concat());
     assert_error(&output, "out of memory: page ");
+    let board = ["--like", "esp32s3"];
+    assert_result(&fills.run(&[&board[..], &["36000"]].concat()), "");
+    let output = fills.run(&[&board[..], &["41000"]].concat());
+    assert_error(&output, "the task may hold 39");
 }
 
 #[test]
@@ -199,18 +210,16 @@ fn run_tells_failures() {
         &endless.run(&["--env", "PROPLET_DEADLINE_MS=300"]),
         "deadline of 300 ms exceeded",
     );
-    assert_error(
-        &endless.run(&["--deadline-max-ms", "300"]),
-        "deadline of 300 ms exceeded",
-    );
+    for deadline in ["300", "300ms"] {
+        assert_error(
+            &endless.run(&["--deadline-max-ms", deadline]),
+            "deadline of 300 ms exceeded",
+        );
+    }
     assert_error(&endless.run(&["--work-max", "5000"]), "work budget of 5000");
     assert_error(
         &endless.run(&["--env", "PROPLET_MEMORY_BYTES=100"]),
         "PROPLET_MEMORY_BYTES=100: expected a number of bytes from 1024 to ",
-    );
-    assert_error(
-        &endless.run(&["--memory-max-bytes", "100"]),
-        "--memory-max-bytes 100: expected 0, or 1024 bytes at least, which is a page",
     );
     assert_error(&Module::new(b"nonsense").run(&[]), "is no module");
     for (bytes, words) in [
@@ -296,7 +305,10 @@ fn help_names_the_commands_and_bad_arguments_are_refused() {
             &["join", "--help"],
             &["--broker", "--tenant", "PROPLET_API_KEY"],
         ),
-        (&["run", "--help"], &["--export", "--env", "--arena-bytes"]),
+        (
+            &["run", "--help"],
+            &["--export", "--env", "--arena <", "--like"],
+        ),
         (&["--version"], &[env!("CARGO_PKG_VERSION")]),
     ] {
         let output = proplet(args, LIMIT);
@@ -316,6 +328,11 @@ fn help_names_the_commands_and_bad_arguments_are_refused() {
         (&["fly"], "fly"),
         (&["run", "x.wasm", "--instances", "0"], "--instances"),
         (&["run", "x.wasm", "--env", "novalue"], "KEY=VALUE"),
+        (&["run", "x.wasm", "--like", "toaster"], "esp32c3, esp32s3"),
+        (
+            &["run", "x.wasm", "--memory-max-bytes", "100"],
+            "'100' for '--memory-max <BYTES>': expected 0, or 1024 bytes at least, which is a page",
+        ),
     ] {
         let output = proplet(args, LIMIT);
         let stderr = text(&output.stderr);
@@ -330,15 +347,14 @@ fn help_names_the_commands_and_bad_arguments_are_refused() {
         ("--broker", "mqtts://", "the host is missing"),
         ("--broker", "http://h", "http://h"),
         // An option given by mistake does not mean to trust everybody.
-        ("--trusted-keys", ",", "--trusted-keys: ',' has no keys"),
-        (
-            "--trusted-keys",
-            "/dev/null",
-            "--trusted-keys: /dev/null has no keys",
-        ),
+        ("--trusted-keys", ",", "': ',' has no keys"),
+        ("--trusted-keys", "/dev/null", "': /dev/null has no keys"),
     ] {
         let args: Vec<&str> = join.iter().copied().chain([option, value]).collect();
         let output = proplet(&args, LIMIT);
-        assert_error(&output, words);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(stderr.contains(words), "no '{words}' in: {stderr}");
+        assert!(stderr.contains(&format!("'{option} <")), "{stderr}");
     }
 }

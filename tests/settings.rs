@@ -52,6 +52,15 @@ fn each_setting_of_linux_is_a_flag_of_join_and_the_other_way_round() {
             )
         });
         assert_eq!(arg.get_env().and_then(|v| v.to_str()), Some(linux.variable));
+        let older = Some(linux.older_flag).filter(|flag| !flag.is_empty());
+        assert!(
+            arg.get_all_aliases()
+                .unwrap_or_default()
+                .into_iter()
+                .eq(older),
+            "--{}: its older flag",
+            linux.flag
+        );
         let help = arg.get_help().expect("help").to_string();
         assert!(help.starts_with(&capital(setting.linux_help())), "{help}");
         let defaults = arg.get_default_values();
@@ -281,8 +290,13 @@ fn each_setting_is_read() {
         );
     }
     let host = sources("ports/host/src", "lib.rs");
-    for arg in join().get_arguments().filter(|arg| arg.get_id() != "help") {
+    // The file is read before there is a Join.
+    let before = ["help", "config", "config_section"];
+    for arg in join().get_arguments() {
         let name = arg.get_id().as_str();
+        if before.contains(&name) {
+            continue;
+        }
         assert!(
             reads(&host, name),
             "{name}: no file of ports/host/src reads this field of Join or Limits"
@@ -326,7 +340,11 @@ fn values(setting: &Setting, on_linux: bool) -> String {
         Kind::Number(..) => setting.range().to_string(),
         Kind::Switch if on_linux => "given or not; of the variable, `true` or `false`".into(),
         Kind::Switch => "`true` or `false`".into(),
-        Kind::Choice(words) => format!("`{}`", words.join("` or `")),
+        Kind::Choice(words) => {
+            let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+            let (last, first) = words.split_last().expect("a choice has words");
+            format!("{} or {last}", first.join(", "))
+        }
         Kind::Line(_) if on_linux => "text".into(),
         Kind::Line(max) => format!("up to {max} bytes"),
         Kind::Id => "1 to 64 bytes, without `/`, `+` and `#`".into(),
@@ -339,6 +357,7 @@ fn values(setting: &Setting, on_linux: bool) -> String {
         Kind::Keys => "keys".into(),
         Kind::Pem if on_linux => "file".into(),
         Kind::Pem => "PEM, on one line with `\\n` for each line break".into(),
+        Kind::File => "file".into(),
         Kind::Folder => "folder".into(),
     }
 }
@@ -363,11 +382,17 @@ fn linux_table(section: Section) -> String {
         if linux.cuts {
             values += "; a larger one is cut to it, with a warning";
         }
-        let (flag, variable) = (linux.flag, linux.variable);
+        let names = |dashes: &str, names: [&str; 2]| {
+            let names = names.into_iter().filter(|name| !name.is_empty());
+            let names: Vec<String> = names.map(|name| format!("`{dashes}{name}`")).collect();
+            names.join(", ")
+        };
+        let flag = names("--", [linux.flag, linux.older_flag]);
+        let variable = names("", [linux.variable, linux.older_variable]);
         let meaning = meaning(setting.linux_help(), &[setting.more]);
         writeln!(
             table,
-            "| `--{flag}` | `{variable}` | {default} | {values} | {meaning} |"
+            "| {flag} | {variable} | {default} | {values} | {meaning} |"
         )
         .expect("a string takes it");
     }

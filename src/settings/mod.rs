@@ -4,7 +4,11 @@
 //! and, on a simulator, the command line. All go through [`Settings::set`], so all are checked
 //! and named alike. [`table`] has what both ports share.
 
+pub mod boards;
+mod quantity;
 pub mod table;
+
+pub use quantity::quantity;
 
 use crate::{
     config::{Config, TaskLimits},
@@ -55,6 +59,9 @@ pub struct Settings {
     pub heartbeat: u32,
     pub metrics_interval: u32,
     pub result_delay_ms: u32,
+    /// Seconds for which results that nobody is subscribed to are kept.
+    pub listener_wait: u32,
+    pub note_after_ms: u32,
     pub description: String<WORDS_MAX>,
     pub tags: String<WORDS_MAX>,
     pub location: String<WORDS_MAX>,
@@ -116,6 +123,8 @@ impl Settings {
         heartbeat: 0,
         metrics_interval: 0,
         result_delay_ms: 0,
+        listener_wait: 0,
+        note_after_ms: 0,
         description: String::new(),
         tags: String::new(),
         location: String::new(),
@@ -172,6 +181,8 @@ impl Settings {
             "heartbeat" => Field::U32(&mut self.heartbeat),
             "metrics_interval" => Field::U32(&mut self.metrics_interval),
             "result_delay_ms" => Field::U32(&mut self.result_delay_ms),
+            "listener_wait" => Field::U32(&mut self.listener_wait),
+            "note_after_ms" => Field::U32(&mut self.note_after_ms),
             "description" => Field::Text(&mut self.description),
             "tags" => Field::Text(&mut self.tags),
             "location" => Field::Text(&mut self.location),
@@ -224,14 +235,14 @@ impl Settings {
     fn take(&mut self, spec: &Spec, value: &str) -> Result<(), Text> {
         check(spec.kind, value)?;
         if spec.name == "memory_max_bytes" {
-            return memory_max(&mut self.memory_max_bytes, value, spec.kind, self.page);
+            return memory_max(&mut self.memory_max_bytes, value, spec, self.page);
         }
         let (has_tls, has_signatures) = (self.has_tls, self.has_signatures);
         match self.field(spec.name) {
             Some(Field::Text(field)) => assign(field, value),
-            Some(Field::U16(field)) => number(field, value, spec.kind),
-            Some(Field::U32(field)) => number(field, value, spec.kind),
-            Some(Field::U64(field)) => number(field, value, spec.kind),
+            Some(Field::U16(field)) => number(field, value, spec),
+            Some(Field::U32(field)) => number(field, value, spec),
+            Some(Field::U64(field)) => number(field, value, spec),
             Some(Field::Switch(field)) => {
                 let on = switch(value)?;
                 if on && spec.name == "mqtt_tls_enabled" && !has_tls {
@@ -328,9 +339,12 @@ impl Settings {
     }
 }
 
-/// Checks what a text must be to be a value of this kind; [`number`], [`switch`] and the parsers of other
-/// types check theirs.
-fn check(kind: Kind, value: &str) -> Result<(), Text> {
+/// Checks what a text must be to be a value of this kind. Numbers, switches, capabilities and keys are read by
+/// parsers of their own, which check them.
+///
+/// # Errors
+/// The expected form.
+pub fn check(kind: Kind, value: &str) -> Result<(), Text> {
     match kind {
         Kind::Password if (1..8).contains(&value.len()) => {
             return Err(text(format_args!(
@@ -397,11 +411,11 @@ fn assign(field: &mut StringView, value: &str) -> Result<(), Text> {
     Ok(())
 }
 
-fn number<T: TryFrom<u64>>(field: &mut T, value: &str, kind: Kind) -> Result<(), Text> {
-    let Kind::Number(min, max) = kind else {
+fn number<T: TryFrom<u64>>(field: &mut T, value: &str, spec: &Spec) -> Result<(), Text> {
+    let Kind::Number(min, max) = spec.kind else {
         return Err(text(format_args!("expected no number")));
     };
-    let found = value.parse().ok().filter(|n| (min..=max).contains(n));
+    let found = quantity(value, spec.unit).filter(|n| (min..=max).contains(n));
     match found.and_then(|n| T::try_from(n).ok()) {
         Some(n) => {
             *field = n;
@@ -412,9 +426,9 @@ fn number<T: TryFrom<u64>>(field: &mut T, value: &str, kind: Kind) -> Result<(),
 }
 
 /// Takes `memory_max_bytes`: 0, or a page at least.
-fn memory_max(field: &mut u32, value: &str, kind: Kind, page: u32) -> Result<(), Text> {
+fn memory_max(field: &mut u32, value: &str, spec: &Spec, page: u32) -> Result<(), Text> {
     let mut bytes = 0;
-    number(&mut bytes, value, kind)?;
+    number(&mut bytes, value, spec)?;
     if (1..page).contains(&bytes) {
         return Err(text(format_args!(
             "expected 0, or {page} bytes at least, which is a page"
@@ -494,6 +508,10 @@ mod tests {
         unique("variables", linux().map(|s| s.variable).collect());
         let options = all.iter().filter_map(|s| s.device?.kconfig);
         unique("options", options.collect());
+        let older = linux().flat_map(|s| [s.older_flag, s.older_variable]);
+        let all_of_linux = linux().flat_map(|s| [s.flag, s.variable]).chain(older);
+        let given = all_of_linux.filter(|name| !name.is_empty());
+        unique("older names", given.collect());
         for setting in all {
             let name = setting.name;
             assert!(
@@ -558,6 +576,22 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn numbers_may_have_units() {
+        let mut settings = fresh();
+        for (name, value) in [
+            ("stack_bytes", "4KiB"),
+            ("timeout", "1m"),
+            ("slice_ms", "1s"),
+        ] {
+            settings.set(name, value).unwrap();
+        }
+        assert_eq!(settings.stack_bytes, 4096);
+        assert_eq!(settings.timeout, 60);
+        assert_eq!(settings.slice_ms, 1000);
+        settings.set("slice", "4K").unwrap_err();
     }
 
     #[test]

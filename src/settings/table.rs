@@ -8,6 +8,7 @@
 //!
 //! A firmware links [`SPECS`] alone: the help is read only when this crate is compiled, and by hosts.
 
+use super::boards;
 use crate::wire::ID_MAX;
 use core::{fmt, ops::RangeInclusive};
 
@@ -62,6 +63,8 @@ pub enum Kind {
     Keys,
     /// Certificates or a key in PEM: the text itself on a device, the name of a file on Linux.
     Pem,
+    /// Name of a file.
+    File,
     /// Name of a folder.
     Folder,
 }
@@ -100,6 +103,16 @@ impl Unit {
             Self::Bytes => " bytes",
             Self::Seconds => " s",
             Self::Milliseconds => " ms",
+        }
+    }
+
+    /// Forms of a number of it, for those who got it wrong; empty for a count.
+    pub const fn examples(self) -> &'static str {
+        match self {
+            Self::Count => "",
+            Self::Bytes => ", such as 65536, 64KiB or 16MiB",
+            Self::Seconds => ", such as 30, 30s or 1m",
+            Self::Milliseconds => ", such as 500, 500ms or 30s",
         }
     }
 }
@@ -141,6 +154,10 @@ pub struct Linux {
     pub summary: &'static str,
     /// Whether a number above the range is cut to it, with a warning, rather than refused.
     pub cuts: bool,
+    /// Name that the flag had, which is taken, too; or empty.
+    pub older_flag: &'static str,
+    /// Name that the variable has in Propeller 0.5, which is taken, too; or empty.
+    pub older_variable: &'static str,
 }
 
 /// A setting of a firmware.
@@ -240,6 +257,8 @@ impl Setting {
             default,
             summary: "",
             cuts: false,
+            older_flag: "",
+            older_variable: "",
         });
         self
     }
@@ -250,6 +269,22 @@ impl Setting {
             panic!("no setting of the Linux port")
         };
         linux.summary = summary;
+        self
+    }
+
+    const fn older_flag(mut self, flag: &'static str) -> Self {
+        let Some(linux) = &mut self.linux else {
+            panic!("no setting of the Linux port")
+        };
+        linux.older_flag = flag;
+        self
+    }
+
+    const fn older_variable(mut self, variable: &'static str) -> Self {
+        let Some(linux) = &mut self.linux else {
+            panic!("no setting of the Linux port")
+        };
+        linux.older_variable = variable;
         self
     }
 
@@ -341,6 +376,15 @@ use Unit::{Bytes, Count, Milliseconds, Seconds};
 
 /// All settings, in the order in which they are shown.
 pub const SETTINGS: &[Setting] = &[
+    Setting::new(Connection, "config", Kind::File)
+        .help(
+            "a file of settings in TOML, as Propeller's provisioning writes it",
+            "The default is read if it is there.",
+        )
+        .linux("config", "PROPLET_CONFIG_FILE", Is("config.toml")),
+    Setting::new(Connection, "config_section", Kind::Line(WORDS_MAX))
+        .help("the section of that file", "")
+        .linux("config-section", "PROPLET_CONFIG_SECTION", Is("proplet")),
     Setting::new(Connection, "broker", Kind::Broker)
         .help(
             "the broker's listener for MQTT 5, mqtt://HOST[:PORT], or mqtts://HOST[:PORT] for TLS",
@@ -365,6 +409,7 @@ pub const SETTINGS: &[Setting] = &[
             "Also the MQTT client id and user name.",
         )
         .linux("id", "PROPLET_ENTITY_ID", Required)
+        .older_variable("PROPLET_CLIENT_ID")
         .shell("")
         .kconfig("PROPLET_ID"),
     Setting::new(Connection, "api_key", Kind::Line(SECRET_MAX))
@@ -374,11 +419,13 @@ pub const SETTINGS: &[Setting] = &[
         )
         .secret()
         .linux("key", "PROPLET_API_KEY", Is(""))
+        .older_variable("PROPLET_CLIENT_KEY")
         .shell("")
         .kconfig("PROPLET_API_KEY"),
     Setting::new(Connection, "tenant_id", Kind::Id)
         .help("the tenant's id, in the topics m/TENANT/c/CHANNEL", "")
         .linux("tenant", "PROPLET_TENANT_ID", Required)
+        .older_variable("PROPLET_DOMAIN_ID")
         .shell("")
         .kconfig("PROPLET_TENANT_ID"),
     Setting::new(Connection, "channel_id", Kind::Id)
@@ -431,7 +478,7 @@ pub const SETTINGS: &[Setting] = &[
         .shell("10"),
     Setting::number(Connection, "session_expiry", Seconds, COUNT)
         .help(
-            "seconds for which the broker keeps commands while the connection is lost",
+            "seconds for which the broker keeps commands while the connection is lost, or the proplet restarts with a store",
             "",
         )
         .linux("session-expiry", "PROPLET_MQTT_SESSION_EXPIRY", Is("300"))
@@ -473,6 +520,22 @@ pub const SETTINGS: &[Setting] = &[
         .linux("result-delay-ms", "PROPLET_RESULT_DELAY_MS", Is("250"))
         .shell("250")
         .kconfig("PROPLET_RESULT_DELAY_MS"),
+    Setting::number(Reports, "listener_wait", Seconds, 0..=30 * 86_400)
+        .help(
+            "seconds for which results that nobody is subscribed to are kept and sent again; 0 takes them for delivered",
+            "They give way to others if the outbox is full.",
+        )
+        .linux("listener-wait", "PROPLET_LISTENER_WAIT", Is("3600"))
+        .shell("3600")
+        .kconfig("PROPLET_LISTENER_WAIT"),
+    Setting::number(Reports, "note_after_ms", Milliseconds, 0..=3_600_000)
+        .help(
+            "milliseconds after which a task is noted in the store; 0 is never",
+            "A noted task is reported if the proplet restarts before its results are delivered. Notes wear the flash.",
+        )
+        .linux("note-after-ms", "PROPLET_NOTE_AFTER_MS", Is("1000"))
+        .shell("1000")
+        .kconfig("PROPLET_NOTE_AFTER_MS"),
     Setting::new(Reports, "description", Kind::Line(WORDS_MAX))
         .help("description of this proplet for the manager", "")
         .linux("description", "PROPLET_DESCRIPTION", Unset("none"))
@@ -489,6 +552,12 @@ pub const SETTINGS: &[Setting] = &[
         .help("place of this proplet", "")
         .linux("location", "PROPLET_LOCATION", Unset("none"))
         .shell(""),
+    Setting::new(Limits, "like", Kind::Choice(&boards::NAMES))
+        .help(
+            "the board whose limits are the defaults, with one worker",
+            "Memory is counted with this processor's pointers: what fits here fits there.",
+        )
+        .linux("like", "PROPLET_LIKE", Unset("none")),
     Setting::number(Limits, "instances", Count, 1..=65_534)
         .help(
             "tasks that there may be at once",
@@ -507,7 +576,8 @@ pub const SETTINGS: &[Setting] = &[
             "bytes of the arena for modules, instances, stacks and linear memories",
             "",
         )
-        .linux("arena-bytes", "PROPLET_ARENA_BYTES", Is("196608"))
+        .linux("arena", "PROPLET_ARENA_BYTES", Is("16MiB"))
+        .older_flag("arena-bytes")
         .build("131072", "PROPLET_ARENA_SIZE"),
     Setting::new(Limits, "preemption", Kind::Choice(&["fuel", "time"]))
         .help(
@@ -539,7 +609,8 @@ pub const SETTINGS: &[Setting] = &[
         .kconfig("PROPLET_SLICE_MS"),
     Setting::number(Limits, "stack_bytes", Bytes, STACK)
         .help("operand stack in bytes of a task that asks for none", "")
-        .linux("stack-bytes", "PROPLET_STACK_DEFAULT_BYTES", Is("8192"))
+        .linux("stack", "PROPLET_STACK_DEFAULT_BYTES", Is("8KiB"))
+        .older_flag("stack-bytes")
         .shell("8192")
         .kconfig("PROPLET_GUEST_STACK_SIZE"),
     Setting::number(Limits, "stack_max_bytes", Bytes, STACK)
@@ -547,7 +618,8 @@ pub const SETTINGS: &[Setting] = &[
             "operand stack in bytes of each worker: the largest that a task may ask for",
             "From the arena; all guests use it in turn.",
         )
-        .linux("stack-max-bytes", "PROPLET_STACK_MAX_BYTES", Is("8192"))
+        .linux("stack-max", "PROPLET_STACK_MAX_BYTES", Is("8KiB"))
+        .older_flag("stack-max-bytes")
         .shell("8192")
         .kconfig("PROPLET_GUEST_STACK_SIZE_MAX"),
     Setting::number(Limits, "memory_max_bytes", Bytes, COUNT)
@@ -555,7 +627,8 @@ pub const SETTINGS: &[Setting] = &[
             "most bytes of linear memory that a task may write to, in whole pages",
             "",
         )
-        .linux("memory-max-bytes", "PROPLET_MEMORY_MAX_BYTES", Is("0"))
+        .linux("memory-max", "PROPLET_MEMORY_MAX_BYTES", Is("0"))
+        .older_flag("memory-max-bytes")
         .linux_summary(
             "most bytes of linear memory that a task may write to, in whole pages; 0 is a quarter of the arena, or all of it for run and bench",
         )
@@ -588,12 +661,14 @@ pub const SETTINGS: &[Setting] = &[
             "most bytes of a module without its custom sections; 0 leaves only the arena as bound",
             "",
         )
-        .linux("module-max-bytes", "PROPLET_MODULE_MAX_BYTES", Is("0"))
+        .linux("module-max", "PROPLET_MODULE_MAX_BYTES", Is("0"))
+        .older_flag("module-max-bytes")
         .shell("0")
         .kconfig("PROPLET_MODULE_MAX_BYTES"),
     Setting::number(Limits, "data_max_bytes", Bytes, COUNT)
         .help("most bytes of a model or a data set of a federated round", "")
-        .linux("data-max-bytes", "PROPLET_DATA_MAX_BYTES", Is("65536"))
+        .linux("data-max", "PROPLET_DATA_MAX_BYTES", Is("64KiB"))
+        .older_flag("data-max-bytes")
         .shell("16384")
         .kconfig("PROPLET_DATA_MAX_BYTES"),
     Setting::new(Limits, "caps", Kind::Caps)
@@ -609,7 +684,8 @@ pub const SETTINGS: &[Setting] = &[
             "bytes of log that a guest may write in a second",
             "More is dropped and counted.",
         )
-        .linux("log-bytes", "PROPLET_LOG_BYTES", Is("16384"))
+        .linux("log-max", "PROPLET_LOG_BYTES", Is("16KiB"))
+        .older_flag("log-bytes")
         .shell("1024")
         .kconfig("PROPLET_LOG_BYTES"),
     Setting::number(Limits, "messages", Count, COUNT)
@@ -625,7 +701,8 @@ pub const SETTINGS: &[Setting] = &[
             "most bytes of a guest's message, topic and payload, in and out",
             "A larger one traps.",
         )
-        .linux("message-max-bytes", "PROPLET_MESSAGE_MAX_BYTES", Is("4096"))
+        .linux("message-max", "PROPLET_MESSAGE_MAX_BYTES", Is("4KiB"))
+        .older_flag("message-max-bytes")
         .shell("512")
         .kconfig("PROPLET_MESSAGE_MAX_BYTES"),
     Setting::number(Limits, "result_max_bytes", Bytes, MESSAGE)
@@ -633,7 +710,8 @@ pub const SETTINGS: &[Setting] = &[
             "most bytes of a result that a guest publishes",
             "A larger one traps.",
         )
-        .linux("result-max-bytes", "PROPLET_RESULT_MAX_BYTES", Is("8192"))
+        .linux("result-max", "PROPLET_RESULT_MAX_BYTES", Is("8KiB"))
+        .older_flag("result-max-bytes")
         .shell("1024")
         .kconfig("PROPLET_RESULT_MAX_BYTES"),
     Setting::number(Limits, "workers", Count, 1..=1024)
@@ -643,6 +721,7 @@ pub const SETTINGS: &[Setting] = &[
             "PROPLET_WORKERS",
             Unset("one for each core that the process may use, as far as their stacks take a quarter of the arena"),
         )
+        .older_flag("guest-cores")
         .linux_summary(
             "threads that run guests, on as many cores, the last of those that the process may use",
         )
@@ -651,7 +730,7 @@ pub const SETTINGS: &[Setting] = &[
         .kconfig_max(16),
     Setting::new(Modules, "store", Kind::Folder)
         .help(
-            "a folder for what survives a restart: latent deployments, and modules that a start names by their digest",
+            "a folder for what survives a restart: latent deployments, modules that a start names by their digest, the session with the broker, and the ids of tasks that run",
             "Made if it is not there.",
         )
         .linux("store", "PROPLET_STORE", Unset("nothing is kept")),
@@ -660,7 +739,8 @@ pub const SETTINGS: &[Setting] = &[
             "most bytes of all modules in the store",
             "Those least recently used have to go.",
         )
-        .linux("store-bytes", "PROPLET_STORE_BYTES", Is("16777216")),
+        .linux("store-max", "PROPLET_STORE_BYTES", Is("16MiB"))
+        .older_flag("store-bytes"),
     Setting::new(Modules, "model_registry_url", Kind::Url)
         .help(
             "URL where federated rounds get their models, if a task doesn't say",
@@ -706,6 +786,8 @@ pub struct Spec {
     pub name: &'static str,
     /// Values.
     pub kind: Kind,
+    /// Unit, if it is a number.
+    pub unit: Unit,
     /// Whether its value must not be shown.
     pub secret: bool,
     /// Whether it protects the proplet.
@@ -730,6 +812,7 @@ const fn specs<const N: usize>() -> [Spec; N] {
     const UNUSED: Spec = Spec {
         name: "",
         kind: Kind::Switch,
+        unit: Unit::Count,
         secret: false,
         protects: false,
         default: "",
@@ -747,6 +830,7 @@ const fn specs<const N: usize>() -> [Spec; N] {
             specs[count] = Spec {
                 name: setting.name,
                 kind: setting.kind,
+                unit: setting.unit,
                 secret: setting.secret,
                 protects: setting.protects,
                 default,

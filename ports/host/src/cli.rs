@@ -1,18 +1,24 @@
-//! The command line and its environment.
+//! The command line; [`sources`](crate::sources) adds what it leaves open.
 
-use crate::tls::Files;
+use crate::{sign::trusted_keys, tls::Files};
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{
     Arg, ArgAction, Args, Parser, Subcommand, ValueEnum,
-    builder::{PossibleValuesParser, RangedU64ValueParser},
+    builder::{PossibleValuesParser, TypedValueParser, ValueParser},
 };
 use proplet::{
     engine,
-    settings::table::{self, Kind, LinuxDefault, SETTINGS, Setting, Unit},
+    settings::{
+        boards::{self, Board},
+        check, quantity,
+        table::{self, Kind, LinuxDefault, SETTINGS, Setting, Unit},
+    },
     task::caps::Caps,
+    wire::ID_MAX,
 };
 use proplet_bench::Workload;
-use std::{any::TypeId, ops::RangeInclusive, path::PathBuf, time::Duration};
+use proplet_engine::memory_least;
+use std::{any::TypeId, path::PathBuf, time::Duration};
 
 /// A Propeller proplet: runs WebAssembly tasks that a manager hands out over MQTT.
 ///
@@ -70,17 +76,19 @@ impl From<Preemption> for engine::Preemption {
 #[command(mut_args = configured)]
 #[expect(missing_docs, reason = "the table of settings describes each")]
 pub struct Limits {
+    #[arg(long, value_parser = board())]
+    pub like: Option<&'static Board>,
     #[arg(long)]
     pub instances: u16,
     #[arg(long)]
     pub deployments: u16,
-    #[arg(long)]
+    #[arg(long = "arena")]
     pub arena_bytes: u32,
-    #[arg(long)]
+    #[arg(long = "stack")]
     pub stack_bytes: u32,
-    #[arg(long)]
+    #[arg(long = "stack-max")]
     pub stack_max_bytes: u32,
-    #[arg(long)]
+    #[arg(long = "memory-max")]
     pub memory_max_bytes: u32,
     #[arg(long, value_parser = clap::builder::BoolishValueParser::new())]
     pub memory_commit: bool,
@@ -94,19 +102,19 @@ pub struct Limits {
     pub slice: u32,
     #[arg(long)]
     pub slice_ms: u32,
-    #[arg(long)]
+    #[arg(long = "module-max")]
     pub module_max_bytes: u32,
     #[arg(long, value_parser = caps)]
     pub caps: Caps,
-    #[arg(long)]
+    #[arg(long = "log-max")]
     pub log_bytes: u32,
     #[arg(long)]
     pub messages: u32,
-    #[arg(long)]
+    #[arg(long = "message-max")]
     pub message_max_bytes: u32,
-    #[arg(long)]
+    #[arg(long = "result-max")]
     pub result_max_bytes: u32,
-    #[arg(long, alias = "guest-cores")]
+    #[arg(long)]
     pub workers: Option<u16>,
 }
 
@@ -147,6 +155,10 @@ fn bound(value: u64) -> Option<u64> {
 #[expect(missing_docs, reason = "the table of settings describes each")]
 pub struct Join {
     #[arg(long)]
+    pub config: PathBuf,
+    #[arg(long)]
+    pub config_section: String,
+    #[arg(long)]
     pub broker: String,
     #[arg(long)]
     pub tls_ca: Option<String>,
@@ -179,6 +191,10 @@ pub struct Join {
     #[arg(long)]
     pub result_delay_ms: u64,
     #[arg(long)]
+    pub listener_wait: u64,
+    #[arg(long)]
+    pub note_after_ms: u64,
+    #[arg(long)]
     pub description: Option<String>,
     #[arg(long, value_delimiter = ',')]
     pub tags: Vec<String>,
@@ -186,11 +202,11 @@ pub struct Join {
     pub location: Option<String>,
     #[arg(long)]
     pub store: Option<PathBuf>,
-    #[arg(long)]
+    #[arg(long = "store-max")]
     pub store_bytes: u64,
     #[arg(long)]
     pub trusted_keys: String,
-    #[arg(long)]
+    #[arg(long = "data-max")]
     pub data_max_bytes: u32,
     #[arg(long)]
     pub model_registry_url: String,
@@ -203,17 +219,18 @@ pub struct Join {
     pub limits: Limits,
 }
 
+/// The setting that an argument is of.
+pub(crate) fn setting(arg: &Arg) -> Option<&'static Setting> {
+    let is_its = |setting: &&Setting| {
+        let flag = setting.linux.map(|linux| linux.flag);
+        flag.is_some() && arg.get_long() == flag
+    };
+    SETTINGS.iter().find(is_its)
+}
+
 /// Gives an argument what the table of settings has of it: variable, help, range and default.
 fn configured(arg: Arg) -> Arg {
-    let of_flag = |setting: &&Setting| {
-        setting
-            .linux
-            .is_some_and(|linux| arg.get_long() == Some(linux.flag))
-    };
-    let Some(setting) = SETTINGS.iter().find(of_flag) else {
-        return arg;
-    };
-    let Some(linux) = setting.linux else {
+    let Some((setting, linux)) = setting(&arg).and_then(|s| Some((s, s.linux?))) else {
         return arg;
     };
     let arg = arg
@@ -228,11 +245,33 @@ fn configured(arg: Arg) -> Arg {
         (Some(name), ArgAction::Set) => arg.value_name(name),
         _ => arg,
     };
+    // The arguments of Limits come here again with those of Join.
+    let has_older = arg.get_all_aliases().is_some_and(|all| !all.is_empty());
+    let arg = match linux.older_flag {
+        "" => arg,
+        _ if has_older => arg,
+        flag => arg.alias(flag),
+    };
     match setting.kind {
-        Kind::Number(min, _) if linux.cuts => ranged(arg, min..=u64::MAX),
-        Kind::Number(min, max) => ranged(arg, min..=max),
+        Kind::Number(..) => numeric(arg, setting),
+        Kind::Id | Kind::Url => arg.value_parser(move |value: &str| checked(setting, value)),
+        Kind::Broker => arg.value_parser(|value: &str| address(value).map(|_| value.to_owned())),
+        Kind::Keys => arg.value_parser(|value: &str| match trusted_keys(value) {
+            Ok(_) => Ok(value.to_owned()),
+            Err(reason) => Err(format!("{reason:#}")),
+        }),
         _ => arg,
     }
+}
+
+/// A text that is right for its setting.
+fn checked(setting: &Setting, value: &str) -> Result<String> {
+    check(setting.kind, value).map_err(|e| anyhow!("{e}"))?;
+    let len = value.len();
+    if setting.kind == Kind::Id && !(1..=ID_MAX).contains(&len) {
+        bail!("expected an id of 1 to {ID_MAX} bytes, not of {len}");
+    }
+    Ok(value.into())
 }
 
 /// The help of a flag, as clap's own has it: without a full stop.
@@ -270,22 +309,64 @@ fn value_name(setting: &Setting) -> Option<&'static str> {
         (Kind::Id, _) => "ID",
         (Kind::Caps, _) => "NAMES",
         (Kind::Keys, _) => "KEYS",
-        (Kind::Pem, _) => "FILE",
+        (Kind::Pem | Kind::File, _) => "FILE",
         (Kind::Folder, _) => "FOLDER",
         _ => return None,
     })
 }
 
-/// Bounds a number of the type that the field has.
-fn ranged(arg: Arg, range: RangeInclusive<u64>) -> Arg {
+/// Lets a number have a unit, and bounds it, in the type that the field has.
+fn numeric(arg: Arg, setting: &'static Setting) -> Arg {
     let is = |id: TypeId| arg.get_value_parser().type_id() == id;
-    if is(TypeId::of::<u16>()) {
-        arg.value_parser(RangedU64ValueParser::<u16>::new().range(range))
+    let parser = if is(TypeId::of::<u16>()) {
+        ValueParser::new(move |value: &str| number::<u16>(setting, value))
     } else if is(TypeId::of::<u32>()) {
-        arg.value_parser(RangedU64ValueParser::<u32>::new().range(range))
+        ValueParser::new(move |value: &str| number::<u32>(setting, value))
     } else {
-        arg.value_parser(RangedU64ValueParser::<u64>::new().range(range))
+        ValueParser::new(move |value: &str| number::<u64>(setting, value))
+    };
+    arg.value_parser(parser)
+}
+
+fn number<T: TryFrom<u64>>(setting: &Setting, value: &str) -> Result<T> {
+    let Kind::Number(min, max) = setting.kind else {
+        bail!("expected no number");
+    };
+    let max = match setting.linux {
+        Some(linux) if linux.cuts => u64::MAX,
+        _ => max,
+    };
+    let found = quantity(value, setting.unit).filter(|number| (min..=max).contains(number));
+    let Some(number) = found else {
+        let (range, examples) = (setting.range(), setting.unit.examples());
+        bail!("expected {range}{examples}");
+    };
+    let least = memory_least();
+    if setting.name == "memory_max_bytes" && (1..u64::from(least)).contains(&number) {
+        bail!("expected 0, or {least} bytes at least, which is a page");
     }
+    T::try_from(number).map_err(|_| anyhow!("it is too large"))
+}
+
+/// A number of bytes that is no setting.
+fn size(value: &str) -> Result<u64> {
+    let examples = Unit::Bytes.examples();
+    quantity(value, Unit::Bytes).with_context(|| format!("expected a number of bytes{examples}"))
+}
+
+/// Milliseconds of a step of the bench.
+fn step(value: &str) -> Result<u64> {
+    let ms = quantity(value, Unit::Milliseconds);
+    ms.filter(|ms| (1..=3_600_000).contains(ms))
+        .with_context(|| {
+            let examples = Unit::Milliseconds.examples();
+            format!("expected 1 to 3600000 ms{examples}")
+        })
+}
+
+fn board() -> impl TypedValueParser<Value = &'static Board> {
+    PossibleValuesParser::new(boards::NAMES)
+        .try_map(|name| boards::find(&name).context("there is no such board"))
 }
 
 impl Join {
@@ -294,7 +375,7 @@ impl Join {
     /// # Errors
     /// If the URL can't be read, or is of a scheme that the host port doesn't speak.
     pub fn address(&self) -> Result<Address> {
-        address(&self.broker)
+        address(&self.broker).with_context(|| format!("broker {}", self.broker))
     }
 
     /// The files of certificates.
@@ -302,7 +383,7 @@ impl Join {
     /// # Errors
     /// If one of a certificate and its key is missing.
     pub fn tls_files(&self) -> Result<Files> {
-        // A variable that is set to nothing is as good as none.
+        // A flag that is given nothing is as good as none.
         let path = |file: &Option<String>| {
             let file = file.as_ref().filter(|file| !file.is_empty());
             file.map(PathBuf::from)
@@ -346,38 +427,39 @@ pub struct Address {
     pub tls: bool,
 }
 
+/// Where the broker of a URL is. As for the Linux proplet, a path and credentials in it are of no meaning.
 fn address(url: &str) -> Result<Address> {
-    let (tls, rest) = match url.split_once("://") {
-        None => (false, url),
-        Some(("mqtt" | "tcp", rest)) => (false, rest),
-        Some(("mqtts" | "ssl" | "tls", rest)) => (true, rest),
-        Some((scheme, _)) => {
-            bail!("broker {url}: expected mqtt:// or mqtts://HOST[:PORT], not {scheme}://")
-        }
+    let (scheme, rest) = url.split_once("://").unwrap_or(("mqtt", url));
+    let tls = match &*scheme.to_ascii_lowercase() {
+        "mqtt" | "tcp" => false,
+        "mqtts" | "ssl" | "tls" => true,
+        _ => bail!("expected mqtt:// or mqtts://HOST[:PORT], not {scheme}://"),
     };
-    let rest = rest.trim_end_matches('/');
-    let (host, port) = match rest.strip_prefix('[') {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let (_, authority) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
-            let (host, port) = rest
-                .split_once(']')
-                .with_context(|| format!("broker {url}: the bracket is not closed"))?;
+            let (host, port) = rest.split_once(']').context("the bracket is not closed")?;
             (host, port.strip_prefix(':'))
         }
-        None => match rest.split_once(':') {
+        None => match authority.split_once(':') {
             // More than one colon, and no brackets: an IPv6 address without a port.
-            Some((_, port)) if port.contains(':') => (rest, None),
+            Some((_, port)) if port.contains(':') => (authority, None),
             Some((host, port)) => (host, Some(port)),
-            None => (rest, None),
+            None => (authority, None),
         },
     };
     if host.is_empty() {
-        bail!("broker {url}: the host is missing, expected mqtt:// or mqtts://HOST[:PORT]");
+        bail!("the host is missing, expected mqtt:// or mqtts://HOST[:PORT]");
     }
-    let default = if tls { 8883 } else { 1883 };
-    let port = port.map_or(Ok(default), |port| {
-        port.parse::<u16>()
-            .with_context(|| format!("broker {url}: port '{port}' is none, expected 1 to 65535"))
-    })?;
+    let port = match port {
+        None if tls => 8883,
+        None => 1883,
+        Some(port) => match port.parse() {
+            Ok(port @ 1..) => port,
+            _ => bail!("port '{port}': expected 1 to 65535"),
+        },
+    };
     Ok(Address {
         host: host.into(),
         port,
@@ -434,6 +516,8 @@ pub enum BenchMode {
 #[derive(Debug, Clone, Args)]
 #[command(
     mut_arg("workers", |arg| arg.default_value("1")),
+    // A device's: in 16 MiB a ladder takes hours.
+    mut_arg("arena_bytes", |arg| arg.default_value("192KiB")),
     // So that no workload ends within its first slice, which is beside the turns.
     mut_arg("slice", |arg| arg.default_value("10000")),
     mut_arg("deployments", |arg| arg.hide(true)),
@@ -458,10 +542,10 @@ pub struct Bench {
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=65_534))]
     pub max: Option<u16>,
     /// Milliseconds of each step, and for which loops share the processor.
-    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    #[arg(long, value_name = "MS", default_value = "1000", value_parser = step)]
     pub step_ms: u64,
     /// Most bytes of linear memory that an instance may write to, as PROPLET_MEMORY_BYTES bounds a task's.
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long = "memory", alias = "memory-bytes", value_name = "BYTES", value_parser = size)]
     pub memory_bytes: Option<u64>,
     /// Weights of the instances, separated by colons or commas and repeated, as 1:2:4:8.
     #[arg(long, value_name = "WEIGHTS", value_parser = weights, default_value = "10")]
@@ -559,20 +643,25 @@ mod tests {
             ("mqtts://broker", "broker", 8883, true),
             ("ssl://[::1]/", "::1", 8883, true),
             ("tls://broker:1883", "broker", 1883, true),
+            ("TCP://broker:1884", "broker", 1884, false),
+            ("tcp://broker:1884/mqtt?x#y", "broker", 1884, false),
+            ("mqtt://name:secret@broker:1884", "broker", 1884, false),
         ] {
             let host = host.into();
             assert_eq!(address(url).unwrap(), Address { host, port, tls }, "{url}");
         }
-        for bad in [
-            "http://broker",
-            "mqtts://",
-            "mqtt://",
-            "broker:x",
-            "broker:70000",
-            "[::1",
+        for (bad, words) in [
+            ("http://broker", "not http://"),
+            ("mqtts://", "the host is missing"),
+            ("mqtt://", "the host is missing"),
+            ("", "the host is missing"),
+            ("broker:x", "port 'x'"),
+            ("broker:70000", "expected 1 to 65535"),
+            ("broker:0", "expected 1 to 65535"),
+            ("[::1", "the bracket is not closed"),
         ] {
             let error = address(bad).unwrap_err().to_string();
-            assert!(error.contains(bad), "{error}");
+            assert!(error.contains(words), "{bad}: {error}");
         }
     }
 }

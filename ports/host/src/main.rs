@@ -1,17 +1,22 @@
 //! The proplet's command line.
 
 use anyhow::Result;
-use clap::Parser as _;
 use proplet_host::{
     bench,
     cli::{Cli, Command},
     demo, proplet, run, sign,
+    sources::{self, Environment},
 };
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    start_log(matches!(cli.command, Some(Command::Join(_))));
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let environment = Environment::new(std::env::vars_os());
+    let (cli, notes) = sources::parse(&args, &environment).unwrap_or_else(|error| error.exit());
+    start_log(&cli, environment.text("PROPLET_LOG_LEVEL"));
+    for (level, note) in notes {
+        log::log!(level, "{note}");
+    }
     match execute(&cli) {
         Ok(code) => code,
         Err(error) => {
@@ -22,11 +27,12 @@ fn main() -> ExitCode {
 }
 
 /// Logs on stderr by RUST_LOG, or else at the Linux proplet's PROPLET_LOG_LEVEL.
-fn start_log(joins: bool) {
-    let level = std::env::var("PROPLET_LOG_LEVEL");
-    let level = level
-        .as_deref()
-        .unwrap_or(if joins { "info" } else { "error" });
+fn start_log(cli: &Cli, level: Option<&str>) {
+    let usual = match cli.command {
+        Some(Command::Join(_)) => "info",
+        _ => "error",
+    };
+    let level = level.unwrap_or(usual);
     // The demo's broker logs its spans, all as errors.
     let filter = format!("{level},rumqttd=off,tracing=off");
     let env = env_logger::Env::default().default_filter_or(filter);

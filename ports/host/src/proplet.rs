@@ -9,7 +9,7 @@ use crate::{
     store::FolderStore,
     tls::Tls,
 };
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use embassy_futures::select::{Either, select};
 use proplet::{
     agent::{
@@ -19,13 +19,14 @@ use proplet::{
     config::{Config, TaskLimits},
     engine::GuestLimits,
     module::{signature::Trust, table::ModuleEntry},
+    settings::boards::Capacities,
     store::Store,
     task::learning::Services,
     wire::report::Metadata,
 };
 use proplet_engine::{
     DeviceConfig, ModuleState, QueueEntry, SlotState, WamrEngine, Workers, host_functions,
-    memory_least, with_memory,
+    with_memory,
 };
 use proplet_link::{Buffers, LinkConfig, LinkStatus, Signal};
 use std::{
@@ -34,7 +35,6 @@ use std::{
     convert::Infallible,
     future::{Future, pending},
     hash::{BuildHasher, RandomState},
-    mem::MaybeUninit,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -44,24 +44,23 @@ use wamr::Runtime;
 /// The agent of this port.
 pub type HostAgent = Agent<'static, WamrEngine<Linux>>;
 
-/// Bytes of inputs and environment in one message.
-const TEXT_BYTES: usize = 4096;
-
-/// Results that await their acknowledgement: as many as starts may come in a burst, since one that
-/// is refused has its answer kept for a moment, too.
-const OUTBOX: usize = 4096 + RECEIVE_MAXIMUM;
+/// Sizes that have no setting, unless they are a board's.
+const CAPACITIES: Capacities = Capacities {
+    // As many as tasks and deployments.
+    modules: 65_534,
+    fetches: 8,
+    // As many as starts may come in a burst, since one that is refused has its answer kept for a moment, too.
+    outbox: 4096,
+    text_bytes: 4096,
+    send_bytes: 64 * 1024,
+    http_bytes: 16 * 1024,
+};
 
 /// Bytes that are read at once of the broker's packets.
 const RECEIVE_BYTES: usize = 16 * 1024;
 
 /// Bytes of packets that go to the broker in one write.
 const OUTPUT_BYTES: usize = 16 * 1024;
-
-/// Bytes of messages on their way to the broker.
-const SEND_BYTES: usize = 64 * 1024;
-
-/// Bytes of the head of an HTTP request or response.
-const HTTP_BYTES: usize = 16 * 1024;
 
 /// Native stack of a worker: the interpreter needs some 1 KiB, a host function little more.
 const WORKER_STACK: usize = 256 * 1024;
@@ -95,14 +94,13 @@ pub fn start_engine(
     modules: usize,
     proplet_id: &'static str,
 ) -> Result<(WamrEngine<Linux>, &'static Workers<Linux>)> {
-    check_memory(limits)?;
     let slots = usize::from(limits.instances);
     let stack_max = task_limits(limits).stack_max;
     let count = limits.workers.map(usize::from).unwrap_or_else(|| {
         let cores = thread::available_parallelism().map_or(1, Into::into);
         default_workers(cores, limits.arena_bytes, stack_max)
     });
-    let arena = slice(limits.arena_bytes as usize, MaybeUninit::uninit);
+    let arena = Box::leak(Box::new_uninit_slice(limits.arena_bytes as usize));
     let natives = forever(host_functions::<Linux>());
     let runtime = Runtime::init(arena, natives).context("WAMR")?;
     let platform = Linux::new(count).context("eventfd")?;
@@ -139,15 +137,16 @@ impl Proplet {
     ) -> Result<Self> {
         let slots = usize::from(limits.instances);
         let deployments = usize::from(limits.deployments);
-        let modules = (slots + deployments).min(65_534);
+        let sizes = capacities(limits);
+        let modules = (slots + deployments).min(sizes.modules);
         let (engine, workers) = start_engine(limits, modules, config.proplet_id)?;
         let storage = Storage {
             slots: slice(slots, || TaskSlot::FREE),
             deployments: slice(deployments, || DeploymentSlot::FREE),
             modules: slice(modules, || ModuleEntry::VACANT),
-            fetches: slice(8, || Fetch::VACANT),
-            outbox: slice(OUTBOX, || OutboxEntry::VACANT),
-            packed: slice(TEXT_BYTES, || 0),
+            fetches: slice(sizes.fetches, || Fetch::VACANT),
+            outbox: slice(sizes.outbox + RECEIVE_MAXIMUM, || OutboxEntry::VACANT),
+            packed: slice(sizes.text_bytes, || 0),
             store,
         };
         let config = Config {
@@ -158,6 +157,10 @@ impl Proplet {
         agent.set_wall_clock(clock::unix_ms(), clock::now());
         Ok(Self { agent, workers })
     }
+}
+
+fn capacities(limits: &Limits) -> Capacities {
+    limits.like.map_or(CAPACITIES, |board| board.capacities)
 }
 
 /// A worker for each core, but no more than leave guests three quarters of the arena.
@@ -203,18 +206,6 @@ fn start_workers(workers: &'static Workers<Linux>, count: usize, total: u32) -> 
     Ok(())
 }
 
-/// Refuses a bound on tasks' linear memory that is less than a page.
-fn check_memory(limits: &Limits) -> Result<()> {
-    let least = memory_least();
-    match limits.memory_max_bytes {
-        0 => Ok(()),
-        bytes if bytes >= least => Ok(()),
-        bytes => bail!(
-            "--memory-max-bytes {bytes}: expected 0, or {least} bytes at least, which is a page"
-        ),
-    }
-}
-
 fn guest_limits(limits: &Limits) -> GuestLimits {
     GuestLimits {
         log_bytes: limits.log_bytes,
@@ -242,14 +233,19 @@ fn task_limits(limits: &Limits) -> TaskLimits {
 /// The agent's settings from the command line's.
 pub fn config(join: &Join) -> Config<'static> {
     let leak = |text: &String| -> &'static str { Box::leak(text.clone().into_boxed_str()) };
+    let broker = join.address().ok();
     let tags: Vec<&'static str> = join.tags.iter().map(leak).collect();
     Config {
         proplet_id: leak(&join.id),
+        broker_host: broker.as_ref().map_or("", |broker| leak(&broker.host)),
+        broker_port: broker.as_ref().map_or(0, |broker| broker.port),
         tenant: leak(&join.tenant),
         channel: leak(&join.channel),
         heartbeat: join.heartbeat(),
         metrics_interval: Duration::from_secs(join.metrics_interval),
         result_delay: Duration::from_millis(join.result_delay_ms),
+        listener_wait: Duration::from_secs(join.listener_wait),
+        note_after: Duration::from_millis(join.note_after_ms),
         services: Services {
             models: leak(&join.model_registry_url),
             data: leak(&join.data_store_url),
@@ -338,11 +334,12 @@ pub fn work(
         seed: RandomState::new().hash_one(clock::unix_ms()),
         ..LinkConfig::DEFAULT
     };
-    let mut heads: [Vec<u8>; EXCHANGES_MAX] = array::from_fn(|_| vec![0; HTTP_BYTES]);
+    let sizes = capacities(&join.limits);
+    let mut heads: [Vec<u8>; EXCHANGES_MAX] = array::from_fn(|_| vec![0; sizes.http_bytes]);
     let buffers = Buffers {
         rx: &mut vec![0; RECEIVE_BYTES],
         output: &mut vec![0; OUTPUT_BYTES],
-        tx: &mut vec![0; SEND_BYTES],
+        tx: &mut vec![0; sizes.send_bytes],
         will: &mut [0; 256],
         http: heads.each_mut().map(Vec::as_mut_slice),
     };
@@ -369,7 +366,7 @@ pub fn work(
 /// As [`Proplet::new`] and [`work`].
 pub fn join(join: &Join) -> Result<()> {
     static STOP: Stop = Stop::new();
-    join.address()?;
+    let Address { host, port, .. } = join.address()?;
     let store = join.store.as_ref().map(|folder| {
         let store = FolderStore::open(folder, join.store_bytes)?;
         anyhow::Ok(forever(store) as &mut dyn Store)
@@ -382,11 +379,13 @@ pub fn join(join: &Join) -> Result<()> {
     }
     agent.restore(clock::now());
     ctrlc::set_handler(|| STOP.ask(workers)).context("signal handler")?;
+    if let Some(board) = join.limits.like {
+        log::info!("limits as on {}, but for what is set", board.name);
+    }
     log::info!(
-        "proplet {} joins channel {} at {}",
+        "proplet {} joins channel {} at {host}:{port}",
         join.id,
         join.channel,
-        join.broker
     );
     let agent = RefCell::new(agent);
     work(join, &agent, workers, &STOP, pending())

@@ -36,9 +36,9 @@ pub fn run(options: &cli::Run) -> Result<String> {
         heartbeat: Duration::from_secs(3600),
         ..Config::DEFAULT
     };
-    // The arena is this one task's.
+    // The arena is this one task's, unless it is as on a board.
     let mut limits = options.limits.clone();
-    if limits.memory_max_bytes == 0 {
+    if limits.memory_max_bytes == 0 && limits.like.is_none() {
         limits.memory_max_bytes = limits.arena_bytes;
     }
     let Proplet { mut agent, workers } = Proplet::new(&limits, config, None)?;

@@ -437,11 +437,15 @@ fn config(settings: &'static Settings, reset: &str, arena: usize) -> Config<'sta
     };
     Config {
         proplet_id: &settings.proplet_id,
+        broker_host: &settings.mqtt_broker_host,
+        broker_port: settings.mqtt_broker_port,
         tenant: &settings.tenant_id,
         channel: &settings.channel_id,
         heartbeat: time::Duration::from_secs(settings.heartbeat.into()),
         metrics_interval: time::Duration::from_secs(settings.metrics_interval.into()),
         result_delay: time::Duration::from_millis(settings.result_delay_ms.into()),
+        listener_wait: time::Duration::from_secs(settings.listener_wait.into()),
+        note_after: time::Duration::from_millis(settings.note_after_ms.into()),
         limits: with_memory(limits, arena as u64),
         services: settings.services(),
         data_bytes: settings.data_max_bytes as usize,

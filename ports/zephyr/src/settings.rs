@@ -89,6 +89,8 @@ fn build_defaults(settings: &mut Settings) {
     settings.heartbeat = k::CONFIG_PROPLET_HEARTBEAT as u32;
     settings.metrics_interval = k::CONFIG_PROPLET_METRICS_INTERVAL as u32;
     settings.result_delay_ms = k::CONFIG_PROPLET_RESULT_DELAY_MS as u32;
+    settings.listener_wait = k::CONFIG_PROPLET_LISTENER_WAIT as u32;
+    settings.note_after_ms = k::CONFIG_PROPLET_NOTE_AFTER_MS as u32;
     settings.deadline_max_ms = k::CONFIG_PROPLET_DEADLINE_MAX_MS as u64;
     settings.slice = k::CONFIG_PROPLET_SLICE as u32;
     settings.slice_ms = k::CONFIG_PROPLET_SLICE_MS as u32;

@@ -5,11 +5,11 @@ pub mod manager;
 mod story;
 
 use crate::{
-    cli::{Cli, Command, Join},
+    cli::{Command, Join},
     proplet::{Proplet, Stop, config, work},
+    sources,
 };
 use anyhow::{Context as _, Result, bail};
-use clap::Parser as _;
 use manager::Manager;
 use proplet::agent::AgentStatus;
 use std::{
@@ -64,7 +64,7 @@ pub fn demo() -> Result<ExitCode> {
 
 fn settings(port: u16) -> Result<Join> {
     let broker = format!("mqtt://127.0.0.1:{port}");
-    let cli = Cli::try_parse_from([
+    let cli = sources::flags(&[
         "proplet",
         "join",
         "--broker",
