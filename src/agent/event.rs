@@ -12,6 +12,9 @@ pub enum Event<'m> {
     /// The broker has no earlier session: every subscription that
     /// [`Agent::poll_subscribe`](super::Agent::poll_subscribe) gave out is needed again.
     NewSession,
+    /// The session may be another than the one that had what
+    /// [`Agent::poll_subscribe`](super::Agent::poll_subscribe) gave out: all of it is needed again.
+    Resubscribe,
     /// The broker accepted the connection, and each
     /// [`Agent::subscription`](super::Agent::subscription) is in force.
     Connected,
@@ -80,6 +83,8 @@ pub(super) enum Subject {
 pub enum Delivery {
     /// The broker has acknowledged it (QoS 1), or it was written out (QoS 0).
     Done,
+    /// The broker has acknowledged it, and nobody was subscribed to its topic.
+    Unheard,
     /// The session ended before that; it may or may not have arrived.
     Lost,
     /// The broker refused it.

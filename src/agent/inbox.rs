@@ -179,9 +179,17 @@ impl<'a> Inbox<'a> {
         self.cuts.cut_off();
     }
 
-    /// Acts on the message, of which all has been read.
-    pub(super) fn end<E: Engine>(&mut self, supervisor: &mut Supervisor<'_, E>, now: Instant) {
+    /// Acts on the message, of which all has been read. Returns whether a manager has sent it.
+    pub(super) fn end<E: Engine>(
+        &mut self,
+        supervisor: &mut Supervisor<'_, E>,
+        now: Instant,
+    ) -> bool {
         let reading = core::mem::replace(&mut self.reading, Reading::Nothing);
+        let is_of_manager = matches!(
+            reading,
+            Reading::Command(Inbound::Start | Inbound::Stop | Inbound::Invoke)
+        );
         supervisor.outbox.begin_command(self.qos);
         match reading {
             Reading::Nothing | Reading::Ignored => {}
@@ -200,6 +208,7 @@ impl<'a> Inbox<'a> {
         }
         supervisor.outbox.end_command();
         self.cuts.end();
+        is_of_manager
     }
 
     /// Refuses a message at which connections have ended, as far as it was read.
@@ -251,6 +260,9 @@ impl<'a> Inbox<'a> {
                 }
                 Ok(start) if self.has_ended(start.id, supervisor) => {}
                 Ok(start) => {
+                    if !self.is_duplicate {
+                        supervisor.outbox.forget_unheard(start.id);
+                    }
                     let mut body = body;
                     supervisor.modules.shed(&mut body, start.latent);
                     let file = start.file.map(|file| file.map(|_| body));

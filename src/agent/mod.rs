@@ -12,25 +12,28 @@ mod fetch;
 mod gathering;
 mod inbox;
 mod modules;
+mod notes;
+mod noting;
 mod outbox;
 mod persist;
 mod presence;
+mod probing;
 mod publish;
 mod reason;
 mod rounds;
+mod session;
 mod subscriptions;
 mod supervisor;
 mod takes;
 mod tasks;
 mod view;
 
-pub use crate::config::FETCHES_MAX;
+pub use crate::config::{FETCHES_MAX, SUBSCRIPTIONS_MAX};
 pub use event::{Delivery, Event, MessageHead, Publication, Qos, Subscription, Token, Unwritten};
 pub use fetch::Fetch;
 pub use outbox::{OutboxEntry, RECEIVE_MAXIMUM};
 pub use reason::{Reason, Refusal};
 pub use rounds::EXCHANGES_MAX;
-pub use subscriptions::SUBSCRIPTIONS_MAX;
 pub use tasks::{DeploymentSlot, TaskSlot};
 pub use view::{AgentStatus, ModuleView, Stage, TaskView};
 
@@ -42,18 +45,17 @@ use crate::{
     store::Store,
     task::budget::Budget,
     time::Instant,
-    wire::{
-        Outbound, TopicError, TopicName, Topics, check_level,
-        report::{self, BufferTooSmall},
-    },
+    wire::{Outbound, TopicError, TopicName, Topics, check_level, report::BufferTooSmall},
 };
 use event::Subject;
 use inbox::Inbox;
 use modules::{ModuleLimits, Modules};
+use notes::Notes;
 use outbox::Outbox;
 use presence::{Intervals, Presence};
 use publish::Writer;
 use rounds::Rounds;
+use session::Session;
 use subscriptions::Subscriptions;
 use supervisor::Supervisor;
 use takes::Takes;
@@ -114,15 +116,20 @@ impl<'a, E: Engine> Agent<'a, E> {
             heartbeat: config.heartbeat,
             metrics: config.metrics_interval,
         };
+        let notes = Notes::new(store.as_deref());
+        let note_after =
+            Some(config.note_after).filter(|after| notes.has_room() && !after.is_zero());
         Ok(Self {
             supervisor: Supervisor {
                 topics: Topics::new(config.tenant, config.channel)?,
                 config,
-                tasks: Tasks::new(slots, deployments),
+                tasks: Tasks::new(slots, deployments, note_after),
                 modules: Modules::new(modules, fetches, store, limits),
+                notes,
                 rounds: Rounds::new(),
                 subscriptions: Subscriptions::new(),
-                outbox: Outbox::new(outbox, engine.arena().total / 4),
+                session: Session::new(),
+                outbox: Outbox::new(outbox, engine.arena().total / 4, config.listener_wait),
                 engine,
                 is_shutting_down: false,
             },
@@ -142,11 +149,18 @@ impl<'a, E: Engine> Agent<'a, E> {
         self.supervisor.modules.set_trust(trust);
     }
 
-    /// Brings back the latent deployments of the store; once, before the first event. What is damaged
-    /// is logged and removed. A deployment whose module can't be loaded is kept, for a restart after
-    /// which it can.
+    /// Brings back the latent deployments of the store, and what it knows of the broker's session; once,
+    /// before the first event. What is damaged is logged and removed. A deployment whose module can't be
+    /// loaded is kept, for a restart after which it can. The tasks that the store has noted are reported from
+    /// the first event on.
     pub fn restore(&mut self, now: Instant) {
         self.supervisor.restore(now);
+        self.supervisor.restore_session();
+    }
+
+    /// Whether the broker's session outlives a reboot of the proplet: the store knows of it.
+    pub fn has_session(&self) -> bool {
+        self.supervisor.session.is_noted()
     }
 
     /// The engine.
@@ -196,22 +210,24 @@ impl<'a, E: Engine> Agent<'a, E> {
     /// # Errors
     /// `buf` is too small.
     pub fn will(&self, buf: &mut [u8]) -> Result<(TopicName, usize), BufferTooSmall> {
-        let len = self.writer().alive(report::Status::Offline, buf)?;
+        let len = self.writer().offline(buf)?;
         Ok((self.supervisor.topics.name(Outbound::Alive), len))
     }
 
     /// Whether nothing is left to do after [`Event::Shutdown`]: all runs have ended, and their
     /// results are delivered.
     pub fn is_drained(&self) -> bool {
-        self.supervisor.tasks.taken() == 0 && self.supervisor.outbox.is_empty()
+        self.supervisor.tasks.taken() == 0 && self.supervisor.outbox.is_drained()
     }
 
     /// Takes an event. [`poll_publish`](Self::poll_publish) and
     /// [`next_deadline`](Self::next_deadline) must be asked again afterwards.
     pub fn handle(&mut self, event: Event<'_>, now: Instant) {
         match event {
-            Event::NewSession => self.supervisor.subscriptions.renew(),
+            Event::NewSession => self.supervisor.begin_session(),
+            Event::Resubscribe => self.supervisor.subscriptions.repeat(),
             Event::Connected => {
+                self.hint(now);
                 self.presence
                     .connect(&self.supervisor.engine.process(), now);
                 self.supervisor.outbox.connect();
@@ -230,7 +246,11 @@ impl<'a, E: Engine> Agent<'a, E> {
                 self.inbox.cut(&mut self.supervisor, now);
                 self.supervisor.outbox.forget_unacknowledged();
             }
-            Event::MessageEnd => self.inbox.end(&mut self.supervisor, now),
+            Event::MessageEnd => {
+                if self.inbox.end(&mut self.supervisor, now) {
+                    self.hint(now);
+                }
+            }
             Event::Message { topic, payload } => {
                 let head = MessageHead {
                     topic,
@@ -250,6 +270,14 @@ impl<'a, E: Engine> Agent<'a, E> {
         self.supervisor.listen(now);
         self.supervisor.collect(now);
         self.supervisor.expire(now);
+        self.supervisor.report_interrupted(now);
+        self.supervisor.sweep_notes();
+    }
+
+    /// Takes note of a sign that somebody listens.
+    fn hint(&mut self, now: Instant) {
+        self.presence.hint(now);
+        self.supervisor.outbox.hint(now);
     }
 
     /// Whether the oldest message of QoS 1 that has begun, and of which this was not told yet, may be
@@ -294,11 +322,16 @@ impl<'a, E: Engine> Agent<'a, E> {
 
     fn published(&mut self, subject: Subject, delivery: Delivery, now: Instant) {
         match subject {
-            Subject::Discovery => self.presence.discovered(delivery),
+            Subject::Discovery => self.presence.discovered(delivery, now),
             Subject::ModuleRequest(fetch) if delivery == Delivery::Lost => {
                 self.supervisor.modules.registry_request_lost(fetch);
             }
-            Subject::Entry(index) => self.supervisor.outbox.delivered(index, delivery, now),
+            Subject::Entry(index) => {
+                let noted = self.supervisor.outbox.delivered(index, delivery, now);
+                if let Some(noted) = noted {
+                    self.supervisor.forget_note(&noted);
+                }
+            }
             Subject::Heartbeat
             | Subject::Metrics
             | Subject::Sample(_)
@@ -369,7 +402,7 @@ impl<'a, E: Engine> Agent<'a, E> {
     pub fn poll_subscribe(&mut self) -> Option<Subscription> {
         let is_connected = self.presence.is_connected();
         is_connected
-            .then(|| self.supervisor.subscriptions.poll())
+            .then(|| self.supervisor.poll_subscribe())
             .flatten()
     }
 

@@ -96,6 +96,9 @@ enum Intake {
     Nowhere,
 }
 
+/// Asks others to free memory for a module of which that many bytes are lacking; false if they can't.
+pub(super) type Spare<'s> = &'s mut dyn FnMut(usize) -> bool;
+
 /// Owner of the module table, the fetches, the store and the trusted keys.
 #[derive(Debug)]
 pub(super) struct Modules<'a, E: Engine> {
@@ -171,18 +174,19 @@ impl<'a, E: Engine> Modules<'a, E> {
         &mut self,
         wanted: Wanted<'_, E::Buffer>,
         engine: &mut E,
+        spare: Spare<'_>,
     ) -> Result<Obtained, Reason<E::Buffer>> {
         let reference = Reference::parse(wanted.image);
         let reference = reference.map_err(|e| engine.words(format_args!("{e}")))?;
         let expected = reference.digest.as_ref();
         if let Some(file) = wanted.file {
             let body = file.map_err(Refusal::File)?;
-            let module = self.inline(body, expected, wanted.usage, engine)?;
+            let module = self.inline(body, expected, wanted.usage, engine, spare)?;
             return Ok(Obtained::Ready(module));
         }
         if let Some(digest) = expected
             && (matches!(wanted.usage, Usage::Run(_)) || self.is_stored(digest))
-            && let Some(module) = self.recall(digest, wanted.usage, engine)?
+            && let Some(module) = self.recall(digest, wanted.usage, engine, spare)?
         {
             return Ok(Obtained::Ready(module));
         }
@@ -202,6 +206,7 @@ impl<'a, E: Engine> Modules<'a, E> {
         expected: Option<&Digest>,
         usage: Usage,
         engine: &mut E,
+        spare: Spare<'_>,
     ) -> Result<ModuleId, Reason<E::Buffer>> {
         let (bytes, len) = (body.bytes, body.len);
         let provenance = body.provenance.ok_or(Refusal::Unwanted)?;
@@ -212,7 +217,7 @@ impl<'a, E: Engine> Modules<'a, E> {
             return Ok(known);
         }
         match bytes {
-            Ok(bytes) => self.take_image(Image { bytes, provenance }, usage, keep, engine),
+            Ok(bytes) => self.take_image(Image { bytes, provenance }, usage, keep, engine, spare),
             Err(StreamError::TooLarge { limit, .. }) => {
                 Err(Refusal::ModuleTooLarge(TooLarge { len, limit }).into())
             }
@@ -239,6 +244,7 @@ impl<'a, E: Engine> Modules<'a, E> {
         usage: Usage,
         keep: bool,
         engine: &mut E,
+        spare: Spare<'_>,
     ) -> Result<ModuleId, Reason<E::Buffer>> {
         let digest = image.provenance.digest;
         let known = self.find(&digest);
@@ -254,7 +260,7 @@ impl<'a, E: Engine> Modules<'a, E> {
         if let Some(known) = known {
             return Ok(known);
         }
-        let loaded = self.load(image, usage, engine);
+        let loaded = self.load(image, usage, engine, spare);
         if loaded.is_err() && keep {
             self.forget(&digest);
         }
@@ -275,6 +281,7 @@ impl<'a, E: Engine> Modules<'a, E> {
         mut image: Image<E::Buffer>,
         usage: Usage,
         engine: &mut E,
+        spare: Spare<'_>,
     ) -> Result<ModuleId, Reason<E::Buffer>> {
         let len = image.drop_signature();
         engine.resize(&mut image.bytes, len)?;
@@ -283,11 +290,11 @@ impl<'a, E: Engine> Modules<'a, E> {
             Usage::Run(limits) => {
                 let needs = engine.estimate(&bytes, &limits)?;
                 let need = needs.load.saturating_add(needs.instance);
-                self.make_room(need, Purpose::ModuleAndInstance, engine)?;
+                self.make_room(need, Purpose::ModuleAndInstance, engine, spare)?;
             }
             Usage::Deployment => {
                 let needs = engine.estimate(&bytes, &self.limits.run)?;
-                self.make_room(needs.load, Purpose::Module, engine)?;
+                self.make_room(needs.load, Purpose::Module, engine, spare)?;
             }
         }
         // The table has 65,534 entries at most.
@@ -299,7 +306,7 @@ impl<'a, E: Engine> Modules<'a, E> {
         Ok(module)
     }
 
-    /// Refuses what does not fit the arena, even without the message that is being read.
+    /// Refuses what does not fit the arena, even without the message that is being read and what others spare.
     ///
     /// # Errors
     /// The shortage that remains.
@@ -308,9 +315,16 @@ impl<'a, E: Engine> Modules<'a, E> {
         need: usize,
         purpose: Purpose,
         engine: &E,
+        spare: Spare<'_>,
     ) -> Result<(), Shortage> {
         self.evict_for(need, engine);
-        Shortage::check(purpose, need, engine.arena().available())
+        loop {
+            let available = engine.arena().available();
+            match Shortage::check(purpose, need, available) {
+                Err(_) if spare(need.saturating_sub(available)) => {}
+                checked => return checked,
+            }
+        }
     }
 
     /// Frees the message that is being read if `need` bytes do not fit but could.
@@ -789,6 +803,7 @@ impl<'a, E: Engine> Modules<'a, E> {
         usage: Usage,
         keep: bool,
         engine: &mut E,
+        spare: Spare<'_>,
     ) -> Arrival<E::Buffer> {
         let mut arrival = Arrival {
             location: heapless::String::new(),
@@ -810,7 +825,8 @@ impl<'a, E: Engine> Modules<'a, E> {
             }
         }
         if let Some(result) = result {
-            arrival.result = result.and_then(|image| self.take_image(image, usage, keep, engine));
+            arrival.result =
+                result.and_then(|image| self.take_image(image, usage, keep, engine, spare));
         }
         arrival
     }
@@ -844,6 +860,7 @@ impl<'a, E: Engine> Modules<'a, E> {
         digest: &Digest,
         usage: Usage,
         engine: &mut E,
+        spare: Spare<'_>,
     ) -> Result<Option<ModuleId>, Reason<E::Buffer>> {
         if let Some(known) = self.find(digest) {
             return Ok(Some(known));
@@ -852,7 +869,7 @@ impl<'a, E: Engine> Modules<'a, E> {
         let Some(len) = stored else {
             return Ok(None);
         };
-        self.make_room(len, Purpose::ModuleBytes, engine)?;
+        self.make_room(len, Purpose::ModuleBytes, engine, spare)?;
         let mut bytes = engine.allocate(len)?;
         let Some((len, provenance)) = self.read(digest, &mut bytes) else {
             return Ok(None);
@@ -860,7 +877,7 @@ impl<'a, E: Engine> Modules<'a, E> {
         engine.resize(&mut bytes, len)?;
         let image = Image { bytes, provenance };
         self.check_signature(&image)?;
-        self.load(image, usage, engine).map(Some)
+        self.load(image, usage, engine, spare).map(Some)
     }
 
     /// Reads a module from the store and verifies it: returns the number of its bytes, and the digests of the whole. One
@@ -908,6 +925,11 @@ impl<'a, E: Engine> Modules<'a, E> {
                 to_hex(digest)
             );
         }
+    }
+
+    /// The store, if there is one.
+    pub(super) fn store(&mut self) -> Option<&mut (dyn Store + 'a)> {
+        self.store.as_deref_mut()
     }
 
     /// Reads the stored record at `index`; `None` without one.

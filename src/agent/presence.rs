@@ -1,6 +1,9 @@
 //! The proplet's signs of life: discovery, heartbeats, metrics, and the clocks behind them.
 
-use super::event::{Delivery, Qos, Subject};
+use super::{
+    event::{Delivery, Qos, Subject},
+    probing::Probing,
+};
 use crate::{
     engine::ProcessUsage,
     time::{Duration, Instant},
@@ -25,6 +28,8 @@ pub(super) struct Intervals {
 enum Discovery {
     Due,
     Sent,
+    /// Nobody was subscribed to it.
+    Unheard,
     Done,
 }
 
@@ -54,6 +59,8 @@ struct Load {
 pub(super) struct Presence {
     intervals: Intervals,
     discovery: Discovery,
+    /// Attempts to find a listener for it, while there is none.
+    probing: Option<Probing>,
     connection: Connection,
     load: Load,
     /// Unix time in milliseconds at boot, if known.
@@ -66,6 +73,7 @@ impl Presence {
         Self {
             intervals,
             discovery: Discovery::Due,
+            probing: None,
             connection: Connection::Down,
             load: Load {
                 cpu: Duration::ZERO,
@@ -94,9 +102,17 @@ impl Presence {
         self.connection = Connection::Down;
     }
 
+    fn is_discovery_due(&mut self, now: Instant) -> bool {
+        match (self.discovery, &mut self.probing) {
+            (Discovery::Due, _) => true,
+            (Discovery::Unheard, Some(probing)) => probing.take(now),
+            _ => false,
+        }
+    }
+
     /// The discovery message or a heartbeat, if one is due and needs no more than `most`.
     pub(super) fn poll(&mut self, most: Qos, now: Instant) -> Option<(Subject, Qos)> {
-        if self.discovery == Discovery::Due && most >= Qos::AtLeastOnce && self.is_connected() {
+        if most >= Qos::AtLeastOnce && self.is_connected() && self.is_discovery_due(now) {
             self.discovery = Discovery::Sent;
             return Some((Subject::Discovery, Qos::AtLeastOnce));
         }
@@ -131,19 +147,41 @@ impl Presence {
         }
     }
 
-    /// Time of the next heartbeat or metrics; none without a connection.
-    pub(super) fn next_deadline(&self) -> [Option<Instant>; 2] {
+    /// Takes note of a sign that a manager listens.
+    pub(super) fn hint(&mut self, now: Instant) {
+        if let Some(probing) = &mut self.probing {
+            probing.hint(now);
+        }
+    }
+
+    /// Time of the next heartbeat, metrics or discovery message; none without a connection.
+    pub(super) fn next_deadline(&self) -> [Option<Instant>; 3] {
         match self.connection {
             Connection::Up {
                 heartbeat, metrics, ..
-            } => [Some(heartbeat), metrics],
-            Connection::Down => [None; 2],
+            } => {
+                let probing = self
+                    .probing
+                    .filter(|_| self.discovery == Discovery::Unheard);
+                let discovery = probing.map(|probing| probing.next());
+                [Some(heartbeat), metrics, discovery]
+            }
+            Connection::Down => [None; 3],
         }
     }
 
     /// The fate of the discovery message.
-    pub(super) fn discovered(&mut self, delivery: Delivery) {
+    pub(super) fn discovered(&mut self, delivery: Delivery, now: Instant) {
         self.discovery = match delivery {
+            Delivery::Unheard => {
+                if self.probing.is_none() {
+                    log::warn!(
+                        "no manager is there: the discovery message is sent again when one may be"
+                    );
+                }
+                self.probing.get_or_insert_with(|| Probing::new(now));
+                Discovery::Unheard
+            }
             Delivery::Lost => Discovery::Due,
             Delivery::Done => Discovery::Done,
             Delivery::Refused | Delivery::TooLarge => {

@@ -82,7 +82,7 @@ impl<'w> Writer<'w> {
     ) -> Result<usize, Unwritten> {
         Ok(match subject {
             Subject::Discovery => self.discovery(of, buf)?,
-            Subject::Heartbeat => self.alive(report::Status::Alive, buf)?,
+            Subject::Heartbeat => self.heartbeat(buf)?,
             Subject::Metrics => self.metrics(of, buf, now)?,
             Subject::Sample(slot) => {
                 let monitor = of.tasks.get(slot).and_then(TaskRecord::monitor);
@@ -120,16 +120,33 @@ impl<'w> Writer<'w> {
         report::write(&discovery, buf)
     }
 
-    /// A heartbeat, or the last will.
-    pub(super) fn alive(
+    fn heartbeat(&self, buf: &mut [u8]) -> Result<usize, BufferTooSmall> {
+        // A manager that has lost its memory takes the metadata from the first heartbeat that it gets, and a
+        // second discovery message would reset what others keep.
+        let metadata = report::Metadata {
+            // The manager does not read them.
+            wasm_proposals: &[],
+            ..self.config.metadata
+        };
+        self.alive(report::Status::Alive, Some(metadata), buf)
+    }
+
+    /// The last will.
+    pub(super) fn offline(&self, buf: &mut [u8]) -> Result<usize, BufferTooSmall> {
+        self.alive(report::Status::Offline, None, buf)
+    }
+
+    fn alive(
         &self,
         status: report::Status,
+        metadata: Option<report::Metadata<'_>>,
         buf: &mut [u8],
     ) -> Result<usize, BufferTooSmall> {
         let alive = report::Alive {
             proplet_id: self.config.proplet_id,
             status,
             namespace: self.config.namespace,
+            metadata,
         };
         report::write(&alive, buf)
     }

@@ -23,6 +23,8 @@ pub enum Refusal {
     Deadline(Milliseconds),
     /// The proplet shuts down.
     ShuttingDown,
+    /// The proplet has been restarted.
+    Interrupted,
     /// The module is encrypted.
     Encrypted,
     /// All slots are taken; their number.
@@ -163,6 +165,7 @@ impl Refusal {
             Self::Stopped => f.write_str("task stopped"),
             Self::Deadline(limit) => write!(f, "deadline of {limit} exceeded"),
             Self::ShuttingDown => f.write_str("proplet is shutting down"),
+            Self::Interrupted => f.write_str("interrupted by a restart of the proplet"),
             Self::Encrypted => f.write_str("TEE runtime not available"),
             Self::NoSlot(slots) => write!(f, "no free slot: all {slots} are taken"),
             Self::NoDeployment(count) => {

@@ -2,15 +2,13 @@
 
 use super::event::Subscription;
 use crate::{
+    config::SUBSCRIPTIONS_MAX,
     engine::{Engine, Slot},
     memory::{Purpose, Shortage},
     wire::{TopicName, matches},
 };
 use core::ops::{Deref, DerefMut};
 use heapless::Vec;
-
-/// Most topics that guests and rounds may be subscribed to at once, all together.
-pub const SUBSCRIPTIONS_MAX: usize = 8;
 
 /// Receiver of a subscription's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,20 +27,12 @@ impl Receiver {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// The broker is to be told.
-    Due,
-    /// Given out.
-    Active,
-    /// Without a receiver; the broker is to be told.
-    Removed,
-}
-
 #[derive(Debug)]
 struct Entry<B> {
-    state: State,
-    receiver: Receiver,
+    /// Without one the broker is to be told of its end.
+    receiver: Option<Receiver>,
+    /// Whether the broker is to be told of its begin, or may not know of it.
+    is_due: bool,
     /// The filter, complete with the channel's prefix if it has that.
     filter: B,
 }
@@ -53,7 +43,12 @@ impl<B: Deref<Target = [u8]>> Entry<B> {
     }
 
     fn is_removed(&self) -> bool {
-        self.state == State::Removed
+        self.receiver.is_none()
+    }
+
+    fn is_of(&self, slot: Slot) -> bool {
+        self.receiver
+            .is_some_and(|receiver| receiver.slot() == slot)
     }
 
     fn receives(&self, topic: &str) -> bool {
@@ -113,13 +108,15 @@ impl<B: DerefMut<Target = [u8]>> Subscriptions<B> {
     ) -> Result<(), SubscribeError> {
         let same = |e: &Entry<B>| *e.filter == *filter.as_bytes();
         let mut of_task = self.entries.iter().filter(|e| !e.is_removed());
-        if of_task.any(|e| e.receiver.slot() == receiver.slot() && same(e)) {
+        if of_task.any(|e| e.is_of(receiver.slot()) && same(e)) {
             return Ok(());
         }
         let mut entries = self.entries.iter();
-        let is_active = entries.any(|e| e.state != State::Due && same(e));
+        let is_active = entries.any(|e| !e.is_due && same(e));
         if self.entries.is_full() {
-            return Err(SubscribeError::Full);
+            // The broker goes on to send what nobody receives.
+            let stale = self.entries.iter().position(Entry::is_removed);
+            self.entries.swap_remove(stale.ok_or(SubscribeError::Full)?);
         }
         Shortage::check(Purpose::Subscription, filter.len(), engine.arena().free)?;
         let mut copy = engine.allocate(filter.len())?;
@@ -128,27 +125,48 @@ impl<B: DerefMut<Target = [u8]>> Subscriptions<B> {
         self.entries
             .retain(|e| !e.is_removed() || *e.filter != *copy);
         let entry = Entry {
-            state: if is_active { State::Active } else { State::Due },
-            receiver,
+            receiver: Some(receiver),
+            is_due: !is_active,
             filter: copy,
         };
         self.entries.push(entry).map_err(|_| SubscribeError::Full)
+    }
+
+    /// Adds a subscription of an earlier boot, of which the broker is to be told the end; that boot may have told
+    /// it, too. It is left as it is without room: nobody receives its messages.
+    pub(super) fn add_stale<E: Engine<Buffer = B>>(&mut self, filter: &str, engine: &E) {
+        let Ok(mut copy) = engine.allocate(filter.len()) else {
+            return;
+        };
+        copy.copy_from_slice(filter.as_bytes());
+        let entry = Entry {
+            receiver: None,
+            is_due: true,
+            filter: copy,
+        };
+        let _ = self.entries.push(entry);
+    }
+
+    /// The filters with a receiver.
+    pub(super) fn filters(&self) -> impl Iterator<Item = &str> {
+        let entries = self.entries.iter().filter(|e| !e.is_removed());
+        entries.map(Entry::filter)
     }
 
     /// Removes the subscriptions of a task.
     pub(super) fn remove(&mut self, slot: Slot) {
         for index in (0..self.entries.len()).rev() {
             let entry = &self.entries[index];
-            if entry.receiver.slot() != slot || entry.is_removed() {
+            if !entry.is_of(slot) {
                 continue;
             }
             let mut others = self.entries.iter().enumerate();
             let is_shared = others
                 .any(|(other, e)| other != index && !e.is_removed() && *e.filter == *entry.filter);
-            if is_shared || entry.state == State::Due {
+            if is_shared || entry.is_due {
                 self.entries.swap_remove(index);
             } else {
-                self.entries[index].state = State::Removed;
+                self.entries[index].receiver = None;
             }
         }
     }
@@ -156,7 +174,7 @@ impl<B: DerefMut<Target = [u8]>> Subscriptions<B> {
     /// The next change that the broker is to be told of, given out once a session.
     pub(super) fn poll(&mut self) -> Option<Subscription> {
         let mut entries = self.entries.iter();
-        let index = entries.position(|e| e.state != State::Active)?;
+        let index = entries.position(|e| e.is_due || e.is_removed())?;
         let filter = |e: &Entry<B>| TopicName::try_from(e.filter()).unwrap_or_default();
         if self.entries[index].is_removed() {
             let removed = self.entries.swap_remove(index);
@@ -165,17 +183,24 @@ impl<B: DerefMut<Target = [u8]>> Subscriptions<B> {
         let filter = filter(&self.entries[index]);
         for entry in &mut self.entries {
             if *entry.filter == *filter.as_bytes() {
-                entry.state = State::Active;
+                entry.is_due = false;
             }
         }
         Some(Subscription::Add(filter))
     }
 
-    /// Has the broker told of all subscriptions again.
+    /// Has the broker told of all subscriptions again, and of the end of those that are to end.
+    pub(super) fn repeat(&mut self) {
+        for entry in self.entries.iter_mut().filter(|e| !e.is_removed()) {
+            entry.is_due = true;
+        }
+    }
+
+    /// Has the broker, which has none of them, told of all subscriptions again.
     pub(super) fn renew(&mut self) {
         self.entries.retain(|e| !e.is_removed());
         for entry in &mut self.entries {
-            entry.state = State::Due;
+            entry.is_due = true;
         }
     }
 
@@ -189,10 +214,11 @@ impl<B: DerefMut<Target = [u8]>> Subscriptions<B> {
     /// where a receiver's subscriptions are [removed](Self::remove) meanwhile.
     pub(super) fn receiver(&self, index: usize, topic: &str) -> Option<Receiver> {
         let entry = self.entries.get(index).filter(|e| e.receives(topic))?;
-        let receiver = entry.receiver;
+        let receiver = entry.receiver?;
         let is_guest = matches!(receiver, Receiver::Guest(_));
         let mut before = self.entries[..index].iter();
-        let is_repeated = is_guest && before.any(|e| e.receiver == receiver && e.receives(topic));
+        let is_same = |e: &Entry<B>| e.receiver == Some(receiver);
+        let is_repeated = is_guest && before.any(|e| is_same(e) && e.receives(topic));
         (!is_repeated).then_some(receiver)
     }
 }

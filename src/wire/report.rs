@@ -157,6 +157,9 @@ pub struct Alive<'a> {
     pub status: Status,
     /// Its namespace.
     pub namespace: &'a str,
+    /// Description of the proplet, for a manager that does not know it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Metadata<'a>>,
 }
 
 /// The end of a task.
@@ -453,15 +456,21 @@ mod tests {
     #[test]
     fn alive() {
         for (status, text) in [(Status::Alive, "alive"), (Status::Offline, "offline")] {
-            let message = Alive {
+            let mut message = Alive {
                 proplet_id: "p",
                 status,
                 namespace: "n",
+                metadata: None,
             };
-            assert_eq!(
-                read_back(&message),
-                json!({"proplet_id": "p", "status": text, "namespace": "n"})
-            );
+            let mut expected = json!({"proplet_id": "p", "status": text, "namespace": "n"});
+            assert_eq!(read_back(&message), expected);
+
+            message.metadata = Some(Metadata {
+                description: Some("d"),
+                ..Metadata::EMPTY
+            });
+            expected["metadata"] = json!({"description": "d"});
+            assert_eq!(read_back(&message), expected);
         }
     }
 

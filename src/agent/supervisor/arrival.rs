@@ -59,9 +59,10 @@ impl<E: Engine> Supervisor<'_, E> {
         drop(slots);
         let mut deployed = group.iter();
         let is_deployed = deployed.any(|f| self.tasks.next_deploying((*f).into()).is_some());
+        let spare = &mut |lack| self.outbox.free_bytes(lack);
         let arrival = self
             .modules
-            .take(&group, usage, is_deployed, &mut self.engine);
+            .take(&group, usage, is_deployed, &mut self.engine, spare);
         match arrival.result {
             Ok(module) => {
                 for fetch in group {
@@ -163,7 +164,10 @@ impl<E: Engine> Supervisor<'_, E> {
         while let Some((slot, at)) = self.tasks.next_deadline()
             && at <= now
         {
-            self.task_is_late(slot, now);
+            match self.tasks.next_to_note(now) {
+                Some(_) => self.note_tasks(now),
+                None => self.task_is_late(slot, now),
+            }
         }
         while let Some((index, at)) = self.tasks.next_late_deployment()
             && at <= now

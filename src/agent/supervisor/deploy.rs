@@ -4,6 +4,7 @@ use super::{File, Supervisor, run::entry, texts_of, wanted};
 use crate::{
     agent::{
         modules::{Obtained, Usage},
+        noting::Noting,
         outbox::Body,
         persist::Stored,
         reason::{Reason, Refusal},
@@ -36,7 +37,8 @@ impl<E: Engine> Supervisor<'_, E> {
         self.parse_budget(|key| start.env.get(key))?;
         let record = self.deployment_record(&texts_of(start), start.monitoring_profile, now)?;
         let wanted = wanted(start, file, Usage::Deployment);
-        let obtained = self.modules.obtain(wanted, &mut self.engine)?;
+        let spare = &mut |lack| self.outbox.free_bytes(lack);
+        let obtained = self.modules.obtain(wanted, &mut self.engine, spare)?;
         self.tasks.deploy(index, record);
         match obtained {
             Obtained::Ready(module) => self
@@ -152,9 +154,9 @@ impl<E: Engine> Supervisor<'_, E> {
                 return;
             }
         }
-        let recalled = self
-            .modules
-            .recall(digest, Usage::Deployment, &mut self.engine);
+        let recalled =
+            self.modules
+                .recall(digest, Usage::Deployment, &mut self.engine, &mut |_| false);
         match recalled {
             Ok(Some(module)) => {
                 if let Err(reason) = self.deployed(index, module) {
@@ -192,6 +194,7 @@ impl<E: Engine> Supervisor<'_, E> {
         let body = Body::Results {
             outcome: Err(Refusal::Stopped.into()),
             stopped: true,
+            noting: Noting::NEVER,
         };
         self.outbox.answer(deployment.id(), body, due);
     }

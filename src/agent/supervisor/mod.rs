@@ -3,7 +3,9 @@
 //! Each file calls those above it in this list alone:
 //!
 //! - this one: the owners, and small steps that all need;
+//! - `broker`: the broker's session, and what it is subscribed to;
 //! - `guest`: messages of guests;
+//! - `note`: tasks that are noted in the store, and reports of those that a restart has interrupted;
 //! - `report`: ends of tasks, on their way to the outbox;
 //! - `run`: runs, from the instance to the exit;
 //! - `round`: federated rounds, before and after the run;
@@ -12,8 +14,10 @@
 //! - `arrival`: arrivals of modules and data, and deadlines.
 
 mod arrival;
+mod broker;
 mod deploy;
 mod guest;
+mod note;
 mod report;
 mod round;
 mod run;
@@ -22,9 +26,11 @@ mod start;
 use crate::{
     agent::{
         modules::{Modules, Usage, Wanted},
+        notes::Notes,
         outbox::Outbox,
         reason::{Reason, Refusal},
         rounds::Rounds,
+        session::Session,
         subscriptions::Subscriptions,
         tasks::{Deployed, TaskRecord, TaskState, Tasks, Texts},
         view::{Stage, TaskView},
@@ -38,7 +44,7 @@ use crate::{
 };
 use core::fmt;
 
-/// Conducts the owners of tasks, modules, rounds, subscriptions and messages, and the engine.
+/// Conducts the owners of tasks, modules, notes, rounds, subscriptions and messages, and the engine.
 #[derive(Debug)]
 pub(super) struct Supervisor<'a, E: Engine> {
     pub(super) config: Config<'a>,
@@ -46,8 +52,10 @@ pub(super) struct Supervisor<'a, E: Engine> {
     pub(super) engine: E,
     pub(super) tasks: Tasks<'a, E>,
     pub(super) modules: Modules<'a, E>,
+    pub(super) notes: Notes,
     pub(super) rounds: Rounds<E::Buffer, Slot>,
     pub(super) subscriptions: Subscriptions<E::Buffer>,
+    pub(super) session: Session,
     pub(super) outbox: Outbox<'a, E::Buffer>,
     pub(super) is_shutting_down: bool,
 }
@@ -63,7 +71,8 @@ impl<E: Engine> Supervisor<'_, E> {
         need: usize,
         purpose: Purpose,
     ) -> Result<(), Reason<E::Buffer>> {
-        Ok(self.modules.make_room(need, purpose, &self.engine)?)
+        let spare = &mut |lack| self.outbox.free_bytes(lack);
+        Ok(self.modules.make_room(need, purpose, &self.engine, spare)?)
     }
 
     pub(super) fn release(&mut self, module: ModuleId) {

@@ -3,6 +3,7 @@
 use super::Supervisor;
 use crate::{
     agent::{
+        noting::Noting,
         outbox::{Body, Outcome, Output, Update},
         reason::{Reason, Refusal},
         tasks::{Deployed, TaskKind, TaskRecord},
@@ -34,14 +35,22 @@ impl<E: Engine> Supervisor<'_, E> {
         let id = record.id();
         log_outcome(id, &outcome);
         let task = record.task();
-        let stopped = task.stopped;
+        let (stopped, noting) = (task.stopped, task.noting);
         let body = match task.kind {
-            TaskKind::Task => Some(Body::Results { outcome, stopped }),
+            TaskKind::Task => Some(Body::Results {
+                outcome,
+                stopped,
+                noting,
+            }),
             TaskKind::Round => {
                 // Its environment names one.
                 Round::of(record.env(), self.config.services).map(|round| {
                     let update = Update::new(&round, outcome, fallback);
-                    Body::Update { update, stopped }
+                    Body::Update {
+                        update,
+                        stopped,
+                        noting,
+                    }
                 })
             }
             TaskKind::Daemon => None,
@@ -91,10 +100,13 @@ impl<E: Engine> Supervisor<'_, E> {
     ) {
         log::warn!("start of {id} refused: {}", reason.of(id));
         let update = Update::new(round, Err(reason), false);
-        let stopped = false;
+        let body = Body::Update {
+            update,
+            stopped: false,
+            noting: Noting::NEVER,
+        };
         let due = self.due(now, now);
-        self.outbox
-            .answer(id, Body::Update { update, stopped }, due);
+        self.outbox.answer(id, body, due);
     }
 
     pub(in crate::agent) fn refuse_invocation(

@@ -41,13 +41,15 @@ impl<E: Engine> Supervisor<'_, E> {
     }
 
     /// Whether a start of this id has been taken and its results, if any, are not delivered yet:
-    /// another one is the same start again. After a stop it is a new one, however soon it comes.
-    pub(in crate::agent) fn is_known(&self, id: &str) -> bool {
+    /// another one is the same start again. After a stop it is a new one, however soon it comes. One that a
+    /// restart has interrupted is known until its report is delivered.
+    pub(in crate::agent) fn is_known(&mut self, id: &str) -> bool {
         let deployment = self.tasks.find_deployment(id);
         let deployment = deployment.and_then(|index| self.tasks.deployment(index));
         let known = self.tasks.find_task(id).is_some()
             || deployment.is_some_and(|d| d.state() != Deployed::WithoutModule)
-            || self.outbox.holds_results(id);
+            || self.outbox.holds_results(id)
+            || self.is_owed(id);
         if known {
             log::info!("start of {id} ignored: it has been started already");
         }
@@ -77,7 +79,8 @@ impl<E: Engine> Supervisor<'_, E> {
         let texts = texts_of(start);
         let record = self.record(&texts, kind, start.monitoring_profile, now)?;
         let wanted = wanted(start, file, Usage::Run(budget.limits));
-        match self.modules.obtain(wanted, &mut self.engine)? {
+        let spare = &mut |lack| self.outbox.free_bytes(lack);
+        match self.modules.obtain(wanted, &mut self.engine, spare)? {
             Obtained::Ready(module) => self.admit(record, module, &budget, now),
             Obtained::Waiting(fetch) => {
                 let until = now + self.config.fetch_timeout;

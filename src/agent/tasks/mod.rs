@@ -15,6 +15,7 @@ pub(super) use record::{
 use crate::{
     agent::{
         gathering::{Gathering, Service},
+        noting::Noting,
         reason::{Reason, Refusal},
     },
     collections::{
@@ -26,7 +27,7 @@ use crate::{
     config::FETCHES_MAX,
     engine::{Engine, ModuleId, Record as _, RunUsage, Slot},
     task::monitor::Monitor,
-    time::Instant,
+    time::{Duration, Instant},
     wire::{Error, MonitoringProfile},
 };
 use core::fmt;
@@ -96,6 +97,8 @@ struct Slots<'a, E: Engine> {
     slots: &'a mut [TaskSlot<E>],
     /// Entries of each heap.
     counts: [u16; 2],
+    /// Time from a start to the moment at which its task is noted, if tasks are.
+    note_after: Option<Duration>,
 }
 
 impl<E: Engine> Slots<'_, E> {
@@ -117,6 +120,21 @@ impl<E: Engine> Slots<'_, E> {
     fn earliest(&self, order: Order) -> Option<u16> {
         let order = order as usize;
         (self.counts[order] > 0).then(|| self.slots[0].heaps[order])
+    }
+
+    /// When a task is noted, if it is yet to be.
+    fn note_at(&self, record: &TaskRecord<E>) -> Option<Instant> {
+        let task = record.task();
+        let is_awaited = task.noting == Noting::AWAITED;
+        self.note_after
+            .filter(|_| is_awaited)
+            .map(|after| task.received + after)
+    }
+
+    /// When a task is to be looked at: for its state, or to be noted.
+    fn due(&self, record: &TaskRecord<E>) -> Option<Instant> {
+        let both = [record.state().until(), self.note_at(record)];
+        both.into_iter().flatten().min()
     }
 
     /// The record of a slot that is taken, as those that are linked are.
@@ -172,7 +190,7 @@ impl<E: Engine> crate::collections::heap::Heap for By<'_, '_, E> {
     fn key(&self, item: u16) -> u64 {
         let record = self.0.record(item);
         let at = match self.1 {
-            Order::Deadline => record.state().until(),
+            Order::Deadline => self.0.due(record),
             Order::Sample => record.monitor().and_then(Monitor::next),
         };
         at.map_or(u64::MAX, Instant::as_millis)
@@ -256,10 +274,12 @@ fn bucket(key: &str, count: usize) -> usize {
 }
 
 impl<'a, E: Engine> Tasks<'a, E> {
-    /// With the first 65,534 slots and the first 256 deployments, all of them free.
+    /// With the first 65,534 slots and the first 256 deployments, all of them free. Tasks are noted that long after
+    /// their starts.
     pub(super) fn new(
         slots: &'a mut [TaskSlot<E>],
         deployments: &'a mut [DeploymentSlot<E>],
+        note_after: Option<Duration>,
     ) -> Self {
         let count = slots.len().min(usize::from(NONE - 1));
         let slots = &mut slots[..count];
@@ -283,6 +303,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
             slots: Slots {
                 slots,
                 counts: [0; 2],
+                note_after,
             },
             deployments,
             taken: 0,
@@ -461,7 +482,7 @@ impl<'a, E: Engine> Tasks<'a, E> {
             return;
         };
         let count = |of: &mut u16| *of = of.wrapping_add_signed(if enters { 1 } else { -1 });
-        let has_deadline = record.state().until().is_some();
+        let has_deadline = self.slots.due(record).is_some();
         let mut is_sampled = false;
         let list = match record.state() {
             TaskState::Accepted | TaskState::Posting { is_due: false, .. } => None,
@@ -545,7 +566,34 @@ impl<'a, E: Engine> Tasks<'a, E> {
     /// The task that is to be looked at first, and when.
     pub(super) fn next_deadline(&self) -> Option<(Slot, Instant)> {
         let slot = self.slots.earliest(Order::Deadline)?;
-        Some((Slot(slot), self.slots.record(slot).state().until()?))
+        Some((Slot(slot), self.slots.due(self.slots.record(slot))?))
+    }
+
+    /// The task that is to be looked at first, if it is to be noted by now.
+    pub(super) fn next_to_note(&self, now: Instant) -> Option<Slot> {
+        let slot = self.slots.earliest(Order::Deadline)?;
+        let at = self.slots.note_at(self.slots.record(slot))?;
+        (at <= now).then_some(Slot(slot))
+    }
+
+    /// Whether a task of this id is there that is in this note.
+    pub(super) fn is_noted(&self, id: &str, note: u8) -> bool {
+        let is_it = |record: &TaskRecord<E>| {
+            record.invocation().is_none() && record.task().noting.note() == Some(note)
+        };
+        self.find(id, is_it).is_some()
+    }
+
+    /// Sets whether a task is noted, and where.
+    pub(super) fn set_noting(&mut self, slot: Slot, noting: Noting) {
+        By(&mut self.slots, Order::Deadline).remove(slot.0);
+        let Some(record) = self.slots.get_mut(slot.0) else {
+            return;
+        };
+        record.task_mut().noting = noting;
+        if self.slots.due(self.slots.record(slot.0)).is_some() {
+            By(&mut self.slots, Order::Deadline).insert(slot.0);
+        }
     }
 
     /// Sets the stop of a task that runs, and when to look at it again.
@@ -870,9 +918,9 @@ impl<E: Engine> Tasks<'_, E> {
             all.iter().filter(|(_, t)| t.key().is_some()).count()
         );
         // The heaps.
-        let least = all.iter().filter_map(|(_, t)| t.state().until()).min();
+        let least = all.iter().filter_map(|(_, t)| self.slots.due(t)).min();
         assert_eq!(self.next_deadline().map(|(_, at)| at), least);
-        let timed = all.iter().filter(|(_, t)| t.state().until().is_some());
+        let timed = all.iter().filter(|(_, t)| self.slots.due(t).is_some());
         assert_eq!(
             usize::from(self.slots.counts[Order::Deadline as usize]),
             timed.count()

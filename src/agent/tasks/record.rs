@@ -4,6 +4,7 @@
 use crate::{
     agent::{
         gathering::Gathering,
+        noting::Noting,
         reason::{Reason, Refusal},
     },
     collections::{chain::END, heap, list},
@@ -233,6 +234,7 @@ pub(crate) struct Task<E: Engine> {
     pub(crate) kind: TaskKind,
     /// Whether a stop command came, at whatever stage: the task may be started anew at once.
     pub(crate) stopped: bool,
+    pub(crate) noting: Noting,
     pub(super) layout: Layout,
     /// In the line of tasks that wait for the same as it.
     pub(super) links: list::Links,
@@ -254,6 +256,10 @@ impl<E: Engine> Task<E> {
             state,
             kind,
             stopped: false,
+            noting: match kind {
+                TaskKind::Task | TaskKind::Round => Noting::AWAITED,
+                TaskKind::Daemon | TaskKind::Invocation(_) => Noting::NEVER,
+            },
             layout,
             links: list::Links::NONE,
             chain: END,

@@ -286,3 +286,143 @@ fn a_module_that_is_loaded_runs_though_its_bytes_find_no_room() {
     let status = bench.agent.status();
     assert_eq!((status.running, status.parses), (2, 1));
 }
+
+/// Results, by the second at which they are sent.
+fn told(out: &[(u64, String, Json)]) -> Vec<(u64, &str)> {
+    let results = out
+        .iter()
+        .filter(|(_, topic, _)| topic.ends_with("/results"));
+    results
+        .map(|(ms, _, body)| (ms / 1000, body["task_id"].as_str().unwrap()))
+        .collect()
+}
+
+#[test]
+fn results_that_end_while_the_manager_is_away_are_told_when_it_is_back() {
+    let mut bench = Bench::online();
+    for id in ["a", "b"] {
+        bench.start(quiet(id));
+    }
+    bench.broker.is_deserted = true;
+    bench.exit(0, Ok(Some(Value::I32(1))));
+    bench.exit(1, Ok(Some(Value::I32(2))));
+    let out = bench.run_until(50_000);
+    assert_eq!(
+        told(&out),
+        [(1, "a"), (1, "b"), (3, "a"), (7, "a"), (15, "a"), (31, "a")]
+    );
+    // The manager is back, and says so by a command.
+    bench.broker.is_deserted = false;
+    bench.start(quiet("c"));
+    assert_eq!(told(&bench.run_until(51_000)), [(50, "a"), (50, "b")]);
+    assert_eq!(told(&bench.run_until(200_000)), []);
+}
+
+#[test]
+fn results_that_nobody_heard_are_tried_on_the_next_connection() {
+    let mut bench = Bench::online();
+    bench.start(quiet("a"));
+    bench.broker.is_deserted = true;
+    bench.exit(0, Ok(None));
+    assert_eq!(told(&bench.run_until(40_000)).last(), Some(&(31, "a")));
+    bench.handle(Event::Disconnected);
+    assert!(bench.run_until(100_000).is_empty());
+    bench.broker.is_deserted = false;
+    bench.handle(Event::Connected);
+    assert_eq!(told(&bench.run_until(100_500)), [(100, "a")]);
+}
+
+#[test]
+fn a_start_of_a_task_whose_results_nobody_heard_runs_it_again() {
+    let mut bench = Bench::online();
+    bench.start(quiet("a"));
+    bench.broker.is_deserted = true;
+    bench.exit(0, Ok(Some(Value::I32(1))));
+    bench.run_until(2_000);
+    bench.broker.is_deserted = false;
+    bench.start(quiet("a"));
+    assert_eq!(bench.agent.status().running, 1);
+    bench.exit(0, Ok(Some(Value::I32(2))));
+    assert_eq!(bench.results_until(60_000), [result("a", "2")]);
+}
+
+#[test]
+fn a_discovery_message_that_nobody_heard_is_sent_again() {
+    let mut bench = Bench::offline();
+    bench.broker.is_deserted = true;
+    bench.handle(Event::Connected);
+    let seconds = |out: Vec<(u64, String, Json)>| -> Vec<u64> {
+        let created = out
+            .iter()
+            .filter(|(_, topic, _)| topic.ends_with("/create"));
+        created.map(|(ms, ..)| ms / 1000).collect()
+    };
+    assert_eq!(seconds(bench.run_until(20_000)), [0, 2, 6, 14]);
+    bench.broker.is_deserted = false;
+    assert_eq!(seconds(bench.run_until(200_000)), [30]);
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_a_listener() {
+    let mut bench = Bench::online();
+    bench.start(quiet("a"));
+    bench.broker.is_deserted = true;
+    bench.handle(Event::Shutdown);
+    bench.exit_interrupted();
+    bench.run_until(1_500);
+    assert!(bench.agent.is_drained());
+}
+
+/// Results that wait for a listener keep no task from its memory.
+#[test]
+fn results_that_nobody_heard_give_way_to_a_task_that_needs_their_memory() {
+    let mut bench = Bench::online();
+    bench.start(quiet("a"));
+    let trap = bench.agent.engine().trap(&"x".repeat(400));
+    bench.exit(0, Err(trap));
+    bench.broker.is_deserted = true;
+    bench.run_until(1_500);
+    assert!(bench.agent.supervisor.outbox.holds_results("a"));
+    // All of the arena that is free, but for less than a task needs.
+    let mut held = Vec::new();
+    while let Ok(block) = bench.agent.engine().allocate(100) {
+        held.push(block);
+    }
+    bench.start(quiet("b"));
+    assert!(!bench.agent.supervisor.outbox.holds_results("a"));
+}
+
+#[test]
+fn results_that_nobody_heard_do_not_give_way_in_vain() {
+    let mut bench = Bench::online();
+    bench.start(quiet("a"));
+    let trap = bench.agent.engine().trap(&"x".repeat(400));
+    bench.exit(0, Err(trap));
+    bench.broker.is_deserted = true;
+    bench.run_until(1_500);
+    let supervisor = &mut bench.agent.supervisor;
+    let more = supervisor.engine.arena().total + 1;
+    supervisor
+        .make_room(more, crate::memory::Purpose::Record)
+        .unwrap_err();
+    assert!(supervisor.outbox.holds_results("a"));
+}
+
+/// Results that wait for a listener keep no module from its memory, either.
+#[test]
+fn results_that_nobody_heard_give_way_to_a_module() {
+    let mut bench = Bench::online();
+    bench.start(quiet("a"));
+    let trap = bench.agent.engine().trap(&"x".repeat(400));
+    bench.exit(0, Err(trap));
+    bench.broker.is_deserted = true;
+    bench.run_until(1_500);
+    // A module that fits, were it not for the results.
+    let mut held = Vec::new();
+    while bench.agent.engine().arena().free > LOAD + INSTANCE + 30 {
+        held.push(bench.agent.engine().allocate(10).unwrap());
+    }
+    bench.start(quiet("b"));
+    assert_eq!(bench.agent.status().running, 1);
+    assert!(!bench.agent.supervisor.outbox.holds_results("a"));
+}

@@ -311,6 +311,59 @@ fn two_tasks_share_a_subscription() {
     ));
 }
 
+fn boot(store: &FakeStore) -> Bench {
+    let store = Box::leak(Box::new(store.clone()));
+    let mut bench = Bench::with_store(config(), Some(store));
+    bench.agent.restore(bench.now);
+    bench
+}
+
+#[test]
+fn a_note_of_the_session_that_is_damaged_is_made_anew_of_all_that_is_in_force() {
+    let store = FakeStore::default();
+    let mut bench = boot(&store);
+    bench.handle(Event::NewSession);
+    bench.handle(Event::Connected);
+    bench.start(task("a"));
+    for topic in ["one", "two"] {
+        bench.agent.engine_mut().subscribe(Slot(0), topic);
+        bench.handle(Event::Tick);
+        assert_eq!(bench.agent.poll_subscribe(), add(topic));
+        if topic == "one" {
+            store.kept().notes[0].1 = std::vec![9];
+        }
+    }
+    let mut bench = boot(&store);
+    bench.handle(Event::Connected);
+    let stale = std::iter::from_fn(|| bench.agent.poll_subscribe());
+    assert_eq!(stale.count(), 2);
+}
+
+/// The note says to what the session may be subscribed: an earlier boot may have ended that, or not begun it.
+#[test]
+fn a_filter_of_an_earlier_boot_is_subscribed_to_again_by_a_guest() {
+    let store = FakeStore::default();
+    let mut bench = boot(&store);
+    bench.handle(Event::NewSession);
+    bench.handle(Event::Connected);
+    bench.start(task("a"));
+    bench.agent.engine_mut().subscribe(Slot(0), "news");
+    bench.handle(Event::Tick);
+    assert_eq!(bench.agent.poll_subscribe(), add("news"));
+    bench.exit(0, Ok(None));
+    let ended = bench.agent.poll_subscribe();
+    assert!(matches!(ended, Some(Subscription::Remove(_))));
+
+    // A command that has waited for the reboot's end comes before the link asks.
+    let mut bench = boot(&store);
+    bench.handle(Event::Connected);
+    bench.start(task("b"));
+    bench.agent.engine_mut().subscribe(Slot(0), "news");
+    bench.handle(Event::Tick);
+    assert_eq!(bench.agent.poll_subscribe(), add("news"));
+    assert_eq!(bench.agent.poll_subscribe(), None);
+}
+
 #[test]
 fn subscriptions_are_bounded() {
     let mut bench = running();
