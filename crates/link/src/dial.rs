@@ -6,7 +6,8 @@
 use crate::{
     config::LinkConfig,
     error::ConnectionError,
-    gate::{self, Buffers, Gate, Inbox, Limits, PeerActivity},
+    gate::{self, Buffers, Edits, Gate, Inbox, Limits, PeerActivity},
+    resumption::Resumption,
     stack::{Stack, TlsError},
     time::ticks,
 };
@@ -89,10 +90,15 @@ pub(crate) fn gate<'w, IO>(
     activity: &'w PeerActivity,
     buffers: Buffers<'w>,
     config: &LinkConfig<'_>,
+    resumption: &Resumption,
 ) -> Gate<'w, IO> {
     activity.reset();
     let limits = Limits {
-        max_packet: config.max_packet.unwrap_or(NO_MAXIMUM),
+        connect: Edits {
+            max_packet: config.max_packet.unwrap_or(NO_MAXIMUM),
+            clean_start: resumption.clean_start(),
+            will_at_most_once: resumption.will_at_most_once(),
+        },
         patience: ticks(config.write_timeout),
     };
     Gate::new(io, inbox, activity, buffers, limits)

@@ -21,8 +21,12 @@ pub enum ConnectionError {
     Refused(u8),
     /// It refused a subscription, for this MQTT reason code.
     Subscription(u8),
+    /// It closed the connection behind the CONNECT, without a byte.
+    Unanswered,
     /// It closed the connection, for this MQTT reason code if it named one.
     Closed(Option<u8>),
+    /// It resumed a session, where a new one was asked for.
+    SessionPresent,
     /// It has gone silent.
     Silent,
     /// It has stopped reading.
@@ -47,6 +51,7 @@ impl ConnectionError {
             Error::Disconnected => match activity.reason_code.get() {
                 // minimq gave up waiting for the answer to its ping.
                 None if !activity.closed.get() => Self::Silent,
+                None if !activity.has_spoken.get() => Self::Unanswered,
                 code => Self::Closed(code),
             },
             Error::Transport(gate::Error::Stalled) => Self::Stalled,
@@ -76,8 +81,9 @@ impl ConnectionError {
 }
 
 /// Meaning of an MQTT reason code, and a remedy.
-fn reason(code: u8) -> &'static str {
+pub(crate) fn reason(code: u8) -> &'static str {
     match code {
+        0x10 => "nobody is subscribed to it",
         0x80 => "unspecified error",
         0x81 | 0x82 => "the broker holds our packet for malformed",
         0x83 => "implementation specific error",
@@ -140,6 +146,12 @@ impl fmt::Display for ConnectionError {
                 )
             }
             Self::Closed(None) => f.write_str("the broker closed the connection"),
+            Self::Unanswered => f.write_str(
+                "the broker closed the connection behind our CONNECT, without an answer: does its port speak MQTT 5 (FluxMQ: 1884, not 1883; RabbitMQ from 3.13 on)? Are the proplet id and the API key right?",
+            ),
+            Self::SessionPresent => {
+                f.write_str("the broker breaks the protocol: it resumes a session where we asked for a new one")
+            }
             Self::Silent => f.write_str("the broker has gone silent"),
             Self::Stalled => f.write_str("the broker has stopped reading"),
             Self::Transport => f.write_str("the connection broke"),
@@ -170,6 +182,8 @@ impl ConnectionError {
             Self::Buffer => (12, 0),
             Self::Tls => (13, 0),
             Self::ReceiveMaximum => (14, 0),
+            Self::Unanswered => (15, 0),
+            Self::SessionPresent => (16, 0),
         };
         u16::from_be_bytes([kind, code])
     }
@@ -191,6 +205,8 @@ impl ConnectionError {
             12 => Self::Buffer,
             13 => Self::Tls,
             14 => Self::ReceiveMaximum,
+            15 => Self::Unanswered,
+            16 => Self::SessionPresent,
             _ => return None,
         })
     }
@@ -231,6 +247,8 @@ mod tests {
             ConnectionError::Buffer,
             ConnectionError::Tls,
             ConnectionError::ReceiveMaximum,
+            ConnectionError::Unanswered,
+            ConnectionError::SessionPresent,
         ] {
             assert_eq!(ConnectionError::unpack(error.pack()), Some(error));
         }

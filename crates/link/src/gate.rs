@@ -19,6 +19,7 @@ mod window;
 mod withheld;
 
 pub use activity::PeerActivity;
+pub use connect::Edits;
 pub use error::{Error, Fault};
 pub use inbound::BUFFER_MIN;
 pub use inbox::Inbox;
@@ -47,11 +48,14 @@ const BURST: usize = 64 * 1024;
 /// Bytes of a CONNECT that are edited at once: all that minimq writes up to the end of its properties.
 const EDITED: usize = 32;
 
-/// Limits of a [`Gate`].
+/// Reason code of a PUBACK: the broker took the publication, and nobody is subscribed to its topic.
+const NO_MATCHING_SUBSCRIBERS: u8 = 0x10;
+
+/// What a [`Gate`] holds to.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Maximum number of bytes of a packet, which the broker is told.
-    pub max_packet: u32,
+    /// What the CONNECT says.
+    pub connect: Edits,
     /// Longest wait to write a byte.
     pub patience: Duration,
 }
@@ -229,6 +233,11 @@ impl<IO: Read + Write> Read for Gate<'_, IO> {
         let n = self.reply.read(out);
         if self.reply.is_read() {
             self.activity.has_stub.set(false);
+            if let Some(code) = self.reply.puback() {
+                self.activity
+                    .is_unheard
+                    .set(code == NO_MATCHING_SUBSCRIBERS);
+            }
         }
         Ok(n)
     }
@@ -275,10 +284,7 @@ impl<IO: Write> Gate<'_, IO> {
 
 impl<IO: Write> Write for Gate<'_, IO> {
     async fn write(&mut self, buf: &[u8]) -> Result<usize, Self::Error> {
-        let Limits {
-            max_packet,
-            patience,
-        } = self.limits;
+        let Limits { connect, patience } = self.limits;
         if self.connect.is_done() {
             if self.outgoing.push(buf) {
                 return Ok(buf.len());
@@ -290,7 +296,7 @@ impl<IO: Write> Write for Gate<'_, IO> {
             return patiently(&mut self.stalled, patience, self.io.write(buf)).await;
         }
         let mut edited = [0; EDITED];
-        let edited = self.connect.edit(buf, &mut edited, max_packet);
+        let edited = self.connect.edit(buf, &mut edited, &connect);
         let n = patiently(&mut self.stalled, patience, self.io.write(edited)).await?;
         self.connect.pass(&buf[..n.min(edited.len())]);
         Ok(n)

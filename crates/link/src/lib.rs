@@ -31,6 +31,7 @@ mod link;
 mod liveness;
 mod publishing;
 pub mod reactor;
+mod resumption;
 mod run;
 mod session;
 mod stack;

@@ -4,10 +4,11 @@ use crate::{
     config::LinkConfig,
     dial::{self, LiveConnection},
     driver::{AgentDriver, Signal},
-    error::{CloseReason, ConnectionError, Stopped},
+    error::{CloseReason, ConnectionError, Stopped, reason},
     gate::{self, PeerActivity},
     liveness::Liveness,
     publishing::{Attempt, Publishing, publish},
+    resumption::Resumption,
     session::{self, GOODBYE, goodbye},
     stack::Stack,
     status::{LinkState, LinkStatus},
@@ -40,6 +41,7 @@ pub(crate) struct Link<'r, 'a, E: Engine, N> {
     config: &'r LinkConfig<'r>,
     status: &'r LinkStatus,
     activity: &'r PeerActivity,
+    resumption: Resumption,
     publishing: Publishing,
     subscriptions: Subscriptions,
     liveness: Liveness,
@@ -51,6 +53,11 @@ fn tell_fate<E: Engine>(agent: &RefCell<Agent<'_, E>>, token: Token, delivery: D
     agent
         .borrow_mut()
         .handle(Event::Published(token, delivery), now);
+}
+
+/// Whether the session outlives the process, here and at the broker.
+fn keeps_session<E: Engine>(agent: &RefCell<Agent<'_, E>>, config: &LinkConfig<'_>) -> bool {
+    config.session_expiry > 0 && agent.borrow().has_session()
 }
 
 /// Lets the connection progress until minimq has something new, or the inbox has a message of which
@@ -84,6 +91,7 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
             config,
             status,
             activity,
+            resumption: Resumption::new(keeps_session(agent, config)),
             publishing: Publishing::new(),
             subscriptions: Subscriptions::Incomplete,
             liveness: Liveness::new(config.keep_alive),
@@ -154,12 +162,20 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         }
     }
 
-    /// Gives up the publication for which the broker ends the connections, and the session with it.
+    /// Gives up the publication for which the broker ends the connections, and with it what minimq knows of
+    /// the session. The broker's stays.
     pub(crate) fn give_up(&mut self) {
         error!("the broker ends each connection because of a publication: it is given up");
         let agent = self.agent;
         self.publishing
             .give_up(|token, delivery| tell_fate(agent, token, delivery));
+        self.subscribe_anew(Event::Resubscribe);
+    }
+
+    /// Has all subscriptions made again, for this reason.
+    fn subscribe_anew(&mut self, reason: Event<'_>) {
+        self.subscriptions = Subscriptions::Incomplete;
+        self.tell(reason);
     }
 
     /// One connection, from the address to the loss.
@@ -170,15 +186,23 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         buffers: &mut gate::Buffers<'_>,
         retry: &mut Retry,
     ) -> CloseReason {
-        let mut connection = match self.connect(stack, session, buffers).await {
+        let mut connection = match self.connect(stack, session, buffers, retry).await {
             Ok(connection) => connection,
             Err(reason) => return self.failed(reason),
         };
         let reason = match self.subscribe(&mut connection).await {
             Ok(()) => self.run_online(&mut connection, retry).await,
-            Err(reason) => self.failed(reason),
+            Err(reason) => {
+                if let CloseReason::Failed(_) = reason {
+                    warn!(
+                        "the subscriptions were not made: may this proplet id have them? Check tenant, channel and the broker's permissions"
+                    );
+                }
+                self.failed(reason)
+            }
         };
         let disconnect = match reason {
+            CloseReason::Stopped if keeps_session(self.agent, self.config) => session::PAUSE,
             CloseReason::Stopped => session::END,
             CloseReason::Failed(ConnectionError::ReceiveMaximum) => session::PAUSE,
             CloseReason::Failed(_) => return reason,
@@ -204,6 +228,7 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         stack: &'s S,
         session: &'s mut Session<'b>,
         buffers: &'s mut gate::Buffers<'_>,
+        retry: &mut Retry,
     ) -> Result<LiveConnection<'s, 'b, 's, S::Connection<'s>>, CloseReason>
     where
         'r: 's,
@@ -217,24 +242,49 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
             let connect = pin!(dial::connect(stack, address, config));
             self.driver.run_until(connect).await??
         };
-        let io = dial::gate(io, self.agent, activity, buffers.reborrow(), config);
+        let resumption = &self.resumption;
+        let io = dial::gate(
+            io,
+            self.agent,
+            activity,
+            buffers.reborrow(),
+            config,
+            resumption,
+        );
         let handshake = with_timeout(ticks(config.timeout), session.connect(io));
         let connection = match self.driver.run_until(pin!(handshake)).await? {
             Ok(Ok(connection)) => connection,
-            Ok(Err(err)) => return Err(dial::refusal(&err, activity).into()),
-            Err(_) => return Err(ConnectionError::Timeout.into()),
+            Ok(Err(err)) => return Err(self.not_accepted(dial::refusal(&err, activity), retry)),
+            Err(_) => return Err(self.not_accepted(ConnectionError::Timeout, retry)),
         };
+        let is_new = matches!(connection.connect_event(), ConnectEvent::Connected);
+        if !is_new && self.resumption.clean_start() {
+            // MQTT-3.2.2-4.
+            return Err(ConnectionError::SessionPresent.into());
+        }
         dial::greeted(&connection, activity, address);
+        self.resumption.accepted();
         self.liveness.reset();
-        if let ConnectEvent::Connected = connection.connect_event() {
-            self.subscriptions = Subscriptions::Incomplete;
-            self.tell(Event::NewSession);
+        if is_new {
+            self.subscribe_anew(Event::NewSession);
             // The broker knows nothing of the publications in flight.
             let agent = self.agent;
             self.publishing
                 .lose(|token, delivery| tell_fate(agent, token, delivery));
         }
         Ok(connection)
+    }
+
+    /// Takes note of a connection that the broker did not accept.
+    fn not_accepted(&mut self, error: ConnectionError, retry: &mut Retry) -> CloseReason {
+        if self.resumption.clean_start() && self.subscriptions.is_complete() {
+            // The broker may have begun it all the same, and the next connection would take it up.
+            self.subscribe_anew(Event::Resubscribe);
+        }
+        if self.resumption.failed(error, self.config.will) {
+            retry.reset();
+        }
+        error.into()
     }
 
     /// Makes all subscriptions that the agent requires, unless the broker's session has them.
@@ -285,11 +335,17 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         connection: &mut LiveConnection<'_, '_, '_, IO>,
         deadline: Instant,
     ) -> Result<Option<ReasonCode>, CloseReason> {
-        let poll = with_deadline(deadline, poll(connection, self.activity));
-        let refused = match self.driver.run_until(pin!(poll)).await? {
+        let progress = {
+            let poll = pin!(with_deadline(deadline, poll(connection, self.activity)));
+            self.driver.run_until(poll).await?
+        };
+        let refused = match progress {
             Ok(Ok(())) => None,
             Ok(Err(Error::Peer(PeerError::Rejected(code)))) => Some(code),
-            Ok(Err(err)) => return Err(ConnectionError::new(&err, self.activity).into()),
+            Ok(Err(err)) => {
+                self.settle(connection.session(), None);
+                return Err(ConnectionError::new(&err, self.activity).into());
+            }
             Err(_) => return Err(ConnectionError::Timeout.into()),
         };
         self.settle(connection.session(), refused);
@@ -359,11 +415,15 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
                         .subscriptions
                         .take_answer(|op| connection.is_pending(op))
                     {
-                        warn!("the broker refuses a guest's subscription: {code:?}");
+                        let code = u8::from(code);
+                        let reason = reason(code);
+                        warn!("the broker refuses a guest's subscription: {reason} ({code:#04x})");
                     }
                     self.settle(connection.session(), Some(code));
                 }
                 Either3::Second(Err(err)) => {
+                    // An acknowledgement may have come before it.
+                    self.settle(connection.session(), None);
                     return ConnectionError::new(&err, self.activity).into();
                 }
             }
@@ -374,14 +434,19 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
     /// completes the operation, so with `refused` the one that has become complete is the refused one.
     fn settle(&mut self, session: &Session<'_>, refused: Option<ReasonCode>) {
         let delivery = match refused {
+            None if self.activity.is_unheard.get() => Delivery::Unheard,
             None => Delivery::Done,
-            Some(code) => {
-                warn!("the broker refuses a publication: {code:?}");
-                Delivery::Refused
-            }
+            Some(_) => Delivery::Refused,
         };
         let agent = self.agent;
-        let tell = |token, delivery| tell_fate(agent, token, delivery);
+        let tell = |token, delivery| {
+            if let Some(code) = refused.map(u8::from) {
+                let topic = agent.borrow().topic(token);
+                let reason = reason(code);
+                warn!("the broker refuses a publication to {topic}: {reason} ({code:#04x})");
+            }
+            tell_fate(agent, token, delivery);
+        };
         self.publishing.settle(session, delivery, tell);
         self.liveness.settle(session);
     }

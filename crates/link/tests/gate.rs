@@ -12,7 +12,7 @@ use proplet::{
     wire::TOPIC_MAX,
 };
 use proplet_link::gate::{
-    BUFFER_MIN, Buffers, Error, Fault, Gate, Inbox, Limits, PACKET_MAX, PeerActivity,
+    BUFFER_MIN, Buffers, Edits, Error, Fault, Gate, Inbox, Limits, PACKET_MAX, PeerActivity,
 };
 use proptest::{collection::vec, prelude::*};
 use std::{
@@ -24,7 +24,11 @@ use std::{
 use support::{Fault as IoFault, Net, Stream, after, packet, publish_packet, simulate};
 
 const LIMITS: Limits = Limits {
-    max_packet: 0x0a0b_0c0d,
+    connect: Edits {
+        max_packet: 0x0a0b_0c0d,
+        clean_start: true,
+        will_at_most_once: false,
+    },
     patience: Duration::from_secs(1),
 };
 
@@ -871,7 +875,7 @@ fn withheld_messages_hold_back_no_publication_under_minimq() {
         let mut session = Session::new(config);
         let mut connection = session.connect(gate).await.unwrap();
         let largest = net.with(|w| w.login.as_ref().map(|login| login.largest_packet));
-        assert_eq!(largest, Some(LIMITS.max_packet));
+        assert_eq!(largest, Some(LIMITS.connect.max_packet));
         let options = SubscriptionOptions::default().maximum_qos(QoS::AtLeastOnce);
         let filters = [TopicFilter::new("t").options(options)];
         connection.subscribe(&filters, &[]).await.unwrap();

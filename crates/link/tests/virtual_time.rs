@@ -9,162 +9,19 @@ use ::proplet::{
     time::{Duration, Instant},
     wire::TOPIC_MAX,
 };
-use embassy_futures::{
-    select::{Either3, select3},
-    yield_now,
-};
+use embassy_futures::yield_now;
 use proplet_link::{
     Buffers, ConnectionError, LinkConfig, LinkState, LinkStatus, SetupError, Signal,
     gate::BUFFER_MIN, run,
 };
 use proptest::prelude::*;
-use std::{cell::RefCell, future::Future, rc::Rc};
+use std::cell::RefCell;
 use support::{
     Cut, Dial, Login, Net, Seen, Signals, after, at, now, parks,
-    proplet::{
-        CONFIG, Guests, ID, Log, TestAgent, agent, agent_with, result_of, start_json, task_id,
-    },
+    proplet::{CONFIG, ID, Log, agent, agent_with, result_of, start_json},
+    setup::{ALIVE, CHUNKS, CREATE, LINK, RESULTS, START, STOP, Setup, World, is_drained, results},
     simulate, warnings,
 };
-
-const ALIVE: &str = "m/t/c/c/control/proplet/alive";
-const CREATE: &str = "m/t/c/c/control/proplet/create";
-const RESULTS: &str = "m/t/c/c/control/proplet/results";
-const START: &str = "m/t/c/c/control/manager/start";
-const STOP: &str = "m/t/c/c/control/manager/stop";
-const CHUNKS: &str = "m/t/c/c/registry/server";
-
-const LINK: LinkConfig<'static> = LinkConfig {
-    host: "broker.test",
-    port: 1884,
-    proplet_id: ID,
-    api_key: "secret",
-    seed: 7,
-    ..LinkConfig::DEFAULT
-};
-
-struct World {
-    net: Net,
-    guests: Guests,
-    signals: Signals,
-    status: &'static LinkStatus,
-}
-
-impl World {
-    fn log(&self) -> Rc<RefCell<Log>> {
-        Rc::clone(&self.guests.log)
-    }
-
-    fn agent(&self) -> Rc<RefCell<TestAgent>> {
-        Rc::clone(&self.guests.agent)
-    }
-
-    /// Starts a task that ends at once. Its result is due after 250 ms.
-    fn start(&self, id: &str) {
-        start(&self.net, id);
-    }
-
-    /// Starts a task that ends when it must.
-    fn start_endless(&self, id: &str, deadline_ms: Option<u64>) {
-        let json = start_json(id, "endless", deadline_ms);
-        self.net.publish(START, json.as_bytes());
-    }
-}
-
-fn start(net: &Net, id: &str) {
-    net.publish(START, start_json(id, "main", None).as_bytes());
-}
-
-/// Runs the link while `script` does.
-struct Setup {
-    config: LinkConfig<'static>,
-    rx: usize,
-    tx: usize,
-    world: World,
-}
-
-impl Setup {
-    fn new() -> Self {
-        Self::with(CONFIG)
-    }
-
-    fn with(config: Config<'static>) -> Self {
-        Self::of(agent(config))
-    }
-
-    fn of(agent: Rc<RefCell<TestAgent>>) -> Self {
-        let signals = Signals::default();
-        Self {
-            config: LINK,
-            rx: BUFFER_MIN,
-            tx: 2048,
-            world: World {
-                net: Net::new(),
-                guests: Guests::new(agent, &signals),
-                signals,
-                status: Box::leak(Box::default()),
-            },
-        }
-    }
-
-    /// Runs until the script ends, or the link does; whether it was the link.
-    fn run<F: Future<Output = ()>>(self, script: impl FnOnce(World) -> F) -> bool {
-        let world = &self.world;
-        let (net, signals, status) = (world.net.clone(), world.signals.clone(), world.status);
-        let guests = world.guests.clone();
-        let mut rx = vec![0; self.rx];
-        let (mut tx, mut will) = (vec![0; self.tx], [0; 128]);
-        let buffers = Buffers {
-            rx: &mut rx,
-            output: &mut [0; 64],
-            tx: &mut tx,
-            will: &mut will,
-            http: [],
-        };
-        let config = self.config;
-        // A connection may be made and lost in one poll, but for waits that ask for signals.
-        let signal = async || {
-            guests.observe();
-            signals.next().await
-        };
-        let script = script(self.world);
-        let ended = simulate(async {
-            let link = run(&net, &guests.agent, &config, buffers, signal, status);
-            match select3(script, link, guests.run()).await {
-                Either3::First(()) => false,
-                Either3::Second(result) => {
-                    assert_eq!(result, Ok(()));
-                    assert_eq!(status.state(), LinkState::Ended);
-                    true
-                }
-                Either3::Third(never) => match never {},
-            }
-        });
-        guests.observe();
-        let log = guests.log.borrow();
-        let (connected, lost) = (log.connected.len(), log.disconnected.len());
-        assert_eq!(
-            connected,
-            status.connects() as usize,
-            "a connection was missed"
-        );
-        let losses = status.losses() as usize;
-        assert!((losses..=losses + usize::from(ended)).contains(&lost));
-        ended
-    }
-}
-
-/// Whether each task has ended, and each result has been told as delivered.
-fn is_drained(agent: &Rc<RefCell<TestAgent>>) -> bool {
-    agent.borrow().is_drained()
-}
-
-/// Tasks of the results that have come, without what was sent again under the same identifier.
-fn results(net: &Net) -> Vec<String> {
-    let published = net.published(RESULTS);
-    let ids = published.iter().map(|(_, payload)| task_id(payload).into());
-    ids.collect()
-}
 
 /// When the results of a task have come as they were first sent.
 fn arrivals(net: &Net, id: &str) -> Vec<u64> {
@@ -632,6 +489,7 @@ fn refused_credentials_are_tried_again_at_growing_intervals() {
         password: Some("secret".into()),
         session_expiry: 300,
         largest_packet: 268_435_455,
+        will: Some(1),
     };
     assert_eq!(login, expected);
 }
@@ -940,7 +798,10 @@ fn a_quiet_connection_is_kept() {
         assert_eq!(log.connected.len(), 1);
         assert_eq!(log.disconnected.len(), 0);
         // A broker of QoS 0 acknowledges nothing: the discovery is done when it is written.
-        assert_eq!(net.sent(ALIVE), heartbeats(&log, 0, 3_600_000));
+        assert_eq!(
+            net.sent(ALIVE),
+            heartbeats(&log, log.connected[0], 3_600_000)
+        );
     }
 }
 
@@ -1074,7 +935,7 @@ fn a_publication_that_the_broker_ends_connections_for_is_given_up_and_no_other()
         assert_eq!(came.iter().filter(|r| *r == id).count(), 1, "{came:?}");
     }
     assert_eq!(log.disconnected.len(), 3);
-    assert_eq!(sessions(&net), 2, "the first, and the one after that");
+    assert_eq!(sessions(&net), 1, "the broker's session stays");
     // The one was told as refused, for which it has to wait, and the others as lost.
     let again = log.connected[3];
     assert_eq!(arrivals(&net, "b"), [10_250, again + 5_000]);

@@ -17,6 +17,11 @@ pub struct PeerActivity {
     pub reason_code: Cell<Option<u8>>,
     /// Whether the peer has closed the stream.
     pub closed: Cell<bool>,
+    /// Whether a byte has come in.
+    pub has_spoken: Cell<bool>,
+    /// Whether the last PUBACK that the client has read says that nobody is subscribed to the topic: for the
+    /// client that is as good as any.
+    pub is_unheard: Cell<bool>,
     /// Whether the client has not read the packet that it is to acknowledge.
     pub has_stub: Cell<bool>,
     /// Whether the peer has sent more messages at once than may await their acknowledgement. It has them
@@ -31,6 +36,8 @@ impl PeerActivity {
         self.delivered.set(false);
         self.reason_code.set(None);
         self.closed.set(false);
+        self.has_spoken.set(false);
+        self.is_unheard.set(false);
         self.has_stub.set(false);
         self.has_excess.set(false);
     }
@@ -49,6 +56,7 @@ impl PeerActivity {
             self.closed.set(true);
         } else {
             self.last_heard.set(Instant::now());
+            self.has_spoken.set(true);
         }
     }
 }
@@ -60,6 +68,8 @@ impl Default for PeerActivity {
             delivered: Cell::new(false),
             reason_code: Cell::new(None),
             closed: Cell::new(false),
+            has_spoken: Cell::new(false),
+            is_unheard: Cell::new(false),
             has_stub: Cell::new(false),
             has_excess: Cell::new(false),
         }

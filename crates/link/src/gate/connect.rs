@@ -1,6 +1,7 @@
-//! CONNECT on its way out: its Maximum Packet Size becomes another.
+//! CONNECT on its way out: what the MQTT client does not let its owner choose.
 //!
-//! The MQTT client announces its receive buffer there, of which a message needs nothing.
+//! As Maximum Packet Size it announces its receive buffer, of which a message needs nothing; it begins
+//! anew with each process, and it does not know of a broker that refuses the will's quality of service.
 
 use super::{
     error::Fault,
@@ -11,6 +12,35 @@ const CONNECT: u8 = 1;
 
 /// Bytes of the name and version of the protocol, the flags and the keep-alive.
 const HEAD: u8 = 2 + 4 + 1 + 1 + 2;
+
+/// Value of [`Connect::Head`] at the flags.
+const FLAGS: u8 = 1 + 2;
+const CLEAN_START: u8 = 0x02;
+const WILL_QOS: u8 = 0x18;
+
+/// What a CONNECT says, whatever the client has written.
+#[derive(Debug, Clone, Copy)]
+pub struct Edits {
+    /// Maximum number of bytes of a packet, which the broker is told.
+    pub max_packet: u32,
+    /// Whether the broker is to forget an earlier session.
+    pub clean_start: bool,
+    /// Whether the will goes at QoS 0.
+    pub will_at_most_once: bool,
+}
+
+impl Edits {
+    const fn flags(&self, flags: u8) -> u8 {
+        let flags = match self.clean_start {
+            true => flags | CLEAN_START,
+            false => flags & !CLEAN_START,
+        };
+        match self.will_at_most_once {
+            true => flags & !WILL_QOS,
+            false => flags,
+        }
+    }
+}
 
 /// Position in a CONNECT, up to the end of its properties.
 #[derive(Debug, Clone, Copy)]
@@ -38,13 +68,12 @@ impl Connect {
         matches!(self, Self::Done)
     }
 
-    /// Copies as much of `bytes` to `edited` as fits, with `max` for the value. They remain to be
-    /// [passed](Self::pass).
-    pub(super) fn edit<'e>(&self, bytes: &[u8], edited: &'e mut [u8], max: u32) -> &'e [u8] {
+    /// Copies as much of `bytes` to `edited` as fits, edited. They remain to be [passed](Self::pass).
+    pub(super) fn edit<'e>(&self, bytes: &[u8], edited: &'e mut [u8], edits: &Edits) -> &'e [u8] {
         let mut position = *self;
         let len = bytes.len().min(edited.len());
         for (to, from) in edited.iter_mut().zip(bytes) {
-            *to = position.next(*from, max);
+            *to = position.next(*from, Some(edits));
         }
         &edited[..len]
     }
@@ -52,18 +81,23 @@ impl Connect {
     /// Goes on behind `bytes`.
     pub(super) fn pass(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            self.next(*byte, 0);
+            self.next(*byte, None);
         }
     }
 
     /// Goes on behind `byte`, and returns what should be written for it.
-    fn next(&mut self, byte: u8, max: u32) -> u8 {
+    fn next(&mut self, byte: u8, edits: Option<&Edits>) -> u8 {
         let mut edited = byte;
         *self = match *self {
             Self::Kind if byte >> 4 == CONNECT => Self::Length,
             Self::Length if byte & 0x80 != 0 => Self::Length,
             Self::Length => Self::Head(HEAD),
-            Self::Head(left @ 2..) => Self::Head(left - 1),
+            Self::Head(left @ 2..) => {
+                if let (FLAGS, Some(edits)) = (left, edits) {
+                    edited = edits.flags(byte);
+                }
+                Self::Head(left - 1)
+            }
             Self::Head(_) => Self::PropertiesLength { value: 0, shift: 0 },
             Self::PropertiesLength { value, shift } => {
                 let value = value | usize::from(byte & 0x7f) << shift;
@@ -82,7 +116,9 @@ impl Connect {
                 index,
             } => match properties.take(byte) {
                 Ok(Byte::Value(MAXIMUM_PACKET_SIZE)) => {
-                    edited = max.to_be_bytes()[usize::from(index & 3)];
+                    if let Some(edits) = edits {
+                        edited = edits.max_packet.to_be_bytes()[usize::from(index & 3)];
+                    }
                     Self::properties(left - 1, properties, index + 1)
                 }
                 Ok(_) => Self::properties(left - 1, properties, 0),

@@ -125,7 +125,7 @@ impl<'w> Inbound<'w> {
     fn begin(&mut self, inbox: &dyn Inbox, activity: &PeerActivity) -> Result<Step, Stop> {
         let head = Header::new(self.window.bytes())?;
         let (state, step, len) = match head.first >> 4 {
-            CONNACK => connack(head, activity)?,
+            CONNACK if !self.is_greeted => connack(head, activity)?,
             DISCONNECT => disconnect(head, activity)?,
             _ if !self.is_greeted => return Err(Fault::Malformed.into()),
             PUBLISH => publish(head, &mut self.withheld, inbox, activity)?,

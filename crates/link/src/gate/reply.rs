@@ -13,6 +13,9 @@ const _: () = assert!(PACKET_MAX < 0x80);
 /// Bytes before the body of a packet.
 const FIXED: usize = 2;
 
+/// First byte of a PUBACK.
+const PUBACK: u8 = 0x40;
+
 /// A packet for the MQTT client, of which some may have been read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Reply {
@@ -50,6 +53,15 @@ impl Reply {
         self.push(&[byte])?;
         self.bytes[FIXED + 2] += 1;
         Ok(())
+    }
+
+    /// The reason code of a PUBACK.
+    pub(super) fn puback(&self) -> Option<u8> {
+        match *self.bytes {
+            [PUBACK, _, _, _] => Some(0),
+            [PUBACK, _, _, _, code] => Some(code),
+            _ => None,
+        }
     }
 
     pub(super) fn is_read(&self) -> bool {

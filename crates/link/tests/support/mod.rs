@@ -9,6 +9,7 @@
 )]
 
 pub mod proplet;
+pub mod setup;
 
 use ::proplet::agent::RECEIVE_MAXIMUM;
 use embassy_time::{Duration, Instant, Timer};
@@ -144,6 +145,12 @@ pub enum Dial {
     Say(&'static [u8]),
     /// A CONNACK, and then nothing.
     MuteAfterConnack,
+    /// A session is said to be present, whether it is or not.
+    Present,
+    /// The connection breaks behind the CONNECT.
+    Break,
+    /// It breaks before the CONNACK, when the session has begun or was taken up.
+    Lose,
     /// A TCP connection, and no TLS on it.
     Impostor,
 }
@@ -157,6 +164,7 @@ pub enum Seen {
         present: bool,
     },
     Subscribe(String),
+    Unsubscribe(String),
     Publish {
         topic: String,
         payload: String,
@@ -234,6 +242,8 @@ pub struct Login {
     pub password: Option<String>,
     pub session_expiry: u32,
     pub largest_packet: u32,
+    /// Quality of service of the will, if there is one.
+    pub will: Option<u8>,
 }
 
 pub struct World {
@@ -250,6 +260,10 @@ pub struct World {
     pub hold_acks: bool,
     /// The code with which publications to a topic are refused.
     pub refuse_publish: Option<(&'static str, u8)>,
+    /// Nobody is subscribed to publications on topics that end so.
+    pub deserted: Option<&'static str>,
+    /// A CONNECT that asks for a session that is not there is answered by the end of the connection.
+    pub hates_strangers: bool,
     /// A part of a payload for which the broker ends the connection.
     pub poison: Option<&'static str>,
     /// The code with which subscriptions are refused.
@@ -291,6 +305,8 @@ impl Net {
             floods: false,
             hold_acks: false,
             refuse_publish: None,
+            deserted: None,
+            hates_strangers: false,
             poison: None,
             refuse_subscribe: None,
             maximum_qos: None,
@@ -637,6 +653,9 @@ impl World {
                     let [high, low] = id.to_be_bytes();
                     match refused {
                         Some((_, code)) => self.send(&[0x40, 3, high, low, code]),
+                        None if self.deserted.is_some_and(|end| name.ends_with(end)) => {
+                            self.send(&[0x40, 3, high, low, 0x10]);
+                        }
                         None => {
                             self.acknowledged.push((now(), name));
                             self.send(&[0x40, 2, high, low]);
@@ -676,6 +695,19 @@ impl World {
                 if !self.hold_acks {
                     self.send(&ack);
                 }
+            }
+            10 => {
+                let id = r.take(2).to_vec();
+                r.properties();
+                let mut ack = [&id[..], &[0]].concat();
+                while !r.0.is_empty() {
+                    let filter = r.string();
+                    let session = self.session.as_mut().unwrap();
+                    session.filters.retain(|known| *known != filter);
+                    self.see(Seen::Unsubscribe(filter));
+                    ack.push(0);
+                }
+                self.send(&packet(0xb0, &ack));
             }
             12 => {
                 self.see(Seen::Ping);
@@ -718,8 +750,9 @@ impl World {
             }
         }
         let client = r.string();
+        let will_qos = (flags & 4 != 0).then_some((flags >> 3) & 3);
+        assert_eq!(flags & 0x20, 0, "the will is not retained");
         let will = (flags & 4 != 0).then(|| {
-            assert_eq!((flags >> 3) & 7, 1, "will: QoS 1, not retained");
             r.properties();
             (r.string(), r.bytes().to_vec())
         });
@@ -732,6 +765,7 @@ impl World {
             password,
             session_expiry: expiry,
             largest_packet: largest,
+            will: will_qos,
         });
 
         let clean = flags & 2 != 0;
@@ -761,9 +795,29 @@ impl World {
         if clean || self.session.as_ref().is_some_and(expired) {
             self.session = None;
         }
-        let present = self.session.is_some();
+        let refusal = match (dial, self.maximum_qos) {
+            (Dial::Break, _) => Some(Cut::Reset),
+            _ if self.hates_strangers && !clean && self.session.is_none() => Some(Cut::Eof),
+            (_, Some(qos)) if will_qos > Some(qos) => {
+                self.send(&[0x20, 3, 0, 0x9b, 0]);
+                Some(Cut::Eof)
+            }
+            _ => None,
+        };
+        let present = self.session.is_some() || dial == Dial::Present;
+        if refusal.is_some() {
+            self.see(Seen::Connect { clean, present });
+            self.pipe.as_mut().unwrap().cut = refusal;
+            return;
+        }
         let session = self.session.get_or_insert_default();
         session.expiry = expiry;
+        if dial == Dial::Lose {
+            session.lost = Some(now());
+            self.see(Seen::Connect { clean, present });
+            self.pipe.as_mut().unwrap().cut = Some(Cut::Reset);
+            return;
+        }
         session.lost = None;
         for message in &mut session.unacked {
             message.3 = false;

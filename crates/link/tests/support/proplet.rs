@@ -6,8 +6,9 @@ use proplet::{
     config::Config,
     engine::Slot,
     module::table::ModuleEntry,
-    testing::FakeEngine,
-    time::Duration,
+    store::Store,
+    testing::{FakeEngine, FakeStore},
+    time::{Duration, Instant},
 };
 use proplet_link::Signal;
 use std::{
@@ -47,6 +48,22 @@ pub fn agent(config: Config<'static>) -> Rc<RefCell<TestAgent>> {
 
 /// An agent with an outbox for as many messages, beside answers that are withheld.
 pub fn agent_with(config: Config<'static>, outbox: usize) -> Rc<RefCell<TestAgent>> {
+    boot(config, outbox, None)
+}
+
+/// An agent that has begun with this store.
+pub fn agent_of(config: Config<'static>, store: &FakeStore) -> Rc<RefCell<TestAgent>> {
+    let store = Box::leak(Box::new(store.clone()));
+    let agent = boot(config, 512, Some(store));
+    agent.borrow_mut().restore(Instant::BOOT);
+    agent
+}
+
+fn boot(
+    config: Config<'static>,
+    outbox: usize,
+    store: Option<&'static mut dyn Store>,
+) -> Rc<RefCell<TestAgent>> {
     let storage = Storage {
         slots: leak(|| TaskSlot::FREE, 256),
         deployments: leak(|| DeploymentSlot::FREE, 2),
@@ -54,7 +71,7 @@ pub fn agent_with(config: Config<'static>, outbox: usize) -> Rc<RefCell<TestAgen
         fetches: leak(|| Fetch::VACANT, 4),
         outbox: leak(|| OutboxEntry::VACANT, outbox + RECEIVE_MAXIMUM),
         packed: leak(|| 0, 256),
-        store: None,
+        store,
     };
     let agent = Agent::new(config, storage, FakeEngine::new(10_000_000));
     Rc::new(RefCell::new(agent.unwrap()))
