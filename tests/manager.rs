@@ -21,8 +21,9 @@ use support::{
     chunks, free_port, host as subject, wasm, with,
 };
 
-/// Experiments of the manager's coordinator, and the registry's proxy.
+/// Experiments of the manager's coordinator, Propeller's demo of them, and the registry's proxy.
 mod manager {
+    mod demo;
     mod proxy;
     mod rounds;
 }
@@ -47,6 +48,28 @@ fn binary(variable: &str, name: &str) -> Option<PathBuf> {
         .flat_map(|dir| [dir.join(format!("propeller-{name}")), dir.join(name)])
         .chain(named)
         .find(|file| file.is_file())
+}
+
+/// Status and body of an answer over HTTP; `None` if nothing listens at `port`.
+fn exchange(port: u16, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    // The manager itself waits 30 s for an invocation.
+    stream
+        .set_read_timeout(Some(Duration::from_secs(40)))
+        .ok()?;
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let request = format!(
+        "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    let answer = String::from_utf8(answer).expect("the answer is UTF-8");
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, serde_json::from_str(body).unwrap_or(json!(body))))
 }
 
 /// The manager as a child.
@@ -103,24 +126,7 @@ impl Manager {
 
     /// Status and body of an answer; `None` if it does not listen.
     fn try_call(&self, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
-        // The manager itself waits 30 s for an invocation.
-        stream
-            .set_read_timeout(Some(Duration::from_secs(40)))
-            .ok()?;
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let request = format!(
-            "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).ok()?;
-        let answer = String::from_utf8(answer).expect("the answer is UTF-8");
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        let status = head.split(' ').nth(1)?.parse().ok()?;
-        Some((status, serde_json::from_str(body).unwrap_or(json!(body))))
+        exchange(self.port, method, path, body)
     }
 
     fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
@@ -183,7 +189,7 @@ struct Stage {
     peer: Peer,
     /// Between the proplet and the broker.
     proxy: Proxy,
-    _broker: Broker,
+    broker: Broker,
 }
 
 impl Stage {
@@ -212,7 +218,7 @@ impl Stage {
             manager,
             peer,
             proxy,
-            _broker: broker,
+            broker,
         })
     }
 
@@ -576,4 +582,29 @@ fn the_manager_keeps_a_proplet_whose_link_breaks() {
         .ask("POST", &format!("/tasks/{endless}/stop"), None);
     assert_failed(&stage.ended(&endless), "task stopped");
     assert!(stage.proplet.is_running());
+}
+
+/// With storage in memory a manager knows nothing after its restart, and takes the metadata of the first
+/// heartbeat that it gets.
+#[test]
+fn a_manager_that_has_lost_its_memory_knows_the_proplet_whole() {
+    let Some(mut stage) = Stage::new(&["--description", "known", "--tags", "red"]) else {
+        return;
+    };
+    let binary = binary("PROPELLER_MANAGER", "manager").expect("the stage has it");
+    for _ in 0..2 {
+        stage.manager = Manager::start(&binary, stage.broker.port, &[]);
+        let path = format!("/proplets/{ID}");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let known = loop {
+            if let Some((200, known)) = stage.manager.try_call("GET", &path, None) {
+                break known;
+            }
+            assert!(Instant::now() < deadline, "the manager does not know it");
+            thread::sleep(Duration::from_millis(50));
+        };
+        assert_eq!(known["metadata"]["description"], "known", "{known}");
+        assert_eq!(known["metadata"]["tags"], json!(["red"]), "{known}");
+        assert_eq!(known["metadata"]["wasm_runtime"], "wamr", "{known}");
+    }
 }

@@ -1,7 +1,9 @@
-// Builds the Propeller manager and the registry's proxy that tests/manager.rs runs:
+// Builds the Propeller manager, the registry's proxy and the averaging of federated models that
+// tests/manager.rs runs:
 //
 //	go build -mod=mod -o ../../target/peers/propeller-manager github.com/absmach/propeller/cmd/manager
 //	go build -mod=mod -o ../../target/peers/propeller-proxy github.com/absmach/propeller/cmd/proxy
+//	go build -mod=mod -o ../../target/peers/propeller-aggregate ./aggregate
 module proplet/tests/manager
 
 go 1.26.3

@@ -1,7 +1,8 @@
 //! Federated rounds, with services good and bad.
 
-use crate::support::{Coordinator, ECHO, ID, SOON, Server, Stage, reply, start, with};
+use crate::support::{Coordinator, ECHO, ID, SOON, Server, Stage, reply, start, start_bytes, with};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use proplet_testing::compilers::build_crate;
 use serde_json::{Value, json};
 
 fn round(id: &str, extra: &Value) -> Value {
@@ -131,4 +132,59 @@ fn a_model_over_the_limit_is_refused_and_neighbours_run_on() {
     assert_eq!(results["results"]["update_b64"], "");
     let body = stage.run("b", crate::support::ADD, &json!({"inputs": ["1", "2"]}));
     assert_eq!(body["results"], "3");
+}
+
+#[test]
+fn the_guest_of_propellers_demo_trains_within_a_devices_limits() {
+    let Some(wasm) = build_crate("logistic") else {
+        return;
+    };
+    let digit = |n: u32| f64::from(n % 10) / 10.0;
+    let samples: Vec<Value> = (0..64)
+        .map(|n| json!({"x": [digit(n), digit(2 * n), digit(3 * n)], "y": n % 2}))
+        .collect();
+    let dataset = json!({"schema": "fl-demo-dataset-v1", "proplet_id": ID, "entity_id": ID,
+        "data": samples, "size": samples.len()});
+    let model = json!({"w": [0, 0, 0], "b": 0, "version": 0});
+    let services = Coordinator::start(model, dataset, Vec::new());
+    let url = services.server.url("");
+    let Some(stage) = Stage::new(&[
+        "--model-registry-url",
+        &url,
+        "--data-store-url",
+        &url,
+        "--coordinator-url",
+        &url,
+        // A device's defaults.
+        "--data-max-bytes",
+        "16384",
+        "--result-max-bytes",
+        "1024",
+        "--stack-bytes",
+        "8192",
+    ]) else {
+        return;
+    };
+    let name = format!("fl-round-r1-{ID}");
+    let env = json!({"ROUND_ID": "r1", "MODEL_URI": "fl/models/global_model_v0",
+        "HYPERPARAMS": r#"{"batch_size":16,"epochs":1,"lr":0.01}"#});
+    let start = start_bytes("a", &name, &wasm, &json!({ "env": env }));
+    stage.peer.publish("control/manager/start", &start);
+    let results = stage.peer.results("a").body;
+    assert!(results["error"].is_null(), "{results}");
+    let update = update(&results);
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{update}"));
+    let metrics = &update["metrics"];
+    assert!(
+        number(&metrics["loss"]) < number(&metrics["loss_before"]),
+        "{update}"
+    );
+    for i in 0..3 {
+        assert_ne!(number(&update["update"]["w"][i]), 0.0, "{update}");
+    }
+    assert_ne!(number(&update["update"]["b"]), 0.0, "{update}");
+    assert_eq!(update["num_samples"], samples.len());
+    let posted = services.server.expect("/update", 1);
+    let posted: Value = serde_json::from_slice(&posted[0].body).expect("JSON");
+    assert_eq!(posted, update);
 }

@@ -319,3 +319,204 @@ fn the_linear_guest_says_what_is_wrong() {
     }
     bench.engine.unload(ModuleId(0));
 }
+
+/// Sample of Propeller's demo of federated learning.
+type Labelled = ([f64; 3], f64);
+
+/// Mean logistic loss of the model `w`, `b`.
+fn logistic_loss(w: [f64; 3], b: f64, samples: &[Labelled]) -> f64 {
+    let losses = samples.iter().map(|(x, y)| {
+        let z = b + w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>();
+        z.exp().ln_1p() - y * z
+    });
+    losses.sum::<f64>() / samples.len() as f64
+}
+
+/// One epoch of stochastic gradient descent.
+fn descend(w: &mut [f64; 3], b: &mut f64, samples: &[Labelled], lr: f64) {
+    for (x, y) in samples {
+        let z = *b + w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>();
+        let error = 1.0 / (1.0 + (-z.clamp(-20.0, 20.0)).exp()) - y;
+        for (w, x) in w.iter_mut().zip(x) {
+            *w -= lr * error * x;
+        }
+        *b -= lr * error;
+    }
+}
+
+/// The data set as the demo's store sends it.
+fn dataset_of(samples: &[Labelled]) -> String {
+    let data: Vec<Json> = samples
+        .iter()
+        .map(|(x, y)| json!({"x": x, "y": y}))
+        .collect();
+    json!({"schema": "fl-demo-dataset-v1", "proplet_id": ID, "entity_id": ID, "data": data,
+        "size": samples.len()})
+    .to_string()
+}
+
+#[test]
+fn the_logistic_guest_trains_as_the_demos_client_does() {
+    let Some(wasm) = build_crate("logistic") else {
+        return;
+    };
+    assert!(wasm.len() < 8192, "{} bytes", wasm.len());
+    let mut bench = bench();
+    let before = bench.free();
+    bench.load_bytes(0, &wasm).unwrap();
+    let digit = |n: i32| f64::from(n % 10) / 10.0;
+    let demo: Vec<Labelled> = (0..64)
+        .map(|n| ([digit(n), digit(2 * n), digit(3 * n)], f64::from(n % 2)))
+        .collect();
+    // Numbers of the demo may be negative, labels too.
+    let negative: Vec<Labelled> = demo
+        .iter()
+        .map(|(x, y)| (x.map(|x| -1e-3 * x), -y))
+        .collect();
+    let far: Vec<Labelled> = vec![([1.0, 2.0, -1.5], 1.0), ([-90.0, 70.5, 3.0], 0.0)];
+    let zeros = json!({"w": [0, 0, 0], "b": 0, "version": 0}).to_string();
+    // As Go writes them: with all digits, and small ones with an exponent.
+    let learnt = r#" { "b" : -0.015953270595259434, "note": ["\"]}", {"a": [{}, []]}],
+        "w": [0.06711160205313454, 12.5e-1, -1e-07] } "#;
+    let demos = r#"{"batch_size":16,"epochs":1,"lr":0.01}"#;
+    for (model, w, b, hyperparams, epochs, lr, samples) in [
+        (&*zeros, [0.0; 3], 0.0, demos, 1, 0.01, &demo),
+        ("", [0.0; 3], 0.0, "", 1, 0.01, &demo),
+        (
+            learnt,
+            [0.067_111_602_053_134_54, 1.25, -1e-7],
+            -0.015_953_270_595_259_434,
+            r#"{"epochs": 5, "lr": 2.5E-2}"#,
+            5,
+            0.025,
+            &demo,
+        ),
+        (&zeros, [0.0; 3], 0.0, demos, 1, 0.01, &negative),
+        (&zeros, [0.0; 3], 0.0, r#"{"lr":0.1}"#, 1, 0.1, &far),
+        (&zeros, [0.0; 3], 0.0, r#"{"epochs":0}"#, 0, 0.01, &demo),
+    ] {
+        let env = [
+            ("ROUND_ID", "r \"1\"\\"),
+            ("MODEL_URI", "fl/models/global_model_v0"),
+            ("HYPERPARAMS", hyperparams),
+        ];
+        let model = Some(model).filter(|model| !model.is_empty());
+        let dataset = dataset_of(samples);
+        let (value, said, memory) = learn(&mut bench, model, Some(&dataset), &env);
+        assert_eq!(value, 0, "{said}");
+        let update: Json = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
+        assert_eq!(update["round_id"], "r \"1\"\\");
+        assert_eq!(update["proplet_id"], ID);
+        assert_eq!(update["base_model_uri"], "fl/models/global_model_v0");
+        assert_eq!(update["num_samples"], samples.len());
+        let (mut trained, mut bias) = (w, b);
+        for _ in 0..epochs {
+            descend(&mut trained, &mut bias, samples, lr);
+        }
+        let said = &update["update"];
+        let weights = (0..3).map(|i| (&said["w"][i], trained[i]));
+        let losses = [
+            (
+                &update["metrics"]["loss_before"],
+                logistic_loss(w, b, samples),
+            ),
+            (
+                &update["metrics"]["loss"],
+                logistic_loss(trained, bias, samples),
+            ),
+        ];
+        let weights = weights.chain([(&said["b"], bias)]).map(|w| (w, 2e-12));
+        // As the demo does, it takes an argument beyond 20 for one of 20: e to the power of -20.
+        for ((said, is), tolerance) in weights.chain(losses.map(|loss| (loss, 3e-9))) {
+            let said = said.as_f64().unwrap_or_else(|| panic!("{update}"));
+            let is_near = (said - is).abs() < tolerance;
+            assert!(is_near, "{said}, but is {is}: {update}");
+        }
+        // Its stack of 5 KiB, its data and what a task takes, and not a page of 64 KiB.
+        assert!(memory < 12_000, "{memory} bytes");
+    }
+    bench.engine.unload(ModuleId(0));
+    assert_eq!(bench.free(), before);
+}
+
+#[test]
+fn the_logistic_guest_says_what_is_wrong() {
+    let Some(wasm) = build_crate("logistic") else {
+        return;
+    };
+    let mut bench = bench();
+    bench.load_bytes(0, &wasm).unwrap();
+    let (model, dataset) = (
+        r#"{"w":[0,1,2],"b":3}"#,
+        r#"{"data":[{"x":[1,2,3],"y":1}]}"#,
+    );
+    let long = "x".repeat(4097);
+    let model_words = r#"MODEL_DATA: expected {"w":[w0,w1,w2],"b":b}"#;
+    let dataset_words = r#"DATASET_DATA: expected {"data":[{"x":[x0,x1,x2],"y":y},...]}"#;
+    let words = r#"HYPERPARAMS: expected {"epochs":1,"lr":0.01}"#;
+    let mut refuses = |key: &str, value: &str, words: &str| {
+        let mut env = vec![("ROUND_ID", "r1"), ("MODEL_URI", "m"), ("HYPERPARAMS", "")];
+        let (mut model, mut dataset) = (Some(model), Some(dataset));
+        match key {
+            "MODEL_DATA" => model = Some(value),
+            "DATASET_DATA" => dataset = Some(value).filter(|value| !value.is_empty()),
+            _ => {
+                env.retain(|(k, _)| *k != key);
+                env.push((key, value));
+            }
+        }
+        let (code, said, _) = learn(&mut bench, model, dataset, &env);
+        assert_eq!((code, said.as_str()), (1, words), "{key}={value}");
+        // The proplet's error quotes no more.
+        assert!(said.len() <= 64, "{said}");
+    };
+    for wrong in [
+        "no JSON",
+        "{",
+        "[]",
+        r#"{"w":[0,1,2]}"#,
+        r#"{"b":1}"#,
+        r#"{"w":[0,1],"b":1}"#,
+        r#"{"w":[0,1,2,3],"b":1}"#,
+        r#"{"w":[0,1,"2"],"b":1}"#,
+        r#"{"w":[0,1,2],"b":null}"#,
+        r#"{"w":[0,1,2],"b":1e999}"#,
+        r#"{"w":[0,1,2],"b":-}"#,
+        r#"{"w":[0,1,2],"b":.5}"#,
+        r#"{"w":[0,1,2],"b":1e}"#,
+        r#"{"w":[0,1,2],"b":1,"note":}}"#,
+        r#"{"w":[0,1,2],"b":1,"note":"\"}"#,
+    ] {
+        refuses("MODEL_DATA", wrong, model_words);
+    }
+    for wrong in [
+        r#"{"data":[]}"#,
+        r#"{"data":{}}"#,
+        r#"{"data":[[1,2,3]]}"#,
+        r#"{"data":[{"x":[1,2],"y":1}]}"#,
+        r#"{"data":[{"x":[1,2,3]}]}"#,
+        r#"{"data":[{"y":1}]}"#,
+        r#"{"data":[{"x":[1,2,3],"y":1},{"x":[1,2"#,
+        r#"{"size":3}"#,
+    ] {
+        refuses("DATASET_DATA", wrong, dataset_words);
+    }
+    for wrong in ["fast", "[1]", r#"{"lr":"0.1"}"#, r#"{"epochs":true}"#] {
+        refuses("HYPERPARAMS", wrong, words);
+    }
+    refuses("DATASET_DATA", "", "DATASET_DATA: there is none");
+    for key in ["MODEL_DATA", "DATASET_DATA", "HYPERPARAMS"] {
+        refuses(key, &long, &format!("{key}: longer than 4096 bytes"));
+    }
+    refuses(
+        "MODEL_URI",
+        &long[..129],
+        "MODEL_URI: longer than 128 bytes",
+    );
+    refuses("ROUND_ID", &long[..65], "ROUND_ID: longer than 64 bytes");
+    refuses("ROUND_ID", "", "ROUND_ID: there is none");
+    let steep = r#"{"epochs":9,"lr":1e12}"#;
+    let large = "HYPERPARAMS: the model is too large: a smaller lr";
+    refuses("HYPERPARAMS", steep, large);
+    bench.engine.unload(ModuleId(0));
+}
