@@ -27,7 +27,7 @@ struct Bench {
 }
 
 fn limits() -> Limits {
-    let cli = Cli::parse_from(["proplet", "run", "none"]);
+    let cli = Cli::parse_from(["proplet", "run", "none", "--arena", "192KiB"]);
     match cli.command {
         Some(Command::Run(run)) => run.limits,
         _ => unreachable!("the words above say run"),

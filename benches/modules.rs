@@ -69,7 +69,7 @@ fn module() -> Vec<u8> {
 }
 
 fn limits() -> Limits {
-    let cli = Cli::parse_from(["proplet", "run", "none"]);
+    let cli = Cli::parse_from(["proplet", "run", "none", "--arena", "192KiB"]);
     match cli.command {
         Some(Role::Run(run)) => run.limits,
         _ => unreachable!("the words above say run"),

@@ -45,7 +45,9 @@ const CORE: &[&str] = &[
     "task/args",
     "task/monitor",
     "task/learning",
+    "settings/boards",
     "settings/table",
+    "settings/quantity",
     "config",
     "task/budget",
     "task",
@@ -55,18 +57,24 @@ const CORE: &[&str] = &[
     "agent/event",
     "agent/view",
     "agent/reason",
+    "agent/noting",
     "agent/gathering",
     "agent/fetch",
+    "agent/probing",
     "agent/presence",
     "agent/outbox",
     "agent/subscriptions",
+    "agent/session",
     "agent/rounds",
     "agent/modules",
+    "agent/notes",
     "agent/tasks/record",
     "agent/tasks",
     "agent/persist",
     "agent/supervisor",
+    "agent/supervisor/broker",
     "agent/supervisor/guest",
+    "agent/supervisor/note",
     "agent/supervisor/report",
     "agent/supervisor/run",
     "agent/supervisor/round",
@@ -80,12 +88,14 @@ const CORE: &[&str] = &[
 ];
 
 /// Owners of the agent's state, which call none of each other: the files of each.
-const OWNERS: [&[&str]; 6] = [
+const OWNERS: [&[&str]; 8] = [
     &["agent/presence"],
     &["agent/tasks"],
     &["agent/modules", "agent/fetch"],
+    &["agent/notes"],
     &["agent/rounds"],
     &["agent/subscriptions"],
+    &["agent/session"],
     &["agent/outbox"],
 ];
 
@@ -107,6 +117,7 @@ const LINK: &[&str] = &[
     "gate",
     "error",
     "status",
+    "resumption",
     "inbox",
     "dial",
     "driver",

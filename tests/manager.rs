@@ -165,11 +165,17 @@ impl Manager {
     }
 }
 
-impl Drop for Manager {
-    fn drop(&mut self) {
+impl Manager {
+    fn end(&mut self) {
         // It may have ended by itself; either way it's gone after this.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        self.end();
         if thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
@@ -593,6 +599,8 @@ fn a_manager_that_has_lost_its_memory_knows_the_proplet_whole() {
     };
     let binary = binary("PROPELLER_MANAGER", "manager").expect("the stage has it");
     for _ in 0..2 {
+        // Two of one name would take the broker's session from each other.
+        stage.manager.end();
         stage.manager = Manager::start(&binary, stage.broker.port, &[]);
         let path = format!("/proplets/{ID}");
         let deadline = Instant::now() + Duration::from_secs(20);

@@ -130,7 +130,7 @@ fn presence_tasks_and_latent_tasks() {
 }
 
 fn messages_of_any_size_are_answered() {
-    let (mut proplet, peer) = stage("manager-2", &[]);
+    let (mut proplet, peer) = stage("manager-2", &["--arena", "192KiB"]);
     let since = Instant::now();
     peer.publish(
         "control/manager/start",

@@ -150,6 +150,14 @@ fn the_fields_that_are_written_are_on_the_page_and_no_others() {
         proplet_id: "x",
         status: Status::Alive,
         namespace: "x",
+        metadata: Some(Metadata {
+            wasm_proposals: &[],
+            max_inline_bytes: None,
+            slots: None,
+            deployments: None,
+            memory_page_bytes: None,
+            ..metadata
+        }),
     };
     assert_eq!(fields("control/proplet/alive"), written(&alive));
     let results = Results {
@@ -290,15 +298,15 @@ fn bounds() -> BTreeMap<&'static str, u64> {
         ),
         (
             "TEXT_BYTES",
-            in_source("ports/host/src/proplet.rs", "const TEXT_BYTES: usize ="),
+            in_source("ports/host/src/proplet.rs", "    text_bytes: "),
         ),
         (
             "FETCHES",
-            in_source("ports/host/src/proplet.rs", "fetches: slice("),
+            in_source("ports/host/src/proplet.rs", "    fetches: "),
         ),
         (
             "OUTBOX",
-            in_source("ports/host/src/proplet.rs", "const OUTBOX: usize ="),
+            in_source("ports/host/src/proplet.rs", "    outbox: "),
         ),
         ("fetch_timeout", config.fetch_timeout.as_secs()),
         ("RESTARTS_MAX", RESTARTS_MAX.into()),
@@ -353,7 +361,7 @@ fn the_settings_that_the_page_repeats_are_those_of_the_proplet() {
     use proplet::settings::table::{LinuxDefault, SETTINGS};
     let text = text();
     for (name, linux, device) in [
-        ("message_max_bytes", "4096", "512"),
+        ("message_max_bytes", "4KiB", "512"),
         ("heartbeat", "4", "4"),
         ("metrics_interval", "10", "10"),
     ] {

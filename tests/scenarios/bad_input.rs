@@ -515,7 +515,7 @@ fn large_starts_that_are_odd_or_wrong() {
 
 #[test]
 fn guests_that_fail() {
-    let Some(mut neighbour) = Neighbour::new(&["--instances", "4"]) else {
+    let Some(mut neighbour) = Neighbour::new(&["--instances", "4", "--arena", "1MiB"]) else {
         return;
     };
     let stage = &neighbour.stage;

@@ -3,12 +3,13 @@
 use crate::{
     subject::Home,
     support::{
-        ADD, Broker, Message, Peer, Proplet, SOON, Server, invoke, is_alive, reply_module, start,
-        start_image, stop, wasm, with,
+        ADD, Broker, LOOP, Message, Peer, Proplet, SOON, Server, invoke, is_alive, is_results,
+        reply_module, start, start_image, stop, wasm, with,
     },
 };
 use proplet::module::{hex::to_hex, table::digest};
 use serde_json::{Value, json};
+use std::{thread, time::Duration};
 
 struct Scene {
     home: Home,
@@ -99,6 +100,8 @@ fn a_store_of_garbage_is_noticed_and_the_proplet_works_on() {
     let Some(scene) = Scene::new() else { return };
     let proplet = scene.boot();
     scene.deploy(&proplet, "sum", &json!({}));
+    // Its start is acknowledged then, and does not come again.
+    assert_eq!(scene.invoke("sum", "before")["results"], "42");
     drop(proplet);
     scene.home.spoil_store();
     let proplet = scene.boot();
@@ -109,4 +112,69 @@ fn a_store_of_garbage_is_noticed_and_the_proplet_works_on() {
     proplet.expect_log("store");
     scene.deploy(&proplet, "again", &json!({}));
     assert_eq!(scene.invoke("again", "new")["results"], "42");
+}
+
+/// The broker keeps what comes while the proplet is off, for a kill and for an orderly end alike.
+#[test]
+fn commands_that_are_published_during_a_reboot_are_answered_after_it() {
+    let Some(scene) = Scene::new() else { return };
+    let mut proplet = scene.boot();
+    for (boot, is_killed) in [("kill", true), ("end", false)] {
+        // The session is noted when it begins.
+        proplet.expect_log("connected to");
+        match is_killed {
+            true => proplet.kill(),
+            false => {
+                proplet.ctrl_c();
+                proplet.wait(SOON);
+            }
+        }
+        drop(proplet);
+        let ids: Vec<String> = (0..60).map(|n| format!("{boot}-{n}")).collect();
+        for id in &ids {
+            let body = start(id, "add", ADD, &json!({"inputs": ["20", "22"]}));
+            scene.peer.publish("control/manager/start", &body);
+        }
+        proplet = scene.boot();
+        for id in &ids {
+            assert_eq!(scene.peer.results(id).body["results"], "42");
+        }
+        proplet.expect_log("session resumed");
+    }
+}
+
+/// Each is reported, and none in two boots.
+#[test]
+fn tasks_that_a_kill_interrupts_are_reported_after_it() {
+    let Some(scene) = Scene::new() else { return };
+    let mut proplet = scene.boot();
+    let ids: Vec<_> = (0..20).map(|n| format!("loop{n:032}")).collect();
+    for id in &ids {
+        let command = start(id, "loop", LOOP, &json!({}));
+        scene.peer.publish("control/manager/start", &command);
+    }
+    proplet.expect_logs(SOON, " runs in slot ", ids.len());
+    // The last of them is noted a second after its start.
+    thread::sleep(Duration::from_millis(2500));
+    for boot in ["first", "second"] {
+        proplet.kill();
+        drop(proplet);
+        proplet = scene.boot();
+        for id in &ids {
+            let error = &scene.peer.results(id).body["error"];
+            assert_eq!(error, "interrupted by a restart of the proplet");
+        }
+        // The acknowledgements of the reports come before this start, which ends too soon to be noted.
+        let sum = start(boot, "add", ADD, &json!({"inputs": ["1", "2"]}));
+        scene.peer.publish("control/manager/start", &sum);
+        assert_eq!(scene.peer.results(boot).body["results"], "3");
+    }
+    assert_eq!(scene.peer.all(is_results).len(), ids.len() + 2);
+
+    // What was reported may be started anew.
+    let sum = start(&ids[0], "add", ADD, &json!({"inputs": ["1", "2"]}));
+    scene.peer.publish("control/manager/start", &sum);
+    scene
+        .peer
+        .expect_count(SOON, "the sum", ids.len() + 3, is_results);
 }

@@ -101,7 +101,9 @@ fn chunks_come_in_any_order_more_than_once_and_among_others() {
 
 #[test]
 fn chunks_that_lie_fail_the_tasks_that_wait_for_them() {
-    let Some(stage) = Stage::new(&[]) else { return };
+    let Some(stage) = Stage::new(&["--arena", "1MiB"]) else {
+        return;
+    };
     let chunk = |app: &str, index: Value, total: Value, data: &str| json!({"app_name": app, "chunk_idx": index, "total_chunks": total, "data": data});
     // Once or twice it is taken for another version of the module.
     let always = |chunks: [Value; 2]| {

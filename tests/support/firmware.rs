@@ -5,6 +5,10 @@ use super::{
     proplet::{Proplet, command},
     zephyr,
 };
+use proplet::settings::{
+    quantity,
+    table::{Linux, SETTINGS, Unit},
+};
 use serde_json::{Value, json};
 use std::{path::PathBuf, process::Command};
 
@@ -22,7 +26,7 @@ pub(crate) const NOT_FOR_IT: &[(&str, &str)] = &[
 const NO_CTRL_C: &str = "a device has no Ctrl-C, and native_sim ends at once on it";
 
 /// `CONFIG_PROPLET_ARENA_SIZE` in tests/zephyr/proplet/tests.conf.
-const ARENA_BYTES: u32 = 1 << 20;
+const ARENA_BYTES: u64 = 1 << 20;
 
 /// Whether it knows the date.
 pub(crate) const HAS_CLOCK: bool = false;
@@ -81,6 +85,14 @@ impl Home {
     }
 }
 
+/// The device's name of the setting that a flag of `proplet join` is of.
+fn setting_of(flag: &str) -> &'static str {
+    let name = flag.trim_start_matches('-');
+    let is_its = |linux: Linux| [linux.flag, linux.older_flag].contains(&name);
+    let setting = SETTINGS.iter().find(|s| s.linux.is_some_and(is_its));
+    setting.unwrap_or_else(|| panic!("{flag}: no flag")).name
+}
+
 /// Name and value of a setting.
 pub(crate) type Setting = (String, String);
 
@@ -127,18 +139,15 @@ impl Device {
                 "--key" => settings.push(("api_key".into(), value().into())),
                 "--no-will" => settings.push(("will".into(), "0".into())),
                 // It has one.
-                "--guest-cores" => assert_eq!(value(), "1"),
-                "--arena-bytes" => {
-                    let bytes: u32 = value().parse().expect("bytes are a number");
+                "--guest-cores" | "--workers" => assert_eq!(value(), "1"),
+                "--arena" | "--arena-bytes" => {
+                    let bytes = quantity(value(), Unit::Bytes).expect("a size");
                     assert!(
                         bytes <= ARENA_BYTES,
                         "{bytes} bytes: the firmware's arena has {ARENA_BYTES}"
                     );
                 }
-                flag => {
-                    let name = flag.trim_start_matches('-').replace('-', "_");
-                    settings.push((name, value().into()));
-                }
+                flag => settings.push((setting_of(flag).into(), value().into())),
             }
         }
         settings

@@ -70,7 +70,7 @@ impl Home {
 
     /// Writes garbage over all that is in the store.
     pub(crate) fn spoil_store(&self) {
-        for folder in ["modules", "records"] {
+        for folder in ["modules", "records", "notes"] {
             let files = fs::read_dir(self.dir.path("store").join(folder)).expect("a store");
             for file in files {
                 fs::write(file.expect("a file").path(), [0xa5; 100]).expect("it can be written");

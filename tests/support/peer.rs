@@ -63,6 +63,7 @@ impl Shared {
 /// The stand-in. It keeps every message that it gets.
 pub(crate) struct Peer {
     client: Client,
+    qos: QoS,
     shared: Arc<Shared>,
 }
 
@@ -70,6 +71,30 @@ impl Peer {
     /// Connects to the broker on loopback, and subscribes to the channel and to the topics of
     /// federated learning, which have no prefix.
     pub(crate) fn connect(port: u16, id: &str, user: Option<(&str, &str)>) -> Self {
+        Self::connect_with(port, id, user, QoS::ExactlyOnce)
+    }
+
+    /// As [`connect`](Self::connect), at this quality of service.
+    pub(crate) fn connect_with(port: u16, id: &str, user: Option<(&str, &str)>, qos: QoS) -> Self {
+        let filters = [format!("m/{TENANT}/c/{CHANNEL}/#"), "fl/#".into()];
+        let peer = Self::open(port, id, user, qos, &filters);
+        peer.await_subscription(1);
+        peer
+    }
+
+    /// Connects to the broker on loopback, and subscribes to nothing.
+    pub(crate) fn connect_deaf(port: u16, id: &str) -> Self {
+        Self::open(port, id, None, QoS::ExactlyOnce, &[])
+    }
+
+    /// Ends the connection, and gives the broker the time to take note.
+    pub(crate) fn disconnect(&self) {
+        self.shared.change(|i| i.closed = true);
+        let _ = self.client.try_disconnect();
+        thread::sleep(Duration::from_millis(200));
+    }
+
+    fn open(port: u16, id: &str, user: Option<(&str, &str)>, qos: QoS, filters: &[String]) -> Self {
         let mut options = MqttOptions::new(id, "127.0.0.1", port);
         options
             .set_max_packet_size(PACKET_MAX, PACKET_MAX)
@@ -84,17 +109,19 @@ impl Peer {
         let shared = Arc::new(Shared::default());
         let (inbox, subscriber) = (Arc::clone(&shared), client.clone());
         let prefix = format!("m/{TENANT}/c/{CHANNEL}/");
+        let filters: Vec<_> = filters
+            .iter()
+            .map(|filter| SubscribeFilter::new(filter.clone(), qos))
+            .collect();
         thread::spawn(move || {
             for event in connection.iter() {
                 if inbox.lock().closed {
                     return;
                 }
                 match event {
-                    Ok(Event::Incoming(Packet::ConnAck(_))) => {
+                    Ok(Event::Incoming(Packet::ConnAck(_))) if !filters.is_empty() => {
                         // Each session is a new one.
-                        let filters = [format!("{prefix}#"), "fl/#".into()];
-                        let filters = filters.map(|f| SubscribeFilter::new(f, QoS::ExactlyOnce));
-                        let done = subscriber.try_subscribe_many(filters);
+                        let done = subscriber.try_subscribe_many(filters.clone());
                         if let Err(error) = done {
                             inbox.change(|i| i.trouble = error.to_string());
                         }
@@ -120,9 +147,11 @@ impl Peer {
                 }
             }
         });
-        let peer = Self { client, shared };
-        peer.await_subscription(1);
-        peer
+        Self {
+            client,
+            qos,
+            shared,
+        }
     }
 
     /// Waits until the broker has taken its `count`th subscription.
@@ -156,7 +185,7 @@ impl Peer {
 
     fn send(&self, topic: &str, is_retained: bool, payload: Vec<u8>) {
         self.client
-            .publish(topic, QoS::ExactlyOnce, is_retained, payload)
+            .publish(topic, self.qos, is_retained, payload)
             .expect("the peer's thread runs");
     }
 
@@ -224,6 +253,23 @@ impl Peer {
             found.len()
         );
         found
+    }
+
+    /// Waits until `count` messages are `wanted`.
+    pub(crate) fn await_count(
+        &self,
+        timeout: Duration,
+        what: &str,
+        count: usize,
+        wanted: impl Fn(&Message) -> bool,
+    ) {
+        let found = |inbox: &Inbox| inbox.messages.iter().filter(|m| wanted(m)).count();
+        let done = self.wait(timeout, |i| (found(i) >= count).then_some(()));
+        assert!(
+            done.is_some(),
+            "{what}: {} of {count} after {timeout:?}",
+            found(&self.shared.lock())
+        );
     }
 
     /// All messages so far that are `wanted`.
