@@ -445,15 +445,14 @@ pub struct FakeStore(Arc<Mutex<Kept>>);
 impl FakeStore {
     /// A store of its own with what is in this one now.
     pub fn copy(&self) -> Self {
-        let kept = self.kept();
-        Self(Arc::new(Mutex::new(Kept {
-            modules: kept.modules.clone(),
-            records: kept.records.clone(),
-            notes: kept.notes.clone(),
-            is_full: kept.is_full,
-            fails: kept.fails,
-            note_writes: kept.note_writes,
-        })))
+        let copy = Self::default();
+        {
+            let (from, mut to) = (self.kept(), copy.kept());
+            to.modules.clone_from(&from.modules);
+            to.records.clone_from(&from.records);
+            to.notes.clone_from(&from.notes);
+        }
+        copy
     }
 
     /// Its contents, locked.

@@ -1325,7 +1325,6 @@ mod tests {
             owed.retain(held);
             assert_eq!(owed.len(), counts.iter().sum::<usize>());
         }
-        std::println!("heard {heard}, given up {lost}");
-        assert!(heard > 1000 && lost > 100);
+        assert!(heard > 1000 && lost > 100, "heard {heard}, given up {lost}");
     }
 }
