@@ -547,7 +547,12 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
 
     /// Has the oldest messages that wait for a listener give way to one more, where entries lack.
     fn make_room(&mut self) {
-        while self.taken() + self.count(Class::Parked) >= self.capacity()
+        self.evict_while(|of| of.taken() + of.count(Class::Parked) >= of.capacity());
+    }
+
+    /// Has the oldest messages that wait for a listener give way as long as room lacks.
+    fn evict_while(&mut self, lacks_room: impl Fn(&Self) -> bool) {
+        while lacks_room(self)
             && let Some(index) = self.oldest(|e| e.stage == Stage::Parked)
         {
             self.give_up_unheard(index, "others need their place");
@@ -732,6 +737,9 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
     /// Has one message tried of those that wait for a listener, for each topic that they have, when that is due, and
     /// gives up those that have waited too long.
     fn probe(&mut self, now: Instant) {
+        if self.count(Class::Parked) == 0 {
+            return;
+        }
         let wait = self.listener_wait;
         let is_late = |e: &Posted<B>| e.expiry(wait).is_some_and(|at| at <= now);
         while let Some(index) = self.oldest(is_late) {
@@ -789,14 +797,11 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
             }
             posted.is_withheld = false;
         });
-        while self.taken() + self.count(Class::Parked) > self.capacity()
-            || (self.parked_bytes > self.message_bytes_max / 2 && self.count(Class::Parked) > 1)
-        {
-            let Some(index) = self.oldest(|e| e.stage == Stage::Parked) else {
-                return;
-            };
-            self.give_up_unheard(index, "others need their place");
-        }
+        self.evict_while(|of| {
+            let parked = of.count(Class::Parked);
+            of.taken() + parked > of.capacity()
+                || (of.parked_bytes > of.message_bytes_max / 2 && parked > 1)
+        });
     }
 
     /// Has the oldest message with bytes in the arena that waits for a listener give way, if `lack` bytes can be had
@@ -814,22 +819,14 @@ impl<'a, B: Deref<Target = [u8]>> Outbox<'a, B> {
 
     /// The earliest moment after `now` at which an entry falls due.
     pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        let is_waiting = |e: &Posted<B>| e.stage == Stage::Waiting && e.due > now;
-        let due = self
-            .posted()
-            .filter(|(_, e)| is_waiting(e))
-            .map(|(_, e)| e.due)
-            .min();
-        let expiry = self
-            .posted()
-            .filter_map(|(_, e)| e.expiry(self.listener_wait))
-            .min();
+        let deadline = |e: &Posted<B>| match e.stage {
+            Stage::Waiting => Some(e.due),
+            Stage::Sent => None,
+            Stage::Parked => e.expiry(self.listener_wait),
+        };
+        let of_entries = self.posted().filter_map(|(_, e)| deadline(e));
         let probe = self.probing.map(|probing| probing.next());
-        [due, expiry, probe]
-            .into_iter()
-            .flatten()
-            .filter(|at| *at > now)
-            .min()
+        of_entries.chain(probe).filter(|at| *at > now).min()
     }
 
     /// Takes an entry's fate. Returns its task if that is noted, and its results are delivered or given up.

@@ -373,15 +373,21 @@ fn a_shutdown_does_not_wait_for_a_listener() {
     assert!(bench.agent.is_drained());
 }
 
-/// Results that wait for a listener keep no task from its memory.
-#[test]
-fn results_that_nobody_heard_give_way_to_a_task_that_needs_their_memory() {
+/// A proplet with results of "a" of 400 bytes that reached nobody.
+fn with_unheard_results() -> Bench {
     let mut bench = Bench::online();
     bench.start(quiet("a"));
     let trap = bench.agent.engine().trap(&"x".repeat(400));
     bench.exit(0, Err(trap));
     bench.broker.is_deserted = true;
     bench.run_until(1_500);
+    bench
+}
+
+/// Results that wait for a listener keep no task from its memory.
+#[test]
+fn results_that_nobody_heard_give_way_to_a_task_that_needs_their_memory() {
+    let mut bench = with_unheard_results();
     assert!(bench.agent.supervisor.outbox.holds_results("a"));
     // All of the arena that is free, but for less than a task needs.
     let mut held = Vec::new();
@@ -394,12 +400,7 @@ fn results_that_nobody_heard_give_way_to_a_task_that_needs_their_memory() {
 
 #[test]
 fn results_that_nobody_heard_do_not_give_way_in_vain() {
-    let mut bench = Bench::online();
-    bench.start(quiet("a"));
-    let trap = bench.agent.engine().trap(&"x".repeat(400));
-    bench.exit(0, Err(trap));
-    bench.broker.is_deserted = true;
-    bench.run_until(1_500);
+    let mut bench = with_unheard_results();
     let supervisor = &mut bench.agent.supervisor;
     let more = supervisor.engine.arena().total + 1;
     supervisor
@@ -411,12 +412,7 @@ fn results_that_nobody_heard_do_not_give_way_in_vain() {
 /// Results that wait for a listener keep no module from its memory, either.
 #[test]
 fn results_that_nobody_heard_give_way_to_a_module() {
-    let mut bench = Bench::online();
-    bench.start(quiet("a"));
-    let trap = bench.agent.engine().trap(&"x".repeat(400));
-    bench.exit(0, Err(trap));
-    bench.broker.is_deserted = true;
-    bench.run_until(1_500);
+    let mut bench = with_unheard_results();
     // A module that fits, were it not for the results.
     let mut held = Vec::new();
     while bench.agent.engine().arena().free > LOAD + INSTANCE + 30 {
