@@ -11,7 +11,7 @@ use crate::{
     store::{NOTE_MAX, Store},
     text::{Text, text},
     time::{Duration, Instant},
-    wire::{ID_MAX, List},
+    wire::{ID_MAX, List, Packer},
 };
 
 /// The first note of tasks.
@@ -65,15 +65,10 @@ impl Note {
 
     /// Adds an id behind the others; false without room.
     pub(super) fn push(&mut self, id: &str) -> bool {
-        let end = self.len + LEN + id.len();
-        let Some(to) = self.bytes.get_mut(self.len..end) else {
-            return false;
-        };
-        let (len, to) = to.split_at_mut(LEN);
-        len.copy_from_slice(&(id.len() as u16).to_le_bytes());
-        to.copy_from_slice(id.as_bytes());
-        self.len = end;
-        true
+        let mut packer = Packer::new(&mut self.bytes[self.len..]);
+        let pushed = packer.push(id);
+        self.len += packer.len();
+        pushed.is_ok()
     }
 
     /// Takes an id out, and returns how many were before it.

@@ -5,7 +5,7 @@ use crate::{
     config::{Config, SUBSCRIPTIONS_MAX},
     store::{NOTE_MAX, Store},
     text::{Text, text},
-    wire::{List, TopicName, Topics},
+    wire::{List, Packer, TopicName, Topics},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -92,17 +92,13 @@ impl Note {
             return false;
         }
         let (mark, rest) = below.map_or(("", filter), |rest| (PREFIX, rest));
-        let len = (mark.len() + rest.len()) as u16;
-        let mut room = &mut self.bytes[self.len..];
-        for part in [&len.to_le_bytes(), mark.as_bytes(), rest.as_bytes()] {
-            let Some((to, behind)) = room.split_at_mut_checked(part.len()) else {
-                return false;
-            };
-            to.copy_from_slice(part);
-            room = behind;
-        }
-        self.len = NOTE_MAX - room.len();
-        true
+        let mut packer = Packer::new(&mut self.bytes[self.len..]);
+        packer.begin();
+        packer.extend(mark.as_bytes());
+        packer.extend(rest.as_bytes());
+        let added = packer.end();
+        self.len += packer.len();
+        added.is_ok()
     }
 
     fn write(&self, store: &mut dyn Store) -> Result<(), Text> {

@@ -17,7 +17,6 @@ pub use command::{
 };
 pub use error::{DEPTH_MAX, Error};
 pub use json::is_object;
-#[cfg(test)]
 pub(crate) use pack::Packer;
 pub use pack::{List, Pairs};
 pub use topic::{

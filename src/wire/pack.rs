@@ -124,6 +124,11 @@ pub(crate) struct Packer<'s> {
 }
 
 impl<'s> Packer<'s> {
+    /// A packer that begins in this buffer.
+    pub(crate) fn new(buf: &'s mut [u8]) -> Self {
+        Self::resume(buf, Packed::default())
+    }
+
     /// A packer that goes on in the same buffer.
     pub(crate) fn resume(buf: &'s mut [u8], packed: Packed) -> Self {
         Self { buf, packed }
@@ -141,6 +146,13 @@ impl<'s> Packer<'s> {
     /// Drops what was written from `len` on.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.packed.len = self.packed.len.min(len);
+    }
+
+    /// Appends `text` whole, or nothing.
+    pub(crate) fn push(&mut self, text: &str) -> Result<(), Error> {
+        self.begin();
+        self.extend(text.as_bytes());
+        self.end()
     }
 
     /// Begins a string.
@@ -181,20 +193,6 @@ impl<'s> Packer<'s> {
                 Err(Error::Packed { limit })
             }
         }
-    }
-}
-
-#[cfg(test)]
-impl<'s> Packer<'s> {
-    pub(crate) fn new(buf: &'s mut [u8]) -> Self {
-        Self::resume(buf, Packed::default())
-    }
-
-    /// Appends `text` whole, or nothing.
-    pub(crate) fn push(&mut self, text: &str) -> Result<(), Error> {
-        self.begin();
-        self.extend(text.as_bytes());
-        self.end()
     }
 }
 
