@@ -80,8 +80,16 @@ impl ConnectionError {
     }
 }
 
-/// Meaning of an MQTT reason code, and a remedy.
-pub(crate) fn reason(code: u8) -> &'static str {
+/// An MQTT reason code: its meaning and a remedy, and itself.
+pub(crate) struct Reason(pub(crate) u8);
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:#04x})", words(self.0), self.0)
+    }
+}
+
+fn words(code: u8) -> &'static str {
     match code {
         0x10 => "nobody is subscribed to it",
         0x80 => "unspecified error",
@@ -129,20 +137,18 @@ impl fmt::Display for ConnectionError {
             ),
             Self::Timeout => f.write_str("the broker does not answer"),
             Self::Refused(code) => {
-                write!(f, "the broker refuses us: {} ({code:#04x})", reason(code))
+                write!(f, "the broker refuses us: {}", Reason(code))
             }
             Self::Subscription(code) => {
                 write!(
                     f,
-                    "the broker refuses a subscription: {} ({code:#04x})",
-                    reason(code)
+                    "the broker refuses a subscription: {}", Reason(code)
                 )
             }
             Self::Closed(Some(code)) => {
                 write!(
                     f,
-                    "the broker closed the connection: {} ({code:#04x})",
-                    reason(code)
+                    "the broker closed the connection: {}", Reason(code)
                 )
             }
             Self::Closed(None) => f.write_str("the broker closed the connection"),

@@ -4,7 +4,7 @@ use crate::{
     config::LinkConfig,
     dial::{self, LiveConnection},
     driver::{AgentDriver, Signal},
-    error::{CloseReason, ConnectionError, Stopped, reason},
+    error::{CloseReason, ConnectionError, Reason, Stopped},
     gate::{self, PeerActivity},
     liveness::Liveness,
     publishing::{Attempt, Publishing, publish},
@@ -415,9 +415,8 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
                         .subscriptions
                         .take_answer(|op| connection.is_pending(op))
                     {
-                        let code = u8::from(code);
-                        let reason = reason(code);
-                        warn!("the broker refuses a guest's subscription: {reason} ({code:#04x})");
+                        let reason = Reason(code.into());
+                        warn!("the broker refuses a guest's subscription: {reason}");
                     }
                     self.settle(connection.session(), Some(code));
                 }
@@ -440,10 +439,9 @@ impl<'r, 'a, E: Engine, N: AsyncFnMut() -> Signal> Link<'r, 'a, E, N> {
         };
         let agent = self.agent;
         let tell = |token, delivery| {
-            if let Some(code) = refused.map(u8::from) {
-                let topic = agent.borrow().topic(token);
-                let reason = reason(code);
-                warn!("the broker refuses a publication to {topic}: {reason} ({code:#04x})");
+            if let Some(code) = refused {
+                let (topic, reason) = (agent.borrow().topic(token), Reason(code.into()));
+                warn!("the broker refuses a publication to {topic}: {reason}");
             }
             tell_fate(agent, token, delivery);
         };
