@@ -263,36 +263,38 @@ impl Setting {
         self
     }
 
+    const fn linux_mut(&mut self) -> &mut Linux {
+        match &mut self.linux {
+            Some(linux) => linux,
+            None => panic!("no setting of the Linux port"),
+        }
+    }
+
+    const fn device_mut(&mut self) -> &mut Device {
+        match &mut self.device {
+            Some(device) => device,
+            None => panic!("no setting of a device"),
+        }
+    }
+
     /// Gives the Linux port a summary of its own.
     const fn linux_summary(mut self, summary: &'static str) -> Self {
-        let Some(linux) = &mut self.linux else {
-            panic!("no setting of the Linux port")
-        };
-        linux.summary = summary;
+        self.linux_mut().summary = summary;
         self
     }
 
     const fn older_flag(mut self, flag: &'static str) -> Self {
-        let Some(linux) = &mut self.linux else {
-            panic!("no setting of the Linux port")
-        };
-        linux.older_flag = flag;
+        self.linux_mut().older_flag = flag;
         self
     }
 
     const fn older_variable(mut self, variable: &'static str) -> Self {
-        let Some(linux) = &mut self.linux else {
-            panic!("no setting of the Linux port")
-        };
-        linux.older_variable = variable;
+        self.linux_mut().older_variable = variable;
         self
     }
 
     const fn linux_cuts(mut self) -> Self {
-        let Some(linux) = &mut self.linux else {
-            panic!("no setting of the Linux port")
-        };
-        linux.cuts = true;
+        self.linux_mut().cuts = true;
         self
     }
 
@@ -318,26 +320,17 @@ impl Setting {
     }
 
     const fn kconfig(mut self, symbol: &'static str) -> Self {
-        let Some(device) = &mut self.device else {
-            panic!("no setting of a device")
-        };
-        device.kconfig = Some(symbol);
+        self.device_mut().kconfig = Some(symbol);
         self
     }
 
     const fn device_more(mut self, more: &'static str) -> Self {
-        let Some(device) = &mut self.device else {
-            panic!("no setting of a device")
-        };
-        device.more = more;
+        self.device_mut().more = more;
         self
     }
 
     const fn kconfig_max(mut self, max: u64) -> Self {
-        let Some(device) = &mut self.device else {
-            panic!("no setting of a device")
-        };
-        device.kconfig_max = max;
+        self.device_mut().kconfig_max = max;
         self
     }
 

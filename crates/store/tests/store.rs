@@ -277,6 +277,14 @@ fn a_flash_that_fails_for_a_while_is_read_anew() {
     assert!(has(&mut store, 2, 9000));
 }
 
+/// Damages what is stored of these bytes.
+fn spoil(flash: &Shared, stored: &[u8]) {
+    let bytes = &mut flash.flash().bytes;
+    let mut places = bytes.windows(stored.len());
+    let at = places.position(|bytes| bytes == stored).unwrap();
+    bytes[at + 50] ^= 1;
+}
+
 #[test]
 fn an_older_record_that_appears_again_is_not_taken_for_the_one_that_is_lost() {
     let flash = Shared::new(16);
@@ -285,13 +293,7 @@ fn an_older_record_that_appears_again_is_not_taken_for_the_one_that_is_lost() {
     let new = record(&module(2, 10).0, 1, 100);
     store.write_record(0, &old).unwrap();
     store.write_record(0, &new).unwrap();
-    let at = flash
-        .flash()
-        .bytes
-        .windows(new.len())
-        .position(|bytes| bytes == new)
-        .unwrap();
-    flash.flash().bytes[at + 50] ^= 1;
+    spoil(&flash, &new);
     assert_eq!(
         read_record(&mut store, 0).unwrap_err(),
         "flash: record 0 can't be read"
@@ -307,13 +309,7 @@ fn an_older_note_that_appears_again_is_not_taken_for_the_one_that_is_lost() {
     let [old, new] = [1, 2].map(|name| module(name, 100).1);
     store.write_note(0, &old).unwrap();
     store.write_note(0, &new).unwrap();
-    let at = flash
-        .flash()
-        .bytes
-        .windows(new.len())
-        .position(|bytes| bytes == new)
-        .unwrap();
-    flash.flash().bytes[at + 50] ^= 1;
+    spoil(&flash, &new);
     assert_eq!(
         read_note(&mut store, 0).unwrap_err(),
         "flash: note 0 can't be read"
